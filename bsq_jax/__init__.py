@@ -1,0 +1,1 @@
+"""Image and video tokenization with binary spherical quantization (BSQ-ViT) in JAX."""

@@ -1,0 +1,10 @@
+"""The one exception that speaks to a user."""
+
+
+class UserError(ValueError):
+    """A mistake in what the user gave us: a key, a path, a file, a shape.
+
+    The message is one line that says what is wrong and what to do about it. Command line entry
+    points print it after ``error:`` and exit with status 2; the Python API lets it rise, and since
+    it is a ``ValueError`` callers can catch it without importing this module.
+    """
