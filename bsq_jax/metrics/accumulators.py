@@ -1,0 +1,274 @@
+"""Exact sums over a whole split, kept on the host: means of metrics, and the codes in use.
+
+An accumulator counts what one process sees; ``state``, ``from_state`` and ``merge`` join several.
+"""
+
+from collections.abc import Mapping
+from typing import TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from bsq_jax.core.errors import UserError
+from bsq_jax.quantizers.bits import group_sizes, pack_bytes
+
+_BITMAP_MAX_BITS = 20
+
+
+class MeanAccumulator:
+    """Exact streaming means of named per-example values, in float64 on the host.
+
+    Feed it numpy arrays, or JAX arrays that this process holds whole. On several hosts each counts
+    its own examples; then ``merge`` the accumulators that ``from_state`` rebuilds from the states
+    of the others.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._weights: dict[str, float] = {}
+
+    def update(self, values: Mapping[str, npt.ArrayLike], mask: npt.ArrayLike) -> None:
+        """Adds a batch.
+
+        Args:
+          values: name to ``[batch]`` values, one per example.
+          mask: ``[batch]``: True or a positive weight for examples that count, False or 0 for
+            padding. Whatever a padded row holds, NaN included, leaves no trace.
+
+        Raises:
+          UserError: if a shape is not that of the mask, or a weight is negative or not finite.
+        """
+        weights = np.asarray(mask, np.float64)
+        if weights.ndim != 1 or not np.all(np.isfinite(weights) & (weights >= 0)):
+            raise UserError("the mask must be [batch] of booleans or finite weights of at least 0")
+        counted = weights > 0
+        for name, value in values.items():
+            array = np.asarray(value, np.float64)
+            if array.shape != weights.shape:
+                raise UserError(
+                    f"values of {name!r} have shape {array.shape} but the mask {weights.shape}: "
+                    "give one value per example"
+                )
+            total = float(np.sum(array[counted] * weights[counted]))
+            self._sums[name] = self._sums.get(name, 0.0) + total
+            self._weights[name] = self._weights.get(name, 0.0) + float(np.sum(weights))
+
+    def merge(self, other: "MeanAccumulator") -> None:
+        """Adds what another accumulator has counted."""
+        for name in other._sums:
+            self._sums[name] = self._sums.get(name, 0.0) + other._sums[name]
+            self._weights[name] = self._weights.get(name, 0.0) + other._weights[name]
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Name to float64 ``[2]``: the weighted sum and the sum of weights.
+
+        JAX's own gathers would round this to float32: send the bytes (``.view(np.uint8)``).
+        """
+        return {name: np.array([self._sums[name], self._weights[name]]) for name in self._sums}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, np.ndarray]) -> "MeanAccumulator":
+        """The accumulator whose ``state`` this is."""
+        accumulator = cls()
+        for name, (total, weight) in state.items():
+            accumulator._sums[name], accumulator._weights[name] = float(total), float(weight)
+        return accumulator
+
+    def result(self) -> dict[str, float]:
+        """The weighted mean of each name.
+
+        Raises:
+          UserError: if no example was counted.
+        """
+        if not self._sums or min(self._weights.values()) == 0:
+            raise UserError("no example was counted: check that the split is not empty")
+        return {name: self._sums[name] / self._weights[name] for name in self._sums}
+
+
+class CodeUsageResult(TypedDict):
+    """What ``CodeUsage`` reports. Entropies are those of the counted frequencies, in bits.
+
+    Attributes:
+      codes_used: number of distinct codes seen.
+      tokens: number of tokens seen.
+      usage: ``codes_used`` over the most that could be, ``min(2^L, tokens)``, in [0, 1].
+      bit_means: for each of the L bits the share of ones; 0.5 is ideal.
+      bit_entropy: mean over the bits of the entropy of one bit, in [0, 1]; 1 is ideal.
+      group_entropies: for each group of neighbouring bits the entropy of the group as a whole, at
+        most its number of bits. Their sum bounds the entropy of the codes from above.
+    """
+
+    codes_used: int
+    tokens: int
+    usage: float
+    bit_means: list[float]
+    bit_entropy: float
+    group_entropies: list[float]
+
+
+class CodeUsage:
+    """Exact streaming count of the codes in use, for tokens of any number of bits.
+
+    Up to 20 bits a bitmap marks the codes seen; above that the distinct codes themselves are kept,
+    packed into bytes, which takes at most ``ceil(L / 8)`` bytes per token.
+
+    Args:
+      bits: L, the number of bits of a token.
+      group_size: neighbouring bits per group for the group entropies, 1 to 16; the last group may
+        be smaller. By default 9, or L if that is less.
+
+    Raises:
+      UserError: if there is no bit, or the group size is out of range.
+    """
+
+    def __init__(self, bits: int, group_size: int | None = None) -> None:
+        if bits < 1:
+            raise UserError(f"tokens need at least 1 bit, got {bits}")
+        self.bits = bits
+        self.group_size = min(9, bits) if group_size is None else group_size
+        self._sizes = group_sizes(bits, self.group_size)
+        self._tokens = 0
+        self._ones = np.zeros(bits, np.int64)
+        self._groups = np.zeros((len(self._sizes), 2**self.group_size), np.int64)
+        self._bitmap = np.zeros(2**bits if bits <= _BITMAP_MAX_BITS else 0, bool)
+        self._codes = np.zeros((0, -(-bits // 8)), np.uint8)  # [distinct codes, bytes], sorted
+        self._fresh: list[np.ndarray] = []  # rows like those of _codes, repeats not yet removed
+
+    def update(self, bits: npt.ArrayLike, mask: npt.ArrayLike | None = None) -> None:
+        """Adds tokens.
+
+        Args:
+          bits: zeros and ones ``[batch, ..., L]``.
+          mask: ``[batch]``, True for examples that count; all of them if None.
+
+        Raises:
+          UserError: if the shapes do not fit or a value is neither 0 nor 1.
+        """
+        tokens = np.asarray(bits)
+        if tokens.ndim < 2 or tokens.shape[-1] != self.bits:
+            raise UserError(f"expected bits [batch, ..., {self.bits}], got shape {tokens.shape}")
+        if mask is not None:
+            keep = np.asarray(mask, bool)
+            if keep.shape != tokens.shape[:1]:
+                raise UserError(f"mask has shape {keep.shape} but the batch is {len(tokens)}")
+            tokens = tokens[keep]
+        if not np.all((tokens == 0) | (tokens == 1)):
+            raise UserError("bits must be zeros and ones")
+        tokens = tokens.reshape(-1, self.bits).astype(np.uint8)
+        self._tokens += len(tokens)
+        self._ones += tokens.sum(axis=0, dtype=np.int64)
+        start = 0
+        for counts, size in zip(self._groups, self._sizes, strict=True):
+            index = _as_integers(tokens[:, start : start + size])
+            counts += np.bincount(index, minlength=len(counts))
+            start += size
+        if self._bitmap.size:
+            self._bitmap[_as_integers(tokens)] = True
+        else:
+            self._add_codes(pack_bytes(tokens))
+
+    def merge(self, other: "CodeUsage") -> None:
+        """Adds what another count has seen.
+
+        Raises:
+          UserError: if it counts tokens of another number of bits or other groups.
+        """
+        if (self.bits, self.group_size) != (other.bits, other.group_size):
+            raise UserError(
+                f"cannot merge code counts of {self.bits} bits in groups of {self.group_size} and "
+                f"of {other.bits} bits in groups of {other.group_size}"
+            )
+        self._tokens += other._tokens
+        self._ones += other._ones
+        self._groups += other._groups
+        self._bitmap |= other._bitmap
+        self._add_codes(other._distinct_codes())
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that was counted, as arrays.
+
+        ``tokens`` int64 ``[]``, ``ones`` int64 ``[L]``, ``groups`` int64
+        ``[groups, 2^group_size]``, ``bitmap`` bool ``[2^L]`` (``[0]`` above 20 bits), ``codes``
+        uint8 ``[codes, ceil(L / 8)]`` (``[0, ...]`` up to 20 bits; the number of codes differs
+        between hosts). JAX's own gathers would cut int64 to int32: send the bytes
+        (``.view(np.uint8)``).
+        """
+        return {
+            "tokens": np.array(self._tokens, np.int64),
+            "ones": self._ones.copy(),
+            "groups": self._groups.copy(),
+            "bitmap": self._bitmap.copy(),
+            "codes": self._distinct_codes().copy(),
+        }
+
+    @classmethod
+    def from_state(
+        cls, bits: int, state: Mapping[str, np.ndarray], group_size: int | None = None
+    ) -> "CodeUsage":
+        """The count whose ``state`` this is."""
+        usage = cls(bits, group_size)
+        usage._tokens = int(state["tokens"])
+        usage._ones += state["ones"]
+        usage._groups += state["groups"]
+        usage._bitmap |= state["bitmap"]
+        usage._add_codes(np.asarray(state["codes"], np.uint8))
+        return usage
+
+    def result(self) -> CodeUsageResult:
+        """The counts so far; see ``CodeUsageResult``.
+
+        Raises:
+          UserError: if no token was counted.
+        """
+        if not self._tokens:
+            raise UserError("no token was counted: check that the split is not empty")
+        used = int(self._bitmap.sum()) if self._bitmap.size else len(self._distinct_codes())
+        both = np.stack([self._ones, self._tokens - self._ones], axis=1)
+        return {
+            "codes_used": used,
+            "tokens": self._tokens,
+            "usage": used / min(2**self.bits, self._tokens),
+            "bit_means": (self._ones / self._tokens).tolist(),
+            "bit_entropy": float(np.mean([_entropy(row) for row in both])),
+            "group_entropies": [_entropy(counts) for counts in self._groups],
+        }
+
+    def _add_codes(self, rows: np.ndarray) -> None:
+        self._fresh.append(rows)
+        # Sorting only once the new rows outnumber the old keeps the whole at n log n.
+        if sum(map(len, self._fresh)) > max(len(self._codes), 1 << 16):
+            self._distinct_codes()
+
+    def _distinct_codes(self) -> np.ndarray:
+        if self._fresh:
+            self._codes = _distinct_rows(np.concatenate([self._codes, *self._fresh]))
+            self._fresh = []
+        return self._codes
+
+
+def _as_integers(bits: np.ndarray) -> np.ndarray:
+    """``[tokens, n]`` zeros and ones to int64 ``[tokens]``, the first bit the most significant."""
+    return bits @ (1 << np.arange(bits.shape[1], dtype=np.int64)[::-1])
+
+
+def _distinct_rows(rows: np.ndarray) -> np.ndarray:
+    """The distinct rows of uint8 ``[n, bytes]``, sorted."""
+    width = rows.shape[1]
+    if width > 8:
+        keys = np.sort(np.ascontiguousarray(rows).view(f"V{width}")[:, 0])
+    else:  # integers sort ten times as fast
+        padded = np.zeros((len(rows), 8), np.uint8)
+        padded[:, :width] = rows
+        keys = np.sort(padded.view(">u8")[:, 0].astype(np.uint64))
+    first = np.ones(len(keys), bool)
+    first[1:] = keys[1:] != keys[:-1]
+    keys = keys[first]
+    if width <= 8:
+        keys = keys.astype(">u8")
+    return keys.view(np.uint8).reshape(len(keys), keys.itemsize)[:, :width]
+
+
+def _entropy(counts: np.ndarray) -> float:
+    """Entropy in bits of the frequencies that these counts show."""
+    share = counts[counts > 0] / counts.sum()
+    return float(-np.sum(share * np.log2(share))) + 0.0  # + 0.0 turns -0.0 into 0.0

@@ -1,0 +1,258 @@
+"""Oracles: closed forms, scikit-image, float64 scipy.ndimage, exhaustive counts in Python."""
+
+import math
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import ndimage
+from skimage import data
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from bsq_jax import metrics
+from bsq_jax.core.errors import UserError
+
+
+def photographs(size: int) -> np.ndarray:
+    """Two clips of two frames, uint8 ``[2, 2, size, size, 3]``, each frame another crop."""
+    astronaut, cat = data.astronaut(), data.chelsea()
+    crops = [picture[y : y + size, 40 : 40 + size] for picture in (astronaut, cat) for y in (0, 90)]
+    return np.stack(crops).reshape(2, 2, size, size, 3)
+
+
+def distort(pixels: np.ndarray, sigma: float, seed: int = 0) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(0, sigma, pixels.shape)
+    return np.clip(pixels + noise, 0, 255).astype(np.float32)
+
+
+def per_frame(metric, reference: np.ndarray, distorted: np.ndarray) -> np.ndarray:
+    """Mean over frames of a float64 oracle of one frame ``[height, width, channel]``."""
+    pairs = zip(reference.astype(np.float64), distorted.astype(np.float64), strict=True)
+    return np.array([[metric(a, b) for a, b in zip(x, y, strict=True)] for x, y in pairs]).mean(1)
+
+
+# A pair of real photographs with noise; one of extremes: flat white against nearly white, where
+# float32 has least room; and one that is anticorrelated, with negative structure terms.
+def pairs(size: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    photos = photographs(size)
+    white = np.full_like(photos, 255)
+    return {
+        "noise": (photos, distort(photos, 12.0)),
+        "blur": (photos, ndimage.uniform_filter(photos, (1, 1, 3, 3, 1)).astype(np.float32)),
+        "white": (white, distort(white, 3.0)),
+        "negative": (photos, 255.0 - photos.astype(np.float32)),
+    }
+
+
+@pytest.mark.smoke
+def test_psnr_has_its_closed_form():
+    reference = np.full((2, 2, 8, 8, 3), 100, np.uint8)
+    distorted = reference.astype(np.float32)
+    distorted[0] += 5.0
+    distorted[1, 0] -= 16.0
+    value = jax.jit(metrics.psnr)(reference, distorted)
+    wanted = [20 * math.log10(255 / 5), (20 * math.log10(255 / 16) + metrics.PSNR_CAP) / 2]
+    np.testing.assert_allclose(value, wanted, rtol=0, atol=1e-4)
+    assert value.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("kind", ["noise", "blur", "white", "negative"])
+def test_psnr_matches_skimage(kind):
+    reference, distorted = pairs(64)[kind]
+    wanted = per_frame(
+        lambda a, b: peak_signal_noise_ratio(a, b, data_range=255), reference, distorted
+    )
+    np.testing.assert_allclose(metrics.psnr(reference, distorted), wanted, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["noise", "blur", "white", "negative"])
+def test_ssim_matches_skimage(kind):
+    # skimage, too, averages only over windows inside the frame: it crops 5 pixels of each border.
+    reference, distorted = pairs(64)[kind]
+
+    def oracle(a, b):
+        return structural_similarity(
+            a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+            win_size=11, data_range=255, channel_axis=-1,
+        )  # fmt: skip
+
+    value = jax.jit(metrics.ssim)(reference, distorted)
+    wanted = per_frame(oracle, reference, distorted)
+    np.testing.assert_allclose(value, wanted, rtol=0, atol=1e-4)
+    assert value.dtype == jnp.float32
+
+
+def ms_ssim_float64(a: np.ndarray, b: np.ndarray) -> float:
+    """MS-SSIM of one frame in float64, from the two-dimensional definition, by scipy.ndimage."""
+    grid = np.arange(-5, 6)
+    window = np.exp(-(grid[:, None] ** 2 + grid[None, :] ** 2) / (2 * 1.5**2))
+    window /= window.sum()
+    weights = [0.0448, 0.2856, 0.3001, 0.2363, 0.1333]
+    scores = []
+    for x, y in zip(np.moveaxis(a, -1, 0), np.moveaxis(b, -1, 0), strict=True):
+        score = 1.0
+        for scale, weight in enumerate(weights):
+            mean = [ndimage.correlate(v, window)[5:-5, 5:-5] for v in (x, y, x * x, y * y, x * y)]
+            covariance = mean[4] - mean[0] * mean[1]
+            spread = mean[2] - mean[0] ** 2 + mean[3] - mean[1] ** 2
+            term = (2 * covariance + 7.65**2) / (spread + 7.65**2)
+            if scale == 4:
+                squares = mean[0] ** 2 + mean[1] ** 2
+                term = term * (2 * mean[0] * mean[1] + 2.55**2) / (squares + 2.55**2)
+            score *= max(term.mean(), 0.0) ** weight
+            # The 2x2 mean from each even pixel on, with the border repeated, then every second.
+            x, y = (
+                ndimage.correlate(v, np.full((2, 2), 0.25), mode="nearest", origin=-1)[::2, ::2]
+                for v in (x, y)
+            )
+        scores.append(score)
+    return float(np.mean(scores))
+
+
+@pytest.mark.parametrize("size", [161, 180])
+def test_ms_ssim_matches_float64(size):
+    compiled = jax.jit(metrics.ms_ssim)
+    for kind, (reference, distorted) in pairs(size).items():
+        wanted = per_frame(ms_ssim_float64, reference, distorted)
+        value = compiled(reference, distorted)
+        np.testing.assert_allclose(value, wanted, rtol=0, atol=1e-4, err_msg=kind)
+        assert (kind == "negative") == bool(np.all(wanted == 0))
+
+
+def test_identical_pictures_score_the_best():
+    pixels = photographs(161)
+    bests = {metrics.psnr: metrics.PSNR_CAP, metrics.ssim: 1.0, metrics.ms_ssim: 1.0}
+    for metric, best in bests.items():
+        np.testing.assert_allclose(jax.jit(metric)(pixels, pixels), [best] * 2, rtol=1e-6)
+
+
+def test_metrics_refuse_what_they_cannot_score():
+    small = np.zeros((1, 1, 160, 200, 3), np.uint8)
+    with pytest.raises(UserError, match="at least 161x161 pixels, got 160x200"):
+        metrics.ms_ssim(small, small)
+    with pytest.raises(UserError, match="at least 11x11"):
+        metrics.ssim(small[:, :, :10], small[:, :, :10])
+    with pytest.raises(UserError, match="must be the same"):
+        metrics.psnr(small, small[:, :, 1:])
+    with pytest.raises(UserError, match="time axis of 1"):
+        metrics.psnr(small[0], small[0])
+
+
+def test_patch_mean_is_the_mean_of_each_patch():
+    pixels = photographs(32)
+    value = np.asarray(metrics.patch_mean(pixels, 8))
+    for row in range(0, 32, 8):
+        for column in range(0, 32, 8):
+            block = np.s_[:, :, row : row + 8, column : column + 8]
+            wanted = pixels[block].astype(np.float64).mean((2, 3), keepdims=True)
+            np.testing.assert_allclose(value[block] - wanted, 0, atol=1e-4)
+    with pytest.raises(UserError, match="32x32 do not divide into patches of 5x5"):
+        metrics.patch_mean(pixels, 5)
+
+
+@pytest.mark.smoke
+def test_mean_accumulator_is_exact_and_ignores_padding():
+    rng = np.random.default_rng(1)
+    values = rng.normal(1e6, 1.0, 1000)
+    whole = metrics.MeanAccumulator()
+    hosts = [metrics.MeanAccumulator(), metrics.MeanAccumulator()]
+    for index, start in enumerate(range(0, 1000, 64)):
+        batch = np.full(64, np.nan)
+        part = values[start : start + 64]
+        batch[: len(part)] = part
+        mask = np.arange(64) < len(part)
+        for accumulator in (whole, hosts[index % 2]):
+            accumulator.update({"psnr": batch, "twice": 2 * batch}, mask)
+    state = hosts[1].state()
+    hosts[0].merge(metrics.MeanAccumulator.from_state(state))
+    for accumulator in (whole, hosts[0]):
+        result = accumulator.result()
+        np.testing.assert_allclose(result["psnr"], math.fsum(values) / 1000, rtol=1e-14)
+        np.testing.assert_allclose(result["twice"], math.fsum(values) / 500, rtol=1e-14)
+
+
+def test_mean_accumulator_weights_and_refusals():
+    mean = metrics.MeanAccumulator()
+    with pytest.raises(UserError, match="no example was counted"):
+        mean.result()
+    mean.update({"a": jnp.array([1.0, 4.0, jnp.inf])}, jnp.array([1.0, 0.5, 0.0]))
+    assert mean.result() == {"a": 2.0}
+    mean.update({"a": [np.nan]}, [True])
+    assert math.isnan(mean.result()["a"])
+    with pytest.raises(UserError, match="one value per example"):
+        mean.update({"a": [1.0, 2.0]}, [True])
+    with pytest.raises(UserError, match="finite weights of at least 0"):
+        mean.update({"a": [1.0]}, [-1.0])
+
+
+def entropy(items: list) -> float:
+    total = len(items)
+    return -sum(n / total * math.log2(n / total) for n in Counter(items).values())
+
+
+@pytest.mark.parametrize("length", [1, 5, 18, 20, 21, 36, 64, 65, 144])
+def test_code_usage_counts_every_code(length):
+    rng = np.random.default_rng(length)
+    # Few distinct codes, some of which differ in their last bit alone, drawn with repetition.
+    book = rng.integers(0, 2, (40, length), np.uint8)
+    book[20:] = book[:20]
+    book[20:, -1] ^= 1
+    whole, hosts = metrics.CodeUsage(length), [metrics.CodeUsage(length) for _ in range(2)]
+    seen = []
+    for step in range(4):
+        bits = book[rng.integers(0, 40, (3, 2, 5))]
+        mask = np.array([True, step != 3, True])
+        seen += [tuple(row.tolist()) for row in bits[mask].reshape(-1, length)]
+        whole.update(bits, mask)
+        hosts[step % 2].update(bits, mask)
+    hosts[0].merge(metrics.CodeUsage.from_state(length, hosts[1].state()))
+    result = whole.result()
+    assert result == hosts[0].result()
+    assert result["tokens"] == len(seen) == 110
+    assert result["codes_used"] == len(set(seen))
+    assert result["usage"] == len(set(seen)) / min(2**length, 110)
+    np.testing.assert_allclose(result["bit_means"], np.mean(seen, axis=0), rtol=1e-12)
+    columns = [[code[d] for code in seen] for d in range(length)]
+    np.testing.assert_allclose(result["bit_entropy"], np.mean([*map(entropy, columns)]), atol=1e-12)
+    groups = [[code[d : d + 9] for code in seen] for d in range(0, length, 9)]
+    np.testing.assert_allclose(result["group_entropies"], [*map(entropy, groups)], atol=1e-12)
+
+
+def test_code_usage_of_all_codes_is_complete():
+    every = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)
+    usage = metrics.CodeUsage(8, group_size=4)
+    usage.update(np.concatenate([every, every]))
+    assert usage.result() == {
+        "codes_used": 256, "tokens": 512, "usage": 1.0,
+        "bit_means": [0.5] * 8, "bit_entropy": 1.0, "group_entropies": [4.0, 4.0],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("length", [36, 72])
+def test_code_usage_of_many_batches_keeps_every_code(length):
+    # More tokens than the accumulator holds back before it sorts.
+    rng = np.random.default_rng(3)
+    usage = metrics.CodeUsage(length)
+    seen: set[bytes] = set()
+    for _ in range(5):
+        bits = rng.integers(0, 2, (40_000, length), np.uint8)
+        bits[:, 17:] = 0
+        usage.update(bits)
+        seen.update(row.tobytes() for row in bits)
+    assert usage.result()["codes_used"] == len(seen)
+
+
+def test_code_usage_refuses_what_it_cannot_count():
+    usage = metrics.CodeUsage(4)
+    with pytest.raises(UserError, match="no token was counted"):
+        usage.result()
+    with pytest.raises(UserError, match=r"expected bits \[batch, ..., 4\]"):
+        usage.update(np.zeros((2, 3), np.uint8))
+    with pytest.raises(UserError, match="zeros and ones"):
+        usage.update(np.full((2, 4), 2, np.uint8))
+    with pytest.raises(UserError, match="mask has shape"):
+        usage.update(np.zeros((2, 4), np.uint8), [True])
+    with pytest.raises(UserError, match="cannot merge"):
+        usage.merge(metrics.CodeUsage(5))
