@@ -1,1 +1,1 @@
-"""From files of pictures to sharded global batches."""
+"""From files on disk to batches of pixels: sources, transforms, pipeline."""

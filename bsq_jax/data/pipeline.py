@@ -1,0 +1,389 @@
+"""Batches of pixels with Grain: endless and resumable for training, exact-once for evaluation.
+
+Position is a pure function of the step. Batch s of a run always holds the same crops of the same
+records, whatever the number of hosts and threads and whether the run was stopped in between: the
+order is source -> shuffle -> repeat -> augmentation (a random stream for each position) -> batch,
+and only then does a host take its share of the batches. Resuming is asking for ``start_step``.
+"""
+
+import dataclasses
+import math
+import threading
+from collections.abc import Iterator
+from concurrent import futures
+from typing import Any, Self
+
+import grain
+import numpy as np
+from absl import logging
+
+from bsq_jax.core.errors import UserError
+from bsq_jax.data import transforms
+from bsq_jax.data.sources import Source, make_source
+
+EVAL_CROPS = ("center", "tiles")
+
+Batch = dict[str, np.ndarray]
+_Example = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What to read and how; lengths in pixels.
+
+    Attributes:
+      source: Spec of the pictures, see :func:`bsq_jax.data.sources.make_source`.
+      val_source: Spec for validation; '' takes the val split of ``source``.
+      image_size: Side of the square crop, or (height, width).
+      resize: Short side of a picture before it is cropped in training; 0 keeps the file's size.
+      scale: (lowest, highest) factor between the window cut out and the crop, log-uniform.
+      flip: Whether half of the training crops are mirrored left and right.
+      eval_resize: Short side of a picture before it is cropped in evaluation.
+      eval_crop: 'center' cuts one crop a picture; 'tiles' cuts every non-overlapping one.
+      filter: Name of the resize filter, a key of :data:`bsq_jax.data.transforms.FILTERS`.
+      threads: Reading threads; 0 reads in the caller's.
+      prefetch: Batches held ready.
+      cache_mb: Memory for resized pictures, in MiB; 0 decodes anew each time.
+      max_broken: Largest fraction of records that may be unreadable, rounded up to whole records.
+      seed: Seed of the order and the augmentation.
+    """
+
+    source: str = "photos"
+    val_source: str = ""
+    image_size: int | tuple[int, int] = 64
+    resize: int = 160
+    scale: tuple[float, float] = (1.0, 1.0)
+    flip: bool = True
+    eval_resize: int = 160
+    eval_crop: str = "center"
+    filter: str = "lanczos"
+    threads: int = 2
+    prefetch: int = 4
+    cache_mb: int = 256
+    max_broken: float = 0.01
+    seed: int = 0
+
+    def __post_init__(self):
+        """Checks every field; raises ``UserError`` with the field's name."""
+        crop = self.crop
+        if len(crop) != 2 or min(crop) < 1:
+            raise UserError(f"image_size must be positive, got {self.image_size}")
+        if self.resize and self.resize < min(crop):
+            raise UserError(f"resize={self.resize} is below image_size: use {min(crop)} or more")
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
+            raise UserError(f"scale must be (lowest, highest), both positive, got {self.scale}")
+        if self.eval_resize < max(crop):
+            raise UserError(
+                f"eval_resize={self.eval_resize} is below image_size: use {max(crop)} or more"
+            )
+        if self.eval_crop not in EVAL_CROPS:
+            raise UserError(f"eval_crop={self.eval_crop!r} is not one of {', '.join(EVAL_CROPS)}")
+        if self.filter not in transforms.FILTERS:
+            known = ", ".join(transforms.FILTERS)
+            raise UserError(f"filter={self.filter!r} is not one of {known}")
+        for name in ("threads", "prefetch", "cache_mb"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if not 0 <= self.max_broken <= 1:
+            raise UserError(f"max_broken is a fraction from 0 to 1, got {self.max_broken}")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed must be from 0 to 2**32 - 1, got {self.seed}")
+
+    @property
+    def crop(self) -> tuple[int, int]:
+        """(height, width) of every crop."""
+        size = self.image_size
+        return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+class ImageCache:
+    """Keeps pictures in memory up to a budget: first come, first kept, nothing is evicted.
+
+    Without eviction an epoch larger than the budget still finds the same part of it every time,
+    where a least-recently-used cache would find nothing. Safe to use from several threads.
+    """
+
+    def __init__(self, megabytes: int):
+        """Takes the budget in MiB."""
+        self._free = megabytes * 2**20
+        self._images: dict[int, np.ndarray] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: int) -> np.ndarray | None:
+        """The picture kept under ``key``, or None."""
+        return self._images.get(key)
+
+    def put(self, key: int, image: np.ndarray) -> None:
+        """Keeps ``image`` if it is new and the budget allows."""
+        with self._lock:
+            if key not in self._images and image.nbytes <= self._free:
+                self._free -= image.nbytes
+                self._images[key] = image
+
+
+class Batches(Iterator[Batch]):
+    """An iterator of batches that can say what it has read, and be closed.
+
+    ``len()`` is the number of batches from the very first one, whatever has been read already.
+    """
+
+    def __init__(self, dataset: grain.MapDataset, reader: "_Reader", start: int):
+        options = grain.ReadOptions(
+            num_threads=reader.config.threads,
+            prefetch_buffer_size=reader.config.prefetch if reader.config.threads else 0,
+        )
+        self._length = len(dataset)
+        self._reader = reader
+        self._examples = 0
+        self._iterator: Any = iter(dataset.to_iter_dataset(options))
+        self._iterator.set_state({"next_index": start})
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __next__(self) -> Batch:
+        batch = next(self._iterator)
+        self._examples += len(batch["index"])
+        return batch
+
+    def stats(self) -> dict[str, Any]:
+        """What this host has seen so far.
+
+        Returns:
+          ``examples``: examples handed out, padding included; ``broken``: number of distinct
+          unreadable records; ``broken_ids``: their ids, sorted.
+        """
+        ids = sorted(self._reader.broken_ids())
+        return {"examples": self._examples, "broken": len(ids), "broken_ids": ids}
+
+    def close(self) -> None:
+        """Stops the reading threads; the iterator cannot be used afterwards."""
+        self._iterator.close()
+
+
+class _Reader:
+    """Reads and resizes records, remembers what is broken, stops the run if that is too much."""
+
+    def __init__(self, config: DataConfig, source: Source, *, training: bool, cache: ImageCache):
+        self.config = config
+        self.source = source
+        self._size = config.resize if training else config.eval_resize
+        self._draft = training  # a reduced decode would change what evaluation measures
+        self._cache = cache
+        self._broken: dict[int, str] = {}
+        self._lock = threading.Lock()
+
+    def broken_ids(self) -> list[str]:
+        with self._lock:
+            return list(self._broken.values())
+
+    def read(self, index: int) -> np.ndarray | None:
+        """The resized picture of a record, or None if it is broken."""
+        image = self._cache.get(index)
+        if image is None and index not in self._broken:
+            record_id = f"{self.source.name}#{index}"
+            try:
+                record = self.source[index]
+                record_id = record.id
+                image = transforms.load_resized(
+                    record, self._size, self.config.filter, draft=self._draft
+                )
+            except (transforms.BrokenRecord, OSError) as error:
+                self._note_broken(index, record_id, str(error))
+            else:
+                self._cache.put(index, image)
+        return image
+
+    def read_or_next(self, index: int) -> tuple[np.ndarray, int]:
+        """The picture at ``index``, or the first readable one after it, and where it was."""
+        total = len(self.source)
+        for offset in range(total):
+            found = (index + offset) % total
+            image = self.read(found)
+            if image is not None:
+                return image, found
+        raise UserError(
+            f"{self.source.name}: none of {total} records is a picture that can be read"
+        )
+
+    def _note_broken(self, index: int, record_id: str, reason: str) -> None:
+        with self._lock:
+            if index in self._broken:
+                return
+            self._broken[index] = record_id
+            count = len(self._broken)
+        logging.warning("Skipping broken record %s: %s", record_id, reason)
+        if count > math.ceil(self.config.max_broken * len(self.source)):
+            raise UserError(
+                f"{self.source.name}: {count} of {len(self.source)} records are broken, last "
+                f"{record_id} ({reason}); repair them or raise max_broken={self.config.max_broken}"
+            )
+
+
+def open_source(config: DataConfig, split: str) -> Source:
+    """The records of ``split``, 'train' or 'val'.
+
+    With a ``val_source`` of its own for validation, neither source is divided: see ``divide`` of
+    :func:`bsq_jax.data.sources.make_source`.
+
+    Raises:
+      UserError: The spec is wrong or there are no records.
+    """
+    val_source = config.val_source or config.source
+    spec = val_source if split == "val" else config.source
+    source = make_source(spec, split, divide=val_source == config.source)
+    if not len(source):
+        raise UserError(f"{source.name} is empty: choose another source for {split}")
+    return source
+
+
+def num_examples(config: DataConfig, split: str) -> int:
+    """How many examples an epoch has: records in train; crops in val, tiles counted one by one."""
+    source = open_source(config, split)
+    if split == "train":
+        return len(source)
+    return len(_eval_crops(config, source)[0])
+
+
+def train_batches(
+    config: DataConfig,
+    *,
+    global_batch: int,
+    shard_index: int,
+    shard_count: int,
+    start_step: int = 0,
+) -> Batches:
+    """Endless training batches of this host.
+
+    Each epoch visits every record once, in an order of its own. A broken record is replaced by the
+    next readable one.
+
+    Args:
+      config: What to read.
+      global_batch: Examples in a step over all hosts, a multiple of ``shard_count``.
+      shard_index: Which host this is; host h gets rows [h * local, (h + 1) * local) of each global
+        batch, where local = global_batch / shard_count.
+      shard_count: Number of hosts.
+      start_step: Step whose batch comes first.
+
+    Returns:
+      An iterator of ``{'pixels': uint8 [local batch, time 1, height, width, channel 3], 'index':
+      int64 [local batch]}``, index being the position of the record in its source.
+
+    Raises:
+      UserError: From here if a setting or the source is wrong; from ``next`` if more than
+        ``max_broken`` of the records cannot be read.
+    """
+    local = _local_batch(global_batch, shard_index, shard_count)
+    source = open_source(config, "train")
+    reader = _Reader(config, source, training=True, cache=ImageCache(config.cache_mb))
+
+    def augment(index: int, rng: np.random.Generator) -> _Example:
+        image, found = reader.read_or_next(index)
+        crop = transforms.random_crop(image, config.crop, rng, config.scale, config.filter)
+        if config.flip and rng.random() < 0.5:
+            crop = transforms.flip(crop)
+        return {"pixels": crop[None], "index": np.int64(found)}
+
+    dataset = (
+        grain.MapDataset.range(len(source))
+        .seed(config.seed)
+        .shuffle()
+        .repeat()
+        .random_map(augment)
+        .batch(local)
+        .slice(slice(shard_index, None, shard_count))
+    )
+    return Batches(dataset, reader, start_step)
+
+
+def eval_batches(
+    config: DataConfig,
+    *,
+    global_batch: int,
+    shard_index: int,
+    shard_count: int,
+    cache: ImageCache | None = None,
+) -> Batches:
+    """All validation examples once, in order, in equally many batches on every host.
+
+    Args:
+      config: What to read.
+      global_batch: As in :func:`train_batches`.
+      shard_index: As in :func:`train_batches`.
+      shard_count: As in :func:`train_batches`.
+      cache: Resized pictures kept from one evaluation to the next; None makes a new one. Only for
+        calls with the same config.
+
+    Returns:
+      A finite iterator of ``{'pixels': uint8 [local batch, time 1, height, width, channel 3],
+      'mask': float32 [local batch], 'index': int64 [local batch]}``. The index counts examples; it
+      is -1 where the last batch is padded. The mask is 0 for padding and broken records, whose
+      pixels are 0, and 1 elsewhere.
+
+    Raises:
+      UserError: As :func:`train_batches`.
+    """
+    local = _local_batch(global_batch, shard_index, shard_count)
+    source = open_source(config, "val")
+    cache = ImageCache(config.cache_mb) if cache is None else cache
+    reader = _Reader(config, source, training=False, cache=cache)
+    records, tiles = _eval_crops(config, source)
+
+    def load(example: int) -> _Example:
+        padding = example >= len(records)
+        image = None if padding else reader.read(int(records[example]))
+        if image is None:
+            crop = np.zeros((*config.crop, 3), np.uint8)
+        elif config.eval_crop == "tiles":
+            crop = transforms.tile(image, int(tiles[example]), config.crop)
+        else:
+            crop = transforms.center_crop(image, config.crop)
+        return {
+            "pixels": crop[None],
+            "mask": np.float32(image is not None),
+            "index": np.int64(-1 if padding else example),
+        }
+
+    padded = -(-len(records) // global_batch) * global_batch
+    dataset = (
+        grain.MapDataset.range(padded)
+        .map(load)
+        .batch(local)
+        .slice(slice(shard_index, None, shard_count))
+    )
+    return Batches(dataset, reader, 0)
+
+
+def _local_batch(global_batch: int, shard_index: int, shard_count: int) -> int:
+    if not 0 <= shard_index < shard_count:
+        raise ValueError(f"shard_index={shard_index} is not one of {shard_count} shards")
+    if global_batch < 1 or global_batch % shard_count:
+        raise UserError(
+            f"batch size {global_batch} is not a positive multiple of the {shard_count} hosts"
+        )
+    return global_batch // shard_count
+
+
+def _eval_crops(config: DataConfig, source: Source) -> tuple[np.ndarray, np.ndarray]:
+    """Which record each example comes from, and which tile of it; int64 [examples] each."""
+    total = len(source)
+    if config.eval_crop == "center":
+        return np.arange(total), np.zeros(total, np.int64)
+
+    def count(index: int) -> int:
+        try:
+            height, width = transforms.image_size(source[index].image)
+        except (transforms.BrokenRecord, OSError):
+            return 1  # one masked example, so that the damage is met, counted and named
+        resized = transforms.resized_shape(height, width, config.eval_resize)
+        return transforms.tile_count(*resized, config.crop)
+
+    with futures.ThreadPoolExecutor(max(1, config.threads)) as pool:
+        counts = np.array(list(pool.map(count, range(total))), np.int64)
+    records = np.repeat(np.arange(total), counts)
+    firsts = np.repeat(np.cumsum(counts) - counts, counts)
+    return records, np.arange(len(records)) - firsts
