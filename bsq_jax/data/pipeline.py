@@ -2,23 +2,24 @@
 
 Position is a pure function of the step. Batch s of a run always holds the same crops of the same
 records, whatever the number of hosts and threads and whether the run was stopped in between: the
-order is source -> shuffle -> repeat -> augmentation (a random stream for each position) -> batch,
-and only then does a host take its share of the batches. Resuming is asking for ``start_step``.
+order is position -> record (a permutation for each epoch) -> augmentation (a random stream for
+each position) -> batch, and only then does a host take its share of the batches. Resuming is asking
+for ``start_step``.
 """
 
 import dataclasses
-import math
-import threading
+import functools
+import sys
 from collections.abc import Iterator
 from concurrent import futures
 from typing import Any, Self
 
 import grain
 import numpy as np
-from absl import logging
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.data import transforms
+from bsq_jax.data.reader import ImageCache, Reader
 from bsq_jax.data.sources import Source, make_source
 
 EVAL_CROPS = ("center", "tiles")
@@ -96,41 +97,19 @@ class DataConfig:
         return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-class ImageCache:
-    """Keeps pictures in memory up to a budget: first come, first kept, nothing is evicted.
-
-    Without eviction an epoch larger than the budget still finds the same part of it every time,
-    where a least-recently-used cache would find nothing. Safe to use from several threads.
-    """
-
-    def __init__(self, megabytes: int):
-        """Takes the budget in MiB."""
-        self._free = megabytes * 2**20
-        self._images: dict[int, np.ndarray] = {}
-        self._lock = threading.Lock()
-
-    def get(self, key: int) -> np.ndarray | None:
-        """The picture kept under ``key``, or None."""
-        return self._images.get(key)
-
-    def put(self, key: int, image: np.ndarray) -> None:
-        """Keeps ``image`` if it is new and the budget allows."""
-        with self._lock:
-            if key not in self._images and image.nbytes <= self._free:
-                self._free -= image.nbytes
-                self._images[key] = image
-
-
 class Batches(Iterator[Batch]):
     """An iterator of batches that can say what it has read, and be closed.
 
     ``len()`` is the number of batches from the very first one, whatever has been read already.
     """
 
-    def __init__(self, dataset: grain.MapDataset, reader: "_Reader", start: int):
+    def __init__(
+        self, dataset: grain.MapDataset, config: DataConfig, reader: Reader, *, start: int
+    ):
+        """Starts reading ``dataset``, whose elements are batches, at batch ``start``."""
         options = grain.ReadOptions(
-            num_threads=reader.config.threads,
-            prefetch_buffer_size=reader.config.prefetch if reader.config.threads else 0,
+            num_threads=config.threads,
+            prefetch_buffer_size=config.prefetch if config.threads else 0,
         )
         self._length = len(dataset)
         self._reader = reader
@@ -156,7 +135,7 @@ class Batches(Iterator[Batch]):
           ``examples``: examples handed out, padding included; ``broken``: number of distinct
           unreadable records; ``broken_ids``: their ids, sorted.
         """
-        ids = sorted(self._reader.broken_ids())
+        ids = self._reader.broken_ids()
         return {"examples": self._examples, "broken": len(ids), "broken_ids": ids}
 
     def close(self) -> None:
@@ -164,63 +143,25 @@ class Batches(Iterator[Batch]):
         self._iterator.close()
 
 
-class _Reader:
-    """Reads and resizes records, remembers what is broken, stops the run if that is too much."""
+class _EpochOrder:
+    """Which record comes at a position of the endless stream: a new permutation each epoch.
 
-    def __init__(self, config: DataConfig, source: Source, *, training: bool, cache: ImageCache):
-        self.config = config
-        self.source = source
-        self._size = config.resize if training else config.eval_resize
-        self._draft = training  # a reduced decode would change what evaluation measures
-        self._cache = cache
-        self._broken: dict[int, str] = {}
-        self._lock = threading.Lock()
+    Grain's own shuffle finds a permutation of n by walking through 65,536 places, which takes
+    milliseconds an example when n is a handful of photographs. A table is quicker for any n that
+    fits into memory.
+    """
 
-    def broken_ids(self) -> list[str]:
-        with self._lock:
-            return list(self._broken.values())
-
-    def read(self, index: int) -> np.ndarray | None:
-        """The resized picture of a record, or None if it is broken."""
-        image = self._cache.get(index)
-        if image is None and index not in self._broken:
-            record_id = f"{self.source.name}#{index}"
-            try:
-                record = self.source[index]
-                record_id = record.id
-                image = transforms.load_resized(
-                    record, self._size, self.config.filter, draft=self._draft
-                )
-            except (transforms.BrokenRecord, OSError) as error:
-                self._note_broken(index, record_id, str(error))
-            else:
-                self._cache.put(index, image)
-        return image
-
-    def read_or_next(self, index: int) -> tuple[np.ndarray, int]:
-        """The picture at ``index``, or the first readable one after it, and where it was."""
-        total = len(self.source)
-        for offset in range(total):
-            found = (index + offset) % total
-            image = self.read(found)
-            if image is not None:
-                return image, found
-        raise UserError(
-            f"{self.source.name}: none of {total} records is a picture that can be read"
+    def __init__(self, count: int, seed: int):
+        self._count = count
+        # Reading threads work in several epochs at a time when an epoch is shorter than a batch.
+        kept = max(2, min(64, 2**20 // count))
+        self._table = functools.lru_cache(maxsize=kept)(
+            lambda epoch: np.random.default_rng([seed, epoch]).permutation(count)
         )
 
-    def _note_broken(self, index: int, record_id: str, reason: str) -> None:
-        with self._lock:
-            if index in self._broken:
-                return
-            self._broken[index] = record_id
-            count = len(self._broken)
-        logging.warning("Skipping broken record %s: %s", record_id, reason)
-        if count > math.ceil(self.config.max_broken * len(self.source)):
-            raise UserError(
-                f"{self.source.name}: {count} of {len(self.source)} records are broken, last "
-                f"{record_id} ({reason}); repair them or raise max_broken={self.config.max_broken}"
-            )
+    def __getitem__(self, position: int) -> int:
+        epoch, place = divmod(position, self._count)
+        return int(self._table(epoch)[place])
 
 
 def open_source(config: DataConfig, split: str) -> Source:
@@ -279,25 +220,32 @@ def train_batches(
     """
     local = _local_batch(global_batch, shard_index, shard_count)
     source = open_source(config, "train")
-    reader = _Reader(config, source, training=True, cache=ImageCache(config.cache_mb))
+    reader = Reader(
+        source,
+        size=config.resize,
+        filter=config.filter,
+        draft=True,
+        max_broken=config.max_broken,
+        cache=ImageCache(config.cache_mb),
+    )
 
-    def augment(index: int, rng: np.random.Generator) -> _Example:
-        image, found = reader.read_or_next(index)
+    order = _EpochOrder(len(source), config.seed)
+
+    def load(position: int, rng: np.random.Generator) -> _Example:
+        image, found = reader.read_or_next(order[position])
         crop = transforms.random_crop(image, config.crop, rng, config.scale, config.filter)
         if config.flip and rng.random() < 0.5:
             crop = transforms.flip(crop)
         return {"pixels": crop[None], "index": np.int64(found)}
 
     dataset = (
-        grain.MapDataset.range(len(source))
+        grain.MapDataset.range(sys.maxsize)
         .seed(config.seed)
-        .shuffle()
-        .repeat()
-        .random_map(augment)
+        .random_map(load)
         .batch(local)
         .slice(slice(shard_index, None, shard_count))
     )
-    return Batches(dataset, reader, start_step)
+    return Batches(dataset, config, reader, start=start_step)
 
 
 def eval_batches(
@@ -329,8 +277,14 @@ def eval_batches(
     """
     local = _local_batch(global_batch, shard_index, shard_count)
     source = open_source(config, "val")
-    cache = ImageCache(config.cache_mb) if cache is None else cache
-    reader = _Reader(config, source, training=False, cache=cache)
+    reader = Reader(
+        source,
+        size=config.eval_resize,
+        filter=config.filter,
+        draft=False,  # a reduced decode would change what is measured
+        max_broken=config.max_broken,
+        cache=ImageCache(config.cache_mb) if cache is None else cache,
+    )
     records, tiles = _eval_crops(config, source)
 
     def load(example: int) -> _Example:
@@ -355,7 +309,7 @@ def eval_batches(
         .batch(local)
         .slice(slice(shard_index, None, shard_count))
     )
-    return Batches(dataset, reader, 0)
+    return Batches(dataset, config, reader, start=0)
 
 
 def _local_batch(global_batch: int, shard_index: int, shard_count: int) -> int:
