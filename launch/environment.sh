@@ -1,0 +1,97 @@
+# shellcheck shell=bash
+# Shared by the scripts of this folder, which source it: a Python with the packages they need.
+#
+#   prepare_environment FILE...   installs these requirements files, and sets
+#     REPOSITORY                  the root of the repository (also the current folder from then on)
+#     VENV_PYTHON                 the Python to run things with
+#
+# An active virtual environment (venv or conda) is used as it is. Without one, .venv in the
+# repository is used, and made first if need be, with $PYTHON or the newest Python found.
+
+REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+VENV_PYTHON=
+
+fail() {
+  printf 'error: %s\n' "$*" >&2
+  exit 1
+}
+
+# Prints "3.12" for that Python, and nothing for one that does not run, as a stub on PATH may not.
+python_version() {
+  "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true
+}
+
+is_supported() {
+  "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+}
+
+# Prints the Python to make an environment with.
+find_python() {
+  local candidate version too_old='' no_venv=''
+  local candidates=(python3.13 python3.12 python3.11 python3 python)
+  if [[ -n ${PYTHON:-} ]]; then
+    candidates=("$PYTHON")
+  fi
+  for candidate in "${candidates[@]}"; do
+    version=$(python_version "$candidate")
+    if [[ -z $version ]]; then
+      continue
+    elif ! is_supported "$candidate"; then
+      too_old=${too_old:-"$candidate is Python $version"}
+    elif ! "$candidate" -c 'import ensurepip, venv' 2>/dev/null; then
+      no_venv=${no_venv:-"$candidate (Python $version)"}
+    else
+      printf '%s\n' "$candidate"
+      return
+    fi
+  done
+  if [[ -n $no_venv ]]; then
+    fail "$no_venv cannot make virtual environments: install its venv package" \
+      "(on Debian and Ubuntu: apt install python3-venv)"
+  elif [[ -n $too_old ]]; then
+    fail "$too_old, but Python 3.11 or newer is needed: install one, or name it in PYTHON=..."
+  elif [[ -n ${PYTHON:-} ]]; then
+    fail "PYTHON=$PYTHON does not run: name a Python 3.11 or newer"
+  fi
+  fail "no Python found: install Python 3.11 or newer, or name it in PYTHON=..."
+}
+
+# The hash of a requirements file together with the Python that it was installed for.
+fingerprint() {
+  "$VENV_PYTHON" - "$1" <<'PYTHON'
+import hashlib, sys
+with open(sys.argv[1], "rb") as file:
+    print(hashlib.sha256(file.read() + sys.version.encode()).hexdigest())
+PYTHON
+}
+
+prepare_environment() {
+  cd "$REPOSITORY" || exit
+  local active=${VIRTUAL_ENV:-${CONDA_PREFIX:-}} folder python file stamp wanted version
+  if [[ -n $active ]]; then
+    folder=$active
+    VENV_PYTHON=$folder/bin/python
+    version=$(python_version "$VENV_PYTHON")
+    [[ -n $version ]] || fail "the active environment $folder has no working Python: deactivate it"
+    is_supported "$VENV_PYTHON" || fail "the active environment $folder is Python $version, but" \
+      "Python 3.11 or newer is needed: deactivate it or activate another"
+  else
+    folder=$REPOSITORY/.venv
+    VENV_PYTHON=$folder/bin/python
+    if ! is_supported "$VENV_PYTHON" || ! "$VENV_PYTHON" -m pip --version >/dev/null 2>&1; then
+      python=$(find_python)
+      echo "Making a virtual environment in $folder with Python $(python_version "$python") ..."
+      "$python" -m venv --clear "$folder"
+    fi
+  fi
+  for file in "$@"; do
+    stamp=$folder/.bsq-jax-${file//\//-}.sha256
+    wanted=$(fingerprint "$file")
+    if [[ ! -f $stamp || $(<"$stamp") != "$wanted" ]]; then
+      echo "Installing $file into $folder (minutes, the first time) ..."
+      "$VENV_PYTHON" -m pip install --quiet --disable-pip-version-check --requirement "$file" ||
+        fail "could not install $file: see pip's message above"
+      printf '%s\n' "$wanted" >"$stamp"
+    fi
+  done
+}

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Runs the test suite.
+#
+#   bash launch/test.sh [ARGUMENT...]     e.g. -k metrics
+#
+# Arguments go to pytest.
+set -euo pipefail
+# shellcheck source=launch/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+prepare_environment requirements.txt tests/requirements.txt
+exec "$VENV_PYTHON" -m pytest "$@"
