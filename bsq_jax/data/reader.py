@@ -74,9 +74,15 @@ class Reader:
             return sorted(self._broken.values())
 
     def read(self, index: int) -> np.ndarray | None:
-        """The resized picture of a record, or None if it is broken."""
+        """The resized picture of a record, or None if it is broken.
+
+        Raises:
+          UserError: It is broken, and so are too many others.
+        """
         image = self._cache.get(index)
-        if image is None and index not in self._broken:
+        if image is not None:
+            return image
+        if index not in self._broken:
             record_id = f"{self.source.name}#{index}"
             try:
                 record = self.source[index]
@@ -86,7 +92,14 @@ class Reader:
                 self._note_broken(index, record_id, str(error))
             else:
                 self._cache.put(index, image)
-        return image
+                return image
+        # Checked at known ones too: the thread that found the last may be reading ahead of others.
+        if len(self._broken) > self._limit:
+            raise UserError(
+                f"{self.source.name}: {len(self._broken)} of {len(self.source)} records are broken "
+                f"({self._broken[index]} is one); repair them or raise max_broken"
+            )
+        return None
 
     def read_or_next(self, index: int) -> tuple[np.ndarray, int]:
         """The picture at ``index``, or the first readable one after it, and where it was."""
@@ -102,13 +115,7 @@ class Reader:
 
     def _note_broken(self, index: int, record_id: str, reason: str) -> None:
         with self._lock:
-            if index in self._broken:
+            if index in self._broken:  # two threads may find out at the same time
                 return
             self._broken[index] = record_id
-            count = len(self._broken)
         logging.warning("Skipping broken record %s: %s", record_id, reason)
-        if count > self._limit:
-            raise UserError(
-                f"{self.source.name}: {count} of {len(self.source)} records are broken, last "
-                f"{record_id} ({reason}); repair them or raise max_broken"
-            )

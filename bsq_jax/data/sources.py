@@ -363,7 +363,13 @@ def _tfds(place: str, split: str, divide: bool) -> Source:
             f"tfds:{place} has no picture among its features ({', '.join(builder.info.features)})"
         )
     feature = "image" if "image" in pictures else pictures[0]
-    # Only the picture is read, and its bytes are left for the pipeline's threads to decode.
-    decoders = tfds.decode.PartialDecoding({feature: True}, {feature: tfds.decode.SkipDecoding()})
-    data_source = builder.as_data_source(split=chosen, decoders=decoders)
+    # The bytes stay as they are stored; the pipeline's threads decode them.
+    decoders = {name: tfds.decode.SkipDecoding() for name in pictures}
+    try:
+        data_source = builder.as_data_source(split=chosen, decoders=decoders)
+    except NotImplementedError as error:  # prepared in a format without random access
+        raise UserError(
+            f"tfds:{place} is stored as {builder.info.file_format}: prepare it in another folder "
+            "with file_format='array_record' and give that as tfds:NAME@DATA_DIR"
+        ) from error
     return TfdsSource(f"tfds:{name}/{chosen}", data_source, feature)

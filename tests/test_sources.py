@@ -1,0 +1,221 @@
+"""Sources, against files and datasets written here by the libraries that define the formats."""
+
+import io
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bsq_jax.core.errors import UserError
+from bsq_jax.data import sources, transforms
+from bsq_jax.data.sources import make_source
+
+
+def encode(pixels, file_format="PNG"):
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, file_format)
+    return stream.getvalue()
+
+
+def picture(number, side=24):
+    return np.random.default_rng(number).integers(0, 256, (side, side + 4, 3), np.uint8)
+
+
+def ids(source):
+    return [source[index].id for index in range(len(source))]
+
+
+def fill(folder, names):
+    for number, name in enumerate(names):
+        path = pathlib.Path(folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(picture(number, side=4)))
+
+
+def test_photos_are_real_colour_pictures_split_by_scene():
+    splits = {split: make_source("photos", split) for split in sources.SPLITS}
+    names = {split: ids(source) for split, source in splits.items()}
+    assert len(names["train"]) == 8
+    assert names["val"] == ["chelsea.png", "coffee.png", "flower.jpg"]
+    assert not set(names["train"]) & set(names["val"])
+    assert {"motorcycle_left.png", "motorcycle_right.png"} <= set(names["train"])
+    for source in splits.values():
+        for index in range(len(source)):
+            small = transforms.resize_short_side(transforms.decode(source[index].image), 32)
+            spread = small.max(axis=-1).astype(int) - small.min(axis=-1)
+            assert spread.max() > 60, source[index].id  # not a grey picture
+
+
+def test_photos_without_the_wheel_is_a_user_error(monkeypatch, tmp_path):
+    found = importlib_spec_of(tmp_path)
+    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: found)
+    with pytest.raises(UserError, match=r"astronaut\.png is not in the installed scikit-image"):
+        make_source("photos", "train")
+
+
+def importlib_spec_of(folder):
+    """An import spec of a package whose folder is there but holds none of the files."""
+    spec = sources.importlib.util.spec_from_loader("skimage", loader=None, is_package=True)
+    spec.submodule_search_locations = [str(folder)]
+    return spec
+
+
+def test_folder_takes_pictures_of_any_depth_and_case_sorted(tmp_path):
+    names = ["b.PNG", "a/z.jpg", "a/b/c.JpEg", "d.webp"]
+    fill(tmp_path, [*names, ".hidden.png", ".cache/e.png"])
+    (tmp_path / "notes.txt").write_text("not a picture")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path, target_is_directory=True)
+    source = make_source(f"folder:{tmp_path}", "val", divide=False)
+    assert ids(source) == sorted(names)
+    position = ids(source).index("b.PNG")
+    assert source[position].image == (tmp_path / "b.PNG").read_bytes()
+
+
+@pytest.mark.parametrize("val_name", ["val", "validation", "test"])
+def test_folder_with_split_folders(tmp_path, val_name):
+    fill(tmp_path, ["train/a.png", "train/deep/b.png", f"{val_name}/c.png", "stray.png"])
+    assert ids(make_source(f"folder:{tmp_path}", "train")) == ["train/a.png", "train/deep/b.png"]
+    assert ids(make_source(f"folder:{tmp_path}", "val")) == [f"{val_name}/c.png"]
+
+
+def test_folder_split_by_hash_is_a_stable_partition_of_about_a_tenth(tmp_path):
+    names = [f"{n:03d}.png" for n in range(200)]
+    fill(tmp_path, names)
+    spec = f"folder:{tmp_path}"
+    train, val = ids(make_source(spec, "train")), ids(make_source(spec, "val"))
+    assert sorted(train + val) == names
+    assert 8 <= len(val) <= 34  # a binomial count, mean 20, five standard deviations down
+    fill(tmp_path, ["extra/1.png", "extra/2.png"])
+    assert [n for n in ids(make_source(spec, "val")) if not n.startswith("extra")] == val
+    assert [n for n in ids(make_source(spec, "train")) if not n.startswith("extra")] == train
+
+
+@pytest.mark.parametrize("count", range(2, 9))
+def test_folder_split_leaves_no_side_empty(tmp_path, count):
+    fill(tmp_path, [f"{n}.png" for n in range(count)])
+    spec = f"folder:{tmp_path}"
+    train, val = ids(make_source(spec, "train")), ids(make_source(spec, "val"))
+    assert train
+    assert val
+    assert len(train) + len(val) == count
+
+
+def test_folder_mistakes(tmp_path):
+    with pytest.raises(UserError, match="is not a folder"):
+        make_source(f"folder:{tmp_path}/nowhere", "train")
+    with pytest.raises(UserError, match="holds no pictures"):
+        make_source(f"folder:{tmp_path}", "train")
+    fill(tmp_path, ["only.png"])
+    with pytest.raises(UserError, match="too few pictures"):
+        make_source(f"folder:{tmp_path}", "train")
+    assert len(make_source(f"folder:{tmp_path}", "train", divide=False)) == 1
+
+
+def test_synthetic_is_deterministic_colourful_and_differs_by_split():
+    train, val = make_source("synthetic", "train"), make_source("synthetic", "val")
+    assert len(train) == len(val) == 64
+    images = [train[index].image for index in range(8)] + [val[index].image for index in range(8)]
+    assert all(image.shape == (96, 96, 3) and image.dtype == np.uint8 for image in images)
+    assert len({image.tobytes() for image in images}) == 16
+    assert all(image.std() > 10 for image in images)
+    np.testing.assert_array_equal(make_source("synthetic", "train")[5].image, images[5])
+    with pytest.raises(IndexError):
+        train[64]
+
+
+def write_array_records(path, records):
+    from array_record.python import array_record_module
+
+    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+    for record in records:
+        writer.write(record)
+    writer.close()
+
+
+def test_array_record_globs(tmp_path):
+    records = [encode(picture(n)) for n in range(23)]
+    write_array_records(tmp_path / "part-0.array_record", records[:12])
+    write_array_records(tmp_path / "part-1.array_record", records[12:])
+    spec = f"array_record:{tmp_path}/part-*"
+    parts = {split: make_source(spec, split) for split in sources.SPLITS}
+    assert [record.image for record in parts["val"]] == [records[0], records[10], records[20]]
+    rest = [record for n, record in enumerate(records) if n % 10]
+    assert [parts["train"][n].image for n in range(len(parts["train"]))] == rest
+    assert len(make_source(spec, "val", divide=False)) == 23
+    two = f"array_record:{tmp_path}/part-0*|{tmp_path}/part-1*"
+    assert make_source(two, "train")[11].image == records[11]
+    assert make_source(two, "val")[0].image == records[12]
+    with pytest.raises(UserError, match="matches no file"):
+        make_source(f"array_record:{tmp_path}/none-*", "train")
+    (tmp_path / "text.array_record").write_text("hello")
+    with pytest.raises(UserError, match="not array_record files"):
+        make_source(f"array_record:{tmp_path}/text.array_record", "train")
+
+
+@pytest.fixture(scope="module")
+def tfds_place(tmp_path_factory):
+    """A tiny dataset that tensorflow-datasets itself prepares: 5 train and 3 test pictures."""
+    import tensorflow_datasets as tfds
+
+    class TinyPictures(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {"label": tfds.features.Scalar(np.int64), "image": tfds.features.Image()}
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features)
+            )
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._pictures(0, 5), "test": self._pictures(5, 8)}
+
+        def _generate_examples(self):
+            raise NotImplementedError
+
+        def _pictures(self, first, last):
+            for n in range(first, last):
+                yield n, {"label": n, "image": io.BytesIO(encode(picture(n), "JPEG"))}
+
+    folder = tmp_path_factory.mktemp("tfds")
+    spec = f"tfds:tiny_pictures@{folder}"
+    with pytest.raises(UserError, match=r"not prepared.*download_and_prepare\(\)"):
+        make_source(spec, "train")
+    TinyPictures(data_dir=folder, file_format="array_record").download_and_prepare()
+    return spec
+
+
+def test_tfds_gives_the_stored_bytes(tfds_place):
+    train, val = make_source(tfds_place, "train"), make_source(tfds_place, "val")
+    assert len(train) == 5
+    assert len(val) == 3
+    expected = {encode(picture(n), "JPEG") for n in range(5)}  # tfds writes in an order of its own
+    assert {train[n].image for n in range(5)} == expected
+    assert {val[n].image for n in range(3)} == {encode(picture(n), "JPEG") for n in range(5, 8)}
+    assert train[2].id == "tfds:tiny_pictures/train#2"
+
+
+def test_tfds_unknown_name(tmp_path):
+    with pytest.raises(UserError, match="unknown to tensorflow-datasets"):
+        make_source(f"tfds:no_such_dataset_here@{tmp_path}", "train")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("foto", "did you mean 'photos'"),
+        ("folders:/x", "did you mean 'folder'"),
+        ("TFDS:cifar10", "did you mean 'tfds'"),
+        ("photos:all", "takes nothing after it"),
+        ("folder:", "names no place"),
+        (str(pathlib.Path(__file__).parent), "write 'folder:"),
+    ],
+)
+def test_spec_mistakes(spec, message):
+    with pytest.raises(UserError, match=message):
+        make_source(spec, "train")
+
+
+def test_unknown_split():
+    with pytest.raises(UserError, match="unknown split 'eval'"):
+        make_source("photos", "eval")
