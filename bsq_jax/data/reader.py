@@ -63,7 +63,7 @@ class Reader:
         self._size = size
         self._filter = filter
         self._draft = draft
-        self._limit = math.ceil(max_broken * len(source))
+        self._limit = math.ceil(max_broken * len(source) - 1e-9)  # 0.1 * 30 is a little over 3
         self._cache = cache
         self._broken: dict[int, str] = {}
         self._lock = threading.Lock()
