@@ -41,8 +41,8 @@ class DataConfig:
       flip: Whether half of the training crops are mirrored left and right.
       eval_resize: Short side of a picture before it is cropped in evaluation.
       eval_crop: 'center' cuts one crop a picture; 'tiles' cuts every non-overlapping one.
-      filter: Resize filter in training, a key of :data:`bsq_jax.data.transforms.FILTERS`. 'bilinear'
-        resizes in half the time that 'lanczos' takes.
+      filter: Resize filter in training, a key of :data:`bsq_jax.data.transforms.FILTERS`;
+        'bilinear' resizes in half the time that 'lanczos' takes.
       eval_filter: Resize filter in evaluation; published figures are mostly with 'lanczos'.
       threads: Reading threads; 0 reads in the caller's.
       prefetch: Batches held ready.
