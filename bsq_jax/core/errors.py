@@ -8,3 +8,7 @@ class UserError(ValueError):
     points print it after ``error:`` and exit with status 2; the Python API lets it rise, and since
     it is a ``ValueError`` callers can catch it without importing this module.
     """
+
+
+class NonFiniteError(UserError):
+    """A loss or metric became NaN or infinite: the message names the step, the term and cures."""

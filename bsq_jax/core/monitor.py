@@ -1,0 +1,355 @@
+"""Watching a run: a progress bar or plain lines, ``metrics.jsonl`` and TensorBoard.
+
+The device never waits for any of it. `Monitor.push` keeps the metrics of a step on the device,
+starts their copy to the host, and writes those of the push before, which have long arrived.
+"""
+
+import collections
+import contextlib
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self, TextIO
+
+import jax
+import numpy as np
+import tensorboardX
+import tqdm
+
+from bsq_jax.core import checksums
+from bsq_jax.core.errors import NonFiniteError
+
+Metrics = Mapping[str, Any]
+_RESERVED = ("step", "time", "prefix")
+_HISTORY = 200  # entries at most: enough for a curve, little enough for every checkpoint
+
+
+def check_finite(step: int, metrics: Metrics) -> None:
+    """Raises when a value is NaN or infinite.
+
+    Args:
+      step: the step the values belong to.
+      metrics: numbers or arrays by name.
+
+    Raises:
+      NonFiniteError: with the step, all the terms concerned, and what to try.
+    """
+    bad = {}
+    for name, value in metrics.items():
+        array = np.asarray(value, np.float64)
+        if not np.isfinite(array).all():
+            bad[name] = "NaN" if np.isnan(array).any() else "infinite"
+    if bad:
+        terms = ", ".join(f"{name} is {what}" for name, what in bad.items())
+        raise NonFiniteError(
+            f"step {step}: {terms}; try a lower learning rate, a longer warm-up, tighter gradient "
+            "clipping or float32, and look at the last pictures for when it began"
+        )
+
+
+def duration(seconds: float) -> str:
+    """A time, short enough for a progress line: ``48s``, ``3m12s``, ``2h05m``, ``3d11h``."""
+    whole = max(0, round(seconds))
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
+    if not minutes:
+        return f"{whole}s"
+    if not hours:
+        return f"{minutes}m{whole % 60:02d}s"
+    if not days:
+        return f"{hours}h{minutes % 60:02d}m"
+    return f"{days}d{hours % 24:02d}h"
+
+
+class DeferredMetrics:
+    """Holds the metrics of one step on the device until those of the next are there."""
+
+    def __init__(self) -> None:
+        self._pending: tuple[int, dict[str, Any]] | None = None
+
+    def push(self, step: int, metrics: Metrics) -> tuple[int, dict[str, Any]] | None:
+        """Takes the metrics of a step, starts copying them, and returns those of the push before.
+
+        Args:
+          step: the step that they belong to.
+          metrics: by name, ``jax.Array`` (replicated, where there are several hosts) or numbers.
+
+        Returns:
+          ``(step, values)`` of the push before, as floats or, for arrays with axes, numpy arrays;
+          None for the first.
+        """
+        for value in metrics.values():
+            if isinstance(value, jax.Array):
+                value.copy_to_host_async()
+        ready = self.flush()
+        self._pending = (step, dict(metrics))
+        return ready
+
+    def flush(self) -> tuple[int, dict[str, Any]] | None:
+        """Waits for the metrics that are still held and returns them; None when there are none."""
+        if self._pending is None:
+            return None
+        (step, metrics), self._pending = self._pending, None
+        return step, {name: _to_host(value) for name, value in metrics.items()}
+
+
+def _to_host(value: Any) -> Any:
+    """A float, or a numpy array of floats when it has axes."""
+    array = np.asarray(value)
+    return float(array) if array.ndim == 0 else array.astype(np.float32)
+
+
+def _to_json(value: Any) -> Any:
+    """The value with null for what JSON cannot say (NaN and infinities)."""
+    if isinstance(value, np.ndarray):
+        return [_to_json(item) for item in value.tolist()]
+    if isinstance(value, list):
+        return [_to_json(item) for item in value]
+    return float(f"{value:.7g}") if np.isfinite(value) else None
+
+
+class Monitor:
+    """Writes what happens in a run to the terminal, ``metrics.jsonl`` and TensorBoard.
+
+    On a terminal it draws a progress bar; elsewhere it prints a line for each call of `log`. On
+    every process but the main one it writes nothing, and may be called all the same.
+
+    When a run resumes, lines of later steps that the killed run left in ``metrics.jsonl`` go, so
+    that each step is there once. `flush` before a checkpoint makes the file reach that step.
+
+    Args:
+      workdir: folder of the run.
+      total_steps: where the run will end.
+      start_step: the step it starts or resumes from; from 0 the file begins anew.
+      batch_size: images in a step, over all hosts.
+      is_main: whether this process writes; by default process 0 does.
+      stream: where lines or bar go; standard error by default.
+      bar: whether to draw a bar; by default if ``stream`` is a terminal.
+      show: names of the training metrics to show in lines and bar, where present.
+      history: what an earlier `history` gave, used if ``metrics.jsonl`` has been lost.
+    """
+
+    def __init__(
+        self,
+        workdir: str | os.PathLike[str],
+        *,
+        total_steps: int,
+        start_step: int = 0,
+        batch_size: int,
+        is_main: bool | None = None,
+        stream: TextIO | None = None,
+        bar: bool | None = None,
+        show: Sequence[str] = ("loss", "psnr"),
+        history: Sequence[dict[str, Any]] = (),
+    ):
+        self._total = total_steps
+        self._batch_size = batch_size
+        self._show = tuple(show)
+        self._is_main = jax.process_index() == 0 if is_main is None else is_main
+        self._stream = sys.stderr if stream is None else stream
+        self._deferred = DeferredMetrics()
+        self._window = (start_step, time.monotonic())  # where the rates are counted from
+        self._windows = 0
+        self._waited = 0.0
+        self._speeds: collections.deque[float] = collections.deque(maxlen=10)  # seconds a step
+        self._history: list[dict[str, Any]] = []
+        self._bar: tqdm.tqdm | None = None
+        if not self._is_main:
+            return
+        folder = pathlib.Path(workdir)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "metrics.jsonl"
+        kept = _kept_lines(path, start_step, history)
+        self._history = [_scalars(line) for line in kept]
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        checksums.write_atomic(path, text.encode())
+        self._file = path.open("a", buffering=1)
+        # Tells TensorBoard to hide what the killed run wrote after the step we resume from.
+        purge = start_step + 1 if start_step else 0
+        self._board = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
+        if self._stream.isatty() if bar is None else bar:
+            self._bar = tqdm.tqdm(
+                total=total_steps,
+                initial=start_step,
+                file=self._stream,
+                dynamic_ncols=True,
+                smoothing=0.05,
+                bar_format="{percentage:3.0f}%|{bar:20}| {n}/{total} "
+                "[{elapsed}<{remaining}]{postfix}",
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def push(self, step: int, metrics: Metrics) -> None:
+        """Logs the training metrics of a step one push later, so that nothing waits for the device.
+
+        Args:
+          step: the step just dispatched.
+          metrics: by name, scalars or arrays still on the device.
+
+        Raises:
+          NonFiniteError: a value of the push before is not finite (it has been logged).
+        """
+        rates = self._rates(step)
+        self._write_train(self._deferred.push(step, {**metrics, **rates}))
+
+    def flush(self) -> None:
+        """Logs what `push` still holds; for checkpoints and the end of the run.
+
+        Raises:
+          NonFiniteError: a value is not finite (it has been logged).
+        """
+        self._write_train(self._deferred.flush())
+
+    def log(self, step: int, metrics: Metrics, prefix: str = "train") -> None:
+        """Writes metrics now; they are on the host, or this call waits for them.
+
+        For the prefix ``train`` it adds ``images_per_second`` and ``data_wait`` (the share of time,
+        0..1, in which the step waited for data) since the last such call.
+
+        Args:
+          step: the step they belong to.
+          metrics: by name, numbers or arrays.
+          prefix: their group in TensorBoard and JSONL, such as ``train`` or ``validation``.
+
+        Raises:
+          ValueError: a metric is called ``step``, ``time`` or ``prefix``.
+        """
+        if prefix == "train":
+            metrics = {**metrics, **self._rates(step)}
+        self._write(step, {name: _to_host(value) for name, value in metrics.items()}, prefix)
+
+    def progress(self, step: int) -> None:
+        """Moves the bar; cheap enough to call at every step."""
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+
+    def data_wait(self, seconds: float) -> None:
+        """Adds to the time for which the step has waited for data."""
+        self._waited += seconds
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """Time inside this context, as for evaluation, does not count in the rates."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            step, start = self._window
+            self._window = (step, start + time.monotonic() - began)
+
+    def image(self, step: int, name: str, picture: np.ndarray) -> None:
+        """Writes a picture, uint8 [height, width, channel 3], to TensorBoard."""
+        if self._is_main:
+            self._board.add_image(name, picture, step, dataformats="HWC")
+
+    def history(self) -> list[dict[str, Any]]:
+        """At most 200 of the lines written so far, evenly spread, the newest among them."""
+        every = -(-len(self._history) // _HISTORY) or 1
+        return self._history[::-1][::every][::-1]
+
+    def info(self, line: str) -> None:
+        """Prints a line; a bar stays whole below it."""
+        if not self._is_main:
+            return
+        if self._bar is not None:
+            self._bar.write(line, file=self._stream)
+        else:
+            print(line, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Closes bar and files. What `push` still holds is not written: `flush` first."""
+        if not self._is_main:
+            return
+        if self._bar is not None:
+            self._bar.close()
+        self._board.close()
+        self._file.close()
+
+    def _rates(self, step: int) -> dict[str, float]:
+        """Throughput and data wait since the last call, which begins a new window."""
+        (last, start), now = self._window, time.monotonic()
+        waited, self._waited = self._waited, 0.0
+        self._window = (step, now)
+        if step <= last or now <= start:
+            return {}
+        if self._windows == 1:
+            self._speeds.clear()  # the first window held the compilation
+        self._windows += 1
+        self._speeds.append((now - start) / (step - last))
+        return {
+            "images_per_second": (step - last) * self._batch_size / (now - start),
+            "data_wait": min(1.0, waited / (now - start)),
+        }
+
+    def _write_train(self, ready: tuple[int, dict[str, Any]] | None) -> None:
+        if ready is not None:
+            self._write(*ready, "train")
+            check_finite(*ready)
+
+    def _write(self, step: int, metrics: dict[str, Any], prefix: str) -> None:
+        if clash := [name for name in metrics if name in _RESERVED]:
+            raise ValueError(f"a metric may not be called {clash[0]!r}")
+        if not self._is_main:
+            return
+        line = {"step": step, "time": round(time.time(), 3), "prefix": prefix}
+        line |= {name: _to_json(value) for name, value in metrics.items()}
+        self._file.write(json.dumps(line) + "\n")
+        self._history.append(_scalars(line))
+        for name, value in metrics.items():
+            if not np.isfinite(value).all():
+                continue  # TensorBoard cannot draw it; the lines and the error tell of it
+            if isinstance(value, float):
+                self._board.add_scalar(f"{prefix}/{name}", value, step)
+            else:
+                self._board.add_histogram(f"{prefix}/{name}", value, step)
+        words = self._words(metrics, prefix)
+        if prefix == "train" and self._bar is not None:
+            self.progress(max(step, self._bar.n))
+            self._bar.set_postfix_str("  ".join(words))
+        elif prefix == "train":
+            if self._speeds:
+                left = self._total - max(step, self._window[0])
+                words.append(f"eta {duration(left * float(np.mean(self._speeds)))}")
+            self.info("  ".join([f"step {step}/{self._total}", *words]))
+        else:
+            self.info("  ".join([f"step {step}/{self._total}  {prefix}:", *words]))
+
+    def _words(self, metrics: dict[str, Any], prefix: str) -> list[str]:
+        """The metrics that a line shows, as text."""
+        scalars = {name: value for name, value in metrics.items() if isinstance(value, float)}
+        speed, wait = scalars.pop("images_per_second", None), scalars.pop("data_wait", None)
+        if prefix == "train":
+            chosen = [name for name in self._show if name in scalars] or list(scalars)[:3]
+        else:
+            chosen = list(scalars)[:8]
+        words = [f"{name} {scalars[name]:.4g}" for name in chosen]
+        words += [] if speed is None else [f"{speed:.3g} images/s"]
+        words += [] if wait is None else [f"data wait {wait:.1%}"]
+        return words
+
+
+def _kept_lines(
+    path: pathlib.Path, start_step: int, history: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Lines up to the step a run resumes from; a line torn by a kill is left out."""
+    if not start_step:
+        return []
+    lines = list(history)
+    if path.exists():
+        lines = []
+        for text in path.read_text(errors="replace").splitlines():
+            with contextlib.suppress(ValueError):
+                lines.append(json.loads(text))
+    return [line for line in lines if isinstance(line, dict) and line["step"] <= start_step]
+
+
+def _scalars(line: dict[str, Any]) -> dict[str, Any]:
+    """The line without its arrays, which would make the history long."""
+    return {name: value for name, value in line.items() if not isinstance(value, list)}

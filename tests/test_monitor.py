@@ -1,0 +1,316 @@
+"""Watching a run. Oracle: a clock set by hand, JSON, and the event file read record by record."""
+
+import io
+import json
+import struct
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from tensorboardX.proto import event_pb2
+
+from bsq_jax.core import monitor as monitor_module
+from bsq_jax.core.errors import NonFiniteError, UserError
+from bsq_jax.core.monitor import DeferredMetrics, Monitor, check_finite, duration
+
+
+class Clock:
+    """Stands for the ``time`` module; moves only when told to."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+    time = monotonic
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(
+        monitor_module,
+        "time",
+        types.SimpleNamespace(monotonic=clock.monotonic, time=clock.monotonic),
+    )
+    return clock
+
+
+def make(tmp_path, **options):
+    stream = io.StringIO()
+    options = {"total_steps": 2000, "batch_size": 16, "stream": stream, **options}
+    return Monitor(tmp_path, **options), stream
+
+
+def lines_of(tmp_path):
+    return [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+
+
+def events_of(tmp_path):
+    """(step, tag, kind, value) of everything in TensorBoard's files."""
+    found = []
+    for path in sorted((tmp_path / "tensorboard").iterdir()):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            event = event_pb2.Event.FromString(data[12 : 12 + length])
+            data = data[16 + length :]
+            for value in event.summary.value:
+                kind = value.WhichOneof("value")
+                found.append((event.step, value.tag, kind, getattr(value, kind)))
+    return found
+
+
+@pytest.mark.smoke
+def test_plain_lines_when_not_a_terminal(tmp_path, clock):
+    monitor, stream = make(tmp_path)
+    with monitor:
+        for step, loss in ((100, 0.0625), (200, 0.03125)):
+            clock.now += 4
+            monitor.data_wait(0.5)
+            monitor.data_wait(0.5)
+            monitor.log(step, {"loss": np.float32(loss), "psnr": 18.25, "other": 1.0})
+        monitor.info("a picture is in x.png")
+        monitor.log(200, {"psnr": 17.5, "ssim": 0.5}, prefix="validation")
+    # 100 steps of 16 images in 4 s; a second of it waiting; 1800 steps left at 25 a second.
+    assert stream.getvalue().splitlines() == [
+        "step 100/2000  loss 0.0625  psnr 18.25  400 images/s  data wait 25.0%  eta 1m16s",
+        "step 200/2000  loss 0.03125  psnr 18.25  400 images/s  data wait 25.0%  eta 1m12s",
+        "a picture is in x.png",
+        "step 200/2000  validation:  psnr 17.5  ssim 0.5",
+    ]
+    train = {"images_per_second": 400.0, "data_wait": 0.25, "psnr": 18.25, "other": 1.0}
+    assert lines_of(tmp_path) == [
+        {"step": 100, "time": 1004.0, "prefix": "train", "loss": 0.0625, **train},
+        {"step": 200, "time": 1008.0, "prefix": "train", "loss": 0.03125, **train},
+        {"step": 200, "time": 1008.0, "prefix": "validation", "psnr": 17.5, "ssim": 0.5},
+    ]
+    assert [event[:2] for event in events_of(tmp_path)] == [
+        *((100, f"train/{name}") for name in ("loss", "psnr", "other", "images_per_second")),
+        (100, "train/data_wait"),
+        *((200, f"train/{name}") for name in ("loss", "psnr", "other", "images_per_second")),
+        (200, "train/data_wait"),
+        (200, "validation/psnr"),
+        (200, "validation/ssim"),
+    ]
+
+
+def test_the_first_window_with_its_compilation_does_not_spoil_the_eta(tmp_path, clock):
+    monitor, stream = make(tmp_path, total_steps=300)
+    with monitor:
+        clock.now += 60
+        monitor.log(100, {"loss": 1.0})
+        clock.now += 10
+        monitor.log(200, {"loss": 1.0})
+    assert stream.getvalue().splitlines()[1].endswith("160 images/s  data wait 0.0%  eta 10s")
+
+
+def test_time_spent_elsewhere_does_not_count(tmp_path, clock):
+    monitor, _ = make(tmp_path)
+    with monitor:
+        clock.now += 2
+        with monitor.pause():
+            clock.now += 50
+        clock.now += 2
+        monitor.log(100, {"loss": 1.0})
+    assert lines_of(tmp_path)[0]["images_per_second"] == 400
+
+
+def test_push_writes_one_push_later_with_the_rates_of_its_own_window(tmp_path, clock):
+    monitor, stream = make(tmp_path)
+    with monitor:
+        clock.now += 4
+        monitor.push(100, {"loss": jnp.float32(0.5)})
+        assert lines_of(tmp_path) == []
+        clock.now += 8
+        monitor.push(200, {"loss": jnp.float32(0.25)})
+        assert [(x["step"], x["loss"], x["images_per_second"]) for x in lines_of(tmp_path)] == [
+            (100, 0.5, 400)
+        ]
+        clock.now += 1
+        monitor.flush()
+        monitor.flush()  # nothing is left, nothing is written twice
+    assert [(x["step"], x["loss"], x["images_per_second"]) for x in lines_of(tmp_path)] == [
+        (100, 0.5, 400),
+        (200, 0.25, 200),
+    ]
+    assert stream.getvalue().count("\n") == 2
+
+
+def test_deferred_metrics_hand_out_the_push_before():
+    devices = np.array(jax.devices())
+    everywhere = NamedSharding(Mesh(devices, ("data",)), PartitionSpec())
+    deferred = DeferredMetrics()
+    assert deferred.flush() is None
+    first = {"loss": jax.device_put(jnp.bfloat16(0.5), everywhere), "bits": jnp.arange(3.0), "n": 2}
+    assert deferred.push(10, first) is None
+    step, values = deferred.push(20, {"loss": jnp.float32(4.0)})
+    assert step == 10
+    assert values["loss"] == 0.5
+    assert values["bits"].tolist() == [0, 1, 2]
+    assert values["n"] == 2
+    assert isinstance(values["loss"], float)
+    assert deferred.flush() == (20, {"loss": 4.0})
+    assert deferred.flush() is None
+
+
+def test_push_does_not_wait_for_the_device(tmp_path):
+    class Slow:
+        """Metric whose value is asked for only when the next one is there."""
+
+        asked = 0
+
+        def __array__(self, dtype=None, copy=None):
+            Slow.asked += 1
+            return np.array(1.0, np.float32)
+
+    monitor, _ = make(tmp_path)
+    with monitor:
+        monitor.push(10, {"loss": Slow()})
+        assert Slow.asked == 0
+        monitor.push(20, {"loss": Slow()})
+        assert Slow.asked == 1
+
+
+def test_a_value_that_is_not_finite_stops_the_run_after_it_was_logged(tmp_path):
+    monitor, stream = make(tmp_path)
+    with monitor:
+        monitor.push(300, {"loss": jnp.float32(jnp.nan), "l1": jnp.float32(1), "l2": jnp.inf})
+        with pytest.raises(NonFiniteError, match="step 300: loss is NaN, l2 is infinite") as raised:
+            monitor.push(400, {"loss": jnp.float32(1)})
+    message = str(raised.value)
+    for words in ("lower learning rate", "warm-up", "clipping", "float32", "last pictures"):
+        assert words in message
+    assert "\n" not in message
+    assert "l1" not in message
+    (line,) = lines_of(tmp_path)  # strict JSON: null, not NaN
+    assert (line["step"], line["loss"], line["l1"], line["l2"]) == (300, None, 1.0, None)
+    assert "loss nan" in stream.getvalue()
+    assert "train/loss" not in [event[1] for event in events_of(tmp_path)]
+
+
+def test_check_finite_takes_arrays_and_lets_finite_ones_pass():
+    check_finite(1, {"a": 1.0, "b": np.zeros(3), "c": jnp.bfloat16(2)})
+    assert issubclass(NonFiniteError, UserError)
+    with pytest.raises(NonFiniteError, match="step 7: b is infinite"):
+        check_finite(7, {"a": 1.0, "b": np.array([0, -np.inf])})
+
+
+def test_arrays_are_lists_in_jsonl_and_histograms_in_tensorboard(tmp_path):
+    monitor, _ = make(tmp_path)
+    with monitor:
+        monitor.log(5, {"bit_mean": np.array([0.25, 0.75])}, prefix="codes")
+        assert [set(line) for line in monitor.history()] == [{"step", "time", "prefix"}]
+    assert lines_of(tmp_path)[0]["bit_mean"] == [0.25, 0.75]
+    ((step, tag, kind, histogram),) = events_of(tmp_path)
+    assert (step, tag, kind, histogram.num) == (5, "codes/bit_mean", "histo", 2)
+    assert (histogram.min, histogram.max) == (0.25, 0.75)
+
+
+def test_pictures_go_to_tensorboard(tmp_path):
+    monitor, _ = make(tmp_path)
+    with monitor:
+        monitor.image(5, "validation/grid", np.zeros((4, 6, 3), np.uint8))
+    ((step, tag, kind, image),) = events_of(tmp_path)
+    assert (step, tag, kind) == (5, "validation/grid", "image")
+    assert (image.height, image.width) == (4, 6)
+
+
+def test_a_resumed_run_has_each_step_once(tmp_path):
+    monitor, _ = make(tmp_path)
+    for step in (100, 200, 300):
+        monitor.log(step, {"loss": step, "bits": np.ones(2)})
+    monitor.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 400, "time": 1.0, "pre')  # torn by a kill
+    before = lines_of_text(tmp_path)
+    monitor, _ = make(tmp_path, start_step=200)
+    assert [line["step"] for line in monitor.history()] == [100, 200]
+    monitor.log(300, {"loss": 1.0})
+    monitor.close()
+    after = lines_of_text(tmp_path)
+    assert after[:2] == before[:2]
+    assert [json.loads(line)["step"] for line in after] == [100, 200, 300]
+    monitor, _ = make(tmp_path)  # from step 0 the run begins anew
+    monitor.close()
+    assert lines_of(tmp_path) == []
+
+
+def lines_of_text(tmp_path):
+    return (tmp_path / "metrics.jsonl").read_text().splitlines()
+
+
+def test_the_history_of_a_checkpoint_replaces_a_lost_file(tmp_path):
+    monitor, _ = make(tmp_path / "a")
+    monitor.log(100, {"loss": 1.0})
+    history = json.loads(json.dumps(monitor.history()))
+    monitor.close()
+    monitor, _ = make(tmp_path / "b", start_step=100, history=history)
+    monitor.close()
+    assert lines_of(tmp_path / "b") == lines_of(tmp_path / "a")
+
+
+def test_history_is_short_and_ends_with_the_newest(tmp_path):
+    monitor, _ = make(tmp_path)
+    with monitor:
+        assert monitor.history() == []
+        for step in range(1, 502):
+            monitor.log(step, {"loss": step}, prefix="x")
+        steps = [line["step"] for line in monitor.history()]
+    assert len(steps) == 167
+    assert steps[-3:] == [495, 498, 501]
+
+
+def test_a_bar_shows_progress_and_stays_whole_under_other_lines(tmp_path):
+    monitor, stream = make(tmp_path, start_step=1000, bar=True)
+    with monitor:
+        monitor.progress(1500)
+        monitor.log(1500, {"loss": 0.125, "psnr": 20.0})
+        monitor.info("saved")
+    text = stream.getvalue()
+    assert " 50%|" in text
+    assert "1000/2000" in text
+    assert "1500/2000" in text
+    assert "loss 0.125  psnr 20" in text
+    assert "images/s" in text
+    assert "saved\n" in text
+
+
+def test_other_processes_write_nothing_but_stop_all_the_same(tmp_path):
+    monitor, stream = make(tmp_path / "run", is_main=False, bar=True)
+    with monitor:
+        monitor.push(1, {"loss": jnp.float32(jnp.inf)})
+        monitor.progress(1)
+        monitor.image(1, "x", np.zeros((2, 2, 3), np.uint8))
+        monitor.info("x")
+        monitor.log(1, {"psnr": 1.0}, prefix="validation")
+        assert monitor.history() == []
+        with pytest.raises(NonFiniteError):
+            monitor.flush()
+    assert stream.getvalue() == ""
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_metric_may_not_take_the_place_of_the_step(tmp_path):
+    monitor, _ = make(tmp_path)
+    with monitor, pytest.raises(ValueError, match="'step'"):
+        monitor.log(1, {"step": 3.0})
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-1, "0s"),
+        (48.4, "48s"),
+        (59.6, "1m00s"),
+        (192, "3m12s"),
+        (7500, "2h05m"),
+        (275000, "3d04h"),
+    ],
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
