@@ -275,7 +275,7 @@ def test_restores_onto_another_mesh(tmp_path, target):
         (lambda p: p["head"].update(scale=jnp.zeros(4)),
          r"'params/head/scale' is bfloat16\[4\] there and float32\[4\] here"),
         (lambda p: p.update(decoder=jnp.zeros(2)), r"it has no 'params/decoder'"),
-        (lambda p: p["encoder"].pop("bias"), r"it has 'ema/encoder/bias', which this"),
+        (lambda p: p["encoder"].pop("bias"), r"it has 'ema/encoder/bias', which is not"),
     ],
 )  # fmt: skip
 def test_another_model_is_refused_by_the_name_of_the_first_leaf(tmp_path, change, words):

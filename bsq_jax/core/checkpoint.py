@@ -27,6 +27,7 @@ from jax.experimental import multihost_utils
 
 from bsq_jax.core import checksums
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.trees import first_difference, leaves
 
 _log = logging.getLogger(__name__)
 _MESSAGE_BYTES = 8192
@@ -52,30 +53,6 @@ def _from_process_zero(function: Callable[[], Any]) -> Any:
     if "error" in answer:
         raise UserError(answer["error"])
     return answer["value"]
-
-
-def _leaves(tree: Any) -> dict[str, Any]:
-    """The leaves of a pytree by name, as in ``params/encoder/kernel``."""
-
-    def word(key: Any) -> str:
-        return str(next(getattr(key, a) for a in ("key", "name", "idx") if hasattr(key, a)))
-
-    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {"/".join(word(key) for key in path): leaf for path, leaf in flat}
-
-
-def _first_difference(saved: Any, wanted: Any) -> str | None:
-    """Where two trees of shaped leaves part, in words; None when they agree."""
-    saved, wanted = _leaves(saved), _leaves(wanted)
-    for name, leaf in wanted.items():
-        if name not in saved:
-            return f"it has no {name!r}"
-        ours = f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
-        theirs = f"{np.dtype(saved[name].dtype).name}{list(saved[name].shape)}"
-        if ours != theirs:
-            return f"{name!r} is {theirs} there and {ours} here"
-    extra = next((name for name in saved if name not in wanted), None)
-    return None if extra is None else f"it has {extra!r}, which this model has not"
 
 
 class Checkpointer:
@@ -211,14 +188,14 @@ class Checkpointer:
           UserError: all checkpoints are damaged, or the newest complete one belongs to another
             model; the message names the first leaf that differs.
         """
-        for name, leaf in _leaves(abstract_state).items():
+        for name, leaf in leaves(abstract_state).items():
             if getattr(leaf, "sharding", None) is None:
                 raise ValueError(f"abstract_state: {name!r} has no sharding to be restored onto")
         step = self.latest_step()
         if step is None:
             return None
         folder = self._directory / str(step)
-        difference = _first_difference(self._saved_tree(step), abstract_state)
+        difference = first_difference(self._saved_tree(step), abstract_state)
         if difference is not None:
             raise UserError(
                 f"the checkpoint {folder} belongs to another model: {difference}; "

@@ -20,34 +20,10 @@ import tensorboardX
 import tqdm
 
 from bsq_jax.core import checksums
-from bsq_jax.core.errors import NonFiniteError
+from bsq_jax.core.deferred import DeferredMetrics, check_finite, to_host
 
-Metrics = Mapping[str, Any]
 _RESERVED = ("step", "time", "prefix")
 _HISTORY = 200  # entries at most: enough for a curve, little enough for every checkpoint
-
-
-def check_finite(step: int, metrics: Metrics) -> None:
-    """Raises when a value is NaN or infinite.
-
-    Args:
-      step: the step the values belong to.
-      metrics: numbers or arrays by name.
-
-    Raises:
-      NonFiniteError: with the step, all the terms concerned, and what to try.
-    """
-    bad = {}
-    for name, value in metrics.items():
-        array = np.asarray(value, np.float64)
-        if not np.isfinite(array).all():
-            bad[name] = "NaN" if np.isnan(array).any() else "infinite"
-    if bad:
-        terms = ", ".join(f"{name} is {what}" for name, what in bad.items())
-        raise NonFiniteError(
-            f"step {step}: {terms}; try a lower learning rate, a longer warm-up, tighter gradient "
-            "clipping or float32, and look at the last pictures for when it began"
-        )
 
 
 def duration(seconds: float) -> str:
@@ -61,44 +37,6 @@ def duration(seconds: float) -> str:
     if not days:
         return f"{hours}h{minutes % 60:02d}m"
     return f"{days}d{hours % 24:02d}h"
-
-
-class DeferredMetrics:
-    """Holds the metrics of one step on the device until those of the next are there."""
-
-    def __init__(self) -> None:
-        self._pending: tuple[int, dict[str, Any]] | None = None
-
-    def push(self, step: int, metrics: Metrics) -> tuple[int, dict[str, Any]] | None:
-        """Takes the metrics of a step, starts copying them, and returns those of the push before.
-
-        Args:
-          step: the step that they belong to.
-          metrics: by name, ``jax.Array`` (replicated, where there are several hosts) or numbers.
-
-        Returns:
-          ``(step, values)`` of the push before, as floats or, for arrays with axes, numpy arrays;
-          None for the first.
-        """
-        for value in metrics.values():
-            if isinstance(value, jax.Array):
-                value.copy_to_host_async()
-        ready = self.flush()
-        self._pending = (step, dict(metrics))
-        return ready
-
-    def flush(self) -> tuple[int, dict[str, Any]] | None:
-        """Waits for the metrics that are still held and returns them; None when there are none."""
-        if self._pending is None:
-            return None
-        (step, metrics), self._pending = self._pending, None
-        return step, {name: _to_host(value) for name, value in metrics.items()}
-
-
-def _to_host(value: Any) -> Any:
-    """A float, or a numpy array of floats when it has axes."""
-    array = np.asarray(value)
-    return float(array) if array.ndim == 0 else array.astype(np.float32)
 
 
 def _to_json(value: Any) -> Any:
@@ -169,7 +107,7 @@ class Monitor:
         # Tells TensorBoard to hide what the killed run wrote after the step we resume from.
         purge = start_step + 1 if start_step else 0
         self._board = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
-        if self._stream.isatty() if bar is None else bar:
+        if _can_draw(self._stream) if bar is None else bar:
             self._bar = tqdm.tqdm(
                 total=total_steps,
                 initial=start_step,
@@ -186,7 +124,7 @@ class Monitor:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def push(self, step: int, metrics: Metrics) -> None:
+    def push(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Logs the training metrics of a step one push later, so that nothing waits for the device.
 
         Args:
@@ -207,7 +145,7 @@ class Monitor:
         """
         self._write_train(self._deferred.flush())
 
-    def log(self, step: int, metrics: Metrics, prefix: str = "train") -> None:
+    def log(self, step: int, metrics: Mapping[str, Any], prefix: str = "train") -> None:
         """Writes metrics now; they are on the host, or this call waits for them.
 
         For the prefix ``train`` it adds ``images_per_second`` and ``data_wait`` (the share of time,
@@ -223,7 +161,7 @@ class Monitor:
         """
         if prefix == "train":
             metrics = {**metrics, **self._rates(step)}
-        self._write(step, {name: _to_host(value) for name, value in metrics.items()}, prefix)
+        self._write(step, {name: to_host(value) for name, value in metrics.items()}, prefix)
 
     def progress(self, step: int) -> None:
         """Moves the bar; cheap enough to call at every step."""
@@ -353,3 +291,8 @@ def _kept_lines(
 def _scalars(line: dict[str, Any]) -> dict[str, Any]:
     """The line without its arrays, which would make the history long."""
     return {name: value for name, value in line.items() if not isinstance(value, list)}
+
+
+def _can_draw(stream: TextIO) -> bool:
+    """Whether it is a terminal that knows its size; tqdm draws nothing on one of no lines."""
+    return stream.isatty() and os.get_terminal_size(stream.fileno()).lines > 1
