@@ -181,11 +181,11 @@ def missing_table(folder):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (flipped_data, r"state/.*/d/\w+ differs from its checksum"),
+        (flipped_data, r"state/(.*/)?d/\w+ differs from its checksum"),
         (flipped_meta, r"meta/metadata differs from its checksum"),
         (flipped_table, r"checksums\.json is damaged"),
         (edited_table, r"checksums\.json is damaged"),
-        (truncated, r"state/.*/d/\w+ has \d+ bytes instead of \d+"),
+        (truncated, r"state/(.*/)?d/\w+ has \d+ bytes instead of \d+"),
         (missing_file, r"state/_METADATA is missing"),
         (missing_table, r"it has no checksums\.json"),
     ],
@@ -370,6 +370,33 @@ def test_kill_9_at_a_random_moment(tmp_path):
         assert_same_bits(state, {"a": expected, "b": ~expected})
         assert meta == {"step": step}
         last = step
+
+
+FULL = """
+import resource, sys
+import jax, jax.numpy as jnp
+from bsq_jax.core.checkpoint import Checkpointer
+from bsq_jax.core.errors import UserError
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+small, large = ({"w": jax.random.normal(jax.random.key(0), (n, n))} for n in (10, 1000))
+try:
+    with Checkpointer(sys.argv[1]) as checkpointer:
+        checkpointer.save(10, small, {})
+        checkpointer.save(1000, large, {})
+except UserError as error:
+    print(error)
+print(Checkpointer(sys.argv[1]).latest_step())
+"""
+
+
+def test_a_disk_that_takes_no_more_is_one_line_and_the_last_checkpoint_stays(tmp_path):
+    output = spawn(FULL, tmp_path).communicate(timeout=60)[0]
+    lines = [line for line in output.splitlines() if line == "10" or "cannot write" in line]
+    assert lines == [
+        f"cannot write the checkpoint of step 1000 to {tmp_path}: File too large; make room or "
+        "take another workdir, then run again to continue",
+        "10",
+    ], output
 
 
 TWO = """

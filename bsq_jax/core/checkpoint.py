@@ -15,10 +15,11 @@ import json
 import logging
 import os
 import pathlib
+import re
 import shutil
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import jax
 import numpy as np
@@ -119,8 +120,8 @@ class Checkpointer:
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         try:
             self._orbax.save(self._directory / str(step), args=args)
-        except OSError as error:
-            raise self._cannot_write(step, error) from error
+        except (OSError, ValueError) as error:
+            self._raise(step, error)
         # Not a daemon: a main thread that ends early still leaves a complete checkpoint.
         self._thread = threading.Thread(target=self._finish, args=(step,), name="checksums")
         self._thread.start()
@@ -139,9 +140,7 @@ class Checkpointer:
         error, self._error = self._error, None
         if error is not None:
             step, self._current = self._current, None
-            if isinstance(error, OSError):
-                raise self._cannot_write(step, error) from error
-            raise error
+            self._raise(step, error)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("checkpoint complete")
 
@@ -304,7 +303,7 @@ class Checkpointer:
                 del self._problems[step]
                 _log.warning("checkpoint %s (%s) was moved to %s", folder, problem, aside.name)
         except OSError as error:
-            raise self._cannot_write(None, error) from error
+            self._raise(None, error)
 
     def _finish(self, step: int) -> None:
         """Background: waits for Orbax, adds the checksums, then removes what is too old."""
@@ -331,9 +330,18 @@ class Checkpointer:
             shutil.rmtree(folder, ignore_errors=True)
             self._problems.pop(step, None)
 
-    def _cannot_write(self, step: int | None, error: OSError) -> UserError:
+    def _raise(self, step: int | None, error: BaseException) -> NoReturn:
+        """Raises a ``UserError`` for a full disk and the like; any other error as it is."""
+        # TensorStore, which writes the arrays for Orbax, raises ValueError for everything.
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error)
+        elif isinstance(error, ValueError) and code is not None:
+            reason = os.strerror(int(code[1]))
+        else:
+            raise error
         what = f"the checkpoint of step {step}" if step is not None else "checkpoints"
-        return UserError(
-            f"cannot write {what} to {self._directory}: {error.strerror or error}; free some space "
-            "or take another workdir, then run again to continue"
-        )
+        raise UserError(
+            f"cannot write {what} to {self._directory}: {reason}; make room or take another "
+            "workdir, then run again to continue"
+        ) from error
