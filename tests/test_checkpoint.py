@@ -135,15 +135,19 @@ def test_nothing_is_pruned_before_the_new_one_has_its_checksums(tmp_path, monkey
     def full_disk(folder):
         raise OSError(28, "No space left on device")
 
-    with Checkpointer(tmp_path, keep=1) as checkpointer:
+    with Checkpointer(tmp_path, keep=2) as checkpointer:
         checkpointer.restore_latest(abstract(make_state()))
         monkeypatch.setattr(checksums, "write", full_disk)
         checkpointer.save(3, make_state(3), {})
         with pytest.raises(UserError, match=r"step 3 .*No space left on device"):
             checkpointer.wait()
         monkeypatch.undo()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2", "3"]
-    assert restored_step(tmp_path) == 2
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2", "3"]
+        assert restored_step(tmp_path) == 2
+        checkpointer.save(4, make_state(4), {"step": 4})
+    # The one without checksums went; it is none of the two that are kept.
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["2", "4"]
+    assert restored_step(tmp_path) == 4
 
 
 def flipped_data(folder):
@@ -206,6 +210,8 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, caplog, damage, wo
         checkpointer.save(20, make_state(20), {"step": 20})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["10", "20", "20.damaged"]
     assert restored_step(tmp_path) == 20
+    save(tmp_path, 30, 40)  # past the damaged one by as many as are kept, it goes too
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["30", "40"]
 
 
 def test_all_damaged_is_an_error_and_not_a_fresh_start(tmp_path):

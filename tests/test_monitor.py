@@ -131,6 +131,8 @@ def test_push_writes_one_push_later_with_the_rates_of_its_own_window(tmp_path, c
         assert [(x["step"], x["loss"], x["images_per_second"]) for x in lines_of(tmp_path)] == [
             (100, 0.5, 400)
         ]
+        # The line is of step 100, but the run is at 200 and has 1800 steps of 0.08 s to go.
+        assert stream.getvalue().endswith("400 images/s  data wait 0.0%  eta 2m24s\n")
         clock.now += 1
         monitor.flush()
         monitor.flush()  # nothing is left, nothing is written twice

@@ -318,17 +318,20 @@ class Checkpointer:
 
     def _prune(self, newest: int) -> None:
         """Removes all but the ``keep`` newest complete checkpoints, up to ``newest``."""
-        kept = 0
+        kept: list[int] = []
         for step in (step for step in self._steps() if step <= newest):
             folder = self._directory / str(step)
             complete = (folder / checksums.NAME).exists() and not self._problems.get(step)
-            if complete and kept < self._keep:
-                kept += 1
+            if complete and len(kept) < self._keep:
+                kept.append(step)
                 continue
             # Without its checksums it is no checkpoint any more, should we be killed half-way.
             (folder / checksums.NAME).unlink(missing_ok=True)
             shutil.rmtree(folder, ignore_errors=True)
             self._problems.pop(step, None)
+        for path in self._directory.glob("*.damaged"):
+            if path.stem.isdecimal() and int(path.stem) < kept[-1]:
+                shutil.rmtree(path, ignore_errors=True)
 
     def _raise(self, step: int | None, error: BaseException) -> NoReturn:
         """Raises a ``UserError`` for a full disk and the like; any other error as it is."""
