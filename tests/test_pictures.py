@@ -1,47 +1,16 @@
 """Grids of pictures. Oracle: small arrays written out by hand, and a PNG read back by Pillow."""
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.core.pictures import grid, save_png, to_uint8
+from bsq_jax.core.pictures import grid, save_png
 
 
 def gray(*rows):
     """[height, width, 3] from rows of gray values."""
     return np.repeat(np.array(rows, np.uint8)[..., None], 3, axis=-1)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_to_uint8_is_the_inverse_of_the_map_to_floats(dtype):
-    levels = np.arange(256, dtype=np.uint8)
-    assert (to_uint8(levels.astype(dtype) / dtype(127.5) - dtype(1)) == levels).all()
-
-
-def test_to_uint8_clips():
-    assert to_uint8(np.array([-7.0, -1.0, 0.0, 1.0, 1.2])).tolist() == [0, 0, 128, 255, 255]
-
-
-def test_to_uint8_rounds_halves_to_even():
-    even = np.arange(0, 255, 2, dtype=np.float32)
-    x = (2 * even + 1) / np.float32(255) - np.float32(1)  # halfway above an even level
-    exact = (x + 1) * np.float32(127.5) == even + 0.5  # but for the rounding of x itself
-    assert exact.sum() > 20
-    assert to_uint8(x[exact]).tolist() == even[exact].tolist()
-
-
-def test_to_uint8_computes_low_precision_in_float32():
-    x = jnp.array([-1.0, -0.5, 0.25, 1.0], jnp.bfloat16)
-    assert to_uint8(np.asarray(x)).tolist() == [0, 64, 159, 255]
-
-
-def test_to_uint8_refuses_bytes_and_nan():
-    with pytest.raises(ValueError, match="uint8"):
-        to_uint8(np.zeros(3, np.uint8))
-    with pytest.raises(ValueError, match="NaN"):
-        to_uint8(np.array([0.0, np.nan]))
 
 
 def test_two_rows_of_two_pictures():

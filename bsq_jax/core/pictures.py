@@ -16,31 +16,6 @@ _LARGEST_SCALE = 16
 _INK = (40, 40, 40)
 
 
-def to_uint8(pixels: np.ndarray) -> np.ndarray:
-    """Bytes of pixels in [-1, 1]: ``(x + 1) * 127.5``, rounded half to even, clipped to 0..255.
-
-    The inverse of ``x / 127.5 - 1``. Evaluation measures these same bytes.
-
-    Args:
-      pixels: floating array of any shape and precision; what lies outside [-1, 1] is clipped.
-
-    Returns:
-      uint8 array of the same shape.
-
-    Raises:
-      ValueError: for anything but floats, which would be bytes already, and for NaN.
-    """
-    pixels = np.asarray(pixels)
-    if pixels.dtype.kind in "biuc":
-        raise ValueError(f"to_uint8 takes floats in [-1, 1], not {pixels.dtype}")
-    # Half precision cannot hold 256 levels, so the arithmetic is in float32 at least.
-    wide = pixels if pixels.dtype == np.float64 else pixels.astype(np.float32)
-    scaled = np.rint((wide + 1) * wide.dtype.type(127.5))
-    if np.isnan(scaled).any():
-        raise ValueError("the pixels hold NaN")
-    return np.clip(scaled, 0, 255).astype(np.uint8)
-
-
 def _check_rows(rows: Sequence[np.ndarray], labels: Sequence[str] | None) -> list[np.ndarray]:
     """The rows as arrays, or a ``UserError`` that says what is wrong with them."""
     arrays = [np.asarray(row) for row in rows]
