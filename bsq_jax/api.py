@@ -1,0 +1,268 @@
+"""The Python API: load a tokenizer, turn pixels into bits and bits into pixels."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+from ml_collections import ConfigDict
+
+from bsq_jax.config import finalize
+from bsq_jax.core.errors import UserError
+from bsq_jax.core.pixels import to_float, to_uint8
+from bsq_jax.export import is_export, load_export, save_export
+from bsq_jax.models.factory import make_tokenizer
+from bsq_jax.workdir import load_weights
+
+WEIGHTS = ("auto", "raw", "ema")
+# Bounds the memory of a call: a batch is at most this many tokens (16 pictures of 256x256).
+_MAX_TOKENS = 16 * 1024
+
+
+class Tokenizer:
+    """A trained tokenizer.
+
+    ::
+
+        tokenizer = Tokenizer.load("runs/quickstart")
+        bits = tokenizer.encode(images)  # uint8 0/1 [batch, row, column, L]
+        pixels = tokenizer.decode(bits)  # float32 in [-1, 1] [batch, height, width, 3]
+
+    Large batches are cut into pieces of a bounded size, powers of two, and each shape is compiled
+    once. Runs on JAX's default device.
+
+    Attributes:
+      config: the config of the model, locked.
+      origin: where the weights come from: ``weights`` (raw or ema) and training ``step``.
+    """
+
+    def __init__(self, config: ConfigDict, params: Any, origin: dict[str, Any] | None = None):
+        """Wraps parameters.
+
+        Args:
+          config: a finalised config.
+          params: nested dict of float32 arrays, the model's ``params``.
+          origin: where they come from; kept in exports.
+
+        Raises:
+          UserError: the parameters are not those of the config's model.
+        """
+        self.config = config
+        self.origin = dict(origin or {})
+        self._model = make_tokenizer(config)
+        self._params = params
+        self._check_params()
+        self._device_params = jax.device_put(self._cast(params))
+        model = self._model
+
+        def apply(params: Any, x: jax.Array, method: str) -> Any:
+            return model.apply({"params": params}, x, method=method)
+
+        def encode(params: Any, x: jax.Array) -> jax.Array:
+            # uint8 goes to the device as it is: a quarter of the bytes of floats.
+            return apply(params, to_float(x) if x.dtype == jnp.uint8 else x, "encode").bits
+
+        self._encode_fn = jax.jit(encode)
+        self._decode_fn = jax.jit(lambda params, bits: apply(params, bits, "decode"))
+        self._decode_uint8_fn = jax.jit(
+            lambda params, bits: to_uint8(apply(params, bits, "decode"))
+        )
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], *, weights: str = "auto", dtype: str | None = None
+    ) -> Self:
+        """Loads a tokenizer from a workdir or an export.
+
+        Args:
+          path: the folder.
+          weights: of a workdir: ``ema``, ``raw``, or ``auto`` for the average where one is kept.
+          dtype: ``float32`` or ``bfloat16`` to compute in; by default what the config says.
+
+        Raises:
+          UserError: the folder is missing, neither of the two, or damaged.
+        """
+        folder = pathlib.Path(path)
+        if not folder.is_dir():
+            raise UserError(f"{folder} does not exist or is not a folder: give a workdir or export")
+        if weights not in WEIGHTS:
+            raise UserError(f"weights='{weights}': it must be one of {', '.join(WEIGHTS)}")
+        if is_export(folder):
+            config, params, origin = load_export(folder)
+            if weights != "auto" and origin.get("weights") not in (None, weights):
+                raise UserError(
+                    f"{folder} is an export of {origin['weights']} weights: "
+                    f"export the {weights} ones from the workdir"
+                )
+        else:
+            config, params, origin = load_weights(folder, weights)
+        if dtype is not None:
+            config = config.copy_and_resolve_references()
+            config.model.dtype = dtype
+        return cls(finalize(config), params, origin)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes an export that loads without the workdir: ``config.json``, ``model.safetensors``.
+
+        Raises:
+          UserError: the folder cannot be written.
+        """
+        save_export(path, self.config, self._params, origin=self.origin)
+
+    @property
+    def num_params(self) -> int:
+        """Number of parameters."""
+        return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self._params))
+
+    def encode(self, pixels: npt.ArrayLike) -> np.ndarray:
+        """Tokens of pictures or clips.
+
+        Args:
+          pixels: uint8, or floats in [-1, 1]; images ``[batch, height, width, 3]`` or videos
+            ``[batch, time, height, width, 3]`` of the model's size.
+
+        Returns:
+          uint8 zeros and ones, ``[batch, row, column, L]`` or ``[batch, time, row, column, L]``.
+
+        Raises:
+          UserError: wrong shape, type or range.
+        """
+        array, is_video = self._checked_pixels(pixels)
+        bits = self._in_pieces(self._encode_fn, array)
+        return bits if is_video else bits[:, 0]
+
+    def decode(self, bits: npt.ArrayLike, *, dtype: str = "float32") -> np.ndarray:
+        """Pixels of tokens.
+
+        Args:
+          bits: zeros and ones of any integer or boolean type, shaped as `encode` returns them.
+          dtype: ``float32`` for values in [-1, 1], ``uint8`` for bytes.
+
+        Returns:
+          ``[batch, height, width, 3]`` or ``[batch, time, height, width, 3]``.
+
+        Raises:
+          UserError: wrong shape, values other than 0 and 1, or an unknown dtype.
+        """
+        if dtype not in ("float32", "uint8"):
+            raise UserError(f"dtype='{dtype}': decode gives float32 or uint8")
+        array, is_video = self._checked_bits(bits)
+        function = self._decode_fn if dtype == "float32" else self._decode_uint8_fn
+        pixels = self._in_pieces(function, array)
+        return pixels if is_video else pixels[:, 0]
+
+    def reconstruct(self, pixels: npt.ArrayLike, *, dtype: str = "float32") -> np.ndarray:
+        """``decode(encode(pixels))``, in the shape of the input."""
+        return self.decode(self.encode(pixels), dtype=dtype)
+
+    # --- checks ---
+
+    def _check_params(self) -> None:
+        shape = self._model.shape
+        pixels = jax.ShapeDtypeStruct((1, 1, shape.image_height, shape.image_width, 3), jnp.float32)
+        wanted = jax.eval_shape(self._model.init, jax.random.key(0), pixels)["params"]
+        want = {jax.tree_util.keystr(k[:-1]): v.shape for k, v in _leaves(wanted)}
+        have = {jax.tree_util.keystr(k): v.shape for k, v in _leaves(self._params)}
+        for key in sorted(want | have):
+            if want.get(key) != have.get(key):
+                raise UserError(
+                    f"the weights do not fit the config: {key} is {have.get(key, 'missing')}, "
+                    f"the config's model has {want.get(key, 'no such parameter')}"
+                )
+
+    def _cast(self, params: Any) -> Any:
+        """Matrices in the computation's dtype once, instead of at every call."""
+        dtype = jnp.dtype(self.config.model.dtype)
+
+        def cast(path: tuple[Any, ...], leaf: Any) -> Any:
+            names = [entry.key for entry in path]
+            keep = names[0] == "to_latent" or names[-1] != "kernel"
+            return leaf if keep else np.asarray(leaf).astype(dtype)
+
+        return jax.tree_util.tree_map_with_path(cast, params)
+
+    def _checked_pixels(self, pixels: npt.ArrayLike) -> tuple[np.ndarray, bool]:
+        array = np.asarray(pixels)
+        shape = self._model.shape
+        height, width = shape.image_height, shape.image_width
+        if array.ndim not in (4, 5) or array.shape[-3:] != (height, width, 3):
+            raise UserError(
+                f"pixels have shape {array.shape}: this model takes [batch, {height}, {width}, 3] "
+                f"images or [batch, time, {height}, {width}, 3] videos"
+            )
+        self._check_frames(array, 5)
+        if array.dtype != np.uint8:
+            # numpy does not count bfloat16 among its floating types; JAX does.
+            if not jnp.issubdtype(array.dtype, jnp.floating):
+                raise UserError(
+                    f"pixels are {array.dtype}: give uint8 in 0..255 or floats in [-1, 1]"
+                )
+            array = array.astype(np.float32)
+            if array.size and not np.abs(array).max() <= 1 + 1e-3:
+                raise UserError(
+                    f"float pixels must lie in [-1, 1], but reach from {array.min():.4g} to "
+                    f"{array.max():.4g}: give uint8, or scale bytes by x / 127.5 - 1"
+                )
+        return (array, True) if array.ndim == 5 else (array[:, None], False)
+
+    def _checked_bits(self, bits: npt.ArrayLike) -> tuple[np.ndarray, bool]:
+        array = np.asarray(bits)
+        shape = self._model.shape
+        rows, columns = shape.grid
+        if array.ndim not in (4, 5) or array.shape[-3:] != (rows, columns, shape.bits):
+            raise UserError(
+                f"bits have shape {array.shape}: this model takes [batch, {rows}, {columns}, "
+                f"{shape.bits}] or [batch, time, {rows}, {columns}, {shape.bits}]"
+            )
+        self._check_frames(array, 5)
+        if array.dtype.kind not in "bui" or (array.size and not np.isin(array, (0, 1)).all()):
+            raise UserError("bits must be integers or booleans, all 0 or 1")
+        array = array.astype(np.uint8)
+        return (array, True) if array.ndim == 5 else (array[:, None], False)
+
+    def _check_frames(self, array: np.ndarray, video_rank: int) -> None:
+        longest = self._model.shape.frames
+        if array.ndim == video_rank and not 1 <= array.shape[1] <= longest:
+            raise UserError(
+                f"a clip of {array.shape[1]} frames: this model takes 1 to {longest}"
+                + (" (it is an image model)" if longest == 1 else "")
+            )
+
+    # --- computation ---
+
+    def _in_pieces(self, function: Callable[..., jax.Array], array: np.ndarray) -> np.ndarray:
+        if not len(array):
+            empty = jax.eval_shape(function, self._device_params, array)
+            return np.zeros(empty.shape, empty.dtype)
+        done = [
+            function(self._device_params, array[piece])
+            for piece in _pieces(len(array), self._max_batch(array.shape[1]))
+        ]
+        # Dispatched first and fetched after, so that the device works on while we copy.
+        return np.concatenate([np.asarray(part) for part in done])
+
+    def _max_batch(self, frames: int) -> int:
+        rows, columns = self._model.shape.grid
+        fitting = max(_MAX_TOKENS // (frames * rows * columns), 1)
+        return 2 ** (fitting.bit_length() - 1)
+
+
+def _leaves(tree: Any) -> list[tuple[tuple[Any, ...], Any]]:
+    return jax.tree_util.tree_flatten_with_path(tree)[0]
+
+
+def _pieces(count: int, largest: int) -> Iterator[slice]:
+    """Cuts `count` rows into powers of two of at most `largest`, so that few shapes compile."""
+    start = 0
+    while start < count:
+        size = largest
+        while size > count - start:
+            size //= 2
+        yield slice(start, start + size)
+        start += size

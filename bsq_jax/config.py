@@ -1,0 +1,344 @@
+"""The configuration: every default, its type, the derived values and the checks, in one place.
+
+A config file defines ``get_config(argument: str) -> ConfigDict``. It starts from `default_config`,
+changes what its experiment needs and returns it. The command line picks a variant and overrides
+single values::
+
+    --config configs/tokenizer.py:imagenet256,bits=36 --config.train.batch_size=64
+
+Configs are locked: an unknown key or a value of the wrong type is an error of one line.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.util
+import json
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from bsq_jax.core.errors import UserError
+
+# Keys of `model` that change how the network computes, not which parameters it has.
+COMPUTE_KEYS = ("dtype", "remat", "unroll")
+_POSITIVE = {
+    *("model.frames", "model.patch_size", "model.bits", "model.width", "model.layers"),
+    *("model.heads", "model.mlp_ratio", "model.unroll", "quantizer.inv_temperature"),
+    *("optimizer.learning_rate", "optimizer.clip_norm", "train.steps", "train.batch_size"),
+    *("train.accumulate", "train.log_every", "train.checkpoint_every", "train.keep"),
+    *("eval.batch_size", "eval.pictures"),
+}
+_NOT_NEGATIVE = {
+    *("model.head_hidden", "loss.l1", "loss.l2", "loss.entropy", "loss.entropy_ramp_steps"),
+    *("optimizer.warmup_steps", "optimizer.weight_decay", "train.evaluate_every"),
+    "train.picture_every",
+}
+LEARNING_RATE_PER_EXAMPLE = 4e-7  # published: 4e-7 x global batch
+
+
+def default_config() -> ConfigDict:
+    """All keys with the published values of the 256x256, 36-bit image tokenizer."""
+    config = ConfigDict()
+    config.name = "tokenizer"  # shown in logs and tables
+    config.seed = 0  # of parameters, data order and augmentation
+
+    config.model = model = ConfigDict()
+    model.image_size = (256, 256)  # (height, width) in pixels; one number means a square
+    model.frames = 1  # longest clip; 1 for images
+    model.patch_size = 8
+    model.bits = 36  # L, bits a token
+    model.width = 768
+    model.layers = 12  # of the encoder, and again of the decoder
+    model.heads = 12
+    model.mlp_ratio = 4.0
+    model.head_hidden = 3072  # hidden width of the pixel head; 0 for one linear layer
+    model.dtype = "bfloat16"  # of the computation; parameters and quantiser are float32
+    model.remat = False  # recompute blocks in the backward pass to save memory
+    model.unroll = 1  # blocks a scan iteration: more runs faster and compiles longer
+
+    config.quantizer = quantizer = ConfigDict()
+    quantizer.name = "bsq"
+    quantizer.group_size = 1  # bits a group in the codebook entropy
+    quantizer.inv_temperature = 1.0
+    quantizer.token_weight = 1.0  # gamma0
+    quantizer.codebook_weight = 1.0  # gamma
+    quantizer.commitment_weight = 0.0  # beta
+
+    config.loss = loss = ConfigDict()
+    loss.l1 = 1.0  # weight of the mean absolute error, pixels in [-1, 1]
+    loss.l2 = 0.0  # weight of the mean squared error
+    loss.entropy = 0.1  # weight of the quantiser's loss at the end of the ramp
+    loss.entropy_ramp_start = 3.0  # times the weight at step 0
+    loss.entropy_ramp_steps = 2000  # linear ramp down to 1x
+
+    config.optimizer = optimizer = ConfigDict()
+    # None: 4e-7 x global batch.
+    optimizer.learning_rate = config_dict.placeholder(float)
+    optimizer.warmup_steps = 5000  # linear, from warmup_start x the rate
+    optimizer.warmup_start = 0.1
+    optimizer.final = 0.5  # x the rate at the last step, along a cosine
+    optimizer.b1 = 0.9
+    optimizer.b2 = 0.99
+    optimizer.eps = 1e-8
+    optimizer.weight_decay = 1e-4
+    optimizer.decay_all = False  # decay norms, biases and embeddings too
+    optimizer.clip = "parameter"  # none | global | parameter
+    optimizer.clip_norm = 1.0
+    optimizer.ema = 0.999  # decay of the averaged parameters; 0 keeps none
+
+    config.data = data = ConfigDict()
+    data.source = "photos"  # photos | folder:PATH | tfds:NAME | array_record:GLOB | synthetic
+    data.val_source = ""  # empty: the validation split of `source`
+    data.resize = 256  # short side in pixels before the random crop
+    data.scale = (1.0, 1.0)  # range of the crop's side, times image_size; drawn log-uniformly
+    data.flip = True  # mirror half of the pictures
+    data.filter = "bicubic"  # of training: bilinear | bicubic | lanczos | box | hamming
+    data.eval_filter = "lanczos"
+    data.eval_resize = 256  # short side in pixels before the evaluation crop
+    data.eval_crop = "center"  # center | tiles (all crops of a picture that do not overlap)
+    data.threads = 16  # decoding threads of each host
+    data.prefetch = 4  # batches kept ready on each host
+    data.cache_mb = 0  # memory of each host for decoded training pictures
+    data.max_broken = 0.05  # share of unreadable records that stops the run
+
+    config.train = train = ConfigDict()
+    train.steps = 1_000_000
+    train.batch_size = 256  # global: over all devices of all hosts
+    train.accumulate = 1  # micro-batches a step
+    train.log_every = 100
+    train.checkpoint_every = 5000
+    train.keep = 2  # complete checkpoints kept
+    train.evaluate_every = 10_000  # 0: only at the end
+    train.picture_every = 5000  # 0: only at the end
+
+    config.eval = evaluation = ConfigDict()
+    evaluation.batch_size = 64  # global
+    evaluation.pictures = 8  # examples in a picture grid
+
+    config.mesh = mesh = ConfigDict()
+    mesh.data = -1  # -1: all devices that the other axes leave
+    mesh.fsdp = 1
+    mesh.tensor = 1
+    return config.lock()
+
+
+def parse_argument(argument: str, variants: Sequence[str], **defaults: Any) -> ConfigDict:
+    """Reads what follows the colon in ``--config file.py:variant,key=value``.
+
+    Args:
+      argument: the text, maybe empty.
+      variants: the variants' names; the first is the default.
+      **defaults: the keys that the config file takes, with their defaults.
+
+    Returns:
+      A locked ConfigDict with ``variant`` and every key of `defaults`.
+
+    Raises:
+      UserError: an unknown variant or key, or a value of the wrong type.
+    """
+    parsed = ConfigDict({"variant": variants[0], **defaults}).lock()
+    for part in filter(None, (p.strip() for p in argument.split(","))):
+        key, equals, text = part.partition("=")
+        if equals:
+            set_value(parsed, key, text, "--config argument")
+        elif key in variants:
+            parsed.variant = key
+        elif isinstance(defaults.get(key), bool):
+            parsed[key] = True
+        else:
+            raise UserError(
+                f"--config variant '{key}' does not exist{_nearest(key, variants)} "
+                f"(there are: {', '.join(variants)})"
+            )
+    return parsed
+
+
+def load_config_file(spec: str) -> ConfigDict:
+    """Runs ``get_config`` of ``file.py:argument``; the file may be anywhere.
+
+    Raises:
+      UserError: no such file, or no ``get_config`` in it.
+    """
+    path_text, _, argument = spec.partition(":")
+    path = pathlib.Path(path_text)
+    if not path.is_file():
+        siblings = [str(p) for p in sorted(path.parent.glob("*.py"))]
+        raise UserError(f"config file {path} does not exist{_nearest(str(path), siblings)}")
+    module_spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    assert module_spec is not None
+    assert module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"config file {path} defines no get_config(argument)")
+    config = module.get_config(argument)
+    return config if isinstance(config, ConfigDict) else ConfigDict(config).lock()
+
+
+def set_value(config: ConfigDict, dotted: str, text: str, flag: str = "--config") -> None:
+    """Sets one value from text, converted to the type that the key has.
+
+    Args:
+      config: changed in place.
+      dotted: the key, such as ``train.steps``.
+      text: the value as typed.
+      flag: what to call the key in messages.
+
+    Raises:
+      UserError: an unknown key (the nearest is named) or a value of another type.
+    """
+    keys = [key for key, _ in flatten(config)]
+    if dotted not in keys:
+        inside = [key for key in keys if key.startswith(dotted + ".")]
+        if inside:
+            raise UserError(f"{flag} {dotted} is a group of keys: set one of {', '.join(inside)}")
+        leaves = [key for key in keys if key.split(".")[-1] == dotted.split(".")[-1]]
+        raise UserError(f"{flag} {dotted} does not exist{_nearest(dotted, leaves or keys)}")
+    *groups, leaf = dotted.split(".")
+    target = config
+    for group in groups:
+        target = target[group]
+    target[leaf] = _convert(text, target.get_type(leaf), target[leaf], f"{flag} {dotted}")
+
+
+def _convert(text: str, kind: type, current: Any, name: str) -> Any:
+    wanted = {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "text")
+    lowered = text.strip().lower()
+    try:
+        if kind is bool:
+            return {"true": True, "1": True, "false": False, "0": False}[lowered]
+        if kind is int:
+            value = float(lowered.replace("_", ""))
+            if value != int(value):
+                raise ValueError
+            return int(value)
+        if kind is float:
+            return None if lowered == "none" else float(lowered)
+        if kind is tuple:
+            wanted = f"{len(current)} numbers such as {','.join(map(str, current))}"
+            parts = [p for p in lowered.strip("()[] ").replace("x", ",").split(",") if p.strip()]
+            numbers = tuple(type(current[0])(ast.literal_eval(p.strip())) for p in parts)
+            numbers = numbers * len(current) if len(numbers) == 1 else numbers
+            if len(numbers) != len(current):
+                raise ValueError
+            return numbers
+    except (KeyError, ValueError, SyntaxError, TypeError, OverflowError):
+        raise UserError(f"{name} is '{text}': it must be {wanted}") from None
+    return text
+
+
+def _nearest(key: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+    return f": did you mean {close[0]}?" if close else ""
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All (dotted key, value) pairs of a nested config."""
+    for key, value in config.items():
+        if isinstance(value, Mapping | ConfigDict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def to_json(config: ConfigDict) -> dict[str, Any]:
+    """The config as plain containers that JSON can hold."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def from_json(saved: Mapping[str, Any], origin: str) -> ConfigDict:
+    """A config from what `to_json` gave, checked key by key against the defaults.
+
+    Raises:
+      UserError: keys of another version of this package.
+    """
+    config = default_config()
+    known = dict(flatten(config))
+    for key, value in flatten(saved):
+        if key not in known:
+            raise UserError(f"{origin} has the unknown config key {key}: was it edited?")
+        *groups, leaf = key.split(".")
+        target = config
+        for group in groups:
+            target = target[group]
+        target[leaf] = tuple(value) if isinstance(value, list) else value
+    return config
+
+
+def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Lines ``key: value -> value`` for each key whose value differs, in order of name."""
+    a, b = dict(flatten(one)), dict(flatten(other))
+    return [f"{k}: {a.get(k)} -> {b.get(k)}" for k in sorted(a | b) if a.get(k) != b.get(k)]
+
+
+def model_identity(config: ConfigDict) -> dict[str, Any]:
+    """The part of a config that a checkpoint's parameters depend on, as plain containers."""
+    model = {k: v for k, v in to_json(config)["model"].items() if k not in COMPUTE_KEYS}
+    return {"model": model, "quantizer": {"name": config.quantizer.name}}
+
+
+def finalize(config: ConfigDict) -> ConfigDict:
+    """Fills derived values and checks the rest; returns a new locked config.
+
+    The keys of ``data`` are checked where they are used, by the data pipeline.
+
+    Raises:
+      UserError: a value out of range, or two that do not fit together.
+    """
+    config = config.copy_and_resolve_references()
+    if config.optimizer.learning_rate is None:
+        config.optimizer.learning_rate = LEARNING_RATE_PER_EXAMPLE * config.train.batch_size
+    _validate(config)
+    return config.lock()
+
+
+def _validate(config: ConfigDict) -> None:
+    model, train = config.model, config.train
+    values = dict(flatten(config))
+
+    def require(condition: bool, message: str) -> None:
+        if not condition:
+            raise UserError(f"config: {message}")
+
+    def one_of(key: str, choices: Sequence[str]) -> None:
+        value = values[key]
+        require(value in choices, f"{key} is '{value}': it must be one of {', '.join(choices)}")
+
+    for key, value in values.items():
+        if key in _POSITIVE:
+            require(value > 0, f"{key} is {value}: it must be positive")
+        if key in _NOT_NEGATIVE:
+            require(value >= 0, f"{key} is {value}: it must not be negative")
+    for key in ("optimizer.ema", "optimizer.b1", "optimizer.b2"):
+        require(0 <= values[key] < 1, f"{key} is {values[key]}: it must be in [0, 1)")
+
+    for name, side in zip(("height", "width"), model.image_size, strict=True):
+        require(
+            side > 0 and side % model.patch_size == 0,
+            f"model.image_size {name} {side} is not a multiple of model.patch_size "
+            f"{model.patch_size}",
+        )
+    require(
+        model.width % model.heads == 0,
+        f"model.width {model.width} does not divide into model.heads {model.heads}",
+    )
+    require(
+        config.quantizer.group_size in range(1, min(model.bits, 16) + 1),
+        f"quantizer.group_size is {config.quantizer.group_size}: choose 1 to "
+        f"{min(model.bits, 16)} for {model.bits} bits",
+    )
+    require(
+        train.batch_size % train.accumulate == 0,
+        f"train.batch_size {train.batch_size} does not divide by train.accumulate "
+        f"{train.accumulate}",
+    )
+    require(
+        config.loss.l1 + config.loss.l2 > 0,
+        "loss.l1 and loss.l2 are both 0: there is nothing to reconstruct with",
+    )
+    one_of("model.dtype", ("float32", "bfloat16"))
+    one_of("optimizer.clip", ("none", "global", "parameter"))

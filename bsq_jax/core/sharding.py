@@ -1,0 +1,158 @@
+"""The device mesh, and where every array lives on it.
+
+The mesh has three axes. ``data`` splits the batch and copies the parameters, ``fsdp`` splits both
+(each device gathers a layer's parameters when it needs them), ``tensor`` splits the matrices of a
+layer. The global batch is split over ``data`` and ``fsdp`` together.
+
+Parameters carry logical axis names, given where they are made; `LOGICAL_AXES` says which mesh axis
+a name goes to. Three sizes are kept apart throughout: *global* (the whole run), *local* (what this
+process feeds) and *per device*.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from bsq_jax.core.errors import UserError
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+
+# Logical axis of a parameter -> mesh axis. A name that is absent is not split.
+LOGICAL_AXES: dict[str, str] = {"embed": "fsdp", "heads": "tensor", "mlp": "tensor"}
+
+
+def make_mesh(
+    data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A mesh over all devices of the run.
+
+    Args:
+      data: size of the data axis; -1 takes the devices that the other two leave.
+      fsdp: size of the axis that splits parameters and batch.
+      tensor: size of the axis that splits matrices.
+      devices: the devices to use; all of the run's by default.
+
+    Raises:
+      UserError: the sizes do not multiply to the number of devices.
+    """
+    devices = list(jax.devices()) if devices is None else list(devices)
+    if fsdp < 1 or tensor < 1 or (data < 1 and data != -1):
+        raise UserError(
+            f"mesh {data}x{fsdp}x{tensor}: sizes must be positive (data may be -1 for the rest)"
+        )
+    if data == -1:
+        data = max(len(devices) // (fsdp * tensor), 1)
+    if data * fsdp * tensor != len(devices):
+        raise UserError(
+            f"mesh {data}x{fsdp}x{tensor} (data x fsdp x tensor) needs {data * fsdp * tensor} "
+            f"devices, but there are {len(devices)}: change config.mesh"
+        )
+    # Auto axes: Linen's logical constraints do not work on the Explicit ones make_mesh defaults to.
+    return jax.make_mesh(
+        (data, fsdp, tensor), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
+    )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of an array that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The sharding of an array whose leading axis is the global batch."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Into how many pieces the global batch is split."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+@dataclasses.dataclass(frozen=True)
+class HostShard:
+    """The rows of the global batch that this process feeds: piece `index` of `count`."""
+
+    index: int
+    count: int
+
+
+def host_shard(mesh: Mesh, global_batch: int) -> HostShard:
+    """Which contiguous piece of the global batch this process must load.
+
+    Read off the sharding itself, so it also holds when the tensor axis spans processes, which
+    then load the same rows.
+
+    Raises:
+      UserError: the batch does not divide, or this process's rows are not one aligned piece.
+    """
+    shards = batch_shards(mesh)
+    if global_batch % shards:
+        raise UserError(
+            f"global batch {global_batch} does not divide over {shards} devices "
+            f"(data x fsdp): make it a multiple of {shards}"
+        )
+    indices = batch_sharding(mesh).addressable_devices_indices_map((global_batch,))
+    rows = {index[0].indices(global_batch)[:2] for index in indices.values() if index}
+    start, stop = min(r[0] for r in rows), max(r[1] for r in rows)
+    size = stop - start
+    if sum(b - a for a, b in rows) != size or global_batch % size or start % size:
+        raise UserError(
+            "this process's devices hold scattered rows of the batch: "
+            "choose mesh sizes that keep each host's devices together on data and fsdp"
+        )
+    return HostShard(start // size, global_batch // size)
+
+
+def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Places this process's rows of a batch and returns the global arrays they are part of."""
+    sharding = batch_sharding(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, np.asarray(rows))
+        for name, rows in batch.items()
+    }
+
+
+def to_host(tree: Any) -> Any:
+    """Global arrays as numpy arrays, whole, on every process (a collective call)."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def parameter_shardings(boxed: Any, mesh: Mesh) -> Any:
+    """Shardings of parameters from the logical axis names they were made with.
+
+    Args:
+      boxed: tree from ``jax.eval_shape(module.init, ...)`` whose leaves are Linen's boxes with
+        logical names (leaves without a box are replicated).
+      mesh: the mesh.
+
+    Returns:
+      The same tree without boxes, a `NamedSharding` at each leaf. An axis that its mesh axis does
+      not divide stays whole.
+    """
+
+    def sharding(leaf: Any) -> NamedSharding:
+        if not isinstance(leaf, nn.LogicallyPartitioned):
+            return replicated(mesh)
+        axes: list[str | None] = []
+        for name, size in zip(leaf.names, leaf.value.shape, strict=True):
+            axis = LOGICAL_AXES.get(name) if name else None
+            fits = axis is not None and axis not in axes and size % mesh.shape[axis] == 0
+            axes.append(axis if fits else None)
+        return NamedSharding(mesh, PartitionSpec(*axes))
+
+    return jax.tree.map(
+        sharding, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)
+    )

@@ -1,0 +1,16 @@
+"""What to read, from a config."""
+
+from ml_collections import ConfigDict
+
+from bsq_jax.data.pipeline import DataConfig
+
+
+def make_data_config(config: ConfigDict) -> DataConfig:
+    """The settings that ``config.data``, the crop of ``config.model`` and the seed describe.
+
+    Raises:
+      UserError: a setting is out of range.
+    """
+    return DataConfig(
+        **config.data.to_dict(), image_size=tuple(config.model.image_size), seed=config.seed
+    )

@@ -1,0 +1,183 @@
+"""The jobs of the command line, put together from a config."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from bsq_jax import evaluate, train
+from bsq_jax.config import to_json
+from bsq_jax.core.errors import UserError
+from bsq_jax.core.monitor import Monitor
+from bsq_jax.core.sharding import host_shard, make_mesh
+from bsq_jax.data.factory import make_data_config
+from bsq_jax.data.pipeline import Batches, train_batches
+from bsq_jax.tasks.state import TrainState
+from bsq_jax.tasks.tokenizer import make_tokenizer_task
+from bsq_jax.workdir import check_resumable, open_checkpoints, write_config
+
+# Shown in progress lines; everything else is in metrics.jsonl and TensorBoard.
+_SHOWN = ("loss", "psnr", "token_entropy", "codebook_entropy", "bit_entropy")
+
+
+def start() -> None:
+    """Settings of the process: where compiled programs are kept between runs."""
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if cache is None:
+        root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(root) / "bsq_jax"))
+
+
+def train_job(config: ConfigDict, workdir: pathlib.Path) -> int:
+    """Trains or resumes, then evaluates; prints the table and the paths of the pictures.
+
+    Returns:
+      Exit status: 0 when done or stopped by SIGTERM with everything saved.
+
+    Raises:
+      UserError: the workdir holds another model, the data cannot be read, a loss is not finite.
+    """
+    steps, batch_size = config.train.steps, config.train.batch_size
+    mesh = make_mesh(**config.mesh.to_dict())
+    host_shard(mesh, batch_size // config.train.accumulate)  # a micro-batch must divide as well
+    data = make_data_config(config)
+    task = make_tokenizer_task(config)
+    with open_checkpoints(workdir, keep=config.train.keep) as checkpointer:
+        meta = checkpointer.read_meta()
+        history: list[dict[str, Any]] = []
+        if meta is None:
+            state = task.init_state(mesh)
+        else:
+            check_resumable(config, meta, workdir)
+            restored = checkpointer.restore_latest(task.abstract_state(mesh))
+            assert restored is not None
+            _, state, meta = restored
+            history = meta["history"]
+        write_config(workdir, config)
+        first = int(state.step)
+        if first > steps:
+            raise UserError(
+                f"{workdir} is at step {first} already: raise config.train.steps above {steps}"
+            )
+        evaluator = evaluate.Evaluator(task, data, mesh, batch_size=config.eval.batch_size)
+        with Monitor(
+            workdir,
+            total_steps=steps,
+            start_step=first,
+            batch_size=batch_size,
+            show=_SHOWN,
+            history=history,
+        ) as monitor:
+            monitor.info(_greeting(config, state, first))
+
+            def evaluate_now(state: TrainState, pictures: bool) -> dict[str, Any]:
+                step = int(state.step)
+                report = evaluate.evaluate(
+                    evaluator,
+                    evaluate.weight_sets(state.params, state.ema),
+                    workdir,
+                    name=config.name,
+                    step=step,
+                    data=data,
+                    pictures_wanted=config.eval.pictures if pictures else 0,
+                )
+                for label, result in report["results"].items():
+                    scalars = {k: v for k, v in result.items() if isinstance(v, int | float)}
+                    monitor.log(step, scalars, prefix=f"val_{label}")
+                for path in report["pictures"]:
+                    monitor.image(step, pathlib.Path(path).stem, np.asarray(Image.open(path)))
+                return report
+
+            def batches(start: int, index: int, count: int) -> Batches:
+                return train_batches(
+                    data,
+                    global_batch=batch_size,
+                    shard_index=index,
+                    shard_count=count,
+                    start_step=start,
+                )
+
+            finished = True
+            if first < steps:
+                state, finished = train.train(
+                    task,
+                    mesh,
+                    batches,
+                    state=state,
+                    steps=steps,
+                    batch_size=batch_size,
+                    checkpointer=checkpointer,
+                    monitor=monitor,
+                    meta={"config": to_json(config), "next_step": steps},
+                    log_every=config.train.log_every,
+                    checkpoint_every=config.train.checkpoint_every,
+                    evaluate=evaluate_now,
+                    evaluate_every=config.train.evaluate_every,
+                    picture_every=config.train.picture_every,
+                )
+            else:
+                monitor.info(f"all {steps} steps are done: raise config.train.steps to go on")
+            report = evaluate_now(state, True) if finished else None
+    if report is not None:
+        _print_report(report, workdir)
+    return 0
+
+
+def evaluate_job(config: ConfigDict, workdir: pathlib.Path) -> int:
+    """Evaluates the newest complete checkpoint of a workdir and prints the table.
+
+    Raises:
+      UserError: there is no checkpoint, or it belongs to another model.
+    """
+    mesh = make_mesh(**config.mesh.to_dict())
+    data = make_data_config(config)
+    task = make_tokenizer_task(config)
+    with open_checkpoints(workdir) as checkpointer:
+        meta = checkpointer.read_meta()
+        if meta is None:
+            raise UserError(f"there is no checkpoint in {workdir}: train first")
+        check_resumable(config, meta, workdir)
+        restored = checkpointer.restore_latest(task.abstract_state(mesh))
+        assert restored is not None
+        _, state, _ = restored
+    evaluator = evaluate.Evaluator(task, data, mesh, batch_size=config.eval.batch_size)
+    report = evaluate.evaluate(
+        evaluator,
+        evaluate.weight_sets(state.params, state.ema),
+        workdir,
+        name=config.name,
+        step=int(state.step),
+        data=data,
+        pictures_wanted=config.eval.pictures,
+    )
+    _print_report(report, workdir)
+    return 0
+
+
+def _greeting(config: ConfigDict, state: TrainState, first: int) -> str:
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    devices = f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
+    mesh = config.mesh
+    begin = f"resuming at step {first}" if first else "starting"
+    return (
+        f"{config.name}: {count / 1e6:.1f}M parameters, {config.model.bits} bits a token, "
+        f"{config.model.dtype} on {devices}, mesh {mesh.data}x{mesh.fsdp}x{mesh.tensor}; {begin}"
+    )
+
+
+def _print_report(report: dict[str, Any], workdir: pathlib.Path) -> None:
+    if jax.process_index():
+        return
+    print()
+    print(evaluate.table(report))
+    print(f"report: {workdir / 'evaluation.json'}")
+    for path in report["pictures"]:
+        print(f"picture: {path}")
+    sys.stdout.flush()

@@ -1,0 +1,20 @@
+"""Reconstruction losses: pure functions of pixels ``[batch, time, height, width, channel]``."""
+
+import jax
+import jax.numpy as jnp
+
+
+def l1(target: jax.Array, prediction: jax.Array) -> jax.Array:
+    """Mean absolute error, a scalar, in the units of the pixels ([-1, 1])."""
+    return jnp.mean(jnp.abs(target - prediction))
+
+
+def l2(target: jax.Array, prediction: jax.Array) -> jax.Array:
+    """Mean squared error, a scalar."""
+    return jnp.mean(jnp.square(target - prediction))
+
+
+def ramp(step: jax.Array, start: float, steps: int) -> jax.Array:
+    """Factor of a loss that falls linearly from `start` at step 0 to 1 at `steps`, then stays."""
+    progress = jnp.clip(step / max(steps, 1), 0.0, 1.0)
+    return start + (1.0 - start) * progress if steps else jnp.ones_like(progress)

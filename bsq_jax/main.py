@@ -1,0 +1,103 @@
+"""Flags to config to job: ``python -m bsq_jax.main --config FILE --workdir DIR``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+USAGE = """\
+train, or resume what was stopped:
+  python -m bsq_jax.main --config configs/tokenizer.py:imagenet256,bits=36 --workdir runs/a
+change single values (the keys and their defaults are in bsq_jax/config.py):
+  ... --config.train.batch_size=64 --config.data.source=folder:/pictures
+evaluate the newest checkpoint, with the config saved in the workdir:
+  python -m bsq_jax.main --mode evaluate --workdir runs/a
+"""
+
+
+def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
+    """Splits the command line into our flags and config overrides ``(dotted key, text)``.
+
+    Raises:
+      UserError: an unknown flag.
+    """
+    from bsq_jax.core.errors import UserError
+
+    parser = argparse.ArgumentParser(
+        "bsq-jax",
+        description=__doc__,
+        epilog=USAGE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="FILE.py[:ARGUMENT]", help="config file and variant")
+    parser.add_argument("--workdir", required=True, help="folder of the run")
+    parser.add_argument("--mode", choices=("train", "evaluate"), default="train")
+    flags, rest = parser.parse_known_args(argv)
+    overrides = []
+    words = iter(rest)
+    for word in words:
+        if not word.startswith("--config."):
+            raise UserError(f"unknown flag {word}: see --help")
+        key, equals, text = word.removeprefix("--config.").partition("=")
+        value = text if equals else next(words, None)
+        if value is None:
+            raise UserError(f"{word} has no value: write {word}=VALUE")
+        overrides.append((key, value))
+    return flags, overrides
+
+
+def run(argv: Sequence[str]) -> int:
+    """Runs one job; returns the exit status.
+
+    Raises:
+      UserError: a mistake in flags, config, files or data.
+    """
+    flags, overrides = parse_flags(argv)
+
+    # Late, so that --help and a wrong flag answer at once.
+    from bsq_jax import jobs
+    from bsq_jax.config import finalize, load_config_file, set_value
+    from bsq_jax.core.errors import UserError
+    from bsq_jax.workdir import read_config
+
+    workdir = pathlib.Path(flags.workdir)
+    if flags.config is not None:
+        config = load_config_file(flags.config)
+    elif flags.mode == "evaluate" or (workdir / "config.json").exists():
+        config = read_config(workdir)
+    else:
+        raise UserError("give --config FILE.py: there is no saved config in the workdir")
+    for key, text in overrides:
+        set_value(config, key, text)
+    config = finalize(config)
+    jobs.start()
+    job = jobs.train_job if flags.mode == "train" else jobs.evaluate_job
+    return job(config, workdir)
+
+
+def main() -> None:
+    """Entry point of ``python -m bsq_jax.main`` and ``bsq-jax``."""
+    # Quiet two libraries that would otherwise greet every run.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+
+    from bsq_jax.core.errors import UserError
+
+    try:
+        status = run(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+        status = 130
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,240 @@
+"""The tokenizer network: ViT encoder, quantiser, ViT decoder (paper, section 3; BSQ-ViT).
+
+Everything works on ``[batch, time, height, width, channel]`` with pixels in [-1, 1]; an image is a
+video of one frame. Attention is block-wise causal over frames in encoder and decoder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from bsq_jax.models.attention import block_causal_mask
+from bsq_jax.models.initializers import bias, embedding, kernel
+from bsq_jax.models.transformer import Transformer, layer_norm
+from bsq_jax.quantizers import Quantized
+from bsq_jax.quantizers.bits import to_corners
+
+CHANNELS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerShape:
+    """The numbers that fix a tokenizer's parameters; all of an export's model config.
+
+    Attributes:
+      image_height: pixels, a multiple of `patch_size`.
+      image_width: pixels, a multiple of `patch_size`.
+      frames: longest clip; 1 for an image model, which then has no temporal embedding.
+      patch_size: side of a patch in pixels.
+      bits: bits a token, L.
+      width: channels of a token inside the transformers.
+      layers: blocks of the encoder, and of the decoder.
+      heads: attention heads.
+      mlp_ratio: hidden width of a block's MLP over `width`.
+      head_hidden: hidden width of the decoder's pixel head; 0 for a single linear layer.
+    """
+
+    image_height: int = 256
+    image_width: int = 256
+    frames: int = 1
+    patch_size: int = 8
+    bits: int = 36
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    head_hidden: int = 3072
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Tokens of a frame as (rows, columns)."""
+        return self.image_height // self.patch_size, self.image_width // self.patch_size
+
+
+class TokenizerOutput(NamedTuple):
+    """Reconstruction ``[batch, time, height, width, 3]`` float32, not clamped, and tokens."""
+
+    pixels: jax.Array
+    quantized: Quantized
+
+
+def patchify(pixels: jax.Array, patch: int) -> jax.Array:
+    """Cuts frames into patches.
+
+    Args:
+      pixels: ``[batch, time, height, width, channel]``.
+      patch: side of a patch.
+
+    Returns:
+      ``[batch, time, row, column, channel * patch * patch]``, (channel, row, column) in a patch.
+    """
+    return rearrange(pixels, "b t (h p) (w q) c -> b t h w (c p q)", p=patch, q=patch)
+
+
+def unpatchify(patches: jax.Array, patch: int) -> jax.Array:
+    """Inverse of `patchify`."""
+    return rearrange(patches, "b t h w (c p q) -> b t (h p) (w q) c", p=patch, q=patch)
+
+
+class PositionEmbedding(nn.Module):
+    """Adds a learned embedding per patch of a frame and, for video, one per frame."""
+
+    shape: TokenizerShape
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps ``[batch, time, row, column, width]`` to the same shape."""
+        rows, columns = self.shape.grid
+        width = self.shape.width
+        spatial = self.param("spatial", embedding(None, "embed"), (rows * columns, width))
+        x = x + spatial.astype(self.dtype).reshape(1, 1, rows, columns, width)
+        if self.shape.frames > 1:
+            # Zero at first, so that a video model starts as its image model, frame by frame.
+            temporal = self.param("temporal", bias(None, "embed"), (self.shape.frames, width))
+            x = x + temporal[: x.shape[1]].astype(self.dtype).reshape(1, -1, 1, 1, width)
+        return x
+
+
+class _Trunk(nn.Module):
+    """Position embedding, layer norm, transformer, layer norm: both halves of the tokenizer."""
+
+    shape: TokenizerShape
+    dtype: jnp.dtype
+    remat: bool
+    unroll: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        _, time, rows, columns, _ = x.shape
+        x = PositionEmbedding(self.shape, self.dtype, name="positions")(x)
+        x = rearrange(x, "b t h w d -> b (t h w) d")
+        x = layer_norm(self.dtype, "norm_pre")(x)
+        x = Transformer(
+            self.shape.layers,
+            self.shape.heads,
+            self.shape.mlp_ratio,
+            self.dtype,
+            self.remat,
+            self.unroll,
+            name="transformer",
+        )(x, block_causal_mask(time, rows * columns))
+        x = layer_norm(self.dtype, "norm_post")(x)
+        return rearrange(x, "b (t h w) d -> b t h w d", t=time, h=rows)
+
+
+class Encoder(nn.Module):
+    """Pixels to features, ``[b, t, height, width, 3]`` to ``[b, t, row, column, width]``."""
+
+    shape: TokenizerShape
+    dtype: jnp.dtype
+    remat: bool
+    unroll: int
+
+    @nn.compact
+    def __call__(self, pixels: jax.Array) -> jax.Array:
+        """Encodes pixels in [-1, 1]."""
+        x = patchify(pixels.astype(self.dtype), self.shape.patch_size)
+        x = nn.Dense(
+            self.shape.width,
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=kernel(None, "embed"),
+            name="patch_embed",
+        )(x)
+        return _Trunk(self.shape, self.dtype, self.remat, self.unroll, name="trunk")(x)
+
+
+class Decoder(nn.Module):
+    """Features to pixels, ``[b, t, row, column, width]`` to ``[b, t, height, width, 3]``."""
+
+    shape: TokenizerShape
+    dtype: jnp.dtype
+    remat: bool
+    unroll: int
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> jax.Array:
+        """Decodes to float32 pixels around [-1, 1], not clamped."""
+        x = features.astype(self.dtype)
+        x = _Trunk(self.shape, self.dtype, self.remat, self.unroll, name="trunk")(x)
+        if self.shape.head_hidden:
+            x = nn.Dense(
+                self.shape.head_hidden,
+                dtype=self.dtype,
+                kernel_init=kernel("embed", "mlp"),
+                bias_init=bias("mlp"),
+                name="head_hidden",
+            )(x)
+            x = jnp.tanh(x)
+        x = nn.Dense(
+            CHANNELS * self.shape.patch_size**2,
+            dtype=self.dtype,
+            kernel_init=kernel("mlp", None),
+            bias_init=bias(None),
+            name="head_out",
+        )(x)
+        return unpatchify(x.astype(jnp.float32), self.shape.patch_size)
+
+
+class TokenizerModel(nn.Module):
+    """Encoder, projection to L channels, quantiser, projection back, decoder.
+
+    Attributes:
+      shape: what fixes the parameters.
+      quantizer: called on float32 latents ``[..., L]``, returns `Quantized`.
+      dtype: dtype of the computation; parameters are float32, and so is the quantiser.
+      remat: recompute blocks in the backward pass.
+      unroll: blocks a scan iteration.
+    """
+
+    shape: TokenizerShape
+    quantizer: Any
+    dtype: jnp.dtype = jnp.float32
+    remat: bool = False
+    unroll: int = 1
+
+    def setup(self) -> None:
+        """Makes the parts."""
+        common = (self.shape, self.dtype, self.remat, self.unroll)
+        self.encoder = Encoder(*common)
+        self.decoder = Decoder(*common)
+        self.to_latent = nn.Dense(
+            self.shape.bits,
+            dtype=jnp.float32,
+            kernel_init=kernel("embed", None),
+            bias_init=bias(None),
+        )
+        self.from_latent = nn.Dense(
+            self.shape.width,
+            dtype=self.dtype,
+            kernel_init=kernel(None, "embed"),
+            bias_init=bias("embed"),
+        )
+
+    def __call__(self, pixels: jax.Array) -> TokenizerOutput:
+        """Reconstructs ``[batch, time, height, width, 3]`` pixels in [-1, 1]."""
+        quantized = self.encode(pixels)
+        return TokenizerOutput(self.decode_quantized(quantized.quantized), quantized)
+
+    def encode(self, pixels: jax.Array) -> Quantized:
+        """Tokens of pixels: ``.bits`` is uint8 ``[batch, time, row, column, L]``."""
+        return self.quantizer(self.latents(pixels))
+
+    def latents(self, pixels: jax.Array) -> jax.Array:
+        """The float32 latents ``[batch, time, row, column, L]`` before the sphere."""
+        return self.to_latent(self.encoder(pixels).astype(jnp.float32))
+
+    def decode_quantized(self, quantized: jax.Array) -> jax.Array:
+        """Pixels, not clamped, of quantised latents ``[batch, time, row, column, L]``."""
+        return self.decoder(self.from_latent(quantized))
+
+    def decode(self, bits: jax.Array) -> jax.Array:
+        """Pixels in [-1, 1] of tokens, 0/1 ``[batch, time, row, column, L]``."""
+        return jnp.clip(self.decode_quantized(to_corners(bits)), -1.0, 1.0)

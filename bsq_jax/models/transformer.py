@@ -1,0 +1,105 @@
+"""Pre-norm transformer blocks, stacked by a scan over layers."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from bsq_jax.models.attention import SelfAttention
+from bsq_jax.models.initializers import bias, kernel, scale
+
+LAYER_NORM_EPSILON = 1e-5  # published
+
+
+def layer_norm(dtype: jnp.dtype, name: str) -> nn.LayerNorm:
+    """The layer norm used everywhere; its statistics are float32 in any precision."""
+    return nn.LayerNorm(
+        epsilon=LAYER_NORM_EPSILON,
+        dtype=dtype,
+        scale_init=scale("embed"),
+        bias_init=bias("embed"),
+        use_fast_variance=False,  # the fast one cancels when the mean is large
+        name=name,
+    )
+
+
+class Mlp(nn.Module):
+    """Two linear layers with an exact GELU between them."""
+
+    hidden: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps ``[batch, token, width]`` to the same shape."""
+        width = x.shape[-1]
+        x = nn.Dense(
+            self.hidden,
+            dtype=self.dtype,
+            kernel_init=kernel("embed", "mlp"),
+            bias_init=bias("mlp"),
+            name="up",
+        )(x)
+        x = nn.gelu(x, approximate=False)
+        return nn.Dense(
+            width,
+            dtype=self.dtype,
+            kernel_init=kernel("mlp", "embed"),
+            bias_init=bias("embed"),
+            name="down",
+        )(x)
+
+
+class Block(nn.Module):
+    """One layer: attention and MLP, each behind a layer norm and added to its input."""
+
+    heads: int
+    mlp_ratio: float = 4.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> tuple[jax.Array, None]:
+        """Maps ``[batch, token, width]`` to the same shape; the None is the scan's empty output."""
+        hidden = int(x.shape[-1] * self.mlp_ratio)
+        attention = SelfAttention(self.heads, self.dtype, name="attention")
+        x = x + attention(layer_norm(self.dtype, "norm1")(x), mask)
+        x = x + Mlp(hidden, self.dtype, name="mlp")(layer_norm(self.dtype, "norm2")(x))
+        return x, None
+
+
+class Transformer(nn.Module):
+    """A stack of `Block`.
+
+    Attributes:
+      layers: number of blocks.
+      heads: attention heads.
+      mlp_ratio: hidden width of the MLP over the width.
+      dtype: dtype of the computation.
+      remat: recompute each block in the backward pass instead of storing its activations.
+      unroll: blocks a scan iteration; more compiles longer and lets the compiler fuse across.
+    """
+
+    layers: int
+    heads: int
+    mlp_ratio: float = 4.0
+    dtype: jnp.dtype = jnp.float32
+    remat: bool = False
+    unroll: int = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """Maps ``[batch, token, width]`` to the same shape."""
+        # Inside a scan nothing can be shared between iterations anyway, so the barrier against
+        # common subexpressions would only cost time.
+        block = nn.remat(Block, prevent_cse=False) if self.remat else Block
+        stack = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=self.layers,
+            unroll=self.unroll,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )(self.heads, self.mlp_ratio, self.dtype, name="blocks")
+        return stack(x, mask)[0]

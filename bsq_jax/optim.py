@@ -1,0 +1,109 @@
+"""AdamW with the published schedule, clipping and averaging, built from optax parts."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+# Parameters below a module of this name are stacked over layers on their first axis (the scan).
+STACK = "blocks"
+
+
+def schedule(
+    learning_rate: float, *, warmup_steps: int, warmup_start: float, steps: int, final: float
+) -> optax.Schedule:
+    """Linear warm-up, then a cosine (paper, training details).
+
+    Args:
+      learning_rate: the peak.
+      warmup_steps: steps from ``warmup_start * learning_rate`` up to the peak.
+      warmup_start: share of the peak at step 0.
+      steps: last step of the cosine.
+      final: share of the peak at `steps` and after.
+    """
+
+    def rate(count: jax.Array) -> jax.Array:
+        warm = warmup_start + (1 - warmup_start) * jnp.minimum(count / max(warmup_steps, 1), 1.0)
+        progress = jnp.clip((count - warmup_steps) / max(steps - warmup_steps, 1), 0.0, 1.0)
+        cosine = final + (1 - final) * 0.5 * (1 + jnp.cos(math.pi * progress))
+        return learning_rate * jnp.where(count < warmup_steps, warm, cosine)
+
+    return rate
+
+
+def _is_stacked(path: tuple[Any, ...]) -> bool:
+    return any(getattr(entry, "key", None) == STACK for entry in path)
+
+
+def clip_each_parameter(max_norm: float) -> optax.GradientTransformation:
+    """Scales each parameter's gradient down to a norm of at most `max_norm`.
+
+    Layers that a scan stacks on a leading axis count as one parameter each.
+    """
+
+    def clip(path: tuple[Any, ...], gradient: jax.Array) -> jax.Array:
+        axes = tuple(range(1 if _is_stacked(path) else 0, gradient.ndim))
+        square = jnp.sum(jnp.square(gradient.astype(jnp.float32)), axis=axes, keepdims=True)
+        factor = max_norm / jnp.maximum(jnp.sqrt(square), max_norm)
+        return (gradient * factor).astype(gradient.dtype)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        return jax.tree_util.tree_map_with_path(clip, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _decayed(params: Any) -> Any:
+    """True for the matrices: the ``kernel`` of every linear layer."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: getattr(path[-1], "key", None) == "kernel", params
+    )
+
+
+def make_schedule(config: ConfigDict) -> optax.Schedule:
+    """The schedule of ``config.optimizer`` over ``config.train.steps``."""
+    optimizer = config.optimizer
+    return schedule(
+        optimizer.learning_rate,
+        warmup_steps=optimizer.warmup_steps,
+        warmup_start=optimizer.warmup_start,
+        steps=config.train.steps,
+        final=optimizer.final,
+    )
+
+
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """The chain that ``config.optimizer`` describes: clipping, then AdamW."""
+    optimizer = config.optimizer
+    clipping = {
+        "none": optax.identity,
+        "global": lambda: optax.clip_by_global_norm(optimizer.clip_norm),
+        "parameter": lambda: clip_each_parameter(optimizer.clip_norm),
+    }[optimizer.clip]()
+    return optax.chain(
+        clipping,
+        optax.adamw(
+            make_schedule(config),
+            b1=optimizer.b1,
+            b2=optimizer.b2,
+            eps=optimizer.eps,
+            weight_decay=optimizer.weight_decay,
+            mask=None if optimizer.decay_all else _decayed,
+        ),
+    )
+
+
+def update_ema(ema: Any, params: Any, step: jax.Array, decay: float) -> Any:
+    """Moves averaged parameters towards the current ones.
+
+    The decay starts small, ``min(decay, (1 + step) / (10 + step))``, so that the random start is
+    forgotten within the first steps and short runs have a useful average too.
+    """
+    rate = 1.0 - jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda average, p: average + rate * (p - average), ema, params)

@@ -1,0 +1,98 @@
+"""Tokens are bits. Integers exist only per group of at most 16 bits.
+
+A token of L bits is an array of zeros and ones whose last axis is the channel; the first channel is
+the most significant bit. L = 36 does not fit the 32-bit integers that JAX computes with, and the
+floating-point indices of other code are wrong there, so whole-token integers do not exist here.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+
+from bsq_jax.core.errors import UserError
+
+MAX_GROUP = 16
+
+
+def pack_bytes(bits: np.ndarray) -> np.ndarray:
+    """Packs tokens into bytes, first channel in the highest bit, zero-padded to whole bytes.
+
+    Args:
+      bits: integers or booleans 0/1, ``[..., L]``, any L >= 1.
+
+    Returns:
+      uint8 ``[..., ceil(L / 8)]``.
+    """
+    return np.packbits(np.asarray(bits).astype(np.uint8), axis=-1)
+
+
+def unpack_bytes(packed: np.ndarray, bits: int) -> np.ndarray:
+    """Inverse of `pack_bytes`: uint8 ``[..., ceil(L / 8)]`` to uint8 0/1 ``[..., L]``, L = bits.
+
+    Raises:
+      UserError: the number of bytes a token is not that of an L-bit token.
+    """
+    packed = np.asarray(packed, np.uint8)
+    if packed.shape[-1] != -(-bits // 8):
+        raise UserError(
+            f"a token of {bits} bits takes {-(-bits // 8)} bytes, but the data has "
+            f"{packed.shape[-1]} bytes a token: check the number of bits"
+        )
+    return np.unpackbits(packed, axis=-1, count=bits)
+
+
+def group_sizes(bits: int, group_size: int) -> tuple[int, ...]:
+    """Sizes of the groups that `bits` channels are split into: equal, the last one may be smaller.
+
+    Raises:
+      UserError: the group size is not in 1..min(bits, 16).
+    """
+    if not 1 <= group_size <= min(bits, MAX_GROUP):
+        raise UserError(
+            f"group size {group_size} for {bits} bits: choose 1 to {min(bits, MAX_GROUP)}"
+        )
+    full, rest = divmod(bits, group_size)
+    return (group_size,) * full + ((rest,) if rest else ())
+
+
+def to_group_indices(bits: jax.Array, group_size: int) -> jax.Array:
+    """Reads each group of channels as an integer.
+
+    Args:
+      bits: 0/1, ``[..., L]``.
+      group_size: channels a group, 1 to 16.
+
+    Returns:
+      int32 ``[..., ceil(L / group_size)]``, each in ``[0, 2^size of its group)``.
+    """
+    bits = jnp.asarray(bits).astype(jnp.int32)
+    count = bits.shape[-1]
+    sizes = group_sizes(count, group_size)
+    # Zero channels in front of the last group pad it without changing its value.
+    pad = len(sizes) * group_size - count
+    head, tail = bits[..., : count - sizes[-1]], bits[..., count - sizes[-1] :]
+    zeros = jnp.zeros((*bits.shape[:-1], pad), jnp.int32)
+    grouped = rearrange(
+        jnp.concatenate([head, zeros, tail], axis=-1), "... (group bit) -> ... group bit",
+        bit=group_size,
+    )  # fmt: skip
+    weights = jnp.asarray(2 ** np.arange(group_size)[::-1], jnp.int32)
+    return jnp.einsum("...gb,b->...g", grouped, weights)
+
+
+def from_group_indices(indices: jax.Array, bits: int, group_size: int) -> jax.Array:
+    """Inverse of `to_group_indices`: ``[..., groups]`` to uint8 0/1 ``[..., bits]``."""
+    sizes = group_sizes(bits, group_size)
+    shifts = jnp.asarray(np.arange(group_size)[::-1], jnp.int32)
+    shifts = shifts.reshape((1,) * indices.ndim + (group_size,))
+    grouped = (indices[..., None].astype(jnp.int32) >> shifts) & 1
+    flat = rearrange(grouped, "... group bit -> ... (group bit)").astype(jnp.uint8)
+    last = len(sizes) * group_size - sizes[-1]
+    return jnp.concatenate([flat[..., : bits - sizes[-1]], flat[..., last:]], axis=-1)
+
+
+def to_corners(bits: jax.Array, dtype: jnp.dtype = jnp.float32) -> jax.Array:
+    """The corner of the hypercube that a token stands for: ``(2 bits - 1) / sqrt(L)``."""
+    signs = 2 * bits.astype(dtype) - 1
+    return signs / np.sqrt(bits.shape[-1]).astype(dtype)

@@ -1,0 +1,97 @@
+"""Binary spherical quantization (paper, section 3.1): project to the sphere, keep the signs."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bsq_jax.quantizers import entropy
+
+
+class Quantized(NamedTuple):
+    """What a quantiser returns.
+
+    Attributes:
+      quantized: float32 ``[..., L]``, carries gradients to the latents.
+      bits: uint8 0/1 ``[..., L]``, the token.
+      losses: unweighted terms of the quantiser's loss, scalars.
+      loss: their weighted sum, the scalar that training adds.
+    """
+
+    quantized: jax.Array
+    bits: jax.Array
+    losses: dict[str, jax.Array]
+    loss: jax.Array
+
+
+@jax.custom_jvp
+def straight_through_sign(unit: jax.Array) -> jax.Array:
+    """Sign with the identity as its derivative; zero counts as -1 (the rule is ``u > 0``)."""
+    return jnp.where(unit > 0, 1.0, -1.0).astype(unit.dtype)
+
+
+@straight_through_sign.defjvp
+def _straight_through_sign_jvp(
+    primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    return straight_through_sign(*primals), tangents[0]
+
+
+def to_sphere(latents: jax.Array) -> jax.Array:
+    """Projects to the unit sphere over the last axis; the origin stays, with a zero gradient."""
+    square = jnp.sum(latents * latents, axis=-1, keepdims=True)
+    # The smallest normal float guards the division; both branches of the where stay finite.
+    safe = square > np.finfo(np.float32).tiny
+    return jnp.where(safe, latents * jax.lax.rsqrt(jnp.where(safe, square, 1.0)), 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class BinarySphericalQuantizer:
+    """Quantises latents to corners of the hypercube inscribed in the unit sphere.
+
+    Has no parameters and no codebook. Everything is computed in float32 whatever precision the
+    network runs in.
+
+    Attributes:
+      group_size: bits a group in the codebook entropy. 1 costs O(L); L is exact.
+      inv_temperature: sharpness of the soft assignment.
+      token_weight: gamma0, weight of the mean entropy of a token (pushed down).
+      codebook_weight: gamma, weight of the entropy of the average (pushed up).
+      commitment_weight: beta, weight of the squared distance to the chosen corner.
+    """
+
+    group_size: int = 1
+    inv_temperature: float = 1.0
+    token_weight: float = 1.0
+    codebook_weight: float = 1.0
+    commitment_weight: float = 0.0
+
+    def __call__(self, latents: jax.Array) -> Quantized:
+        """Quantises ``[..., L]`` latents of any float type."""
+        return self.quantize_unit(to_sphere(latents.astype(jnp.float32)))
+
+    def quantize_unit(self, unit: jax.Array) -> Quantized:
+        """Quantises points that lie on the unit sphere already, float32 ``[..., L]``."""
+        channels = unit.shape[-1]
+        quantized = straight_through_sign(unit) / np.float32(np.sqrt(channels))
+        bits = (unit > 0).astype(jnp.uint8)
+
+        logits = entropy.soft_logits(unit, self.inv_temperature)
+        error = jnp.sum(jnp.square(jax.lax.stop_gradient(quantized) - unit), axis=-1)
+        losses = {
+            "token_entropy": entropy.token_entropy(logits),
+            "codebook_entropy": entropy.codebook_entropy(logits, self.group_size),
+            "commitment": jnp.mean(error),
+        }
+        # The division keeps the gradient's size when the assignment is made sharper.
+        penalty = (
+            self.token_weight * losses["token_entropy"]
+            - self.codebook_weight * losses["codebook_entropy"]
+        ) / self.inv_temperature
+        loss = penalty + self.commitment_weight * losses["commitment"]
+
+        return Quantized(quantized, bits, losses, loss)

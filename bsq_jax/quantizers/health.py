@@ -1,0 +1,39 @@
+"""Is the quantiser well? What a token's bits look like over one batch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bsq_jax.quantizers.bits import to_group_indices
+
+WATCHED_GROUP = 8
+
+
+def bit_health(bits: jax.Array) -> dict[str, jax.Array]:
+    """Statistics of the tokens of one (global) batch.
+
+    Args:
+      bits: 0/1 ``[..., L]``.
+
+    Returns:
+      ``bit_mean`` ``[L]``, the share of ones of each bit; ``bit_entropy`` and ``bit_entropy_min``,
+      mean and smallest entropy of a bit, 0 (dead) to 1 (fair coin); ``group_usage``, the share of
+      the codes of 8-bit groups that occur, averaged over groups: near 1 in a healthy model once a
+      batch has some thousand tokens, and a few per cent after a collapse.
+    """
+    tokens = bits.reshape(-1, bits.shape[-1])
+    mean = jnp.mean(tokens.astype(jnp.float32), axis=0)
+    entropy = (jax.scipy.special.entr(mean) + jax.scipy.special.entr(1 - mean)) / np.float32(
+        np.log(2)
+    )
+    size = min(WATCHED_GROUP, tokens.shape[-1])
+    whole = tokens[:, : tokens.shape[-1] // size * size]
+    indices = to_group_indices(whole, size)
+    seen = jnp.zeros((indices.shape[1], 2**size), jnp.bool_)
+    seen = seen.at[jnp.arange(indices.shape[1])[None, :], indices].set(True)
+    return {
+        "bit_mean": mean,
+        "bit_entropy": jnp.mean(entropy),
+        "bit_entropy_min": jnp.min(entropy),
+        "group_usage": jnp.mean(seen.astype(jnp.float32)),
+    }

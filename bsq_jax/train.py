@@ -1,0 +1,134 @@
+"""The training loop. It is handed a task and knows nothing of models and losses."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from bsq_jax.core.checkpoint import Checkpointer
+from bsq_jax.core.deferred import check_finite
+from bsq_jax.core.monitor import Monitor
+from bsq_jax.core.sharding import batch_sharding, host_shard, replicated, to_global
+from bsq_jax.data.pipeline import Batches
+from bsq_jax.tasks.state import TrainState
+
+
+class _StopSignal:
+    """Notices SIGTERM, and lets all hosts agree on the step at which they stop."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def _note(self, *_: Any) -> None:
+        self._asked = True
+
+    @contextmanager
+    def watching(self) -> Iterator[_StopSignal]:
+        if jax.process_count() > 1:  # JAX's coordination service has its own handler there
+            yield self
+            return
+        before = signal.signal(signal.SIGTERM, self._note)
+        try:
+            yield self
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def asked(self, step: int) -> bool:
+        if jax.process_count() > 1:
+            return bool(multihost_utils.reached_preemption_sync_point(step))
+        return self._asked
+
+
+def train(
+    task: Any,
+    mesh: jax.sharding.Mesh,
+    make_batches: Callable[[int, int, int], Batches],
+    *,
+    state: TrainState,
+    steps: int,
+    batch_size: int,
+    checkpointer: Checkpointer,
+    monitor: Monitor,
+    meta: dict[str, Any],
+    log_every: int,
+    checkpoint_every: int,
+    evaluate: Callable[[TrainState, bool], Any],
+    evaluate_every: int = 0,
+    picture_every: int = 0,
+) -> tuple[TrainState, bool]:
+    """Trains from the step that `state` is at up to `steps`.
+
+    Args:
+      task: has ``train_step(state, batch) -> (state, metrics)``.
+      mesh: the run's mesh.
+      make_batches: ``(start_step, shard_index, shard_count)`` to this host's batches.
+      state: sharded state; it is donated.
+      steps: where to end.
+      batch_size: global.
+      checkpointer: where to save.
+      monitor: where to log.
+      meta: what goes beside the state into each checkpoint; the position in the data and the
+        metrics' history are added.
+      log_every: steps between log lines.
+      checkpoint_every: steps between checkpoints; there is always one at the end.
+      evaluate: called with the state and whether to make pictures.
+      evaluate_every: steps between evaluations; 0 for none before the end.
+      picture_every: steps between pictures; 0 for none before the end.
+
+    Returns:
+      The last state, and whether all steps were done (False after SIGTERM).
+
+    Raises:
+      NonFiniteError: a metric is NaN or infinite; nothing non-finite is ever saved.
+      UserError: too many records are unreadable, or the disk is full.
+    """
+    shard = host_shard(mesh, batch_size)
+    start = int(state.step)
+    batches = make_batches(start, shard.index, shard.count)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step_fn = jax.jit(
+        task.train_step,
+        in_shardings=(shardings, batch_sharding(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
+        donate_argnums=0,
+    )
+
+    def save(step: int, values: dict[str, Any]) -> None:
+        # Waits for the device, but only here: a broken state must not replace a good one.
+        check_finite(step, {name: np.asarray(value) for name, value in values.items()})
+        monitor.flush()
+        checkpointer.save(step, state, {**meta, "next_batch": step, "history": monitor.history()})
+
+    finished = True
+    with _StopSignal().watching() as stop:
+        for step in range(start + 1, steps + 1):
+            began = time.monotonic()
+            local = next(batches)
+            monitor.data_wait(time.monotonic() - began)
+            state, values = step_fn(state, to_global({"pixels": local["pixels"]}, mesh))
+            monitor.progress(step)
+            last = step == steps
+            if step % log_every == 0 or last:
+                monitor.push(step, {**values, "broken_records": batches.stats()["broken"]})
+            stopping = stop.asked(step)
+            if step % checkpoint_every == 0 or last or stopping:
+                save(step, values)
+            if stopping and not last:
+                monitor.info(f"stopped by a signal after step {step}: saved, run again to go on")
+                finished = False
+                break
+            due = [bool(every) and step % every == 0 for every in (evaluate_every, picture_every)]
+            if any(due) and not last:
+                with monitor.pause():
+                    evaluate(state, due[1])
+    monitor.flush()
+    checkpointer.wait()
+    batches.close()
+    return state, finished
