@@ -18,7 +18,8 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.core.monitor import Monitor
 from bsq_jax.core.sharding import host_shard, make_mesh
 from bsq_jax.data.factory import make_data_config
-from bsq_jax.data.pipeline import Batches, train_batches
+from bsq_jax.data.pipeline import Batches, open_source, train_batches
+from bsq_jax.data.sources import SPLITS
 from bsq_jax.tasks.state import TrainState
 from bsq_jax.tasks.tokenizer import make_tokenizer_task
 from bsq_jax.workdir import check_resumable, open_checkpoints, write_config
@@ -48,6 +49,8 @@ def train_job(config: ConfigDict, workdir: pathlib.Path) -> int:
     mesh = make_mesh(**config.mesh.to_dict())
     host_shard(mesh, batch_size // config.train.accumulate)  # a micro-batch must divide as well
     data = make_data_config(config)
+    for split in SPLITS:
+        open_source(data, split)  # mistakes in the data are told before anything is made
     task = make_tokenizer_task(config)
     with open_checkpoints(workdir, keep=config.train.keep) as checkpointer:
         meta = checkpointer.read_meta()
@@ -75,7 +78,7 @@ def train_job(config: ConfigDict, workdir: pathlib.Path) -> int:
             show=_SHOWN,
             history=history,
         ) as monitor:
-            monitor.info(_greeting(config, state, first))
+            monitor.info(_greeting(config, mesh, state, first))
 
             def evaluate_now(state: TrainState, pictures: bool) -> dict[str, Any]:
                 step = int(state.step)
@@ -161,14 +164,14 @@ def evaluate_job(config: ConfigDict, workdir: pathlib.Path) -> int:
     return 0
 
 
-def _greeting(config: ConfigDict, state: TrainState, first: int) -> str:
+def _greeting(config: ConfigDict, mesh: jax.sharding.Mesh, state: TrainState, first: int) -> str:
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     devices = f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
-    mesh = config.mesh
+    sizes = "x".join(str(size) for size in mesh.shape.values())
     begin = f"resuming at step {first}" if first else "starting"
     return (
         f"{config.name}: {count / 1e6:.1f}M parameters, {config.model.bits} bits a token, "
-        f"{config.model.dtype} on {devices}, mesh {mesh.data}x{mesh.fsdp}x{mesh.tensor}; {begin}"
+        f"{config.model.dtype} on {devices}, mesh {sizes}; {begin}"
     )
 
 

@@ -8,6 +8,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 USAGE = """\
 train, or resume what was stopped:
@@ -16,7 +17,16 @@ change single values (the keys and their defaults are in bsq_jax/config.py):
   ... --config.train.batch_size=64 --config.data.source=folder:/pictures
 evaluate the newest checkpoint, with the config saved in the workdir:
   python -m bsq_jax.main --mode evaluate --workdir runs/a
+several hosts find each other on TPU pods, under Slurm and Open MPI; elsewhere, on host I of N:
+  ... --coordinator HOST:PORT --processes N --process I
 """
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        from bsq_jax.core.errors import UserError
+
+        raise UserError(f"{message}: see --help")
 
 
 def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
@@ -27,7 +37,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str
     """
     from bsq_jax.core.errors import UserError
 
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         "bsq-jax",
         description=__doc__,
         epilog=USAGE,
@@ -37,6 +47,9 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str
     parser.add_argument("--config", metavar="FILE.py[:ARGUMENT]", help="config file and variant")
     parser.add_argument("--workdir", required=True, help="folder of the run")
     parser.add_argument("--mode", choices=("train", "evaluate"), default="train")
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
+    parser.add_argument("--processes", metavar="N", type=int, help="number of processes")
+    parser.add_argument("--process", metavar="I", type=int, help="this one's number, from 0")
     flags, rest = parser.parse_known_args(argv)
     overrides = []
     words = iter(rest)
@@ -62,6 +75,7 @@ def run(argv: Sequence[str]) -> int:
     # Late, so that --help and a wrong flag answer at once.
     from bsq_jax import jobs
     from bsq_jax.config import finalize, load_config_file, set_value
+    from bsq_jax.core import distributed
     from bsq_jax.core.errors import UserError
     from bsq_jax.workdir import read_config
 
@@ -75,6 +89,7 @@ def run(argv: Sequence[str]) -> int:
     for key, text in overrides:
         set_value(config, key, text)
     config = finalize(config)
+    distributed.initialize(flags.coordinator, flags.processes, flags.process)
     jobs.start()
     job = jobs.train_job if flags.mode == "train" else jobs.evaluate_job
     return job(config, workdir)

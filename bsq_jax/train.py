@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 from jax.experimental import multihost_utils
 
 from bsq_jax.core.checkpoint import Checkpointer
@@ -100,10 +101,14 @@ def train(
         donate_argnums=0,
     )
 
+    norm = jax.jit(optax.tree.norm, out_shardings=replicated(mesh))
+
     def save(step: int, values: dict[str, Any]) -> None:
-        # Waits for the device, but only here: a broken state must not replace a good one.
-        check_finite(step, {name: np.asarray(value) for name, value in values.items()})
         monitor.flush()
+        # Waits for the device, but only here: a broken state must not replace a good one. The
+        # metrics are of the parameters before the step, so those after it are looked at as well.
+        values = {**values, "parameter_norm": norm(state.params)}
+        check_finite(step, {name: np.asarray(value) for name, value in values.items()})
         checkpointer.save(step, state, {**meta, "next_batch": step, "history": monitor.history()})
 
     finished = True
@@ -126,6 +131,8 @@ def train(
                 break
             due = [bool(every) and step % every == 0 for every in (evaluate_every, picture_every)]
             if any(due) and not last:
+                monitor.flush()
+                jax.block_until_ready(state)  # the steps under way belong to training's time
                 with monitor.pause():
                     evaluate(state, due[1])
     monitor.flush()

@@ -120,27 +120,44 @@ def test_time_spent_elsewhere_does_not_count(tmp_path, clock):
     assert lines_of(tmp_path)[0]["images_per_second"] == 400
 
 
-def test_push_writes_one_push_later_with_the_rates_of_its_own_window(tmp_path, clock):
+class OnDevice:
+    """A metric that is there once the device has worked for so many seconds more."""
+
+    def __init__(self, clock, value, seconds):
+        self.clock, self.value, self.seconds = clock, value, seconds
+
+    def __array__(self, dtype=None, copy=None):
+        self.clock.now += self.seconds
+        self.seconds = 0
+        return np.array(self.value, np.float32)
+
+
+def test_push_writes_one_push_later_with_the_rates_of_finished_work(tmp_path, clock):
     monitor, stream = make(tmp_path)
     with monitor:
-        clock.now += 4
-        monitor.push(100, {"loss": jnp.float32(0.5)})
+        clock.now += 0.5  # dispatching 100 steps takes no time beside the 4 s of computing them
+        monitor.data_wait(0.25)
+        monitor.push(100, {"loss": OnDevice(clock, 0.5, 3)})
         assert lines_of(tmp_path) == []
-        clock.now += 8
-        monitor.push(200, {"loss": jnp.float32(0.25)})
-        assert [(x["step"], x["loss"], x["images_per_second"]) for x in lines_of(tmp_path)] == [
-            (100, 0.5, 400)
-        ]
-        # The line is of step 100, but the run is at 200 and has 1800 steps of 0.08 s to go.
-        assert stream.getvalue().endswith("400 images/s  data wait 0.0%  eta 2m24s\n")
-        clock.now += 1
-        monitor.flush()
+        clock.now += 0.5
+        monitor.data_wait(0.25)
+        monitor.push(200, {"loss": OnDevice(clock, 0.25, 7.5)})
+        # Time until step 100 was finished: 4 s, of which the loop waited half a second for data.
+        assert stream.getvalue().endswith("400 images/s  data wait 12.5%  eta 1m16s\n")
+        clock.now += 0.5
+        monitor.flush()  # step 200 is finished 8 s later
         monitor.flush()  # nothing is left, nothing is written twice
-    assert [(x["step"], x["loss"], x["images_per_second"]) for x in lines_of(tmp_path)] == [
-        (100, 0.5, 400),
-        (200, 0.25, 200),
+        clock.now += 2
+        monitor.data_wait(1)
+        monitor.push(300, {"loss": OnDevice(clock, 0.125, 2)})
+        monitor.flush()
+    names = ("step", "loss", "images_per_second", "data_wait")
+    assert [tuple(line[name] for name in names) for line in lines_of(tmp_path)] == [
+        (100, 0.5, 400, 0.125),
+        (200, 0.25, 200, 0),
+        (300, 0.125, 400, 0.25),
     ]
-    assert stream.getvalue().count("\n") == 2
+    assert stream.getvalue().count("\n") == 3
 
 
 def test_deferred_metrics_hand_out_the_push_before():

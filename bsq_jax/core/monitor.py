@@ -1,7 +1,9 @@
 """Watching a run: a progress bar or plain lines, ``metrics.jsonl`` and TensorBoard.
 
 The device never waits for any of it. `Monitor.push` keeps the metrics of a step on the device,
-starts their copy to the host, and writes those of the push before, which have long arrived.
+starts their copy to the host, and writes those of the push before. Steps are dispatched far ahead
+of the device, so rates count what the device has finished: a window ends when the metrics of its
+last step have arrived.
 """
 
 import collections
@@ -54,8 +56,8 @@ class Monitor:
     On a terminal it draws a progress bar; elsewhere it prints a line for each call of `log`. On
     every process but the main one it writes nothing, and may be called all the same.
 
-    When a run resumes, lines of later steps that the killed run left in ``metrics.jsonl`` go, so
-    that each step is there once. `flush` before a checkpoint makes the file reach that step.
+    When a run resumes, lines of later steps go from ``metrics.jsonl``, so that each step is there
+    once. `flush` before a checkpoint makes the file reach that step.
 
     Args:
       workdir: folder of the run.
@@ -125,7 +127,10 @@ class Monitor:
         self.close()
 
     def push(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Logs the training metrics of a step one push later, so that nothing waits for the device.
+        """Logs the training metrics of a step one push later, while the device is busy with the next.
+
+        They are logged with ``images_per_second`` and ``data_wait`` (the share of time, 0..1, in
+        which the loop waited for data) of the window that their step ends.
 
         Args:
           step: the step just dispatched.
@@ -134,8 +139,7 @@ class Monitor:
         Raises:
           NonFiniteError: a value of the push before is not finite (it has been logged).
         """
-        rates = self._rates(step)
-        self._write_train(self._deferred.push(step, {**metrics, **rates}))
+        self._write_train(self._deferred.push(step, metrics))
 
     def flush(self) -> None:
         """Logs what `push` still holds; for checkpoints and the end of the run.
@@ -148,8 +152,7 @@ class Monitor:
     def log(self, step: int, metrics: Mapping[str, Any], prefix: str = "train") -> None:
         """Writes metrics now; they are on the host, or this call waits for them.
 
-        For the prefix ``train`` it adds ``images_per_second`` and ``data_wait`` (the share of time,
-        0..1, in which the step waited for data) since the last such call.
+        For the prefix ``train`` it adds the rates that `push` adds.
 
         Args:
           step: the step they belong to.
@@ -159,9 +162,9 @@ class Monitor:
         Raises:
           ValueError: a metric is called ``step``, ``time`` or ``prefix``.
         """
-        if prefix == "train":
-            metrics = {**metrics, **self._rates(step)}
-        self._write(step, {name: to_host(value) for name, value in metrics.items()}, prefix)
+        values = {name: to_host(value) for name, value in metrics.items()}
+        rates = self._rates(step) if prefix == "train" else {}  # once the values are there
+        self._write(step, values | rates, prefix)
 
     def progress(self, step: int) -> None:
         """Moves the bar; cheap enough to call at every step."""
@@ -169,12 +172,15 @@ class Monitor:
             self._bar.update(step - self._bar.n)
 
     def data_wait(self, seconds: float) -> None:
-        """Adds to the time for which the step has waited for data."""
+        """Adds to the time for which the loop has waited for data."""
         self._waited += seconds
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """Time inside this context, as for evaluation, does not count in the rates."""
+        """Time inside this context, as for evaluation, does not count in the rates.
+
+        The device should have finished what it was given before: its time would not count either.
+        """
         began = time.monotonic()
         try:
             yield
@@ -211,7 +217,7 @@ class Monitor:
         self._file.close()
 
     def _rates(self, step: int) -> dict[str, float]:
-        """Throughput and data wait since the last call, which begins a new window."""
+        """Throughput and data wait of the window that `step`, now finished, ends."""
         (last, start), now = self._window, time.monotonic()
         waited, self._waited = self._waited, 0.0
         self._window = (step, now)
@@ -228,8 +234,9 @@ class Monitor:
 
     def _write_train(self, ready: tuple[int, dict[str, Any]] | None) -> None:
         if ready is not None:
-            self._write(*ready, "train")
-            check_finite(*ready)
+            step, values = ready
+            self._write(step, values | self._rates(step), "train")
+            check_finite(step, values)
 
     def _write(self, step: int, metrics: dict[str, Any], prefix: str) -> None:
         if clash := [name for name in metrics if name in _RESERVED]:
@@ -253,8 +260,8 @@ class Monitor:
             self._bar.set_postfix_str("  ".join(words))
         elif prefix == "train":
             if self._speeds:
-                left = self._total - max(step, self._window[0])
-                words.append(f"eta {duration(left * float(np.mean(self._speeds)))}")
+                left = (self._total - step) * float(np.mean(self._speeds))
+                words.append(f"eta {duration(left)}")
             self.info("  ".join([f"step {step}/{self._total}", *words]))
         else:
             self.info("  ".join([f"step {step}/{self._total}  {prefix}:", *words]))

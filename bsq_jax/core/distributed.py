@@ -1,0 +1,127 @@
+"""The start of a run over several processes: one a host, each running the same command."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+
+import jax
+
+from bsq_jax.core.errors import UserError
+
+TIMEOUT = 300.0  # seconds: hosts of a large job do not start at the same moment
+
+
+def initialize(
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+    *,
+    timeout: float = TIMEOUT,
+) -> None:
+    """Makes this process part of the run; to be called before JAX is asked for devices.
+
+    Without arguments JAX finds the other processes by itself, where the environment says that there
+    are any (a TPU pod, Slurm, Open MPI); otherwise nothing happens and the run has one process.
+
+    Args:
+      coordinator: ``HOST:PORT`` of process 0, as every process can reach it.
+      processes: how many there are.
+      process: the number of this one, from 0.
+      timeout: seconds to wait for the others. After it the process ends with status 2 and one line
+        on standard error; an exception could not pass through JAX, which would abort by itself.
+
+    Raises:
+      UserError: only some of the three are given, or they cannot be.
+    """
+    if coordinator is None and processes is None and process is None:
+        if several_processes(os.environ):
+            with _deadline(timeout, "the processes that the environment names"):
+                _start(timeout)
+        return
+    if coordinator is None or processes is None or process is None:
+        raise UserError("--coordinator, --processes and --process go together: give all or none")
+    _check(coordinator, processes, process)
+    with _deadline(timeout, f"all {processes} processes with --coordinator {coordinator}"):
+        _start(
+            timeout,
+            coordinator_address=coordinator,
+            num_processes=processes,
+            process_id=process,
+            cluster_detection_method="deactivate",
+        )
+
+
+def several_processes(environment: Mapping[str, str]) -> bool:
+    """Whether the environment says that this process was started as one of several."""
+
+    def number(name: str) -> int:
+        text = environment.get(name, "")
+        return int(text) if text.isdecimal() else 0
+
+    # A Slurm allocation is not yet a step: in a shell of one, `python` is a single process.
+    slurm_step = "SLURM_STEP_ID" in environment or "SLURM_PROCID" in environment
+    return (
+        "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+        or (slurm_step and number("SLURM_NTASKS") > 1)
+        or number("OMPI_COMM_WORLD_SIZE") > 1
+    )
+
+
+def _check(coordinator: str, processes: int, process: int) -> None:
+    """Finds at once what JAX would only meet at the end of the timeout, and abort for."""
+    host, colon, port = coordinator.rpartition(":")
+    if not (host and colon and port.isdecimal() and 0 < int(port) < 2**16):
+        raise UserError(f"--coordinator {coordinator}: it must be HOST:PORT of process 0")
+    if not 0 <= process < processes:
+        raise UserError(f"--process {process}: with --processes {processes} it must be 0 or more "
+                        f"and below {processes}")  # fmt: skip
+    try:
+        socket.getaddrinfo(host.strip("[]"), int(port))
+    except OSError as error:
+        raise UserError(
+            f"--coordinator {coordinator}: {host} is unknown ({error.strerror})"
+        ) from None
+    if process == 0:
+        try:
+            with socket.socket() as free:
+                free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                free.bind(("", int(port)))
+        except OSError as error:
+            raise UserError(
+                f"--coordinator {coordinator}: process 0 cannot listen on port {port} "
+                f"({error.strerror}): choose another port"
+            ) from None
+
+
+@contextlib.contextmanager
+def _deadline(timeout: float, whom: str) -> Iterator[None]:
+    def give_up() -> None:
+        print(
+            f"error: waited {timeout:.0f} s for {whom}: check that each was started, that the "
+            "numbers differ, and that process 0 can be reached",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(2)
+
+    timer = threading.Timer(timeout, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _start(timeout: float, **how: object) -> None:
+    try:
+        # Longer than our own deadline, which speaks more clearly.
+        jax.distributed.initialize(initialization_timeout=round(timeout) + 60, **how)  # type: ignore[arg-type]
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"the processes of the run did not find each other: {reason}") from error
