@@ -69,7 +69,9 @@ def check_resumable(config: ConfigDict, meta: dict[str, Any], workdir: pathlib.P
             "give the same model config, or another --workdir"
         )
     if changed := differing_keys(to_json(saved), to_json(config)):
-        logging.getLogger(__name__).warning("settings that differ from the checkpoint's: %s", "; ".join(changed))
+        logging.getLogger(__name__).warning(
+            "settings that differ from the checkpoint's: %s", "; ".join(changed)
+        )
 
 
 def load_weights(

@@ -127,7 +127,7 @@ class Monitor:
         self.close()
 
     def push(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Logs the training metrics of a step one push later, while the device is busy with the next.
+        """Logs the training metrics of a step one push later, so that the device never waits.
 
         They are logged with ``images_per_second`` and ``data_wait`` (the share of time, 0..1, in
         which the loop waited for data) of the window that their step ends.
