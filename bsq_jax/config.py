@@ -16,6 +16,7 @@ import difflib
 import importlib.util
 import json
 import pathlib
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,7 @@ _NOT_NEGATIVE = {
     *("optimizer.warmup_steps", "optimizer.weight_decay", "train.evaluate_every"),
     "train.picture_every",
 }
+_OPTIONAL = {"optimizer.learning_rate"}  # may be none
 LEARNING_RATE_PER_EXAMPLE = 4e-7  # published: 4e-7 x global batch
 
 
@@ -161,7 +163,7 @@ def load_config_file(spec: str) -> ConfigDict:
     """Runs ``get_config`` of ``file.py:argument``; the file may be anywhere.
 
     Raises:
-      UserError: no such file, or no ``get_config`` in it.
+      UserError: no such file, no ``get_config`` in it, or a mistake in it.
     """
     path_text, _, argument = spec.partition(":")
     path = pathlib.Path(path_text)
@@ -172,11 +174,22 @@ def load_config_file(spec: str) -> ConfigDict:
     assert module_spec is not None
     assert module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise UserError(f"config file {path} defines no get_config(argument)")
-    config = module.get_config(argument)
-    return config if isinstance(config, ConfigDict) else ConfigDict(config).lock()
+    try:
+        module_spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise UserError(f"config file {path} defines no get_config(argument)")
+        config = module.get_config(argument)
+    except UserError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [str(f.lineno) for f in frames if f.filename == str(path)]
+        where = f", line {lines[-1]}" if lines else ""
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"config file {path}{where}: {reason}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"get_config of config file {path} must return a ConfigDict")
+    return config
 
 
 def set_value(config: ConfigDict, dotted: str, text: str, flag: str = "--config") -> None:
@@ -202,7 +215,10 @@ def set_value(config: ConfigDict, dotted: str, text: str, flag: str = "--config"
     target = config
     for group in groups:
         target = target[group]
-    target[leaf] = _convert(text, target.get_type(leaf), target[leaf], f"{flag} {dotted}")
+    if dotted in _OPTIONAL and text.strip().lower() == "none":
+        target[leaf] = None
+    else:
+        target[leaf] = _convert(text, target.get_type(leaf), target[leaf], f"{flag} {dotted}")
 
 
 def _convert(text: str, kind: type, current: Any, name: str) -> Any:
@@ -217,7 +233,7 @@ def _convert(text: str, kind: type, current: Any, name: str) -> Any:
                 raise ValueError
             return int(value)
         if kind is float:
-            return None if lowered == "none" else float(lowered)
+            return float(lowered)
         if kind is tuple:
             wanted = f"{len(current)} numbers such as {','.join(map(str, current))}"
             parts = [p for p in lowered.strip("()[] ").replace("x", ",").split(",") if p.strip()]
@@ -254,9 +270,11 @@ def from_json(saved: Mapping[str, Any], origin: str) -> ConfigDict:
     """A config from what `to_json` gave, checked key by key against the defaults.
 
     Raises:
-      UserError: keys of another version of this package.
+      UserError: keys of another version of this package, or values of another type.
     """
     config = default_config()
+    if not isinstance(saved, Mapping):
+        raise UserError(f"{origin} does not hold a config: was it edited?")
     known = dict(flatten(config))
     for key, value in flatten(saved):
         if key not in known:
@@ -265,7 +283,16 @@ def from_json(saved: Mapping[str, Any], origin: str) -> ConfigDict:
         target = config
         for group in groups:
             target = target[group]
-        target[leaf] = tuple(value) if isinstance(value, list) else value
+        value = tuple(value) if isinstance(value, list) else value
+        try:
+            if value is None and key not in _OPTIONAL:
+                raise TypeError
+            target[leaf] = value
+        except TypeError:
+            kind = target.get_type(leaf).__name__
+            raise UserError(
+                f"{origin} has {value!r} for {key}, not a {kind}: was it edited?"
+            ) from None
     return config
 
 
@@ -290,9 +317,9 @@ def finalize(config: ConfigDict) -> ConfigDict:
       UserError: a value out of range, or two that do not fit together.
     """
     config = config.copy_and_resolve_references()
+    _validate(config)
     if config.optimizer.learning_rate is None:
         config.optimizer.learning_rate = LEARNING_RATE_PER_EXAMPLE * config.train.batch_size
-    _validate(config)
     return config.lock()
 
 
@@ -309,6 +336,8 @@ def _validate(config: ConfigDict) -> None:
         require(value in choices, f"{key} is '{value}': it must be one of {', '.join(choices)}")
 
     for key, value in values.items():
+        if value is None:
+            continue
         if key in _POSITIVE:
             require(value > 0, f"{key} is {value}: it must be positive")
         if key in _NOT_NEGATIVE:

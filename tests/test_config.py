@@ -1,0 +1,243 @@
+"""The configuration. Oracle: values and messages written out by hand; JSON."""
+
+import json
+import textwrap
+
+import pytest
+
+from bsq_jax import config as module
+from bsq_jax.config import (
+    default_config,
+    differing_keys,
+    finalize,
+    flatten,
+    from_json,
+    load_config_file,
+    model_identity,
+    parse_argument,
+    set_value,
+    to_json,
+)
+from bsq_jax.core.errors import UserError
+
+
+def message_of(function, *arguments):
+    with pytest.raises(UserError) as raised:
+        function(*arguments)
+    message = str(raised.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("train.steps", "7", 7),
+        ("train.steps", "1e4", 10_000),
+        ("train.steps", "1_000", 1000),
+        ("seed", "-1", -1),
+        ("optimizer.learning_rate", "1e-3", 1e-3),
+        ("optimizer.learning_rate", "2", 2.0),
+        ("optimizer.learning_rate", "none", None),
+        ("optimizer.weight_decay", "0", 0.0),
+        ("data.flip", "False", False),
+        ("data.flip", "1", True),
+        ("model.image_size", "64", (64, 64)),
+        ("model.image_size", "64,96", (64, 96)),
+        ("model.image_size", "64x96", (64, 96)),
+        ("model.image_size", "(64, 96)", (64, 96)),
+        ("data.scale", "0.5,1", (0.5, 1.0)),
+        ("data.source", "folder:/a b/C=d", "folder:/a b/C=d"),
+    ],
+)
+def test_values_are_converted_to_the_type_of_their_key(key, text, value):
+    config = default_config()
+    set_value(config, key, text)
+    found = dict(flatten(config))[key]
+    assert found == value
+    assert type(found) is type(value)
+    if isinstance(value, tuple):
+        assert [type(x) for x in found] == [type(x) for x in value]
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "expected"),
+    [
+        ("train.stesp", "7", "--config train.stesp does not exist: did you mean train.steps?"),
+        (
+            "optimizer.batch_size",
+            "7",
+            "--config optimizer.batch_size does not exist: did you mean ",
+        ),
+        ("model.widht", "7", "did you mean model.width?"),
+        ("train", "7", "--config train is a group of keys: set one of train.accumulate, "),
+        ("train.steps", "many", "--config train.steps is 'many': it must be a whole number"),
+        ("train.steps", "1.5", "it must be a whole number"),
+        ("train.steps", "inf", "it must be a whole number"),
+        ("train.steps", "", "it must be a whole number"),
+        ("optimizer.b1", "high", "--config optimizer.b1 is 'high': it must be a number"),
+        ("data.flip", "maybe", "--config data.flip is 'maybe': it must be true or false"),
+        ("model.image_size", "1,2,3", "it must be 2 numbers such as 256,256"),
+        ("model.image_size", "big", "it must be 2 numbers such as 256,256"),
+        ("data.scale", "", "it must be 2 numbers such as 1.0,1.0"),
+        ("optimizer.warmup_steps", "none", "it must be a whole number"),
+        ("optimizer.b1", "none", "it must be a number"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_key(key, text, expected):
+    assert expected in message_of(set_value, default_config(), key, text)
+
+
+def test_configs_are_locked():
+    config = default_config()
+    with pytest.raises(AttributeError):
+        config.train.stesp = 3
+    with pytest.raises(TypeError):
+        config.train.steps = "many"
+    assert finalize(config).is_locked
+
+
+def test_the_learning_rate_follows_the_batch():
+    config = default_config()
+    for batch in (256, 1024):
+        config.train.batch_size = batch
+        assert finalize(config).optimizer.learning_rate == pytest.approx(4e-7 * batch, rel=1e-12)
+    assert config.optimizer.learning_rate is None  # what was given stays as it was
+    config.optimizer.learning_rate = 0.5
+    assert finalize(config).optimizer.learning_rate == 0.5
+
+
+@pytest.mark.parametrize("finalized", [False, True])
+def test_json_gives_the_same_config_back(finalized):
+    config = default_config()
+    set_value(config, "model.image_size", "64,96")
+    config = finalize(config) if finalized else config
+    text = json.dumps(to_json(config), allow_nan=False)
+    again = from_json(json.loads(text), "x")
+    assert dict(flatten(again)) == dict(flatten(config))
+    assert again.is_locked
+    assert isinstance(again.model.image_size, tuple)
+
+
+@pytest.mark.parametrize(
+    ("saved", "words"),
+    [
+        ({"model": {"colour": 1}}, "run/config.json has the unknown config key model.colour"),
+        ({"model": 3}, "run/config.json"),
+        ({"train": {"steps": "many"}}, "train.steps"),
+        ({"train": {"steps": [1, 2]}}, "train.steps"),
+        ({"train": {"steps": None}}, "train.steps"),
+        ([1, 2], "run/config.json"),
+    ],
+)
+def test_a_damaged_saved_config_is_one_line(saved, words):
+    assert words in message_of(from_json, saved, "run/config.json")
+
+
+def test_differences_and_identity():
+    one, other = default_config(), default_config()
+    set_value(other, "model.bits", "18")
+    set_value(other, "train.steps", "5")
+    set_value(other, "model.remat", "true")
+    assert differing_keys(to_json(one), to_json(other)) == [
+        "model.bits: 36 -> 18",
+        "model.remat: False -> True",
+        "train.steps: 1000000 -> 5",
+    ]
+    # Neither the length of training nor recomputation makes another model.
+    assert differing_keys(model_identity(one), model_identity(other)) == ["model.bits: 36 -> 18"]
+
+
+def rejected():
+    yield from ((key, "0") for key in sorted(module._POSITIVE))
+    yield from ((key, "-1") for key in sorted(module._NOT_NEGATIVE))
+    yield from (
+        ("optimizer.ema", "1"),
+        ("optimizer.b1", "1.5"),
+        ("optimizer.b2", "-0.1"),
+        ("optimizer.learning_rate", "nan"),
+        ("model.patch_size", "7"),
+        ("model.image_size", "0"),
+        ("model.image_size", "256,100"),
+        ("model.heads", "7"),
+        ("quantizer.group_size", "0"),
+        ("quantizer.group_size", "17"),
+        ("train.accumulate", "3"),
+        ("loss.l1", "0"),
+        ("model.dtype", "float16"),
+        ("optimizer.clip", "norm"),
+    )
+
+
+@pytest.mark.parametrize(("key", "text"), list(rejected()))
+def test_what_is_out_of_range_is_named(key, text):
+    config = default_config()
+    set_value(config, key, text)
+    assert key in message_of(finalize, config)
+
+
+def test_every_key_with_bounds_exists():
+    keys = dict(flatten(default_config()))
+    assert keys.keys() >= module._POSITIVE | module._NOT_NEGATIVE
+
+
+def test_arguments_pick_a_variant_and_set_keys():
+    variants = ("small", "large")
+    assert parse_argument("", variants, bits=36).to_dict() == {"variant": "small", "bits": 36}
+    parsed = parse_argument("large,bits=18,tiny", variants, bits=36, tiny=False)
+    assert parsed.to_dict() == {"variant": "large", "bits": 18, "tiny": True}
+    message = message_of(parse_argument, "lage", variants)
+    assert message == (
+        "--config variant 'lage' does not exist: did you mean large? (there are: small, large)"
+    )
+    assert "--config argument bist" in message_of(
+        lambda: parse_argument("bist=1", variants, bits=1)
+    )
+    assert "bits" in message_of(lambda: parse_argument("bits=x", variants, bits=1))
+
+
+def test_config_files(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        textwrap.dedent("""
+            from bsq_jax.config import default_config, parse_argument
+
+            def get_config(argument):
+                parsed = parse_argument(argument, ("a", "b"), bits=36)
+                config = default_config()
+                config.name = parsed.variant
+                config.model.bits = parsed.bits
+                return config
+        """)
+    )
+    config = load_config_file(f"{path}:b,bits=18")
+    assert (config.name, config.model.bits) == ("b", 18)
+    assert load_config_file(str(path)).name == "a"
+    assert message_of(load_config_file, str(tmp_path / "mime.py")) == (
+        f"config file {tmp_path / 'mime.py'} does not exist: did you mean {path}?"
+    )
+    empty = tmp_path / "empty.py"
+    empty.write_text("")
+    assert "defines no get_config" in message_of(load_config_file, str(empty))
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("config.train.stesp = 3", ("broken.py", "line 5", "stesp")),
+        ("config.train.steps = 'many'", ("broken.py", "line 5", "steps")),
+        ("config.train.steps = (", ("broken.py",)),
+        ("import nothing_of_that_name", ("broken.py", "line 5", "nothing_of_that_name")),
+        ("return 3", ("broken.py", "get_config")),
+    ],
+)
+def test_a_mistake_in_a_config_file_is_one_line(tmp_path, line, words):
+    path = tmp_path / "broken.py"
+    path.write_text(
+        "from bsq_jax.config import default_config\n\ndef get_config(argument):\n"
+        f"    config = default_config()\n    {line}\n    return config\n"
+    )
+    message = message_of(load_config_file, str(path))
+    for word in words:
+        assert word in message

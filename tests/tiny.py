@@ -1,0 +1,19 @@
+"""A config file for tests: a model that trains in moments, on pictures that are computed."""
+
+from bsq_jax.config import default_config
+
+
+def get_config(argument=""):
+    del argument
+    config = default_config()
+    config.name = "tiny"
+    config.model.update(
+        image_size=(16, 16), bits=6, width=16, layers=1, heads=2, head_hidden=0, dtype="float32"
+    )
+    config.optimizer.update(learning_rate=1e-3, warmup_steps=2, ema=0.9)
+    config.data.update(source="synthetic", resize=16, eval_resize=16, threads=1, cache_mb=8)
+    config.train.update(
+        steps=6, batch_size=8, log_every=1, checkpoint_every=2, evaluate_every=0, picture_every=0
+    )
+    config.eval.batch_size = 8
+    return config
