@@ -1,0 +1,172 @@
+"""Parameters of a `TokenizerModel` from a state dict in the layout of the published PyTorch code.
+
+That code keeps linear weights as [out, in], stacks query, key and value in one matrix, and numbers
+the layers, where the scan here stacks them on a leading axis. Patches are flattened in the same
+order, (channel, row, column), so nothing has to be permuted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bsq_jax.core.errors import UserError
+from bsq_jax.models.tokenizer import CHANNELS, TokenizerShape
+
+PREFIX = "module."  # once for each wrapper the weights were saved through
+BUFFERS = "quantize."  # integer constants of the quantiser, not parameters
+
+
+class _Entry(NamedTuple):
+    """One parameter: where it goes, its key and shape there, and how to turn it into ours."""
+
+    path: str
+    key: str
+    shape: tuple[int, ...]
+    convert: Callable[[np.ndarray], np.ndarray]
+
+
+def _same(array: np.ndarray) -> np.ndarray:
+    return array
+
+
+def _linear(
+    path: str,
+    key: str,
+    inputs: int,
+    outputs: int,
+    split_inputs: tuple[int, ...] = (),
+    split_outputs: tuple[int, ...] = (),
+) -> tuple[_Entry, _Entry]:
+    """Kernel and bias of a linear layer whose sides may be split in several axes here."""
+    to_inputs, to_outputs = split_inputs or (inputs,), split_outputs or (outputs,)
+    return (
+        _Entry(
+            f"{path}/kernel",
+            f"{key}weight",
+            (outputs, inputs),
+            lambda weight: weight.T.reshape(*to_inputs, *to_outputs),
+        ),
+        _Entry(f"{path}/bias", f"{key}bias", (outputs,), lambda bias: bias.reshape(to_outputs)),
+    )
+
+
+def _norm(path: str, key: str, width: int) -> tuple[_Entry, _Entry]:
+    return (
+        _Entry(f"{path}/scale", f"{key}.weight", (width,), _same),
+        _Entry(f"{path}/bias", f"{key}.bias", (width,), _same),
+    )
+
+
+def _block(shape: TokenizerShape) -> Iterator[_Entry]:
+    """The parameters of one layer."""
+    width, hidden = shape.width, int(shape.width * shape.mlp_ratio)
+    heads = (shape.heads, width // shape.heads)
+    yield from _norm("norm1", "ln_1", width)
+    yield from _linear(
+        "attention/qkv", "attn.in_proj_", width, 3 * width, split_outputs=(3, *heads)
+    )
+    yield from _linear("attention/out", "attn.out_proj.", width, width, split_inputs=heads)
+    yield from _norm("norm2", "ln_2", width)
+    yield from _linear("mlp/up", "mlp.c_fc.", width, hidden)
+    yield from _linear("mlp/down", "mlp.c_proj.", hidden, width)
+
+
+def _trunk(shape: TokenizerShape, half: str) -> Iterator[_Entry]:
+    """The parameters that encoder and decoder both have, but for the layers."""
+    rows, columns = shape.grid
+    trunk, positions = f"{half}/trunk", f"{half}/trunk/positions"
+    yield _Entry(
+        f"{positions}/spatial",
+        f"{half}.positional_embedding",
+        (rows * columns, shape.width),
+        _same,
+    )
+    if shape.frames > 1:
+        yield _Entry(
+            f"{positions}/temporal",
+            f"{half}.temporal_positional_embedding",
+            (shape.frames, shape.width),
+            _same,
+        )
+    yield from _norm(f"{trunk}/norm_pre", f"{half}.ln_pre", shape.width)
+    yield from _norm(f"{trunk}/norm_post", f"{half}.ln_post", shape.width)
+
+
+def _ends(shape: TokenizerShape) -> Iterator[_Entry]:
+    """Patch embedding, projections and pixel head."""
+    pixels = CHANNELS * shape.patch_size**2
+    yield _linear("encoder/patch_embed", "encoder.conv1.", pixels, shape.width)[0]  # has no bias
+    yield from _linear("to_latent", "quant_embed.", shape.width, shape.bits)
+    yield from _linear("from_latent", "post_quant_embed.", shape.bits, shape.width)
+    if shape.head_hidden:
+        yield from _linear("decoder/head_hidden", "decoder.ffn.0.", shape.width, shape.head_hidden)
+    features = shape.head_hidden or shape.width
+    yield from _linear("decoder/head_out", "decoder.conv_out.", features, pixels)
+
+
+def _strip(key: str) -> str:
+    return key.removeprefix(PREFIX).removeprefix(PREFIX)
+
+
+def _insert(tree: dict[str, Any], path: str, value: np.ndarray) -> None:
+    *folders, name = path.split("/")
+    for folder in folders:
+        tree = tree.setdefault(folder, {})
+    tree[name] = value
+
+
+def from_torch_state(state: Mapping[str, np.ndarray], shape: TokenizerShape) -> dict[str, Any]:
+    """Reads the parameters of a tokenizer from a PyTorch state dict.
+
+    Args:
+      state: arrays by the names of the published code, such as ``encoder.conv1.weight``, each
+        name with ``module.`` in front of it up to twice; ``quantize.*`` is left out.
+      shape: the model to fill. The number of heads cannot be read off the arrays, so a wrong one
+        goes unnoticed.
+
+    Returns:
+      The nested dict of float32 numpy arrays that `TokenizerModel` takes as ``params``.
+
+    Raises:
+      UserError: a key is missing, not wanted, there twice, or of another shape; or the heads do
+        not divide the width.
+    """
+    if shape.width % shape.heads:
+        raise UserError(f"width {shape.width} does not divide into {shape.heads} heads")
+    rest: dict[str, np.ndarray] = {}
+    for name, array in state.items():
+        key = _strip(name)
+        if key in rest:
+            raise UserError(f"the state dict has '{key}' twice, with and without '{PREFIX}'")
+        if not key.startswith(BUFFERS):
+            rest[key] = array
+
+    def take(entry: _Entry, key: str) -> np.ndarray:
+        if key not in rest:
+            raise UserError(f"the state dict has no '{key}', which this model needs")
+        array = np.asarray(rest.pop(key), np.float32)
+        if array.shape != entry.shape:
+            raise UserError(
+                f"'{key}' has the shape {list(array.shape)} in the state dict, "
+                f"but this model needs {list(entry.shape)}: check the model's sizes"
+            )
+        return entry.convert(array)
+
+    params: dict[str, Any] = {}
+    for entry in (*_trunk(shape, "encoder"), *_trunk(shape, "decoder"), *_ends(shape)):
+        _insert(params, entry.path, take(entry, entry.key))
+    for half in ("encoder", "decoder"):
+        for entry in _block(shape):
+            layers = [
+                take(entry, f"{half}.transformer.resblocks.{layer}.{entry.key}")
+                for layer in range(shape.layers)
+            ]
+            _insert(params, f"{half}/trunk/transformer/blocks/{entry.path}", np.stack(layers))
+    if rest:
+        raise UserError(
+            f"the state dict has '{min(rest)}', which this model does not: check the model's sizes"
+        )
+    return params

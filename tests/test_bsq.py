@@ -1,0 +1,200 @@
+"""Binary spherical quantization.
+
+Oracles: golden vectors of the published code, closed forms of the paper, float64 numpy.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import gammaln
+
+from bsq_jax.quantizers import BinarySphericalQuantizer
+from bsq_jax.quantizers.bsq import to_sphere
+from bsq_jax.quantizers.entropy import group_distributions, soft_logits
+
+# g: bits a group, kind: how the entropies were computed, t: inverse temperature, b: commitment.
+CASES = [
+    (g, kind, t, b) for g in (9, 1) for kind in ("group", "analytical") for t in (1, 10)
+    for b in (0, 0.25)
+]  # fmt: skip
+
+
+def shift(probabilities) -> float:
+    """What -p log(p) exceeds -p log(p + 1e-8) by, summed."""
+    p = np.asarray(probabilities, np.float64)
+    return float(np.sum(p * (np.log(p + 1e-8) - np.log(np.maximum(p, 1e-300)))))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def everything(quantizer, z, w):
+    """All that the golden cases list, in one program."""
+    logits = soft_logits(z, quantizer.inv_temperature)
+    tokens = logits.reshape(-1, 1, z.shape[-1])
+    return {
+        "out": quantizer.quantize_unit(z),
+        "averages": group_distributions(logits, quantizer.group_size),
+        "each": jax.vmap(lambda row: group_distributions(row, quantizer.group_size))(tokens),
+        "gradient": jax.grad(lambda u: quantizer.quantize_unit(u).loss)(z),
+        "probe": jax.grad(lambda u: jnp.sum(quantizer.quantize_unit(u).quantized * w))(z),
+    }
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(("g", "kind", "t", "b"), CASES)
+def test_golden_values_and_gradients(golden, g, kind, t, b):
+    arrays = golden("bsq")
+    # "analytical" takes the codebook entropy bit by bit whatever the group size.
+    size = 1 if kind == "analytical" else g
+    quantizer = BinarySphericalQuantizer(size, inv_temperature=t, commitment_weight=b)
+    ours = everything(quantizer, arrays["L18/z"], arrays["L18/w"])
+    out = ours["out"]
+    case = f"L18_g{g}_{kind}_t{t}_b{b}"
+    np.testing.assert_allclose(out.quantized, arrays[f"{case}/zq"], atol=1e-6)
+    np.testing.assert_allclose(ours["gradient"], arrays[f"{case}/dloss_dz"], atol=1e-5)
+    np.testing.assert_allclose(ours["probe"], arrays[f"{case}/dzqw_dz"], atol=1e-6)
+    averages, wanted = ours["averages"], arrays[f"{case}/avg_prob"]
+    if size == 1:  # ours: the probability of a one; theirs: both, in an order of their own
+        averages, wanted = [np.sort(averages[0], axis=-1)], np.sort(wanted, axis=-1)
+    np.testing.assert_allclose(averages[0], wanted, atol=1e-6)
+
+    # The golden entropies use log(p + 1e-8), which moves them by about 1e-5. The move follows from
+    # the distributions, so it is taken out exactly; what is left must agree to float32 rounding
+    # (the entropies are about 12, and an ulp there is 1e-6).
+    codebook_shift = sum(shift(p) for p in ours["averages"])
+    token_shift = sum(shift(p) for p in ours["each"]) / arrays["L18/z"][..., 0].size
+    token = arrays[f"{case}/per_sample_entropy"] + token_shift
+    codebook = arrays[f"{case}/codebook_entropy"] + codebook_shift
+    np.testing.assert_allclose(out.losses["token_entropy"], token, rtol=4e-7)
+    np.testing.assert_allclose(out.losses["codebook_entropy"], codebook, rtol=4e-7)
+    loss = arrays[f"{case}/loss"] + (token_shift - codebook_shift) / t
+    np.testing.assert_allclose(out.loss, loss, atol=1e-5)
+
+
+def test_golden_inputs_with_exact_zeros(golden):
+    arrays = golden("bsq")
+    z = arrays["zero/z"]
+    assert (z == 0).any()
+    out = BinarySphericalQuantizer().quantize_unit(jnp.asarray(z))
+    np.testing.assert_allclose(out.quantized, arrays["extra_zero/zq"], atol=1e-6)
+    np.testing.assert_allclose(np.asarray(out.quantized)[z == 0], -1 / np.sqrt(18), rtol=1e-6)
+    assert not np.asarray(out.bits)[z == 0].any()
+
+
+@jax.jit
+def unit_and_corner(v):
+    unit = to_sphere(v)
+    return unit, BinarySphericalQuantizer().quantize_unit(unit).quantized
+
+
+def squared_errors(v: np.ndarray) -> np.ndarray:
+    """|u - q|^2 per token, with u and q as the package computes them."""
+    unit, quantized = unit_and_corner(jnp.asarray(v, jnp.float32))
+    return np.sum(np.square(np.asarray(unit, np.float64) - np.asarray(quantized)), axis=-1)
+
+
+def ascend(unit):
+    """Points on the sphere moved to where the commitment term, the squared error, is larger."""
+    error = jax.grad(lambda v: BinarySphericalQuantizer()(v).losses["commitment"])
+
+    def climb(_, v):
+        gradient = error(v)
+        step = gradient / jnp.max(jnp.linalg.norm(gradient, axis=-1))
+        return to_sphere(v + 0.01 * step)
+
+    return jax.lax.fori_loop(0, 1500, climb, unit)
+
+
+@pytest.mark.parametrize("length", [2, 10, 18, 36])
+def test_error_bound(length):
+    """|u - q|^2 = 2 - 2 |u|_1 / sqrt(L), at most 2 - 2 / sqrt(L), reached on the axes."""
+    rng = np.random.default_rng(length)
+    worst = 2 - 2 / np.sqrt(length)
+    axes = np.concatenate([np.eye(length), -np.eye(length)])
+    np.testing.assert_allclose(squared_errors(3 * axes), worst, rtol=1e-5)
+
+    # Ascent on the error from random starts: it must approach the bound and never pass it.
+    start = to_sphere(jnp.asarray(rng.normal(size=(32, length)), jnp.float32))
+    v = jax.jit(ascend)(start)
+    adversarial = squared_errors(np.asarray(v))
+    assert adversarial.max() > 0.97 * worst
+
+    gaussian = rng.normal(size=(2000, length))
+    inputs = [
+        np.asarray(v),
+        gaussian,
+        gaussian * 10.0 ** rng.uniform(-6, 6, (2000, 1)),  # lengths over twelve decades
+        gaussian**5,  # heavy tails: near the axes
+        axes + 1e-4 * rng.normal(size=axes.shape),
+        np.where(rng.random((2000, length)) < 0.1, gaussian, 0.0) + axes[:1],  # mostly zeros
+        np.sign(gaussian),  # the corners themselves
+    ]
+    for vectors in inputs:
+        unit = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+        formula = 2 - 2 * np.abs(unit).sum(axis=-1) / np.sqrt(length)
+        errors = squared_errors(vectors)
+        np.testing.assert_allclose(errors, formula, atol=2e-6)
+        assert errors.max() <= worst + 2e-6
+        assert np.sqrt(errors.max()) < np.sqrt(2)
+    assert squared_errors(np.sign(gaussian)).max() < 1e-10
+
+
+@pytest.mark.parametrize("length", [10, 18, 36])
+def test_expected_error_of_uniform_inputs(length):
+    drawn = np.random.default_rng(0).normal(size=(40_000, length))
+    errors = squared_errors(drawn)
+    mean_l1 = length * np.exp(gammaln(length / 2) - gammaln((length + 1) / 2)) / np.sqrt(np.pi)
+    closed = 2 - 2 * mean_l1 / np.sqrt(length)
+    assert abs(errors.mean() - closed) < 5 * errors.std() / np.sqrt(len(errors))
+    assert abs(closed - (2 - 2 * np.sqrt(2 / np.pi))) < 0.5 / length  # tends to 0.404
+
+
+def test_straight_through_gradient_passes_the_jacobian_of_the_normalisation():
+    rng = np.random.default_rng(0)
+    v, w = rng.normal(size=(2, 5, 18)) * 3, rng.normal(size=(2, 5, 18))
+    quantizer = BinarySphericalQuantizer()
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(quantizer(x).quantized * w.astype(np.float32))))(
+        v.astype(np.float32)
+    )
+    norm = np.linalg.norm(v, axis=-1, keepdims=True)
+    unit = v / norm
+    wanted = (w - unit * np.sum(unit * w, axis=-1, keepdims=True)) / norm / np.sqrt(18)
+    np.testing.assert_allclose(gradient, wanted, atol=1e-6)
+
+
+def test_the_origin_has_a_token_and_finite_gradients():
+    v = jnp.zeros((3, 18)).at[1].set(1.0)
+    quantizer = BinarySphericalQuantizer(commitment_weight=0.25)
+
+    def loss(x):
+        out = quantizer(x)
+        return out.loss + jnp.sum(out.quantized * jnp.arange(18.0)[None]), out
+
+    gradient, out = jax.jit(jax.grad(loss, has_aux=True))(v)
+    assert np.isfinite(gradient).all()
+    assert np.asarray(gradient)[1].any()
+    assert not np.asarray(gradient)[0].any()
+    assert not np.asarray(out.bits)[0].any()
+    np.testing.assert_allclose(out.quantized[0], -1 / np.sqrt(18), rtol=1e-6)
+
+
+def test_low_precision_latents_are_computed_in_float32():
+    v = jnp.asarray(np.random.default_rng(0).normal(size=(4, 7, 36)), jnp.bfloat16)
+    quantizer = BinarySphericalQuantizer(group_size=9, commitment_weight=0.25)
+    low, full = jax.jit(lambda x: (quantizer(x), quantizer(x.astype(jnp.float32))))(v)
+    assert low.quantized.dtype == jnp.float32
+    assert low.bits.dtype == jnp.uint8
+    jax.tree.map(np.testing.assert_array_equal, low, full)
+    assert {leaf.dtype for leaf in low.losses.values()} == {jnp.dtype("float32")}
+    gradient = jax.eval_shape(jax.grad(lambda x: quantizer(x).loss), v)
+    assert gradient.dtype == jnp.bfloat16
+
+
+def test_weights_of_the_terms():
+    z = to_sphere(jnp.asarray(np.random.default_rng(0).normal(size=(9, 18)), jnp.float32))
+    out = BinarySphericalQuantizer(1, 5.0, 0.7, 1.3, 0.2).quantize_unit(z)
+    terms = {name: float(value) for name, value in out.losses.items()}
+    wanted = (0.7 * terms["token_entropy"] - 1.3 * terms["codebook_entropy"]) / 5.0
+    np.testing.assert_allclose(out.loss, wanted + 0.2 * terms["commitment"], rtol=1e-5)

@@ -1,0 +1,40 @@
+"""Health of the bits. Oracle: small batches whose statistics are counted by hand, and numpy."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from bsq_jax.quantizers.health import bit_health
+
+
+def test_hand_made_batch():
+    bits = jnp.array([[0, 1, 0], [0, 1, 1], [0, 0, 0], [0, 1, 1]], jnp.uint8)
+    health = bit_health(bits)
+    np.testing.assert_allclose(health["bit_mean"], [0, 0.75, 0.5])
+    quarter = -0.75 * np.log2(0.75) - 0.25 * np.log2(0.25)
+    np.testing.assert_allclose(health["bit_entropy"], (0 + quarter + 1) / 3, rtol=1e-6)
+    assert health["bit_entropy_min"] == 0
+    assert health["group_usage"] == 3 / 8  # 010, 011 and 000 of the eight codes
+
+
+def test_groups_of_eight_are_counted_apart_and_the_rest_is_left_out():
+    every = np.array([list(f"{code:08b}") for code in range(256)], int)
+    same = np.zeros((256, 8), int)
+    rest = np.ones((256, 2), int)
+    bits = np.concatenate([every, same, rest], axis=1).reshape(4, 8, 8, 18)
+    usage = bit_health(jnp.asarray(bits, jnp.uint8))["group_usage"]
+    np.testing.assert_allclose(usage, (1 + 1 / 256) / 2)
+
+
+def test_random_batch_against_numpy():
+    bits = np.random.default_rng(0).integers(0, 2, (2, 30, 16))
+    bits[..., 3] = 1
+    health = bit_health(jnp.asarray(bits, jnp.uint8))
+    flat = bits.reshape(-1, 16)
+    mean = flat.mean(axis=0)
+    shares = np.stack([mean, 1 - mean])
+    entropy = -np.sum(shares * np.log2(np.maximum(shares, 1e-300)), axis=0)
+    used = [len({tuple(row) for row in flat[:, i : i + 8]}) / 256 for i in (0, 8)]
+    np.testing.assert_allclose(health["bit_mean"], mean, rtol=1e-6)
+    np.testing.assert_allclose(health["bit_entropy"], entropy.mean(), rtol=1e-5)
+    np.testing.assert_allclose(health["bit_entropy_min"], entropy.min(), atol=1e-6)
+    np.testing.assert_allclose(health["group_usage"], np.mean(used), rtol=1e-6)
