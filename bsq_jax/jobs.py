@@ -16,7 +16,7 @@ from bsq_jax import evaluate, train
 from bsq_jax.config import to_json
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.monitor import Monitor
-from bsq_jax.core.sharding import host_shard, make_mesh
+from bsq_jax.core.sharding import batch_shards, make_mesh
 from bsq_jax.data.factory import make_data_config
 from bsq_jax.data.pipeline import Batches, open_source, train_batches
 from bsq_jax.data.sources import SPLITS
@@ -30,8 +30,8 @@ _SHOWN = ("loss", "psnr", "token_entropy", "codebook_entropy", "bit_entropy")
 
 def start() -> None:
     """Settings of the process: where compiled programs are kept between runs."""
-    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    if cache is None:
+    # JAX_COMPILATION_CACHE_DIR sets it too.
+    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
         root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(root) / "bsq_jax"))
 
@@ -47,7 +47,11 @@ def train_job(config: ConfigDict, workdir: pathlib.Path) -> int:
     """
     steps, batch_size = config.train.steps, config.train.batch_size
     mesh = make_mesh(**config.mesh.to_dict())
-    host_shard(mesh, batch_size // config.train.accumulate)  # a micro-batch must divide as well
+    if batch_size % (config.train.accumulate * batch_shards(mesh)):
+        raise UserError(
+            f"train.batch_size {batch_size} does not divide into {config.train.accumulate} "
+            f"micro-batches (train.accumulate) over {batch_shards(mesh)} devices (data x fsdp)"
+        )
     data = make_data_config(config)
     for split in SPLITS:
         open_source(data, split)  # mistakes in the data are told before anything is made

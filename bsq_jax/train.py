@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -30,7 +30,7 @@ class _StopSignal:
     def _note(self, *_: Any) -> None:
         self._asked = True
 
-    @contextmanager
+    @contextlib.contextmanager
     def watching(self) -> Iterator[_StopSignal]:
         if jax.process_count() > 1:  # JAX's coordination service has its own handler there
             yield self
@@ -112,7 +112,7 @@ def train(
         checkpointer.save(step, state, {**meta, "next_batch": step, "history": monitor.history()})
 
     finished = True
-    with _StopSignal().watching() as stop:
+    with _StopSignal().watching() as stop, contextlib.closing(batches):
         for step in range(start + 1, steps + 1):
             began = time.monotonic()
             local = next(batches)
@@ -137,5 +137,4 @@ def train(
                     evaluate(state, due[1])
     monitor.flush()
     checkpointer.wait()
-    batches.close()
     return state, finished

@@ -1,0 +1,158 @@
+"""The command line. Oracle: messages written by hand, PIL, and a second run of the same numbers."""
+
+import json
+import pathlib
+import sys
+
+import pytest
+from PIL import Image
+
+from bsq_jax import main as module
+
+TINY = str(pathlib.Path(__file__).parent / "tiny.py")
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs a command line in this process: ``(status, standard output, standard error)``."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["bsq-jax", *map(str, words)])
+        with pytest.raises(SystemExit) as raised:
+            module.main()
+        return raised.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The workdir of a short run."""
+    workdir = tmp_path_factory.mktemp("main") / "run"
+    flags = [f"--config.train.{key}" for key in ("steps=3", "checkpoint_every=2")]
+    assert module.run(["--config", TINY, "--workdir", str(workdir), *flags]) == 0
+    return workdir
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ((), "--workdir: see --help"),
+        (("--config", "missing.py", "--workdir", "W"), "config file missing.py does not exist"),
+        (("--config", TINY), "--workdir: see --help"),
+        (("--confg", TINY, "--workdir", "W"), "unknown flag --confg: see --help"),
+        (("--mode", "tain", "--workdir", "W"), "invalid choice: 'tain'"),
+        (("--config", TINY, "--workdir", "W", "--config.train.stesp=3"), "mean train.steps?"),
+        (("--config", TINY, "--workdir", "W", "--config.train.steps"), "has no value"),
+        (("--config", TINY, "--workdir", "W", "--config.train.steps", "x"), "a whole number"),
+        (("--config", TINY, "--workdir", "W", "--config.train.steps=0"), "must be positive"),
+        (("--workdir", "W"), "give --config FILE.py"),
+        (("--mode", "evaluate", "--workdir", "W"), "W is neither a workdir nor an export"),
+        (
+            ("--config", TINY, "--workdir", "W", "--config.data.source=folder:/no/such"),
+            "/no/such",
+        ),
+        (("--config", TINY, "--workdir", "W", "--config.data.source=fodler:/x"), "fodler"),
+        (("--config", TINY, "--workdir", "W", "--config.data.resize=8"), "resize=8 is below"),
+        (
+            ("--config", TINY, "--workdir", "W", "--config.mesh.fsdp=3"),
+            "needs 6 devices, but there are 8: change config.mesh",
+        ),
+        (
+            ("--config", TINY, "--workdir", "W", "--config.train.batch_size=12"),
+            "train.batch_size 12 does not divide into 1 micro-batches (train.accumulate) over 8",
+        ),
+        (
+            ("--config", TINY, "--workdir", "W", "--config.train.accumulate=2"),
+            "train.batch_size 8 does not divide into 2 micro-batches",
+        ),
+        (("--config", TINY, "--workdir", "FILE"), "FILE"),
+        (("--mode", "evaluate", "--workdir", "FILE"), "FILE"),
+        (("--config", TINY, "--workdir", "W", "--processes", "2"), "give all or none"),
+        (("--config", TINY, "--workdir", "W", "--processes", "two"), "invalid int value: 'two'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(command, tmp_path, monkeypatch, words, expected):
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("FILE").write_text("not a folder")
+    status, out, err = command(*words)
+    assert status == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert expected in err
+    assert not pathlib.Path("W").exists()
+
+
+def test_help_shows_how_to_start(command):
+    status, out, _ = command("--help")
+    assert status == 0
+    assert "--config configs/tokenizer.py" in out
+
+
+def test_a_run_leaves_metrics_config_evaluation_and_pictures(trained):
+    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["prefix"] == "train"] == [1, 2, 3]
+    assert {line["prefix"] for line in lines} == {"train", "val_raw", "val_ema"}
+    assert json.loads((trained / "config.json").read_text())["train"]["steps"] == 3
+    report = json.loads((trained / "evaluation.json").read_text())
+    assert report["step"] == 3
+    assert set(report["results"]) == {"raw", "ema"}
+    pictures = sorted((trained / "pictures").iterdir())
+    assert [str(path) for path in pictures] == sorted(report["pictures"])
+    assert len(pictures) == 2
+    for path in pictures:
+        with Image.open(path) as picture:
+            assert min(picture.size) > 16
+            assert picture.mode == "RGB"
+
+
+def test_evaluation_alone_gives_the_same_numbers(trained, command):
+    before = json.loads((trained / "evaluation.json").read_text())
+    status, out, _ = command("--mode", "evaluate", "--workdir", trained)
+    assert status == 0
+    assert json.loads((trained / "evaluation.json").read_text()) == before
+    assert "PSNR (dB)" in out
+    assert "tiny, step 3: 64 center crops of 16x16 from synthetic" in out
+    for path in before["pictures"]:
+        assert f"picture: {path}\n" in out
+
+
+def test_a_finished_run_says_so(trained, command):
+    checkpoints = trained / "checkpoints"
+    before = {path: path.stat().st_mtime_ns for path in checkpoints.rglob("*")}
+    status, out, err = command("--workdir", trained)  # the config is in the workdir
+    assert status == 0
+    assert "all 3 steps are done: raise config.train.steps to go on" in err
+    assert "PSNR (dB)" in out
+    assert {path: path.stat().st_mtime_ns for path in checkpoints.rglob("*")} == before
+
+
+def test_another_model_cannot_go_on(trained, command):
+    config = (trained / "config.json").read_text()
+    status, _, err = command(
+        *("--config", TINY, "--workdir", trained, "--config.model.bits=5"),
+        *("--config.model.width=32", "--config.train.steps=9"),
+    )
+    assert status == 2
+    assert "another model (model.bits: 6 -> 5; model.width: 16 -> 32)" in err
+    assert err.count("\n") == 1
+    assert (trained / "config.json").read_text() == config
+
+
+def test_fewer_steps_than_done_are_refused(trained, command):
+    status, _, err = command("--workdir", trained, "--config.train.steps=2")
+    assert status == 2
+    assert "is at step 3 already: raise config.train.steps above 2" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"train": {"steps": "x"}}', '{"a": 1}', "\xff\0"])
+def test_a_damaged_saved_config(command, tmp_path, text):
+    (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
+    status, _, err = command("--mode", "evaluate", "--workdir", tmp_path)
+    assert status == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert "config.json" in err

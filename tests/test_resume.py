@@ -1,0 +1,188 @@
+"""Runs that are stopped go on as if they had not been. Oracle: the run that was never stopped."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from bsq_jax import main
+from bsq_jax.config import finalize, load_config_file
+from bsq_jax.core.sharding import make_mesh
+from bsq_jax.tasks.tokenizer import make_tokenizer_task
+from bsq_jax.workdir import open_checkpoints
+
+TINY = str(pathlib.Path(__file__).parent / "tiny.py")
+# Killed at 28, when the checkpoint of 16 is complete: saving that of 24 has waited for it.
+STEPS, EVERY, STOP = 48, 8, 28
+FLAGS = [f"--config.train.steps={STEPS}", f"--config.train.checkpoint_every={EVERY}"]
+FLAGS += [f"--config.train.keep={STEPS}"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_compilation():
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    yield
+    jax.config.update(name, before)
+
+
+def start(workdir):
+    """The run in a process of its own, on as many devices."""
+    environment = {
+        **os.environ,
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    words = ["-m", "bsq_jax.main", "--config", TINY, "--workdir", str(workdir), *FLAGS]
+    root = pathlib.Path(main.__file__).parents[1]
+    return subprocess.Popen(
+        [sys.executable, *words], env=environment, cwd=root, stderr=subprocess.PIPE, text=True
+    )
+
+
+def interrupt(workdir, step, number):
+    """Starts a run, sends it a signal when it has logged `step`: ``(status, standard error)``."""
+    process = start(workdir)
+    metrics = workdir / "metrics.jsonl"
+    give_up = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < give_up:
+        if metrics.exists() and metrics.read_text().count("\n") >= step:
+            process.send_signal(number)
+            break
+        time.sleep(0.005)
+    _, err = process.communicate(timeout=60)
+    return process.returncode, err
+
+
+def finish(workdir, *flags):
+    assert main.run(["--config", TINY, "--workdir", str(workdir), *FLAGS, *flags]) == 0
+
+
+def result(workdir):
+    """All arrays of the last checkpoint by name, and the log without what clocks wrote."""
+    with open_checkpoints(workdir) as checkpoints:
+        step, state, meta = checkpoints.restore_partial(["params", "ema", "opt_state"])
+    assert (step, meta["next_batch"]) == (STEPS, STEPS)
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    arrays = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    clocks = ("time", "images_per_second", "data_wait")
+    return arrays, [{k: v for k, v in line.items() if k not in clocks} for line in lines]
+
+
+def assert_same(one, other):
+    (arrays, lines), (other_arrays, other_lines) = one, other
+    assert arrays.keys() == other_arrays.keys()
+    for name, array in arrays.items():
+        assert array.tobytes() == other_arrays[name].tobytes(), name
+    assert lines == other_lines
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("resume")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(folder):
+    finish(folder / "whole")
+    found = result(folder / "whole")
+    assert [line["step"] for line in found[1]] == [*range(1, STEPS + 1), STEPS, STEPS]
+    return found
+
+
+@pytest.fixture(scope="module")
+def killed(folder, uninterrupted):
+    """The workdir of a run that was killed."""
+    workdir = folder / "killed"
+    status, _ = interrupt(workdir, STOP, signal.SIGKILL)
+    assert status == -signal.SIGKILL
+    return workdir
+
+
+def copy(killed, tmp_path):
+    shutil.copytree(killed, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_kill_and_resume_end_in_the_same_bits(killed, tmp_path, uninterrupted):
+    workdir = copy(killed, tmp_path)
+    finish(workdir)
+    assert_same(result(workdir), uninterrupted)
+
+
+def test_a_flipped_bit_in_the_newest_checkpoint(killed, tmp_path, uninterrupted, caplog):
+    workdir = copy(killed, tmp_path)
+    with open_checkpoints(workdir) as checkpoints:
+        newest = checkpoints.latest_step()
+    assert 2 * EVERY <= newest < STEPS
+    largest = max(
+        (p for p in (workdir / "checkpoints" / str(newest) / "state").rglob("*") if p.is_file()),
+        key=lambda path: path.stat().st_size,
+    )
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 1
+    largest.write_bytes(data)
+    finish(workdir)
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert any(f"checkpoints/{newest} is not used" in warning for warning in warnings)
+    assert_same(result(workdir), uninterrupted)
+
+
+def test_sigterm_saves_and_the_run_goes_on(tmp_path, uninterrupted):
+    workdir = tmp_path / "run"
+    status, err = interrupt(workdir, STOP, signal.SIGTERM)
+    assert status == 0, err
+    assert "stopped by a signal after step" in err
+    with open_checkpoints(workdir) as checkpoints:
+        saved = checkpoints.latest_step()
+    assert f"after step {saved}:" in err
+    assert STOP <= saved < STEPS
+    finish(workdir)
+    arrays, lines = result(workdir)
+    assert_same((arrays, lines), uninterrupted)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 2)])
+def test_another_mesh_gets_the_same_state(folder, uninterrupted, sizes):
+    mesh = make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))])
+    task = make_tokenizer_task(finalize(load_config_file(TINY)))
+    with open_checkpoints(folder / "whole") as checkpoints:
+        step, state, _ = checkpoints.restore_latest(task.abstract_state(mesh))
+    assert step == int(state.step) == STEPS
+    fields = {"params": state.params, "ema": state.ema}
+    leaves, _ = jax.tree_util.tree_flatten_with_path(fields)
+    for path, leaf in leaves:
+        assert leaf.sharding.mesh.shape == mesh.shape
+        np.testing.assert_array_equal(leaf, uninterrupted[0][jax.tree_util.keystr(path)])
+    split = {tuple(leaf.sharding.spec) for _, leaf in leaves}
+    assert any("fsdp" in spec for spec in split)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch, capsys):
+    words = ["bsq-jax", "--config", TINY, "--workdir", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", [*words, "--config.train.steps=2"])
+    with pytest.raises(SystemExit, match="0"):
+        main.main()
+    capsys.readouterr()
+    flags = ["--config.optimizer.learning_rate=1e30", "--config.train.steps=8"]
+    monkeypatch.setattr(sys, "argv", [*words, *flags])
+    with pytest.raises(SystemExit, match="2"):
+        main.main()
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: step ")
+    assert " is NaN" in last or " is infinite" in last
+    assert "try a lower learning rate" in last
+    with open_checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest_step() == 2
+        _, state, _ = checkpoints.restore_partial(["params"])
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
