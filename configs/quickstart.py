@@ -1,6 +1,20 @@
-"""A first run on a laptop, on photographs that come inside scikit-image and scikit-learn.
+"""A first run on a laptop: a small tokenizer of 64x64 pictures, 18 bits a patch.
 
-Command: ``bash launch/quickstart.sh``
+Command::
+
+    bash launch/quickstart.sh
+
+which is ``python -m bsq_jax.main --config configs/quickstart.py --workdir runs/quickstart`` in an
+environment of its own. It trains on eight photographs that come inside scikit-image and
+scikit-learn and is measured on three others. For pictures of your own::
+
+    ... --config.data.source=folder:/path/to/pictures
+
+Hardware, time and score to expect are in the README, measured.
+
+What makes it learn in minutes: the mean squared error (it is what PSNR measures), no entropy term
+(it costs 2 dB at this length, and the bits are used evenly without), a learning rate of 5e-3 on
+a small width, and crops at random scales, without which eight photographs are soon known by heart.
 """
 
 from ml_collections import ConfigDict
@@ -10,21 +24,29 @@ from bsq_jax.config import default_config
 
 def get_config(argument: str = "") -> ConfigDict:
     """The quickstart; takes no argument."""
-    del argument
+    if argument:
+        raise ValueError(f"configs/quickstart.py takes no argument, got '{argument}'")
     config = default_config()
     config.name = "quickstart"
     config.model.update(
-        image_size=(64, 64), bits=18, width=192, layers=3, heads=3, head_hidden=0, dtype="float32"
+        image_size=(64, 64), bits=18, width=128, layers=2, heads=2, head_hidden=0, dtype="float32"
     )
     config.loss.update(l1=0.0, l2=1.0, entropy=0.0)
     config.optimizer.update(
-        learning_rate=1e-3, warmup_steps=100, final=0.01, clip="global", ema=0.99
+        learning_rate=5e-3, warmup_steps=100, final=0.01, clip="global", ema=0.99
     )
     config.data.update(
-        source="photos", resize=160, eval_resize=160, eval_crop="tiles", threads=1, cache_mb=256
+        source="photos",
+        resize=400,
+        scale=(1.0, 4.0),
+        filter="bilinear",
+        eval_resize=160,
+        eval_crop="tiles",
+        threads=1,
+        cache_mb=512,
     )
     config.train.update(
-        steps=2000,
+        steps=2500,
         batch_size=32,
         log_every=50,
         checkpoint_every=500,
