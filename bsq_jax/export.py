@@ -28,7 +28,13 @@ WEIGHTS_FILE = "model.safetensors"
 
 def is_export(path: str | os.PathLike[str]) -> bool:
     """Whether a folder looks like an export (as opposed to a workdir)."""
-    return (pathlib.Path(path) / WEIGHTS_FILE).is_file()
+    folder = pathlib.Path(path)
+    if (folder / WEIGHTS_FILE).is_file():
+        return True
+    try:  # one whose weights were lost still says what it was
+        return json.loads((folder / CONFIG_FILE).read_bytes())["format"] == FORMAT
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def save_export(
@@ -76,11 +82,11 @@ def load_export(path: str | os.PathLike[str]) -> tuple[ConfigDict, dict[str, Any
       ``(config, params, origin)`` with params as nested dict of numpy arrays.
 
     Raises:
-      UserError: a file is missing or damaged, or of a newer version.
+      UserError: a file is missing or damaged, or of another version.
     """
     folder = pathlib.Path(path)
     try:
-        described = json.loads((folder / CONFIG_FILE).read_text())
+        described = json.loads((folder / CONFIG_FILE).read_bytes())
         weights = (folder / WEIGHTS_FILE).read_bytes()
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}: is {folder} an export?") from error
@@ -88,11 +94,14 @@ def load_export(path: str | os.PathLike[str]) -> tuple[ConfigDict, dict[str, Any
         raise UserError(f"{folder / CONFIG_FILE} is damaged ({error}): export again") from error
     if not isinstance(described, dict) or described.get("format") != FORMAT:
         raise UserError(f"{folder / CONFIG_FILE} does not describe a {FORMAT}")
-    if described["version"] > VERSION:
+    version = described.get("version")
+    if version != VERSION:
         raise UserError(
-            f"{folder} has export version {described['version']}, newer than {VERSION}: "
-            "update bsq_jax"
+            f"{folder} has export version {version}, but this bsq_jax reads {VERSION}: "
+            "update bsq_jax, or export again"
         )
+    if missing := [key for key in ("config", "origin", "sha256") if key not in described]:
+        raise UserError(f"{folder / CONFIG_FILE} has no '{missing[0]}': export again")
     if hashlib.sha256(weights).hexdigest() != described["sha256"]:
         raise UserError(
             f"{folder / WEIGHTS_FILE} is damaged or not the one that {CONFIG_FILE} belongs to: "

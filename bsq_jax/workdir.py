@@ -33,7 +33,7 @@ def read_config(workdir: str | os.PathLike[str]) -> ConfigDict:
     """
     path = pathlib.Path(workdir) / CONFIG_FILE
     try:
-        saved = json.loads(path.read_text())
+        saved = json.loads(path.read_bytes())
     except OSError:
         raise UserError(
             f"{workdir} is neither a workdir nor an export: there is no {CONFIG_FILE} in it"

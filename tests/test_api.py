@@ -1,0 +1,285 @@
+"""The Python API. Oracle: calls one picture at a time, and the arrays that were saved."""
+
+import json
+import pathlib
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bsq_jax import api
+from bsq_jax.api import Tokenizer
+from bsq_jax.config import finalize, load_config_file, to_json
+from bsq_jax.core.errors import UserError
+from bsq_jax.core.sharding import make_mesh
+from bsq_jax.models.factory import make_tokenizer
+from bsq_jax.tasks.tokenizer import make_tokenizer_task
+from bsq_jax.workdir import open_checkpoints, write_config
+
+TINY = str(pathlib.Path(__file__).parent / "tiny.py")
+
+
+def make_config(**model):
+    config = load_config_file(TINY)
+    config.model.update(**model)
+    return finalize(config)
+
+
+def make(frames=1, **model):
+    config = make_config(frames=frames, **model)
+    height, width = config.model.image_size
+    pixels = jnp.zeros((1, frames, height, width, 3))
+    params = jax.jit(make_tokenizer(config).init)(jax.random.key(1), pixels)["params"]
+    # Kernels of the start are small; larger ones tell pictures apart.
+    params = jax.tree.map(lambda leaf: np.asarray(leaf) * 3, nn.meta.unbox(params))
+    return Tokenizer(config, params, {"weights": "raw", "step": 7})
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return make()
+
+
+@pytest.fixture(scope="module")
+def video():
+    return make(frames=3, image_size=(16, 24))
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A workdir whose averaged weights are half of the raw ones."""
+    folder = tmp_path_factory.mktemp("api") / "run"
+    config = make_config()
+    state = make_tokenizer_task(config).init_state(make_mesh())
+    state = state.replace(ema=jax.tree.map(lambda leaf: leaf / 2, state.params))
+    with open_checkpoints(folder) as checkpoints:
+        checkpoints.save(5, state, {"config": to_json(config), "next_batch": 5, "history": []})
+    write_config(folder, config)
+    return folder, jax.device_get(state.params)
+
+
+def images(count, height=16, width=16, frames=None, seed=0):
+    shape = (count, height, width, 3) if frames is None else (count, frames, height, width, 3)
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def message_of(function, *arguments, **options):
+    with pytest.raises(UserError) as raised:
+        function(*arguments, **options)
+    message = str(raised.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.smoke
+def test_shapes_types_and_ranges(tokenizer):
+    pixels = images(3)
+    bits = tokenizer.encode(pixels)
+    assert (bits.shape, bits.dtype) == ((3, 2, 2, 6), np.uint8)
+    assert set(np.unique(bits)) == {0, 1}
+    decoded = tokenizer.decode(bits)
+    assert (decoded.shape, decoded.dtype) == ((3, 16, 16, 3), np.float32)
+    assert np.abs(decoded).max() <= 1
+    as_bytes = tokenizer.decode(bits, dtype="uint8")
+    assert (as_bytes.shape, as_bytes.dtype) == ((3, 16, 16, 3), np.uint8)
+    np.testing.assert_allclose(as_bytes / 127.5 - 1, decoded, atol=0.5 / 127.5 + 1e-5)
+    np.testing.assert_array_equal(tokenizer.reconstruct(pixels), decoded)
+    np.testing.assert_array_equal(tokenizer.reconstruct(pixels, dtype="uint8"), as_bytes)
+    for same in (bits.astype(bool), bits.astype(np.int64), bits.tolist()):
+        np.testing.assert_array_equal(tokenizer.decode(same), decoded)
+
+
+def test_videos(video):
+    pixels = images(2, 16, 24, frames=3)
+    bits = video.encode(pixels)
+    assert bits.shape == (2, 3, 2, 3, 6)
+    assert video.decode(bits).shape == pixels.shape
+    # Causal: shorter clips and single images are the beginnings of longer ones.
+    np.testing.assert_array_equal(video.encode(pixels[:, :2]), bits[:, :2])
+    np.testing.assert_array_equal(video.encode(pixels[:, 0]), bits[:, 0])
+    np.testing.assert_allclose(video.decode(bits[:, :2]), video.decode(bits)[:, :2], atol=1e-5)
+
+
+def test_bytes_and_floats_are_the_same_pictures(tokenizer):
+    pixels = images(4)
+    floats = pixels / 127.5 - 1
+    bits = tokenizer.encode(pixels)
+    np.testing.assert_array_equal(tokenizer.encode(floats), bits)  # float64
+    np.testing.assert_array_equal(tokenizer.encode(floats.astype(np.float32)), bits)
+    np.testing.assert_array_equal(tokenizer.encode(jnp.asarray(pixels)), bits)
+    assert tokenizer.encode(jnp.asarray(floats, jnp.bfloat16)).shape == bits.shape
+
+
+def test_pixels_are_clamped(tokenizer):
+    params = jax.tree.map(np.copy, tokenizer._params)
+    params["decoder"]["head_out"]["bias"][:] = 5
+    bright = Tokenizer(tokenizer.config, params)
+    bits = tokenizer.encode(images(1))
+    assert (bright.decode(bits) == 1).all()
+    assert (bright.decode(bits, dtype="uint8") == 255).all()
+
+
+def test_pieces_change_nothing_and_few_shapes_are_compiled(monkeypatch):
+    monkeypatch.setattr(api, "_MAX_TOKENS", 19)  # 4 tokens a picture: pieces of 4, 2 and 1
+    tokenizer = make()
+    pixels = images(11)
+    alone_bits = np.concatenate([tokenizer.encode(pixels[i : i + 1]) for i in range(11)])
+    alone = np.concatenate([tokenizer.decode(alone_bits[i : i + 1]) for i in range(11)])
+    for count in (*range(1, 12), 0):
+        bits = tokenizer.encode(pixels[:count])
+        assert (bits.shape, bits.dtype) == ((count, 2, 2, 6), np.uint8)
+        np.testing.assert_array_equal(bits, alone_bits[:count])
+        decoded = tokenizer.decode(bits)
+        assert (decoded.shape, decoded.dtype) == ((count, 16, 16, 3), np.float32)
+        np.testing.assert_allclose(decoded, alone[:count], atol=1e-5)
+    assert tokenizer.decode(bits, dtype="uint8").dtype == np.uint8
+    assert tokenizer._encode_fn._cache_size() == 3
+    assert tokenizer._decode_fn._cache_size() == 3
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 8, 13, 64])
+def test_pieces_cover_each_row_once(count):
+    pieces = list(api._pieces(count, 8))
+    assert [i for piece in pieces for i in range(piece.start, piece.stop)] == list(range(count))
+    assert {piece.stop - piece.start for piece in pieces} <= {1, 2, 4, 8}
+
+
+@pytest.mark.parametrize(
+    ("pixels", "words"),
+    [
+        (np.zeros((16, 16, 3), np.uint8), "pixels have shape (16, 16, 3): this model takes [batch"),
+        (np.zeros((1, 3, 16, 16), np.uint8), "[batch, 16, 16, 3] images"),
+        (np.zeros((1, 16, 24, 3), np.uint8), "[batch, 16, 16, 3] images"),
+        (np.zeros((1, 2, 16, 16, 3), np.uint8), "a clip of 2 frames: this model takes 1 to 1 (it"),
+        (np.zeros((1, 0, 16, 16, 3), np.uint8), "a clip of 0 frames"),
+        (np.zeros((1, 16, 16, 3), np.int32), "pixels are int32: give uint8 in 0..255 or floats"),
+        (np.zeros((1, 16, 16, 3), bool), "pixels are bool"),
+        (np.full((1, 16, 16, 3), 255.0), "but reach from 255 to 255: give uint8, or scale"),
+        (np.full((1, 16, 16, 3), np.nan), "float pixels must lie in [-1, 1]"),
+        (np.full((1, 16, 16, 3), -1.5), "float pixels must lie in [-1, 1]"),
+    ],
+)
+def test_pixels_are_checked(tokenizer, pixels, words):
+    assert words in message_of(tokenizer.encode, pixels)
+
+
+@pytest.mark.parametrize(
+    ("bits", "words"),
+    [
+        (np.zeros((2, 2, 6), int), "bits have shape (2, 2, 6): this model takes [batch, 2, 2, 6]"),
+        (np.zeros((1, 2, 2, 7), int), "this model takes [batch, 2, 2, 6]"),
+        (np.zeros((1, 2, 2, 2, 6), int), "a clip of 2 frames"),
+        (np.full((1, 2, 2, 6), 2), "bits must be integers or booleans, all 0 or 1"),
+        (np.full((1, 2, 2, 6), -1), "all 0 or 1"),
+        (np.zeros((1, 2, 2, 6)), "bits must be integers or booleans"),
+    ],
+)
+def test_bits_are_checked(tokenizer, bits, words):
+    assert words in message_of(tokenizer.decode, bits)
+
+
+def test_other_mistakes(tokenizer, video, tmp_path):
+    bits = tokenizer.encode(images(1))
+    assert "decode gives float32 or uint8" in message_of(tokenizer.decode, bits, dtype="float16")
+    message = message_of(Tokenizer, video.config, tokenizer._params)
+    assert message.startswith("the weights do not fit the config: ")
+    assert "does not exist" in message_of(Tokenizer.load, tmp_path / "nothing")
+    assert "neither a workdir nor an export" in message_of(Tokenizer.load, tmp_path)
+    (tmp_path / "file").write_text("")
+    assert "cannot write the export" in message_of(tokenizer.save, tmp_path / "file" / "export")
+
+
+def test_num_params_counts_every_number(tokenizer):
+    leaves = jax.tree.leaves(tokenizer._params)
+    assert tokenizer.num_params == sum(leaf.size for leaf in leaves) > 1000
+
+
+def test_an_export_is_the_same_tokenizer(tokenizer, video, tmp_path):
+    for number, original in enumerate((tokenizer, video)):
+        folder = tmp_path / "deep" / str(number)
+        original.save(folder)
+        assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
+        loaded = Tokenizer.load(folder)
+        assert loaded.origin == {"weights": "raw", "step": 7}
+        assert to_json(loaded.config) == to_json(original.config)
+        pixels = images(3, *original.config.model.image_size)
+        bits = original.encode(pixels)
+        np.testing.assert_array_equal(loaded.encode(pixels), bits)
+        np.testing.assert_array_equal(loaded.decode(bits), original.decode(bits))
+    assert "export of raw weights" in message_of(Tokenizer.load, folder, weights="ema")
+
+
+def edited(**changes):
+    def edit(folder):
+        path = folder / "config.json"
+        described = json.loads(path.read_text()) | changes
+        described = {key: value for key, value in described.items() if value is not None}
+        path.write_text(json.dumps(described))
+
+    return edit
+
+
+def cut(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def flip(folder):
+    path = folder / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-9] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (cut, "model.safetensors is damaged or not the one"),
+        (flip, "model.safetensors is damaged or not the one"),
+        (lambda folder: (folder / "config.json").unlink(), "config.json: No such file"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors: No such file"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json is damaged"),
+        (lambda folder: (folder / "config.json").write_bytes(b"\xff"), "config.json is damaged"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "does not describe a bsq_jax"),
+        (edited(format="another"), "does not describe a bsq_jax tokenizer"),
+        (edited(version=2), "has export version 2, but this bsq_jax reads 1: update bsq_jax"),
+        (edited(version=None), "has export version None"),
+        (edited(sha256=None), "has no 'sha256'"),
+        (edited(config={"model": {"colour": 1}}), "unknown config key model.colour"),
+    ],
+)
+def test_a_damaged_export(tokenizer, tmp_path, damage, words):
+    tokenizer.save(tmp_path)
+    damage(tmp_path)
+    assert words in message_of(Tokenizer.load, tmp_path)
+
+
+def test_loading_from_a_workdir(workdir):
+    folder, raw = workdir
+    for weights, factor, label in (("raw", 1, "raw"), ("ema", 0.5, "ema"), ("auto", 0.5, "ema")):
+        loaded = Tokenizer.load(folder, weights=weights)
+        assert loaded.origin == {"weights": label, "step": 5}
+        jax.tree.map(
+            lambda a, b, factor=factor: np.testing.assert_array_equal(a, b * factor),
+            loaded._params,
+            raw,
+        )
+    assert "must be one of auto, raw, ema" in message_of(Tokenizer.load, folder, weights="best")
+    assert "model.dtype is 'int8'" in message_of(Tokenizer.load, folder, dtype="int8")
+
+
+def test_bfloat16_computes_nearly_the_same(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    quick = Tokenizer.load(tmp_path, dtype="bfloat16")
+    assert quick.config.model.dtype == "bfloat16"
+    pixels = images(16)
+    bits = tokenizer.encode(pixels)
+    assert np.mean(quick.encode(pixels) == bits) > 0.95
+    decoded = quick.decode(bits)
+    assert decoded.dtype == np.float32
+    np.testing.assert_allclose(decoded, tokenizer.decode(bits), atol=0.05)
+    quick.save(tmp_path / "again")  # the parameters are still the float32 ones
+    again = Tokenizer.load(tmp_path / "again", dtype="float32")
+    np.testing.assert_array_equal(again.decode(bits), tokenizer.decode(bits))
