@@ -1,0 +1,88 @@
+"""Every published config builds and trains. Oracle: the published sizes, written out."""
+
+import importlib.util
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from bsq_jax.config import finalize, load_config_file
+from bsq_jax.core.sharding import batch_sharding, make_mesh, to_global
+from bsq_jax.data.factory import make_data_config
+from bsq_jax.data.pipeline import train_batches
+from bsq_jax.tasks.tokenizer import make_tokenizer_task
+
+FOLDER = pathlib.Path(__file__).parents[1] / "configs"
+FILES = sorted(FOLDER.glob("*.py"))
+
+
+def variants(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, "VARIANTS", ("",))
+
+
+ALL = [(path, variant) for path in FILES for variant in variants(path)]
+
+
+def parameters(config):
+    """Number of parameters of a config's model; nothing is allocated."""
+    state = make_tokenizer_task(config).abstract_state(make_mesh())
+    return sum(leaf.size for leaf in jax.tree.leaves(state.params))
+
+
+def shrink(path, variant):
+    """The variant with as little work as keeps its loss, optimiser and quantiser."""
+    has_local = "runlocal" in path.read_text()
+    arguments = [word for word in (variant, "runlocal" if has_local else "") if word]
+    config = load_config_file(":".join([str(path), ",".join(arguments)]))
+    if not has_local:
+        config.model.update(image_size=(16, 16), width=16, layers=1, heads=2)
+        config.data.update(source="synthetic", resize=16, eval_resize=16, threads=1)
+        config.train.batch_size = 8
+    return finalize(config)
+
+
+def test_there_are_configs():
+    assert {"quickstart.py", "tokenizer.py"} <= {path.name for path in FILES}
+
+
+@pytest.mark.parametrize(("path", "variant"), ALL, ids=lambda x: getattr(x, "stem", x))
+def test_it_builds(path, variant):
+    config = finalize(load_config_file(f"{path}:{variant}"))
+    assert config.name
+    assert parameters(config) > 5e5
+    make_data_config(config)
+
+
+@pytest.mark.parametrize(("path", "variant"), ALL, ids=lambda x: getattr(x, "stem", x))
+def test_it_trains_a_step(path, variant):
+    config = shrink(path, variant)
+    mesh = make_mesh(devices=jax.devices()[:1])  # compiles sooner than eight
+    task, size = make_tokenizer_task(config), config.train.batch_size
+    state = task.init_state(mesh)
+    before = jax.device_get(state.params)
+    data = make_data_config(config)
+    batches = train_batches(data, global_batch=size, shard_index=0, shard_count=1)
+    batch = to_global({"pixels": next(batches)["pixels"]}, mesh)
+    batches.close()
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step = jax.jit(task.train_step, in_shardings=(shardings, batch_sharding(mesh)))
+    state, values = step(state, batch)
+    assert int(state.step) == 1
+    assert all(np.isfinite(value).all() for value in jax.device_get(values).values())
+    changed = jax.tree.map(lambda a, b: bool((a != b).any()), before, jax.device_get(state.params))
+    # Attention's key bias alone has no gradient: it shifts all scores of a query alike.
+    assert np.mean(jax.tree.leaves(changed)) > 0.8
+
+
+def test_the_published_sizes():
+    for bits in (18, 36):
+        config = finalize(load_config_file(f"{FOLDER / 'tokenizer.py'}:imagenet256,bits={bits}"))
+        assert config.model.image_size == (256, 256)
+        assert (config.model.patch_size, config.model.bits) == (8, bits)
+        assert config.optimizer.learning_rate == pytest.approx(4e-7 * config.train.batch_size)
+        # Two ViT-B transformers of 85M parameters and their ends.
+        assert 170e6 < parameters(config) < 185e6

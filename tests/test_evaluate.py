@@ -1,0 +1,156 @@
+"""Evaluation of a whole split. Oracle: float64 numpy and scikit-image over the same pictures."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from bsq_jax.config import finalize, load_config_file
+from bsq_jax.core.sharding import make_mesh
+from bsq_jax.data.factory import make_data_config
+from bsq_jax.evaluate import Evaluator, evaluate, table, weight_sets
+from bsq_jax.tasks.tokenizer import make_tokenizer_task
+
+TINY = str(pathlib.Path(__file__).parent / "tiny.py")
+COUNT = 11
+
+
+def smooth_picture(rng, height, width):
+    """A few soft blobs of colour: structure that SSIM can see, and all values of a byte."""
+    y, x = np.mgrid[0:height, 0:width] / 16
+    waves = [np.sin(rng.uniform(1, 6) * x + rng.uniform(1, 6) * y + rng.uniform(0, 6))
+             for _ in range(3)]  # fmt: skip
+    return np.rint(127.5 + 127.5 * np.stack(waves, axis=-1)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Eleven readable pictures of two by three crops, and one file that is none."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for number in range(COUNT):
+        Image.fromarray(smooth_picture(rng, 32, 48)).save(folder / f"{number:02d}.png")
+    (folder / "05b.png").write_bytes(b"no picture at all")
+    return folder
+
+
+def setup(folder, crop, **changes):
+    config = load_config_file(TINY)
+    config.data.update(val_source=f"folder:{folder}")
+    config.data.update(eval_crop=crop, eval_resize=32, max_broken=0.1, **changes)
+    config = finalize(config)
+    return make_tokenizer_task(config), make_data_config(config)
+
+
+def crops_of(folder, crop):
+    """All evaluation crops ``[example, 16, 16, 3]`` in order, cut by hand."""
+    found = []
+    for path in sorted(folder.glob("[0-9][0-9].png")):
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture)
+        if crop == "center":
+            found.append(pixels[8:24, 16:32])
+        else:
+            found += [pixels[i : i + 16, j : j + 16] for i in (0, 16) for j in (0, 16, 32)]
+    return np.stack(found)
+
+
+def psnr(original, other):
+    return np.mean(
+        [
+            peak_signal_noise_ratio(a, b, data_range=255)
+            for a, b in zip(original, other, strict=True)
+        ]
+    )
+
+
+def ssim(original, other):
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    return np.mean(
+        [
+            structural_similarity(
+                *(x.astype(np.float64) for x in pair), channel_axis=-1, data_range=255, **options
+            )
+            for pair in zip(original, other, strict=True)
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("crop", "devices", "batch", "rounded"),
+    [("center", 8, 5, 8), ("center", 1, 5, 5), ("tiles", 8, 16, 16)],
+)
+def test_means_are_those_of_all_pictures(folder, tmp_path, crop, devices, batch, rounded):
+    mesh = make_mesh(devices=jax.devices()[:devices])
+    task, data = setup(folder, crop)
+    state = task.init_state(mesh)
+    evaluator = Evaluator(task, data, mesh, batch_size=batch)
+    assert evaluator.batch_size == rounded
+    report = evaluate(
+        evaluator, weight_sets(state.params, None), tmp_path, name="x", step=3, data=data
+    )
+
+    originals = crops_of(folder, crop)
+    floats = (originals.astype(np.float32) / 127.5 - 1)[:, None]
+    output = jax.jit(task.reconstruct)(jax.device_get(state.params), floats)
+    clamped = np.clip(np.asarray(output.pixels[:, 0], np.float64), -1, 1)
+    reconstructions = np.rint((clamped + 1) * 127.5).astype(np.uint8)
+    patches = originals.reshape(-1, 2, 8, 2, 8, 3).astype(np.float64)
+    means = np.rint(patches.mean(axis=(2, 4), keepdims=True))
+    oracle = np.broadcast_to(means, patches.shape).reshape(originals.shape).astype(np.uint8)
+    bits = np.asarray(output.quantized.bits).reshape(-1, 6)
+
+    assert list(report["results"]) == ["raw"]
+    result = report["results"]["raw"]
+    assert result["count"] == len(originals) == (COUNT if crop == "center" else 6 * COUNT)
+    np.testing.assert_allclose(result["psnr"], psnr(originals, reconstructions), rtol=1e-4)
+    np.testing.assert_allclose(result["ssim"], ssim(originals, reconstructions), atol=1e-4)
+    np.testing.assert_allclose(report["oracle"]["psnr"], psnr(originals, oracle), rtol=1e-5)
+    assert result["tokens"] == len(bits)
+    assert result["codes_used"] == len(np.unique(bits, axis=0))
+    ones = bits.mean(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        entropy = -np.nan_to_num(ones * np.log2(ones)) - np.nan_to_num(
+            (1 - ones) * np.log2(1 - ones)
+        )
+    np.testing.assert_allclose(result["bit_entropy"], entropy.mean(), rtol=1e-5)
+
+    assert len(report["measured"]["unreadable"]) == 1
+    assert "05b.png" in report["measured"]["unreadable"][0]
+    assert json.loads((tmp_path / "evaluation.json").read_text()) == report
+    assert "05b.png" in table(report)
+    for path in report["pictures"]:
+        Image.open(path).verify()
+
+
+def test_the_same_pictures_are_shown_in_order(folder):
+    mesh = make_mesh()
+    task, data = setup(folder, "tiles")
+    evaluator = Evaluator(task, data, mesh, batch_size=16)
+    _, (originals, reconstructions) = evaluator(task.init_state(mesh).params, 20)
+    np.testing.assert_array_equal(originals, crops_of(folder, "tiles")[:20])
+    assert reconstructions.shape == originals.shape
+    assert reconstructions.dtype == np.uint8
+
+
+def test_the_table_has_a_column_for_each_set_of_weights():
+    result = {"psnr": 20.123, "ssim": 0.5, "codes_used": 1234, "usage": 0.5, "bit_entropy": 1.0}
+    measured = {"count": 3, "crop": "center", "image_size": [16, 16], "source": "photos"}
+    measured |= {"split": "val", "resize": "short side to 16 pixels, box", "unreadable": []}
+    report = {
+        "name": "x",
+        "step": 7,
+        "results": {"raw": result, "ema": result | {"psnr": 21.0}},
+        "oracle": {"name": "best", "psnr": 18.0},
+        "measured": measured,
+    }
+    lines = table(report).splitlines()
+    assert lines[0].split() == ["raw", "ema", "best"]
+    assert lines[2].split() == ["PSNR", "(dB)", "20.12", "21.00", "18.00"]
+    assert "1,234" in table(report)
+    assert "x, step 7: 3 center crops of 16x16 from photos (val)" in table(report)
+    assert "MS-SSIM needs pictures of at least 161 pixels a side" in table(report)
