@@ -38,6 +38,7 @@ def main() -> None:
 
             compiled = jax.jit(jax.value_and_grad(loss)).lower(latents, weights).compile()
             sizes = compiled.memory_analysis()
+            assert sizes is not None
             memory[group_size, bits] = (
                 sizes.temp_size_in_bytes + sizes.argument_size_in_bytes + sizes.output_size_in_bytes
             )

@@ -25,7 +25,7 @@ from ml_collections import ConfigDict, config_dict
 from bsq_jax.core.errors import UserError
 
 # Keys of `model` that change how the network computes, not which parameters it has.
-COMPUTE_KEYS = ("dtype", "remat", "unroll")
+COMPUTE_KEYS = ("dtype", "remat", "unroll", "attention")
 _POSITIVE = {
     *("model.frames", "model.patch_size", "model.bits", "model.width", "model.layers"),
     *("model.heads", "model.mlp_ratio", "model.unroll", "quantizer.inv_temperature"),
@@ -60,6 +60,7 @@ def default_config() -> ConfigDict:
     model.head_hidden = 3072  # hidden width of the pixel head; 0 for one linear layer
     model.dtype = "bfloat16"  # of the computation; parameters and quantiser are float32
     model.remat = False  # recompute blocks in the backward pass to save memory
+    model.attention = "auto"  # auto | dense | by_head
     model.unroll = 1  # blocks a scan iteration: more runs faster and compiles longer
 
     config.quantizer = quantizer = ConfigDict()
@@ -370,4 +371,5 @@ def _validate(config: ConfigDict) -> None:
         "loss.l1 and loss.l2 are both 0: there is nothing to reconstruct with",
     )
     one_of("model.dtype", ("float32", "bfloat16"))
+    one_of("model.attention", ("auto", "dense", "by_head"))
     one_of("optimizer.clip", ("none", "global", "parameter"))

@@ -5,12 +5,30 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
 
 from bsq_jax.models.initializers import bias, kernel
 
+IMPLEMENTATIONS = ("auto", "dense", "by_head")
+# From this many keys on, one head's scores at a time are faster on a CPU than all heads' at once:
+# 2 to 5 times at 1,024 keys, and slower at 256 (benchmarks/README.md).
+_BY_HEAD_FROM = 512
+
+
+def choose_implementation(implementation: str, keys: int) -> str:
+    """What ``auto`` stands for on this backend: ``by_head`` for long sequences on a CPU."""
+    if implementation != "auto":
+        return implementation
+    return "by_head" if jax.default_backend() == "cpu" and keys >= _BY_HEAD_FROM else "dense"
+
 
 def attend(
-    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None = None
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: jax.Array | None = None,
+    implementation: str = "auto",
 ) -> jax.Array:
     """Scaled dot-product attention, softmax in float32.
 
@@ -18,13 +36,31 @@ def attend(
       query: ``[batch, query, head, channel]``.
       key: ``[batch, key, head, channel]``.
       value: ``[batch, key, head, channel]``.
-      mask: booleans that broadcast to ``[batch, head, query, key]``, True = may attend. Every
-        query must see at least one key.
+      mask: booleans ``[1, 1, query, key]``, True = may attend. Every query must see at least one
+        key.
+      implementation: ``dense``: all scores at once, left to XLA. ``by_head``: the scores of one
+        head of one example at a time, computed again in the backward pass; they stay in a CPU's
+        cache. ``auto``: see `choose_implementation`.
 
     Returns:
       ``[batch, query, head, channel]`` in the dtype of `query`.
     """
-    return jax.nn.dot_product_attention(query, key, value, mask=mask)
+    if choose_implementation(implementation, key.shape[1]) == "dense":
+        return jax.nn.dot_product_attention(query, key, value, mask=mask)
+    batch = query.shape[0]
+    rows = [rearrange(x, "b n h d -> (b h) n d") for x in (query, key, value)]
+
+    @jax.checkpoint
+    def one_head(row: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        q, k, v = row
+        scores = jnp.einsum("qd,kd->qk", q, k, preferred_element_type=jnp.float32)
+        scores = scores * np.float32(q.shape[-1] ** -0.5)
+        if mask is not None:
+            scores = jnp.where(mask[0, 0], scores, -jnp.inf)
+        weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+        return jnp.einsum("qk,kd->qd", weights, v)
+
+    return rearrange(jax.lax.map(one_head, tuple(rows)), "(b h) n d -> b n h d", b=batch)
 
 
 def block_causal_mask(frames: int, tokens_per_frame: int) -> jax.Array | None:
@@ -46,10 +82,12 @@ class SelfAttention(nn.Module):
     Attributes:
       heads: number of heads; must divide the width.
       dtype: dtype of the computation; parameters are float32.
+      implementation: see `attend`.
     """
 
     heads: int
     dtype: jnp.dtype = jnp.float32
+    implementation: str = "auto"
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
@@ -63,7 +101,7 @@ class SelfAttention(nn.Module):
             name="qkv",
         )(x)
         query, key, value = (qkv[:, :, i] for i in range(3))
-        out = attend(query, key, value, mask)
+        out = attend(query, key, value, mask, self.implementation)
         return nn.DenseGeneral(
             features=width,
             axis=(-2, -1),

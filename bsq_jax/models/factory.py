@@ -28,4 +28,5 @@ def make_tokenizer(config: ConfigDict) -> TokenizerModel:
         dtype=jnp.dtype(model.dtype),
         remat=model.remat,
         unroll=model.unroll,
+        attention=model.attention,
     )

@@ -16,7 +16,7 @@ from einops import rearrange
 
 from bsq_jax.models.attention import block_causal_mask
 from bsq_jax.models.initializers import bias, embedding, kernel
-from bsq_jax.models.transformer import Transformer, layer_norm
+from bsq_jax.models.transformer import Compute, Transformer, layer_norm
 from bsq_jax.quantizers import Quantized
 from bsq_jax.quantizers.bits import to_corners
 
@@ -106,26 +106,22 @@ class _Trunk(nn.Module):
     """Position embedding, layer norm, transformer, layer norm: both halves of the tokenizer."""
 
     shape: TokenizerShape
-    dtype: jnp.dtype
-    remat: bool
-    unroll: int
+    compute: Compute
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         _, time, rows, columns, _ = x.shape
-        x = PositionEmbedding(self.shape, self.dtype, name="positions")(x)
+        x = PositionEmbedding(self.shape, self.compute.dtype, name="positions")(x)
         x = rearrange(x, "b t h w d -> b (t h w) d")
-        x = layer_norm(self.dtype, "norm_pre")(x)
+        x = layer_norm(self.compute.dtype, "norm_pre")(x)
         x = Transformer(
             self.shape.layers,
             self.shape.heads,
             self.shape.mlp_ratio,
-            self.dtype,
-            self.remat,
-            self.unroll,
+            self.compute,
             name="transformer",
         )(x, block_causal_mask(time, rows * columns))
-        x = layer_norm(self.dtype, "norm_post")(x)
+        x = layer_norm(self.compute.dtype, "norm_post")(x)
         return rearrange(x, "b (t h w) d -> b t h w d", t=time, h=rows)
 
 
@@ -133,41 +129,37 @@ class Encoder(nn.Module):
     """Pixels to features, ``[b, t, height, width, 3]`` to ``[b, t, row, column, width]``."""
 
     shape: TokenizerShape
-    dtype: jnp.dtype
-    remat: bool
-    unroll: int
+    compute: Compute
 
     @nn.compact
     def __call__(self, pixels: jax.Array) -> jax.Array:
         """Encodes pixels in [-1, 1]."""
-        x = patchify(pixels.astype(self.dtype), self.shape.patch_size)
+        x = patchify(pixels.astype(self.compute.dtype), self.shape.patch_size)
         x = nn.Dense(
             self.shape.width,
             use_bias=False,
-            dtype=self.dtype,
+            dtype=self.compute.dtype,
             kernel_init=kernel(None, "embed"),
             name="patch_embed",
         )(x)
-        return _Trunk(self.shape, self.dtype, self.remat, self.unroll, name="trunk")(x)
+        return _Trunk(self.shape, self.compute, name="trunk")(x)
 
 
 class Decoder(nn.Module):
     """Features to pixels, ``[b, t, row, column, width]`` to ``[b, t, height, width, 3]``."""
 
     shape: TokenizerShape
-    dtype: jnp.dtype
-    remat: bool
-    unroll: int
+    compute: Compute
 
     @nn.compact
     def __call__(self, features: jax.Array) -> jax.Array:
         """Decodes to float32 pixels around [-1, 1], not clamped."""
-        x = features.astype(self.dtype)
-        x = _Trunk(self.shape, self.dtype, self.remat, self.unroll, name="trunk")(x)
+        x = features.astype(self.compute.dtype)
+        x = _Trunk(self.shape, self.compute, name="trunk")(x)
         if self.shape.head_hidden:
             x = nn.Dense(
                 self.shape.head_hidden,
-                dtype=self.dtype,
+                dtype=self.compute.dtype,
                 kernel_init=kernel("embed", "mlp"),
                 bias_init=bias("mlp"),
                 name="head_hidden",
@@ -175,7 +167,7 @@ class Decoder(nn.Module):
             x = jnp.tanh(x)
         x = nn.Dense(
             CHANNELS * self.shape.patch_size**2,
-            dtype=self.dtype,
+            dtype=self.compute.dtype,
             kernel_init=kernel("mlp", None),
             bias_init=bias(None),
             name="head_out",
@@ -192,6 +184,7 @@ class TokenizerModel(nn.Module):
       dtype: dtype of the computation; parameters are float32, and so is the quantiser.
       remat: recompute blocks in the backward pass.
       unroll: blocks a scan iteration.
+      attention: implementation of attention, see `bsq_jax.models.attention.attend`.
     """
 
     shape: TokenizerShape
@@ -199,12 +192,13 @@ class TokenizerModel(nn.Module):
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
     unroll: int = 1
+    attention: str = "auto"
 
     def setup(self) -> None:
         """Makes the parts."""
-        common = (self.shape, self.dtype, self.remat, self.unroll)
-        self.encoder = Encoder(*common)
-        self.decoder = Decoder(*common)
+        compute = Compute(self.dtype, self.remat, self.unroll, self.attention)
+        self.encoder = Encoder(self.shape, compute)
+        self.decoder = Decoder(self.shape, compute)
         self.to_latent = nn.Dense(
             self.shape.bits,
             dtype=jnp.float32,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,23 @@ from bsq_jax.models.attention import SelfAttention
 from bsq_jax.models.initializers import bias, kernel, scale
 
 LAYER_NORM_EPSILON = 1e-5  # published
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+    """How a network computes; none of it changes its parameters.
+
+    Attributes:
+      dtype: dtype of the computation; parameters are float32.
+      remat: recompute each block in the backward pass instead of storing its activations.
+      unroll: blocks a scan iteration; more compiles longer and lets the compiler fuse across.
+      attention: implementation, see `bsq_jax.models.attention.attend`.
+    """
+
+    dtype: jnp.dtype = jnp.float32
+    remat: bool = False
+    unroll: int = 1
+    attention: str = "auto"
 
 
 def layer_norm(dtype: jnp.dtype, name: str) -> nn.LayerNorm:
@@ -56,15 +75,16 @@ class Block(nn.Module):
 
     heads: int
     mlp_ratio: float = 4.0
-    dtype: jnp.dtype = jnp.float32
+    compute: Compute = Compute()
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> tuple[jax.Array, None]:
         """Maps ``[batch, token, width]`` to the same shape; the None is the scan's empty output."""
         hidden = int(x.shape[-1] * self.mlp_ratio)
-        attention = SelfAttention(self.heads, self.dtype, name="attention")
-        x = x + attention(layer_norm(self.dtype, "norm1")(x), mask)
-        x = x + Mlp(hidden, self.dtype, name="mlp")(layer_norm(self.dtype, "norm2")(x))
+        dtype = self.compute.dtype
+        attention = SelfAttention(self.heads, dtype, self.compute.attention, name="attention")
+        x = x + attention(layer_norm(dtype, "norm1")(x), mask)
+        x = x + Mlp(hidden, dtype, name="mlp")(layer_norm(dtype, "norm2")(x))
         return x, None
 
 
@@ -75,31 +95,27 @@ class Transformer(nn.Module):
       layers: number of blocks.
       heads: attention heads.
       mlp_ratio: hidden width of the MLP over the width.
-      dtype: dtype of the computation.
-      remat: recompute each block in the backward pass instead of storing its activations.
-      unroll: blocks a scan iteration; more compiles longer and lets the compiler fuse across.
+      compute: dtype, rematerialisation and the like.
     """
 
     layers: int
     heads: int
     mlp_ratio: float = 4.0
-    dtype: jnp.dtype = jnp.float32
-    remat: bool = False
-    unroll: int = 1
+    compute: Compute = Compute()
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """Maps ``[batch, token, width]`` to the same shape."""
         # Inside a scan nothing can be shared between iterations anyway, so the barrier against
         # common subexpressions would only cost time.
-        block = nn.remat(Block, prevent_cse=False) if self.remat else Block
+        block = nn.remat(Block, prevent_cse=False) if self.compute.remat else Block
         stack = nn.scan(
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,
             length=self.layers,
-            unroll=self.unroll,
+            unroll=self.compute.unroll,
             metadata_params={nn.PARTITION_NAME: "layers"},
-        )(self.heads, self.mlp_ratio, self.dtype, name="blocks")
+        )(self.heads, self.mlp_ratio, self.compute, name="blocks")
         return stack(x, mask)[0]
