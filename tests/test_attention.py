@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bsq_jax.models.attention import SelfAttention, attend, block_causal_mask
+from bsq_jax.models.attention import SelfAttention, attend, block_causal_mask, choose_implementation
 
 
 @pytest.mark.smoke
@@ -41,11 +41,13 @@ def inputs():
     return np.random.default_rng(0).normal(size=(3, 2, 6, 4, 8)) * 2
 
 
+@pytest.mark.parametrize("implementation", ["dense", "by_head"])
 @pytest.mark.parametrize("frames", [None, 1, 2, 3])
-def test_attend_against_numpy(frames):
+def test_attend_against_numpy(frames, implementation):
     query, key, value = inputs()
     mask = None if frames is None else block_causal_mask(frames, 6 // frames)
-    ours = jax.jit(attend)(*(jnp.asarray(x, jnp.float32) for x in (query, key, value)), mask)
+    rows = (jnp.asarray(x, jnp.float32) for x in (query, key, value))
+    ours = jax.jit(attend, static_argnums=4)(*rows, mask, implementation)
     wanted = reference(query, key, value, True if mask is None else np.asarray(mask))
     np.testing.assert_allclose(ours, wanted, atol=2e-6)
 
@@ -72,3 +74,23 @@ def test_self_attention_against_numpy():
     out = reference(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], np.asarray(mask))
     wanted = np.einsum("bthc,hcd->btd", out, params["out"]["kernel"]) + params["out"]["bias"]
     np.testing.assert_allclose(ours, wanted, atol=1e-5)
+
+
+def test_gradients_do_not_depend_on_the_implementation():
+    rows = tuple(jnp.asarray(x, jnp.float32) for x in inputs())
+    mask = block_causal_mask(3, 2)
+
+    def gradient(implementation):
+        def loss(q, k, v):
+            return jnp.sum(jnp.sin(attend(q, k, v, mask, implementation)))
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*rows)
+
+    for dense, by_head in zip(gradient("dense"), gradient("by_head"), strict=True):
+        np.testing.assert_allclose(dense, by_head, atol=1e-6)
+
+
+def test_auto_takes_one_head_at_a_time_only_for_long_sequences_on_a_cpu():
+    assert choose_implementation("auto", 256) == "dense"
+    assert choose_implementation("auto", 1024) == "by_head"
+    assert choose_implementation("dense", 1024) == "dense"

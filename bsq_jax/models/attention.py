@@ -38,29 +38,36 @@ def attend(
       value: ``[batch, key, head, channel]``.
       mask: booleans ``[1, 1, query, key]``, True = may attend. Every query must see at least one
         key.
-      implementation: ``dense``: all scores at once, left to XLA. ``by_head``: the scores of one
+      implementation: ``dense``: all scores at once. ``by_head``: the scores of one
         head of one example at a time, computed again in the backward pass; they stay in a CPU's
         cache. ``auto``: see `choose_implementation`.
 
     Returns:
       ``[batch, query, head, channel]`` in the dtype of `query`.
     """
-    if choose_implementation(implementation, key.shape[1]) == "dense":
-        return jax.nn.dot_product_attention(query, key, value, mask=mask)
-    batch = query.shape[0]
-    rows = [rearrange(x, "b n h d -> (b h) n d") for x in (query, key, value)]
+    chosen = choose_implementation(implementation, key.shape[1])
+    mask = None if mask is None else mask[0, 0]
+    # Heads in front: a CPU then multiplies contiguous matrices.
+    rows = tuple(rearrange(x, "b n h d -> b h n d") for x in (query, key, value))
+    if chosen == "dense":
+        return rearrange(_softmax_attention(*rows, mask), "b h n d -> b n h d")
+    rows = tuple(rearrange(x, "b h n d -> (b h) n d") for x in rows)
+    one_head = jax.checkpoint(lambda row: _softmax_attention(*row, mask))
+    out = jax.lax.map(one_head, rows)
+    return rearrange(out, "(b h) n d -> b n h d", b=query.shape[0])
 
-    @jax.checkpoint
-    def one_head(row: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        q, k, v = row
-        scores = jnp.einsum("qd,kd->qk", q, k, preferred_element_type=jnp.float32)
-        scores = scores * np.float32(q.shape[-1] ** -0.5)
-        if mask is not None:
-            scores = jnp.where(mask[0, 0], scores, -jnp.inf)
-        weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-        return jnp.einsum("qk,kd->qd", weights, v)
 
-    return rearrange(jax.lax.map(one_head, tuple(rows)), "(b h) n d -> b n h d", b=batch)
+def _softmax_attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None
+) -> jax.Array:
+    """Attention of ``[..., token, channel]`` with a mask ``[query, key]`` or None."""
+    scores = jnp.einsum("...qd,...kd->...qk", query, key, preferred_element_type=jnp.float32)
+    scores = scores * np.float32(query.shape[-1] ** -0.5)
+    if mask is not None:
+        mask = mask.reshape((1,) * (scores.ndim - 2) + mask.shape)
+        scores = jnp.where(mask, scores, -jnp.inf)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    return jnp.einsum("...qk,...kd->...qd", weights, value)
 
 
 def block_causal_mask(frames: int, tokens_per_frame: int) -> jax.Array | None:

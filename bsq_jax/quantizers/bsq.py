@@ -43,10 +43,12 @@ def _straight_through_sign_jvp(
 
 def to_sphere(latents: jax.Array) -> jax.Array:
     """Projects to the unit sphere over the last axis; the origin stays, with a zero gradient."""
-    square = jnp.sum(latents * latents, axis=-1, keepdims=True)
-    # The smallest normal float guards the division; both branches of the where stay finite.
-    safe = square > np.finfo(np.float32).tiny
-    return jnp.where(safe, latents * jax.lax.rsqrt(jnp.where(safe, square, 1.0)), 0.0)
+    # The direction does not depend on the length, so a constant factor changes neither value nor
+    # gradient, and squares of very long or short vectors cannot leave the range of floats.
+    length = jax.lax.stop_gradient(jnp.max(jnp.abs(latents), axis=-1, keepdims=True))
+    scaled = latents / jnp.where(length > 0, length, 1.0)
+    square = jnp.sum(scaled * scaled, axis=-1, keepdims=True)
+    return jnp.where(length > 0, scaled * jax.lax.rsqrt(jnp.where(length > 0, square, 1.0)), 0.0)
 
 
 @dataclasses.dataclass(frozen=True)

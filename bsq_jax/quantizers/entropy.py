@@ -89,6 +89,11 @@ def group_distributions(logits: jax.Array, group_size: int) -> list[jax.Array]:
     return averages
 
 
+def _entr(p: jax.Array) -> jax.Array:
+    """``-p log p``; the bound keeps the gradient finite where a probability has become zero."""
+    return jax.scipy.special.entr(jnp.maximum(p, np.finfo(np.float32).tiny))
+
+
 def codebook_entropy(logits: jax.Array, group_size: int = 1) -> jax.Array:
     """Entropy in nats of the average soft assignment, groups of channels taken as independent.
 
@@ -102,6 +107,6 @@ def codebook_entropy(logits: jax.Array, group_size: int = 1) -> jax.Array:
     """
     if group_size == 1:
         average = jnp.mean(jax.nn.sigmoid(logits.reshape(-1, logits.shape[-1])), axis=0)
-        return jnp.sum(jax.scipy.special.entr(average) + jax.scipy.special.entr(1 - average))
+        return jnp.sum(_entr(average) + _entr(1 - average))
     groups = group_distributions(logits, group_size)
-    return sum((jnp.sum(jax.scipy.special.entr(p)) for p in groups), start=jnp.float32(0))
+    return sum((jnp.sum(_entr(p)) for p in groups), start=jnp.float32(0))
