@@ -21,10 +21,10 @@ from bsq_jax.tasks.tokenizer import make_tokenizer_task
 REFERENCE = 0.33  # images a second, the authors' code
 
 
-def make_tokenizer(dtype: str, unroll: int, size: int, layers: int) -> Tokenizer:
+def make_tokenizer(dtype: str, size: int, layers: int) -> Tokenizer:
     """A tokenizer of the published width with random weights."""
     config = default_config()
-    config.model.update(dtype=dtype, unroll=unroll, layers=layers, image_size=(size, size))
+    config.model.update(dtype=dtype, layers=layers, image_size=(size, size))
     config.optimizer.ema = 0.0
     config = finalize(config)
     task = make_tokenizer_task(config)
@@ -35,7 +35,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5, help="rounds, of which the median counts")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4])
-    parser.add_argument("--unrolls", type=int, nargs="+", default=[1, 12])
     parser.add_argument("--size", type=int, default=256, help="pixels a side")
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--json", type=pathlib.Path, help="also write the result here")
@@ -43,22 +42,20 @@ def main() -> None:
 
     functions = {}
     for dtype in ("float32", "bfloat16"):
-        for unroll in args.unrolls:
-            tokenizer = make_tokenizer(dtype, unroll, args.size, args.layers)
-            for batch in args.batches:
-                images = np.random.default_rng(0).integers(
-                    0, 256, (batch, args.size, args.size, 3), np.uint8
-                )
-                functions[dtype, unroll, batch] = lambda t=tokenizer, x=images: t.reconstruct(x)
+        tokenizer = make_tokenizer(dtype, args.size, args.layers)
+        for batch in args.batches:
+            images = np.random.default_rng(0).integers(
+                0, 256, (batch, args.size, args.size, 3), np.uint8
+            )
+            functions[dtype, batch] = lambda t=tokenizer, x=images: t.reconstruct(x)
     seconds = in_turn({str(key): function for key, function in functions.items()}, args.runs)
     rows = []
     for key in functions:
-        dtype, unroll, batch = key
+        dtype, batch = key
         speed = batch / seconds[str(key)]
         rows.append(
             {
                 "dtype": dtype,
-                "unroll": unroll,
                 "batch": batch,
                 "images/s": speed,
                 "x authors' fp32": speed / REFERENCE,

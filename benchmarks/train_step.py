@@ -24,7 +24,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5, help="rounds, of which the median counts")
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--unrolls", type=int, nargs="+", default=[1, 12])
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--remats", nargs="+", default=["none"], help="none, dots, full")
     parser.add_argument("--size", type=int, default=128, help="pixels a side")
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--json", type=pathlib.Path, help="also write the result here")
@@ -36,11 +37,11 @@ def main() -> None:
     )
     batch = to_global({"pixels": pixels}, mesh)
     rows = []
-    for dtype in ("float32", "bfloat16"):
-        for unroll in args.unrolls:
+    for dtype in args.dtypes:
+        for remat in args.remats:
             config = default_config()
             config.model.update(
-                dtype=dtype, unroll=unroll, layers=args.layers, image_size=(args.size, args.size)
+                dtype=dtype, remat=remat, layers=args.layers, image_size=(args.size, args.size)
             )
             task = make_tokenizer_task(finalize(config))
             state = task.init_state(mesh)
@@ -58,7 +59,7 @@ def main() -> None:
             rows.append(
                 {
                     "dtype": dtype,
-                    "unroll": unroll,
+                    "remat": remat,
                     "seconds": seconds,
                     "images/s": speed,
                     "x authors' fp32": speed / REFERENCE,

@@ -25,10 +25,10 @@ from ml_collections import ConfigDict, config_dict
 from bsq_jax.core.errors import UserError
 
 # Keys of `model` that change how the network computes, not which parameters it has.
-COMPUTE_KEYS = ("dtype", "remat", "unroll", "attention")
+COMPUTE_KEYS = ("dtype", "remat", "attention")
 _POSITIVE = {
     *("model.frames", "model.patch_size", "model.bits", "model.width", "model.layers"),
-    *("model.heads", "model.mlp_ratio", "model.unroll", "quantizer.inv_temperature"),
+    *("model.heads", "model.mlp_ratio", "quantizer.inv_temperature"),
     *("optimizer.learning_rate", "optimizer.clip_norm", "train.steps", "train.batch_size"),
     *("train.accumulate", "train.log_every", "train.checkpoint_every", "train.keep"),
     *("eval.batch_size", "eval.pictures"),
@@ -59,9 +59,8 @@ def default_config() -> ConfigDict:
     model.mlp_ratio = 4.0
     model.head_hidden = 3072  # hidden width of the pixel head; 0 for one linear layer
     model.dtype = "bfloat16"  # of the computation; parameters and quantiser are float32
-    model.remat = False  # recompute blocks in the backward pass to save memory
+    model.remat = "none"  # none | dots | full: what is computed again in the backward pass
     model.attention = "auto"  # auto | dense | by_head
-    model.unroll = 1  # blocks a scan iteration: more runs faster and compiles longer
 
     config.quantizer = quantizer = ConfigDict()
     quantizer.name = "bsq"
@@ -371,5 +370,6 @@ def _validate(config: ConfigDict) -> None:
         "loss.l1 and loss.l2 are both 0: there is nothing to reconstruct with",
     )
     one_of("model.dtype", ("float32", "bfloat16"))
+    one_of("model.remat", ("none", "dots", "full"))
     one_of("model.attention", ("auto", "dense", "by_head"))
     one_of("optimizer.clip", ("none", "global", "parameter"))

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-# Parameters below a module of this name are stacked over layers on their first axis (the scan).
-STACK = "blocks"
+from bsq_jax.models.transformer import STACK
 
 
 def schedule(

@@ -131,7 +131,12 @@ def output_and_gradient(model, params, pixels):
     return output, gradient
 
 
-@pytest.mark.parametrize("options", [{"remat": True}, {"unroll": 2}])
+OPTIONS = [{"remat": "full"}, {"remat": "dots"}, {"attention": "by_head"}]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+    "options", [{"remat": "full"}, {"remat": "dots"}, {"attention": "by_head"}]
+)
 def test_how_it_is_computed_changes_nothing(plain, options):
     params, pixels, (output, gradient) = plain
     other, other_gradient = output_and_gradient(

@@ -48,11 +48,11 @@ def attend(
     chosen = choose_implementation(implementation, key.shape[1])
     mask = None if mask is None else mask[0, 0]
     # Heads in front: a CPU then multiplies contiguous matrices.
-    rows = tuple(rearrange(x, "b n h d -> b h n d") for x in (query, key, value))
+    q, k, v = (rearrange(x, "b n h d -> b h n d") for x in (query, key, value))
     if chosen == "dense":
-        return rearrange(_softmax_attention(*rows, mask), "b h n d -> b n h d")
-    rows = tuple(rearrange(x, "b h n d -> (b h) n d") for x in rows)
-    one_head = jax.checkpoint(lambda row: _softmax_attention(*row, mask))
+        return rearrange(_softmax_attention(q, k, v, mask), "b h n d -> b n h d")
+    rows = tuple(rearrange(x, "b h n d -> (b h) n d") for x in (q, k, v))
+    one_head = jax.checkpoint(lambda row: _softmax_attention(row[0], row[1], row[2], mask))
     out = jax.lax.map(one_head, rows)
     return rearrange(out, "(b h) n d -> b n h d", b=query.shape[0])
 

@@ -27,6 +27,5 @@ def make_tokenizer(config: ConfigDict) -> TokenizerModel:
         quantizer=make_quantizer(config.quantizer),
         dtype=jnp.dtype(model.dtype),
         remat=model.remat,
-        unroll=model.unroll,
         attention=model.attention,
     )

@@ -183,20 +183,18 @@ class TokenizerModel(nn.Module):
       quantizer: called on float32 latents ``[..., L]``, returns `Quantized`.
       dtype: dtype of the computation; parameters are float32, and so is the quantiser.
       remat: recompute blocks in the backward pass.
-      unroll: blocks a scan iteration.
       attention: implementation of attention, see `bsq_jax.models.attention.attend`.
     """
 
     shape: TokenizerShape
     quantizer: Any
     dtype: jnp.dtype = jnp.float32
-    remat: bool = False
-    unroll: int = 1
+    remat: str = "none"
     attention: str = "auto"
 
     def setup(self) -> None:
         """Makes the parts."""
-        compute = Compute(self.dtype, self.remat, self.unroll, self.attention)
+        compute = Compute(self.dtype, self.remat, self.attention)
         self.encoder = Encoder(self.shape, compute)
         self.decoder = Decoder(self.shape, compute)
         self.to_latent = nn.Dense(

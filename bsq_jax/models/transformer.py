@@ -12,22 +12,29 @@ from bsq_jax.models.attention import SelfAttention
 from bsq_jax.models.initializers import bias, kernel, scale
 
 LAYER_NORM_EPSILON = 1e-5  # published
+STACK = "blocks"  # the scanned module: all parameters below it are stacked over layers on axis 0
+
+REMAT_POLICIES = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": None,  # remat without a policy stores nothing
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Compute:
-    """How a network computes; none of it changes its parameters.
+    """How a network computes; none of it changes what it computes.
 
     Attributes:
       dtype: dtype of the computation; parameters are float32.
-      remat: recompute each block in the backward pass instead of storing its activations.
-      unroll: blocks a scan iteration; more compiles longer and lets the compiler fuse across.
+      remat: what the backward pass computes again instead of storing it, a key of
+        `REMAT_POLICIES`: ``none``; ``dots``, everything but the results of linear layers;
+        ``full``, everything but the input of each block.
       attention: implementation, see `bsq_jax.models.attention.attend`.
     """
 
     dtype: jnp.dtype = jnp.float32
-    remat: bool = False
-    unroll: int = 1
+    remat: str = "none"
     attention: str = "auto"
 
 
@@ -108,14 +115,16 @@ class Transformer(nn.Module):
         """Maps ``[batch, token, width]`` to the same shape."""
         # Inside a scan nothing can be shared between iterations anyway, so the barrier against
         # common subexpressions would only cost time.
-        block = nn.remat(Block, prevent_cse=False) if self.compute.remat else Block
+        block = Block
+        if self.compute.remat != "none":
+            policy = REMAT_POLICIES[self.compute.remat]
+            block = nn.remat(Block, prevent_cse=False, policy=policy)
         stack = nn.scan(
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,
             length=self.layers,
-            unroll=self.compute.unroll,
             metadata_params={nn.PARTITION_NAME: "layers"},
-        )(self.heads, self.mlp_ratio, self.compute, name="blocks")
+        )(self.heads, self.mlp_ratio, self.compute, name=STACK)
         return stack(x, mask)[0]
