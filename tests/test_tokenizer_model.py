@@ -135,8 +135,6 @@ OPTIONS = [{"remat": "full"}, {"remat": "dots"}, {"attention": "by_head"}]
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-    "options", [{"remat": "full"}, {"remat": "dots"}, {"attention": "by_head"}]
-)
 def test_how_it_is_computed_changes_nothing(plain, options):
     params, pixels, (output, gradient) = plain
     other, other_gradient = output_and_gradient(
