@@ -98,6 +98,7 @@ def default_config() -> ConfigDict:
     data.resize = 256  # short side in pixels before the random crop
     data.scale = (1.0, 1.0)  # range of the crop's side, times image_size; drawn log-uniformly
     data.flip = True  # mirror half of the pictures
+    data.permute_channels = 0.0  # share of crops with colour channels in a random order
     data.filter = "bicubic"  # of training: bilinear | bicubic | lanczos | box | hamming
     data.eval_filter = "lanczos"
     data.eval_resize = 256  # short side in pixels before the evaluation crop

@@ -11,6 +11,9 @@
 REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV_PYTHON=
 
+# On Linux, large arrays in huge pages: fewer page faults on a CPU (benchmarks/README.md).
+export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
+
 fail() {
   printf 'error: %s\n' "$*" >&2
   exit 1

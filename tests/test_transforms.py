@@ -1,6 +1,7 @@
 """Transforms, against Pillow used directly and against pictures whose pixels are known."""
 
 import io
+import itertools
 
 import numpy as np
 import pytest
@@ -196,3 +197,13 @@ def test_center_crop_tiles_and_flip():
     flipped = transforms.flip(image)
     np.testing.assert_array_equal(flipped[:, 0], image[:, 13])
     np.testing.assert_array_equal(transforms.flip(flipped), image)
+
+
+def test_permute_channels_takes_each_order_equally_often():
+    rng = np.random.default_rng(0)
+    image = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    orders = [tuple(transforms.permute_channels(image, rng)[0, 0].tolist()) for _ in range(600)]
+    assert sorted(set(orders)) == sorted(itertools.permutations((0, 1, 2)))
+    assert all(60 < orders.count(order) < 140 for order in set(orders))
+    one = transforms.permute_channels(image, rng)
+    np.testing.assert_array_equal(np.sort(one, axis=-1), image)

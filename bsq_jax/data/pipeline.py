@@ -39,6 +39,8 @@ class DataConfig:
       resize: Short side of a picture before it is cropped in training; 0 keeps the file's size.
       scale: (lowest, highest) factor between the window cut out and the crop, log-uniform.
       flip: Whether half of the training crops are mirrored left and right.
+      permute_channels: Share of training crops whose colour channels are put in a random order;
+        makes more colours out of few pictures.
       eval_resize: Short side of a picture before it is cropped in evaluation.
       eval_crop: 'center' cuts one crop a picture; 'tiles' cuts every non-overlapping one.
       filter: Resize filter in training, a key of :data:`bsq_jax.data.transforms.FILTERS`;
@@ -57,6 +59,7 @@ class DataConfig:
     resize: int = 160
     scale: tuple[float, float] = (1.0, 1.0)
     flip: bool = True
+    permute_channels: float = 0.0
     eval_resize: int = 160
     eval_crop: str = "center"
     filter: str = "lanczos"
@@ -89,8 +92,9 @@ class DataConfig:
         for name in ("threads", "prefetch", "cache_mb"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must be 0 or more, got {getattr(self, name)}")
-        if not 0 <= self.max_broken <= 1:
-            raise UserError(f"max_broken is a fraction from 0 to 1, got {self.max_broken}")
+        for name in ("max_broken", "permute_channels"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} is a fraction from 0 to 1, got {getattr(self, name)}")
         if not 0 <= self.seed < 2**32:
             raise UserError(f"seed must be from 0 to 2**32 - 1, got {self.seed}")
 
@@ -240,6 +244,8 @@ def train_batches(
         crop = transforms.random_crop(image, config.crop, rng, config.scale, config.filter)
         if config.flip and rng.random() < 0.5:
             crop = transforms.flip(crop)
+        if config.permute_channels and rng.random() < config.permute_channels:
+            crop = transforms.permute_channels(crop, rng)
         return {"pixels": crop[None], "index": np.int64(found)}
 
     dataset = (

@@ -166,6 +166,11 @@ def flip(image: np.ndarray) -> np.ndarray:
     return image[:, ::-1]
 
 
+def permute_channels(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The picture with its colour channels in a random order: other colours, the same shapes."""
+    return np.ascontiguousarray(image[..., rng.permutation(image.shape[-1])])
+
+
 def load_resized(record: Record, size: int, filter: str, *, draft: bool) -> np.ndarray:  # noqa: A002
     """Decodes a record and resizes its short side to ``size`` (0 keeps the size it has).
 
