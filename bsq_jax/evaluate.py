@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from bsq_jax import metrics
 from bsq_jax.core import checksums, pictures
-from bsq_jax.core.sharding import HostShard, host_shard, replicated, to_global
+from bsq_jax.core.sharding import HostShard, gather_strings, host_shard, replicated, to_global
 from bsq_jax.data import transforms
 from bsq_jax.data.pipeline import DataConfig, eval_batches, open_source
 from bsq_jax.data.reader import ImageCache
@@ -71,7 +71,7 @@ class Evaluator:
         for local in batches:
             batch = to_global(local, self._mesh)
             yield jax.device_get((whole(batch), self._step(params, batch)))
-        self.broken = batches.stats()["broken_ids"]
+        self.broken = gather_strings(batches.stats()["broken_ids"])
         batches.close()
 
     def __call__(self, params: Any, pictures_wanted: int = 0) -> tuple[dict[str, Any], Any]:
@@ -275,8 +275,9 @@ def table(report: Mapping[str, Any]) -> str:
     measured = report["measured"]
     side = "x".join(map(str, measured["image_size"]))
     rows.append(
-        f"{report['name']}, step {report['step']}: {measured['count']} {measured['crop']} crops of "
-        f"{side} from {measured['source']} ({measured['split']}), {measured['resize']}"
+        f"{report['name']}, step {report['step']}: {measured['count']} crops of {side} "
+        f"({measured['crop']}) from {measured['source']} ({measured['split']}), "
+        f"{measured['resize']}"
     )
     if "ms_ssim" not in next(iter(results.values())):
         rows.append(f"MS-SSIM needs pictures of at least {metrics.MS_SSIM_MIN_SIDE} pixels a side")

@@ -139,10 +139,10 @@ def test_differences_and_identity():
     one, other = default_config(), default_config()
     set_value(other, "model.bits", "18")
     set_value(other, "train.steps", "5")
-    set_value(other, "model.remat", "true")
+    set_value(other, "model.remat", "full")
     assert differing_keys(to_json(one), to_json(other)) == [
         "model.bits: 36 -> 18",
-        "model.remat: False -> True",
+        "model.remat: none -> full",
         "train.steps: 1000000 -> 5",
     ]
     # Neither the length of training nor recomputation makes another model.

@@ -152,5 +152,5 @@ def test_the_table_has_a_column_for_each_set_of_weights():
     assert lines[0].split() == ["raw", "ema", "best"]
     assert lines[2].split() == ["PSNR", "(dB)", "20.12", "21.00", "18.00"]
     assert "1,234" in table(report)
-    assert "x, step 7: 3 center crops of 16x16 from photos (val)" in table(report)
+    assert "x, step 7: 3 crops of 16x16 (center) from photos (val)" in table(report)
     assert "MS-SSIM needs pictures of at least 161 pixels a side" in table(report)

@@ -12,6 +12,7 @@ process feeds) and *per device*.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -128,6 +129,19 @@ def to_host(tree: Any) -> Any:
     from jax.experimental import multihost_utils
 
     return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def gather_strings(strings: Sequence[str]) -> list[str]:
+    """The distinct strings of all processes, sorted (a collective call)."""
+    if jax.process_count() == 1:
+        return sorted(set(strings))
+    mine = np.frombuffer(json.dumps(list(strings)).encode(), np.uint8)
+    sizes = np.ravel(to_host(np.asarray([mine.size], np.int32)))
+    padded = np.zeros((1, int(sizes.max())), np.uint8)
+    padded[0, : mine.size] = mine
+    rows = to_host(padded).reshape(len(sizes), -1)
+    lists = [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+    return sorted({string for each in lists for string in each})
 
 
 def parameter_shardings(boxed: Any, mesh: Mesh) -> Any:
