@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -77,9 +76,10 @@ def run(argv: Sequence[str]) -> int:
     from bsq_jax.config import finalize, load_config_file, set_value
     from bsq_jax.core import distributed
     from bsq_jax.core.errors import UserError
+    from bsq_jax.core.paths import local_path
     from bsq_jax.workdir import read_config
 
-    workdir = pathlib.Path(flags.workdir)
+    workdir = local_path(flags.workdir)
     if flags.config is not None:
         config = load_config_file(flags.config)
     elif flags.mode == "evaluate" or (workdir / "config.json").exists():

@@ -15,14 +15,19 @@ from bsq_jax.config import differing_keys, finalize, from_json, model_identity, 
 from bsq_jax.core import checksums
 from bsq_jax.core.checkpoint import Checkpointer
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.paths import local_path
 
 CONFIG_FILE = "config.json"
 CHECKPOINTS = "checkpoints"
 
 
 def open_checkpoints(workdir: str | os.PathLike[str], keep: int = 2) -> Checkpointer:
-    """The checkpoints of a workdir."""
-    return Checkpointer(pathlib.Path(workdir).absolute() / CHECKPOINTS, keep=keep)
+    """The checkpoints of a workdir.
+
+    Raises:
+      UserError: `workdir` is the address of a bucket, or `keep` is below 1.
+    """
+    return Checkpointer(local_path(workdir).absolute() / CHECKPOINTS, keep=keep)
 
 
 def read_config(workdir: str | os.PathLike[str]) -> ConfigDict:
@@ -31,7 +36,7 @@ def read_config(workdir: str | os.PathLike[str]) -> ConfigDict:
     Raises:
       UserError: there is none, or it is damaged.
     """
-    path = pathlib.Path(workdir) / CONFIG_FILE
+    path = local_path(workdir) / CONFIG_FILE
     try:
         saved = json.loads(path.read_bytes())
     except OSError:
@@ -47,7 +52,7 @@ def write_config(workdir: str | os.PathLike[str], config: ConfigDict) -> None:
     """Saves the resolved config (process 0 alone)."""
     if jax.process_index():
         return
-    folder = pathlib.Path(workdir)
+    folder = local_path(workdir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(to_json(config), indent=2) + "\n"

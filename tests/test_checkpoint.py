@@ -214,15 +214,29 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, caplog, damage, wo
     assert sorted(p.name for p in tmp_path.iterdir()) == ["30", "40"]
 
 
-def test_all_damaged_is_an_error_and_not_a_fresh_start(tmp_path):
+@pytest.mark.parametrize("newest", [truncated, missing_table])
+def test_all_damaged_is_an_error_and_not_a_fresh_start(tmp_path, newest):
     save(tmp_path, 1, 2)
     flipped_data(tmp_path / "1")
-    truncated(tmp_path / "2")
+    newest(tmp_path / "2")
     with (
         Checkpointer(tmp_path) as checkpointer,
         pytest.raises(UserError, match=r"no checkpoint .* is usable .*2 there, all damaged"),
     ):
         checkpointer.restore_latest(abstract(make_state()))
+
+
+def test_killed_during_the_first_save_the_run_starts_anew(tmp_path, caplog):
+    save(tmp_path, 8)
+    missing_table(tmp_path / "8")  # what a kill between Orbax's rename and our checksums leaves
+    with Checkpointer(tmp_path) as checkpointer, caplog.at_level(logging.WARNING, "bsq_jax"):
+        assert checkpointer.read_meta() is None
+        assert checkpointer.restore_latest(abstract(make_state())) is None
+        (record,) = caplog.records
+        assert "it has no checksums.json" in record.getMessage()
+        checkpointer.save(8, make_state(8), {"step": 8})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["8", "8.damaged"]
+    assert restored_step(tmp_path) == 8
 
 
 def test_each_file_is_read_for_its_checksum_once(tmp_path, monkeypatch):

@@ -48,6 +48,8 @@ def trained(tmp_path_factory):
         (("--config", TINY, "--workdir", "W", "--config.train.steps", "x"), "a whole number"),
         (("--config", TINY, "--workdir", "W", "--config.train.steps=0"), "must be positive"),
         (("--workdir", "W"), "give --config FILE.py"),
+        (("--config", TINY, "--workdir", "gs://W/run"), "gs://W/run is not a path"),
+        (("--mode", "evaluate", "--workdir", "gs://W/run"), "mount the bucket"),
         (("--mode", "evaluate", "--workdir", "W"), "W is neither a workdir nor an export"),
         (
             ("--config", TINY, "--workdir", "W", "--config.data.source=folder:/no/such"),
@@ -82,7 +84,7 @@ def test_a_mistake_is_one_line_and_status_2(command, tmp_path, monkeypatch, word
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert expected in err
-    assert not pathlib.Path("W").exists()
+    assert [path.name for path in pathlib.Path().iterdir()] == ["FILE"]
 
 
 def test_help_shows_how_to_start(command):

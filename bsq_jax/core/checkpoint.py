@@ -14,7 +14,6 @@ removes an older one for it, without having looked at a single byte.
 import json
 import logging
 import os
-import pathlib
 import re
 import shutil
 import threading
@@ -28,6 +27,7 @@ from jax.experimental import multihost_utils
 
 from bsq_jax.core import checksums
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.paths import local_path
 from bsq_jax.core.trees import first_difference, leaves
 
 _log = logging.getLogger(__name__)
@@ -69,14 +69,9 @@ class Checkpointer:
     """
 
     def __init__(self, directory: str | os.PathLike[str], *, keep: int = 2):
-        if "://" in os.fspath(directory):
-            raise UserError(
-                f"checkpoints need a path on a file system, not {os.fspath(directory)!r}: mount "
-                "the bucket on every host and give the path of the mount"
-            )
         if keep < 1:
             raise UserError(f"keep={keep} would leave no checkpoint: keep at least 1")
-        self._directory = pathlib.Path(directory).absolute()
+        self._directory = local_path(directory).absolute()
         self._keep = keep
         self._orbax = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(
@@ -152,13 +147,13 @@ class Checkpointer:
             self._orbax.close()
 
     def latest_step(self) -> int | None:
-        """Step of the newest complete checkpoint, or None where there is no checkpoint at all.
+        """Step of the newest complete checkpoint, or None where no save was ever completed.
 
         Every checkpoint passed over is named in one warning. Files are read once: what has been
         found complete or damaged is remembered.
 
         Raises:
-          UserError: there are checkpoints, and all are damaged.
+          UserError: there are checkpoints that were complete once, and all are damaged.
         """
         self.wait()
         return _from_process_zero(self._pick)
@@ -181,7 +176,7 @@ class Checkpointer:
 
         Returns:
           ``(step, state, meta)`` with the state in the structure of ``abstract_state``; None where
-          there is no checkpoint at all.
+          no save was ever completed.
 
         Raises:
           UserError: all checkpoints are damaged, or the newest complete one belongs to another
@@ -271,11 +266,11 @@ class Checkpointer:
             if step not in self._warned:
                 self._warned.add(step)
                 _log.warning(
-                    "checkpoint %s is not used: %s; trying the one before it",
+                    "checkpoint %s is not used: %s; looking for one before it",
                     self._directory / str(step), problem,
                 )  # fmt: skip
-        if not steps:
-            return None
+        if not any((self._directory / str(step) / checksums.NAME).exists() for step in steps):
+            return None  # no save was ever completed here, so there is nothing to lose
         raise UserError(
             f"no checkpoint in {self._directory} is usable ({len(steps)} there, all damaged, the "
             f"newest: {self._problem(steps[0])}); start anew in another workdir, or copy one back"
