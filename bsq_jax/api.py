@@ -240,12 +240,15 @@ class Tokenizer:
         if not len(array):
             empty = jax.eval_shape(function, self._device_params, array)
             return np.zeros(empty.shape, empty.dtype)
-        done = [
-            function(self._device_params, array[piece])
-            for piece in _pieces(len(array), self._max_batch(array.shape[1]))
-        ]
-        # Dispatched first and fetched after, so that the device works on while we copy.
-        return np.concatenate([np.asarray(part) for part in done])
+        done: list[np.ndarray] = []
+        ahead = None
+        for piece in _pieces(len(array), self._max_batch(array.shape[1])):
+            # One piece is computed while the one before is copied: no more is ever on the device.
+            latest = function(self._device_params, array[piece])
+            if ahead is not None:
+                done.append(np.asarray(ahead))
+            ahead = latest
+        return np.concatenate([*done, np.asarray(ahead)])
 
     def _max_batch(self, frames: int) -> int:
         rows, columns = self._model.shape.grid

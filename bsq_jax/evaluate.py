@@ -18,8 +18,7 @@ from bsq_jax import metrics
 from bsq_jax.core import checksums, pictures
 from bsq_jax.core.sharding import HostShard, gather_strings, host_shard, replicated, to_global
 from bsq_jax.data import transforms
-from bsq_jax.data.pipeline import DataConfig, eval_batches, open_source
-from bsq_jax.data.reader import ImageCache
+from bsq_jax.data.pipeline import DataConfig, eval_batches, eval_examples
 from bsq_jax.tasks.tokenizer import TokenizerTask
 
 # Rows of the table: key, title, format.
@@ -55,9 +54,10 @@ class Evaluator:
         self.batch_size = -(-batch_size // shards) * shards
         self._task, self._data, self._mesh = task, data, mesh
         self._shard: HostShard = host_shard(mesh, self.batch_size)
-        self._cache = ImageCache(data.cache_mb)
+        self._examples = eval_examples(data)
         # Replicated results: every host then holds the values of all examples.
         self._step = jax.jit(task.evaluate_step, out_shardings=replicated(mesh))
+        self._whole = jax.jit(lambda batch: batch, out_shardings=replicated(mesh))
 
     def _run(self, params: Any) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
         batches = eval_batches(
@@ -65,12 +65,11 @@ class Evaluator:
             global_batch=self.batch_size,
             shard_index=self._shard.index,
             shard_count=self._shard.count,
-            cache=self._cache,
+            examples=self._examples,
         )
-        whole = jax.jit(lambda batch: batch, out_shardings=replicated(self._mesh))
         for local in batches:
             batch = to_global(local, self._mesh)
-            yield jax.device_get((whole(batch), self._step(params, batch)))
+            yield jax.device_get((self._whole(batch), self._step(params, batch)))
         self.broken = gather_strings(batches.stats()["broken_ids"])
         batches.close()
 
@@ -109,7 +108,7 @@ class Evaluator:
           uint8 ``[height, width, 3]``: originals, reconstructions and the best one-colour-per-patch
           pictures; None where no photograph is readable. The same on every host.
         """
-        source = open_source(self._data, "val")
+        source = self._examples.source
         height, width = self._data.crop
         size = max(self._data.eval_resize, 2 * min(height, width))
         originals = []
@@ -118,7 +117,7 @@ class Evaluator:
                 image = transforms.load_resized(
                     source[index], size, self._data.eval_filter, draft=False
                 )
-            except transforms.BrokenRecord:
+            except (transforms.BrokenRecord, OSError):
                 continue
             rows, columns = image.shape[0] // height, image.shape[1] // width
             originals.append(
@@ -188,6 +187,7 @@ def evaluate(
     step: int,
     data: DataConfig,
     pictures_wanted: int = 8,
+    suffix: str = "",
 ) -> dict[str, Any]:
     """Evaluates each set of weights; writes ``evaluation.json`` and pictures (process 0 alone).
 
@@ -198,10 +198,11 @@ def evaluate(
       name: the model's name, for the record.
       step: training step of the weights, for the record and the names of the pictures.
       data: how was measured, for the record.
-      pictures_wanted: examples in the grid.
+      pictures_wanted: examples in the grid; 0 for no pictures at all.
+      suffix: put before the ending of all file names, to keep evaluations on other data apart.
 
     Returns:
-      The report that went into ``evaluation.json``: a result for each set of weights under
+      The report that was written: a result for each set of weights under
       ``results``, how it was measured under ``measured``, and the paths under ``pictures``.
     """
     results: dict[str, Any] = {}
@@ -211,7 +212,7 @@ def evaluate(
     oracle = next(iter(results.values()))["oracle_psnr"]
     for result in results.values():
         del result["oracle_psnr"]
-    photographs = evaluator.photographs(list(weights.values())[-1])
+    photographs = evaluator.photographs(list(weights.values())[-1]) if pictures_wanted else None
     report = {
         "name": name,
         "step": step,
@@ -230,6 +231,7 @@ def evaluate(
             "python": platform.python_version(),
             "versions": {p: metadata.version(p) for p in ("jax", "flax", "pillow", "numpy")},
         },
+        "path": str(workdir / f"evaluation{suffix}.json"),
         "pictures": [],
     }
     if jax.process_index() == 0:
@@ -241,11 +243,11 @@ def evaluate(
             grid = pictures.grid(
                 [*shown, oracle_row], labels=["original", "reconstruction", ORACLE]
             )
-            _save(report, folder / f"crops_{step:07d}.png", grid)
+            _save(report, folder / f"crops_{step:07d}{suffix}.png", grid)
         if photographs is not None:
-            _save(report, folder / f"photographs_{step:07d}.png", photographs)
+            _save(report, folder / f"photographs_{step:07d}{suffix}.png", photographs)
         text = json.dumps(report, indent=2) + "\n"
-        checksums.write_atomic(workdir / "evaluation.json", text.encode())
+        checksums.write_atomic(workdir / f"evaluation{suffix}.json", text.encode())
     return report
 
 

@@ -58,8 +58,13 @@ def clip_each_parameter(max_norm: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def _decayed(params: Any) -> Any:
-    """True for the matrices: the ``kernel`` of every linear layer."""
+# Both ways are masks, so that the optimizer's state has one structure.
+def _all(params: Any) -> Any:
+    return jax.tree.map(lambda _: True, params)
+
+
+def _matrices(params: Any) -> Any:
+    """True for the ``kernel`` of every linear layer."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: getattr(path[-1], "key", None) == "kernel", params
     )
@@ -93,7 +98,7 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
             b2=optimizer.b2,
             eps=optimizer.eps,
             weight_decay=optimizer.weight_decay,
-            mask=None if optimizer.decay_all else _decayed,
+            mask=_all if optimizer.decay_all else _matrices,
         ),
     )
 

@@ -198,3 +198,42 @@ def test_weights_of_the_terms():
     terms = {name: float(value) for name, value in out.losses.items()}
     wanted = (0.7 * terms["token_entropy"] - 1.3 * terms["codebook_entropy"]) / 5.0
     np.testing.assert_allclose(out.loss, wanted + 0.2 * terms["commitment"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("length", [1e-30, 1e-20, 1e18, 1e30])
+@pytest.mark.parametrize("group_size", [1, 9])
+def test_the_length_of_a_latent_does_not_matter(length, group_size):
+    quantizer = BinarySphericalQuantizer(group_size=group_size)
+    v = jnp.asarray(np.random.default_rng(3).normal(size=(32, 18)), jnp.float32)
+
+    def loss(x):
+        return quantizer(x).loss
+
+    np.testing.assert_allclose(loss(v * length), loss(v), atol=1e-5)
+    # The gradient falls as the length grows: d loss / d v scales with 1 / length.
+    np.testing.assert_allclose(jax.grad(loss)(v * length) * length, jax.grad(loss)(v), atol=1e-6)
+
+
+def test_nan_is_not_taken_for_the_origin():
+    out = BinarySphericalQuantizer()(jnp.full((2, 18), jnp.nan))
+    assert np.isnan(out.loss)
+
+
+@pytest.mark.parametrize("group_size", [1, 9])
+@pytest.mark.parametrize("inv_temperature", [1.0, 100.0, 300.0])
+def test_gradients_stay_finite_with_a_dead_bit(group_size, inv_temperature):
+    quantizer = BinarySphericalQuantizer(group_size=group_size, inv_temperature=inv_temperature)
+    v = np.random.default_rng(4).normal(size=(32, 18)).astype(np.float32)
+    v[:, 3] = -3.0
+    assert np.isfinite(jax.grad(lambda x: quantizer(x).loss)(v)).all()
+
+
+@pytest.mark.parametrize("group_size", [1, 9])
+def test_memory_grows_linearly_with_the_bits(group_size):
+    def peak(bits):
+        quantizer = BinarySphericalQuantizer(group_size=group_size)
+        latents = jax.ShapeDtypeStruct((2048, bits), jnp.float32)
+        compiled = jax.jit(jax.grad(lambda x: quantizer(x).loss)).lower(latents).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert peak(144) <= 4.5 * peak(36)

@@ -12,7 +12,13 @@ from PIL import Image
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.data import transforms
-from bsq_jax.data.pipeline import DataConfig, eval_batches, num_examples, train_batches
+from bsq_jax.data.pipeline import (
+    DataConfig,
+    eval_batches,
+    eval_examples,
+    num_examples,
+    train_batches,
+)
 from bsq_jax.data.reader import ImageCache
 from bsq_jax.data.sources import make_source
 
@@ -285,13 +291,15 @@ def test_the_cache_keeps_to_its_budget_and_never_evicts():
         assert cache.get(key)[0, 0, 0] in ((0, 1) if key == 0 else (key,))
 
 
-def test_a_cache_shared_by_evaluations_saves_reading(tmp_path):
+def test_examples_opened_once_are_not_read_again(tmp_path):
     folder_of(tmp_path, 3)
     config = dataclasses.replace(SMALL, val_source=f"folder:{tmp_path}")
-    cache = ImageCache(1)
+    examples = eval_examples(config)
     runs = []
     for _ in range(2):
-        iterator = eval_batches(config, global_batch=3, shard_index=0, shard_count=1, cache=cache)
+        iterator = eval_batches(
+            config, global_batch=3, shard_index=0, shard_count=1, examples=examples
+        )
         runs.append(list(iterator))
         assert iterator.stats()["broken"] == 0
         iterator.close()

@@ -258,13 +258,40 @@ def train_batches(
     return Batches(dataset, config, reader, start=start_step)
 
 
+@dataclasses.dataclass(frozen=True)
+class EvalExamples:
+    """The validation examples: opened once, evaluated as often as one likes.
+
+    Attributes:
+      source: The records.
+      records: For each example the record it comes from, int64 ``[examples]``.
+      tiles: For each example which tile of it, int64 ``[examples]``.
+      cache: Resized pictures kept from one evaluation to the next.
+    """
+
+    source: Source
+    records: np.ndarray
+    tiles: np.ndarray
+    cache: ImageCache
+
+
+def eval_examples(config: DataConfig) -> EvalExamples:
+    """Opens the validation split; with tiles it reads the size of every picture.
+
+    Raises:
+      UserError: The spec is wrong or there are no records.
+    """
+    source = open_source(config, "val")
+    return EvalExamples(source, *_eval_crops(config, source), ImageCache(config.cache_mb))
+
+
 def eval_batches(
     config: DataConfig,
     *,
     global_batch: int,
     shard_index: int,
     shard_count: int,
-    cache: ImageCache | None = None,
+    examples: EvalExamples | None = None,
 ) -> Batches:
     """All validation examples once, in order, in equally many batches on every host.
 
@@ -273,8 +300,7 @@ def eval_batches(
       global_batch: As in :func:`train_batches`.
       shard_index: As in :func:`train_batches`.
       shard_count: As in :func:`train_batches`.
-      cache: Resized pictures kept from one evaluation to the next; None makes a new one. Only for
-        calls with the same config.
+      examples: What :func:`eval_examples` gave for the same config; None opens them anew.
 
     Returns:
       A finite iterator of ``{'pixels': uint8 [local batch, time 1, height, width, channel 3],
@@ -286,16 +312,16 @@ def eval_batches(
       UserError: As :func:`train_batches`.
     """
     local = _local_batch(global_batch, shard_index, shard_count)
-    source = open_source(config, "val")
+    examples = eval_examples(config) if examples is None else examples
+    records, tiles = examples.records, examples.tiles
     reader = Reader(
-        source,
+        examples.source,
         size=config.eval_resize,
         filter=config.eval_filter,
         draft=False,  # a reduced decode would change what is measured
         max_broken=config.max_broken,
-        cache=ImageCache(config.cache_mb) if cache is None else cache,
+        cache=examples.cache,
     )
-    records, tiles = _eval_crops(config, source)
 
     def load(example: int) -> _Example:
         padding = example >= len(records)

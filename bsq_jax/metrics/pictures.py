@@ -22,7 +22,9 @@ MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 MS_SSIM_MIN_SIDE = 161
 """Least height and width for MS-SSIM: after four halvings an 11x11 window must still fit."""
 
-_WINDOW = 11
+SSIM_MIN_SIDE = 11
+"""Least height and width for SSIM: the side of its window."""
+
 _SIGMA = 1.5
 _PEAK = 255.0
 _C1 = (0.01 * _PEAK) ** 2
@@ -67,7 +69,7 @@ def ssim(reference: Pixels, distorted: Pixels) -> jax.Array:
     Raises:
       UserError: if the shapes differ, are not those of videos, or are smaller than the window.
     """
-    reference, distorted = _as_float(reference, distorted, min_side=_WINDOW, metric="SSIM")
+    reference, distorted = _as_float(reference, distorted, min_side=SSIM_MIN_SIDE, metric="SSIM")
     luminance, contrast = _ssim_terms(reference - _CENTRE, distorted - _CENTRE)
     return jnp.mean(luminance * contrast, axis=(1, 2, 3, 4))
 
@@ -167,11 +169,11 @@ def _as_float(
 
 def _gaussian_band(size: int) -> np.ndarray:
     """Matrix ``[size, size - 10]`` whose columns are the Gaussian window at each whole position."""
-    offsets = np.arange(_WINDOW) - _WINDOW // 2
+    offsets = np.arange(SSIM_MIN_SIDE) - SSIM_MIN_SIDE // 2
     taps = np.exp(-0.5 * (offsets / _SIGMA) ** 2)
-    band = np.zeros((size, size - _WINDOW + 1))
+    band = np.zeros((size, size - SSIM_MIN_SIDE + 1))
     for column in range(band.shape[1]):
-        band[column : column + _WINDOW, column] = taps / taps.sum()
+        band[column : column + SSIM_MIN_SIDE, column] = taps / taps.sum()
     return band.astype(np.float32)
 
 

@@ -200,6 +200,7 @@ class TokenizerModel(nn.Module):
         self.to_latent = nn.Dense(
             self.shape.bits,
             dtype=jnp.float32,
+            precision=jax.lax.Precision.HIGHEST,  # an accelerator would round to bfloat16 or TF32
             kernel_init=kernel("embed", None),
             bias_init=bias(None),
         )

@@ -46,9 +46,10 @@ def to_sphere(latents: jax.Array) -> jax.Array:
     # The direction does not depend on the length, so a constant factor changes neither value nor
     # gradient, and squares of very long or short vectors cannot leave the range of floats.
     length = jax.lax.stop_gradient(jnp.max(jnp.abs(latents), axis=-1, keepdims=True))
-    scaled = latents / jnp.where(length > 0, length, 1.0)
+    scaled = latents / jnp.where(length != 0, length, 1.0)
     square = jnp.sum(scaled * scaled, axis=-1, keepdims=True)
-    return jnp.where(length > 0, scaled * jax.lax.rsqrt(jnp.where(length > 0, square, 1.0)), 0.0)
+    unit = scaled * jax.lax.rsqrt(jnp.where(length != 0, square, 1.0))
+    return jnp.where(length != 0, unit, 0.0)  # unequal, not greater: NaN stays NaN and is noticed
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,7 @@ Metrics = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class LossWeights:
-    """Weights of the generator's loss terms; a term of weight 0 is not computed for the loss.
+    """Weights of the generator's loss terms; a term of weight 0 is watched and has no gradient.
 
     Attributes:
       l1: mean absolute error.
@@ -107,9 +107,10 @@ class TokenizerTask:
         entropy_weight = weights.entropy * losses.ramp(
             step, weights.entropy_ramp_start, weights.entropy_ramp_steps
         )
-        loss = (
-            weights.l1 * terms["l1"] + weights.l2 * terms["l2"] + entropy_weight * terms["entropy"]
-        )
+        loss = jnp.float32(0)
+        for name, factor in (("l1", weights.l1), ("l2", weights.l2), ("entropy", entropy_weight)):
+            if getattr(weights, name):
+                loss += factor * terms[name]
         clamped = jnp.clip(output.pixels, -1.0, 1.0)
         watched = {
             "loss": loss,
@@ -159,7 +160,7 @@ class TokenizerTask:
 
         Returns:
           ``reconstruction`` uint8 ``[batch, time, height, width, 3]``; ``bits`` uint8; and per
-          example ``[batch]`` the metrics ``psnr``, ``ssim``, where the pictures are large enough
+          example ``[batch]`` the metrics ``psnr``, where the pictures are large enough ``ssim`` and
           ``ms_ssim``, and ``oracle_psnr``: that of the best one-colour-per-patch picture.
         """
         output = self.reconstruct(params, to_float(batch["pixels"]))
@@ -172,10 +173,12 @@ def measure(original: jax.Array, reconstruction: jax.Array, patch: int) -> dict[
     """Metrics ``[batch]`` of uint8 pixels ``[batch, time, height, width, 3]``."""
     measured = {
         "psnr": metrics.psnr(original, reconstruction),
-        "ssim": metrics.ssim(original, reconstruction),
         "oracle_psnr": metrics.psnr(original, jnp.round(metrics.patch_mean(original, patch))),
     }
-    if min(original.shape[2:4]) >= metrics.MS_SSIM_MIN_SIDE:
+    side = min(original.shape[2:4])
+    if side >= metrics.SSIM_MIN_SIDE:
+        measured["ssim"] = metrics.ssim(original, reconstruction)
+    if side >= metrics.MS_SSIM_MIN_SIDE:
         measured["ms_ssim"] = metrics.ms_ssim(original, reconstruction)
     return measured
 
