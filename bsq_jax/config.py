@@ -11,7 +11,6 @@ Configs are locked: an unknown key or a value of the wrong type is an error of o
 
 from __future__ import annotations
 
-import ast
 import difflib
 import importlib.util
 import json
@@ -49,7 +48,7 @@ def default_config() -> ConfigDict:
     config.seed = 0  # of parameters, data order and augmentation
 
     config.model = model = ConfigDict()
-    model.image_size = (256, 256)  # (height, width) in pixels; one number means a square
+    model.image_size = (256, 256)  # (height, width); on the command line 64 means a square
     model.frames = 1  # longest clip; 1 for images
     model.patch_size = 8
     model.bits = 36  # L, bits a token
@@ -164,13 +163,15 @@ def load_config_file(spec: str) -> ConfigDict:
     """Runs ``get_config`` of ``file.py:argument``; the file may be anywhere.
 
     Raises:
-      UserError: no such file, no ``get_config`` in it, or a mistake in it.
+      UserError: no such file, not Python, no ``get_config`` in it, or a mistake in it.
     """
     path_text, _, argument = spec.partition(":")
     path = pathlib.Path(path_text)
     if not path.is_file():
         siblings = [str(p) for p in sorted(path.parent.glob("*.py"))]
         raise UserError(f"config file {path} does not exist{_nearest(str(path), siblings)}")
+    if path.suffix != ".py":
+        raise UserError(f"config file {path} is not a Python file: give one that ends in .py")
     module_spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
     assert module_spec is not None
     assert module_spec.loader is not None
@@ -223,29 +224,65 @@ def set_value(config: ConfigDict, dotted: str, text: str, flag: str = "--config"
 
 
 def _convert(text: str, kind: type, current: Any, name: str) -> Any:
-    wanted = {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "text")
     lowered = text.strip().lower()
     try:
         if kind is bool:
             return {"true": True, "1": True, "false": False, "0": False}[lowered]
-        if kind is int:
-            value = float(lowered.replace("_", ""))
-            if value != int(value):
-                raise ValueError
-            return int(value)
-        if kind is float:
-            return float(lowered)
+        if kind in (int, float):
+            return _number(lowered, kind)
         if kind is tuple:
-            wanted = f"{len(current)} numbers such as {','.join(map(str, current))}"
             parts = [p for p in lowered.strip("()[] ").replace("x", ",").split(",") if p.strip()]
-            numbers = tuple(type(current[0])(ast.literal_eval(p.strip())) for p in parts)
+            numbers = tuple(_number(part, type(current[0])) for part in parts)
             numbers = numbers * len(current) if len(numbers) == 1 else numbers
             if len(numbers) != len(current):
                 raise ValueError
             return numbers
-    except (KeyError, ValueError, SyntaxError, TypeError, OverflowError):
-        raise UserError(f"{name} is '{text}': it must be {wanted}") from None
+    except (KeyError, ValueError, OverflowError):
+        raise UserError(f"{name} is '{text}': it must be {_wanted(kind, current)}") from None
     return text
+
+
+def _number(text: str, kind: type) -> int | float:
+    value = float(text.replace("_", ""))
+    if kind is int and value != int(value):
+        raise ValueError
+    return kind(value)
+
+
+def _wanted(kind: type, current: Any) -> str:
+    """What a value must be, in words; `current` is one that is right."""
+    if kind is tuple:
+        whole = "whole " if type(current[0]) is int else ""
+        return f"{len(current)} {whole}numbers such as {','.join(map(str, current))}"
+    return {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "text")
+
+
+def _put(config: ConfigDict, key: str, value: Any) -> None:
+    """Sets the value of a dotted key that exists.
+
+    Raises:
+      TypeError: the value is of another type; its argument says in words what it must be.
+    """
+    *groups, leaf = key.split(".")
+    target = config
+    for group in groups:
+        target = target[group]
+    kind, current = target.get_type(leaf), target[leaf]
+
+    def fits(value: Any, kind: type) -> bool:
+        if isinstance(value, bool) or kind is bool:
+            return isinstance(value, bool) and kind is bool
+        return isinstance(value, int | float if kind is float else kind)
+
+    if kind is tuple:
+        good = isinstance(value, tuple | list) and len(value) == len(current)
+        good = good and all(fits(number, type(current[0])) for number in value)
+        value = tuple(type(current[0])(number) for number in value) if good else value
+    else:
+        good = key in _OPTIONAL if value is None else fits(value, kind)
+    if not good:
+        raise TypeError(_wanted(kind, current))
+    target[leaf] = value
 
 
 def _nearest(key: str, known: Sequence[str]) -> str:
@@ -280,19 +317,11 @@ def from_json(saved: Mapping[str, Any], origin: str) -> ConfigDict:
     for key, value in flatten(saved):
         if key not in known:
             raise UserError(f"{origin} has the unknown config key {key}: was it edited?")
-        *groups, leaf = key.split(".")
-        target = config
-        for group in groups:
-            target = target[group]
-        value = tuple(value) if isinstance(value, list) else value
         try:
-            if value is None and key not in _OPTIONAL:
-                raise TypeError
-            target[leaf] = value
-        except TypeError:
-            kind = target.get_type(leaf).__name__
+            _put(config, key, value)
+        except TypeError as error:
             raise UserError(
-                f"{origin} has {value!r} for {key}, not a {kind}: was it edited?"
+                f"{origin} has {value!r} for {key}, which must be {error}: was it edited?"
             ) from None
     return config
 
@@ -315,9 +344,22 @@ def finalize(config: ConfigDict) -> ConfigDict:
     The keys of ``data`` are checked where they are used, by the data pipeline.
 
     Raises:
-      UserError: a value out of range, or two that do not fit together.
+      UserError: a key too many or too few, a value of another type or out of range, or two that
+        do not fit together.
     """
-    config = config.copy_and_resolve_references()
+    given = dict(flatten(config.copy_and_resolve_references()))
+    config = default_config()
+    known = dict(flatten(config))
+    for key in given:
+        if key not in known:
+            raise UserError(f"config: {key} is not a key{_nearest(key, list(known))}")
+    for key in known:
+        if key not in given:
+            raise UserError(f"config: {key} is missing: begin with bsq_jax.config.default_config()")
+        try:
+            _put(config, key, given[key])
+        except TypeError as error:
+            raise UserError(f"config: {key} is {given[key]!r}: it must be {error}") from None
     _validate(config)
     if config.optimizer.learning_rate is None:
         config.optimizer.learning_rate = LEARNING_RATE_PER_EXAMPLE * config.train.batch_size

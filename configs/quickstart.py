@@ -20,12 +20,17 @@ a small width, and crops at random scales, without which eight photographs are s
 from ml_collections import ConfigDict
 
 from bsq_jax.config import default_config
+from bsq_jax.core.errors import UserError
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """The quickstart; takes no argument."""
+    """The quickstart.
+
+    Raises:
+      UserError: there is an argument; it takes none.
+    """
     if argument:
-        raise ValueError(f"configs/quickstart.py takes no argument, got '{argument}'")
+        raise UserError(f"--config configs/quickstart.py takes no argument, but got '{argument}'")
     config = default_config()
     config.name = "quickstart"
     config.model.update(

@@ -4,6 +4,7 @@ import json
 import textwrap
 
 import pytest
+from ml_collections import ConfigDict
 
 from bsq_jax import config as module
 from bsq_jax.config import (
@@ -78,9 +79,11 @@ def test_values_are_converted_to_the_type_of_their_key(key, text, value):
         ("train.steps", "", "it must be a whole number"),
         ("optimizer.b1", "high", "--config optimizer.b1 is 'high': it must be a number"),
         ("data.flip", "maybe", "--config data.flip is 'maybe': it must be true or false"),
-        ("model.image_size", "1,2,3", "it must be 2 numbers such as 256,256"),
-        ("model.image_size", "big", "it must be 2 numbers such as 256,256"),
+        ("model.image_size", "1,2,3", "it must be 2 whole numbers such as 256,256"),
+        ("model.image_size", "big", "it must be 2 whole numbers such as 256,256"),
         ("data.scale", "", "it must be 2 numbers such as 1.0,1.0"),
+        ("model.image_size", "64.5", "it must be 2 whole numbers such as 256,256"),
+        ("model.image_size", "64,inf", "it must be 2 whole numbers such as 256,256"),
         ("optimizer.warmup_steps", "none", "it must be a whole number"),
         ("optimizer.b1", "none", "it must be a number"),
     ],
@@ -147,6 +150,50 @@ def test_differences_and_identity():
     ]
     # Neither the length of training nor recomputation makes another model.
     assert differing_keys(model_identity(one), model_identity(other)) == ["model.bits: 36 -> 18"]
+
+
+def with_key(key, value):
+    """A config that nothing kept from being given this value."""
+    tree = default_config().to_dict()
+    *groups, leaf = key.split(".")
+    target = tree
+    for group in groups:
+        target = target[group]
+    target[leaf] = value
+    return ConfigDict(tree)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("model.image_size", (64, 64, 3), "is (64, 64, 3): it must be 2 whole numbers such as 256"),
+        ("model.image_size", 64, "model.image_size is 64: it must be 2 whole numbers"),
+        ("model.image_size", (64.0, 64.0), "it must be 2 whole numbers"),
+        ("data.scale", ("a", "b"), "data.scale is ('a', 'b'): it must be 2 numbers"),
+        ("train.steps", 1e4, "train.steps is 10000.0: it must be a whole number"),
+        ("train.steps", True, "train.steps is True: it must be a whole number"),
+        ("train.steps", None, "train.steps is None: it must be a whole number"),
+        ("data.flip", 1, "data.flip is 1: it must be true or false"),
+        ("model.dtype", 32, "model.dtype is 32: it must be text"),
+        ("train.stesp", 3, "config: train.stesp is not a key: did you mean train.steps?"),
+        ("train", 3, "config: train is not a key"),
+    ],
+)
+def test_what_a_config_file_may_hold_is_checked_against_the_defaults(key, value, words):
+    assert words in message_of(finalize, with_key(key, value))
+
+
+def test_a_config_of_ones_own_has_all_keys_and_may_write_numbers_otherwise():
+    assert (
+        "config: data.cache_mb is missing: begin with bsq_jax.config.default_config()"
+        in message_of(finalize, ConfigDict({"model": {"bits": 18}}))
+    )
+    config = finalize(with_key("data.scale", [1, 2]))
+    assert config.data.scale == (1.0, 2.0)
+    assert type(config.data.scale[0]) is float
+    assert dict(flatten(finalize(ConfigDict(default_config().to_dict())))) == dict(
+        flatten(finalize(default_config()))
+    )
 
 
 def rejected():
@@ -217,6 +264,11 @@ def test_config_files(tmp_path):
     assert message_of(load_config_file, str(tmp_path / "mime.py")) == (
         f"config file {tmp_path / 'mime.py'} does not exist: did you mean {path}?"
     )
+    saved = tmp_path / "config.json"
+    saved.write_text("{}")
+    assert message_of(load_config_file, str(saved)) == (
+        f"config file {saved} is not a Python file: give one that ends in .py"
+    )
     empty = tmp_path / "empty.py"
     empty.write_text("")
     assert "defines no get_config" in message_of(load_config_file, str(empty))
@@ -227,6 +279,7 @@ def test_config_files(tmp_path):
     [
         ("config.train.stesp = 3", ("broken.py", "line 5", "stesp")),
         ("config.train.steps = 'many'", ("broken.py", "line 5", "steps")),
+        ("config.model.image_size = 64", ("broken.py", "line 5", "image_size", "tuple")),
         ("config.train.steps = (", ("broken.py",)),
         ("import nothing_of_that_name", ("broken.py", "line 5", "nothing_of_that_name")),
         ("return 3", ("broken.py", "get_config")),

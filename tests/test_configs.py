@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bsq_jax.config import finalize, load_config_file
+from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import batch_sharding, make_mesh, to_global
 from bsq_jax.data.factory import make_data_config
 from bsq_jax.data.pipeline import train_batches
@@ -76,6 +77,12 @@ def test_it_trains_a_step(path, variant):
     changed = jax.tree.map(lambda a, b: bool((a != b).any()), before, jax.device_get(state.params))
     # Attention's key bias alone has no gradient: it shifts all scores of a query alike.
     assert np.mean(jax.tree.leaves(changed)) > 0.8
+
+
+def test_the_quickstart_takes_no_argument():
+    path = FOLDER / "quickstart.py"
+    with pytest.raises(UserError, match=r"^--config configs/quickstart.py takes no argument"):
+        load_config_file(f"{path}:bits=18")
 
 
 def test_the_published_sizes():
