@@ -44,6 +44,7 @@ def get_config(argument: str = "") -> ConfigDict:
         source="photos",
         resize=400,
         scale=(1.0, 4.0),
+        permute_channels=0.5,
         filter="bilinear",
         eval_resize=160,
         eval_crop="tiles",
