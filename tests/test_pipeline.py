@@ -271,6 +271,34 @@ def test_too_many_broken_files_stop_the_run(tmp_path):
         take(dataclasses.replace(config, max_broken=1.0), 1)
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_each_of_four_hosts_stops_by_what_it_has_met_itself(tmp_path, split):
+    count, shards = 200, 4
+    broken = np.random.default_rng(0).permutation(count) % 2
+    for number in range(count):
+        Image.new("RGB", (24, 24), (number, 0, 0)).save(tmp_path / f"{number:03d}.png")
+        if broken[number]:
+            (tmp_path / f"{number:03d}.png").write_bytes(b"")
+    other = {"train": {"val_source": "synthetic"}, "val": {"source": "synthetic"}}[split]
+    spec = {"train": "source", "val": "val_source"}[split]
+    base = dataclasses.replace(SMALL, threads=0, **{spec: f"folder:{tmp_path}"}, **other)
+
+    def one_pass(max_broken):
+        config = dataclasses.replace(base, max_broken=max_broken)
+        sizes = {"global_batch": 4, "shard_count": shards}
+        for shard in range(shards):
+            make = train_batches if split == "train" else eval_batches
+            iterator = make(config, **sizes, shard_index=shard)
+            for _ in range(count // shards):
+                next(iterator)
+            iterator.close()
+
+    one_pass(0.5)  # half of them are: that much was allowed
+    # Of a host's 50 records a fifth are 10, and 9.5 for chance; it meets 25.
+    with pytest.raises(UserError, match=r"\d+ of \d+ records are broken.*raise max_broken"):
+        one_pass(0.2)
+
+
 def test_the_cache_keeps_to_its_budget_and_never_evicts():
     cache = ImageCache(1)
     images = [np.full((256, 512, 3), n, np.uint8) for n in range(8)]  # 384 KiB: two fit in 1 MiB

@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+import sys
 
 import numpy as np
 import pytest
@@ -151,6 +152,13 @@ def test_array_record_globs(tmp_path):
     (tmp_path / "text.array_record").write_text("hello")
     with pytest.raises(UserError, match="not array_record files"):
         make_source(f"array_record:{tmp_path}/text.array_record", "train")
+
+
+def test_array_record_without_its_package_is_a_user_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "array_record.python", None)
+    with pytest.raises(UserError, match="needs 'pip install array_record'") as raised:
+        make_source("array_record:/some/*", "train")
+    assert "\n" not in str(raised.value)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ for ``start_step``.
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Iterator
 from concurrent import futures
 from typing import Any, Self
@@ -235,6 +234,7 @@ def train_batches(
         draft=True,
         max_broken=config.max_broken,
         cache=ImageCache(config.cache_mb),
+        shard_count=shard_count,
     )
 
     order = _EpochOrder(len(source), config.seed)
@@ -249,7 +249,7 @@ def train_batches(
         return {"pixels": crop[None], "index": np.int64(found)}
 
     dataset = (
-        grain.MapDataset.range(sys.maxsize)
+        grain.MapDataset.range(2**62)  # endless; Grain rounds lengths as floats, so not to the brim
         .seed(config.seed)
         .random_map(load)
         .batch(local)
@@ -321,6 +321,7 @@ def eval_batches(
         draft=False,  # a reduced decode would change what is measured
         max_broken=config.max_broken,
         cache=examples.cache,
+        shard_count=shard_count,
     )
 
     def load(example: int) -> _Example:

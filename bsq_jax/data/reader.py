@@ -48,6 +48,7 @@ class Reader:
         draft: bool,
         max_broken: float,
         cache: ImageCache,
+        shard_count: int = 1,
     ):
         """Takes what :func:`bsq_jax.data.transforms.load_resized` needs, and the limits.
 
@@ -58,12 +59,17 @@ class Reader:
           draft: Whether JPEGs may be decoded at reduced size.
           max_broken: Fraction of records that may be broken, rounded up to whole records.
           cache: Where resized pictures are kept, under their index.
+          shard_count: Number of hosts that read the source. Each judges by the records it has met
+            itself: at first its share, in the end all of them, as each epoch is divided anew.
         """
         self.source = source
         self._size = size
         self._filter = filter
         self._draft = draft
-        self._limit = math.ceil(max_broken * len(source) - 1e-9)  # 0.1 * 30 is a little over 3
+        self._max_broken = max_broken
+        self._share = -(-len(source) // shard_count)
+        self._met = bytearray(len(source))  # 1 where a record was asked for
+        self._met_count = 0
         self._cache = cache
         self._broken: dict[int, str] = {}
         self._lock = threading.Lock()
@@ -79,6 +85,9 @@ class Reader:
         Raises:
           UserError: It is broken, and so are too many others.
         """
+        with self._lock:
+            self._met_count += not self._met[index]
+            self._met[index] = 1
         image = self._cache.get(index)
         if image is not None:
             return image
@@ -94,12 +103,19 @@ class Reader:
                 self._cache.put(index, image)
                 return image
         # Checked at known ones too: the thread that found the last may be reading ahead of others.
-        if len(self._broken) > self._limit:
+        of = max(self._met_count, self._share)
+        if len(self._broken) > self._limit(of):
             raise UserError(
-                f"{self.source.name}: {len(self._broken)} of {len(self.source)} records are broken "
+                f"{self.source.name}: {len(self._broken)} of {of} records are broken "
                 f"({self._broken[index]} is one); repair them or raise max_broken"
             )
         return None
+
+    def _limit(self, count: int) -> int:
+        """How many of `count` records may be broken."""
+        expected, highest = (self._max_broken * n for n in (count, len(self.source)))
+        # A part is a sample: by chance it may hold three standard deviations more than the rest.
+        return math.ceil(min(highest, expected + 3 * math.sqrt(expected)) - 1e-9)  # 0.1 * 30 > 3
 
     def read_or_next(self, index: int) -> tuple[np.ndarray, int]:
         """The picture at ``index``, or the first readable one after it, and where it was."""

@@ -304,7 +304,12 @@ def _hash_split(paths: list[str], split: str, place: str) -> list[str]:
 
 
 def _array_record(place: str, split: str, divide: bool) -> Source:
-    from array_record.python import array_record_data_source
+    try:
+        from array_record.python import array_record_data_source
+    except ImportError as error:
+        raise UserError(
+            f"array_record:{place} needs 'pip install array_record' ({error})"
+        ) from error
 
     globs = place.split("|")
     if len(globs) > 2:
