@@ -160,21 +160,16 @@ def test_patch_mean_is_the_mean_of_each_patch():
 def test_mean_accumulator_is_exact_and_ignores_padding():
     rng = np.random.default_rng(1)
     values = rng.normal(1e6, 1.0, 1000)
-    whole = metrics.MeanAccumulator()
-    hosts = [metrics.MeanAccumulator(), metrics.MeanAccumulator()]
-    for index, start in enumerate(range(0, 1000, 64)):
+    accumulator = metrics.MeanAccumulator()
+    for start in range(0, 1000, 64):
         batch = np.full(64, np.nan)
         part = values[start : start + 64]
         batch[: len(part)] = part
         mask = np.arange(64) < len(part)
-        for accumulator in (whole, hosts[index % 2]):
-            accumulator.update({"psnr": batch, "twice": 2 * batch}, mask)
-    state = hosts[1].state()
-    hosts[0].merge(metrics.MeanAccumulator.from_state(state))
-    for accumulator in (whole, hosts[0]):
-        result = accumulator.result()
-        np.testing.assert_allclose(result["psnr"], math.fsum(values) / 1000, rtol=1e-14)
-        np.testing.assert_allclose(result["twice"], math.fsum(values) / 500, rtol=1e-14)
+        accumulator.update({"psnr": batch, "twice": 2 * batch}, mask)
+    result = accumulator.result()
+    np.testing.assert_allclose(result["psnr"], math.fsum(values) / 1000, rtol=1e-14)
+    np.testing.assert_allclose(result["twice"], math.fsum(values) / 500, rtol=1e-14)
 
 
 def test_mean_accumulator_weights_and_refusals():
@@ -203,17 +198,14 @@ def test_code_usage_counts_every_code(length):
     book = rng.integers(0, 2, (40, length), np.uint8)
     book[20:] = book[:20]
     book[20:, -1] ^= 1
-    whole, hosts = metrics.CodeUsage(length), [metrics.CodeUsage(length) for _ in range(2)]
+    usage = metrics.CodeUsage(length)
     seen = []
     for step in range(4):
         bits = book[rng.integers(0, 40, (3, 2, 5))]
         mask = np.array([True, step != 3, True])
         seen += [tuple(row.tolist()) for row in bits[mask].reshape(-1, length)]
-        whole.update(bits, mask)
-        hosts[step % 2].update(bits, mask)
-    hosts[0].merge(metrics.CodeUsage.from_state(length, hosts[1].state()))
-    result = whole.result()
-    assert result == hosts[0].result()
+        usage.update(bits, mask)
+    result = usage.result()
     assert result["tokens"] == len(seen) == 110
     assert result["codes_used"] == len(set(seen))
     assert result["usage"] == len(set(seen)) / min(2**length, 110)
@@ -258,5 +250,3 @@ def test_code_usage_refuses_what_it_cannot_count():
         usage.update(np.full((2, 4), 2, np.uint8))
     with pytest.raises(UserError, match="mask has shape"):
         usage.update(np.zeros((2, 4), np.uint8), [True])
-    with pytest.raises(UserError, match="cannot merge"):
-        usage.merge(metrics.CodeUsage(5))

@@ -1,6 +1,6 @@
 """Exact sums over a whole split, kept on the host: means of metrics, and the codes in use.
 
-An accumulator counts what one process sees; ``state``, ``from_state`` and ``merge`` join several.
+They are fed what all hosts hold alike: evaluation replicates its small results first.
 """
 
 from collections.abc import Mapping
@@ -18,9 +18,7 @@ _BITMAP_MAX_BITS = 20
 class MeanAccumulator:
     """Exact streaming means of named per-example values, in float64 on the host.
 
-    Feed it numpy arrays, or JAX arrays that this process holds whole. On several hosts each counts
-    its own examples; then ``merge`` the accumulators that ``from_state`` rebuilds from the states
-    of the others.
+    Feed it numpy arrays, or JAX arrays that this process holds whole.
     """
 
     def __init__(self) -> None:
@@ -52,27 +50,6 @@ class MeanAccumulator:
             total = float(np.sum(array[counted] * weights[counted]))
             self._sums[name] = self._sums.get(name, 0.0) + total
             self._weights[name] = self._weights.get(name, 0.0) + float(np.sum(weights))
-
-    def merge(self, other: "MeanAccumulator") -> None:
-        """Adds what another accumulator has counted."""
-        for name in other._sums:
-            self._sums[name] = self._sums.get(name, 0.0) + other._sums[name]
-            self._weights[name] = self._weights.get(name, 0.0) + other._weights[name]
-
-    def state(self) -> dict[str, np.ndarray]:
-        """Name to float64 ``[2]``: the weighted sum and the sum of weights.
-
-        JAX's own gathers would round this to float32: send the bytes (``.view(np.uint8)``).
-        """
-        return {name: np.array([self._sums[name], self._weights[name]]) for name in self._sums}
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, np.ndarray]) -> "MeanAccumulator":
-        """The accumulator whose ``state`` this is."""
-        accumulator = cls()
-        for name, (total, weight) in state.items():
-            accumulator._sums[name], accumulator._weights[name] = float(total), float(weight)
-        return accumulator
 
     def result(self) -> dict[str, float]:
         """The weighted mean of each name.
@@ -166,53 +143,6 @@ class CodeUsage:
             self._bitmap[_as_integers(tokens)] = True
         else:
             self._add_codes(pack_bytes(tokens))
-
-    def merge(self, other: "CodeUsage") -> None:
-        """Adds what another count has seen.
-
-        Raises:
-          UserError: if it counts tokens of another number of bits or other groups.
-        """
-        if (self.bits, self.group_size) != (other.bits, other.group_size):
-            raise UserError(
-                f"cannot merge code counts of {self.bits} bits in groups of {self.group_size} and "
-                f"of {other.bits} bits in groups of {other.group_size}"
-            )
-        self._tokens += other._tokens
-        self._ones += other._ones
-        self._groups += other._groups
-        self._bitmap |= other._bitmap
-        self._add_codes(other._distinct_codes())
-
-    def state(self) -> dict[str, np.ndarray]:
-        """All that was counted, as arrays.
-
-        ``tokens`` int64 ``[]``, ``ones`` int64 ``[L]``, ``groups`` int64
-        ``[groups, 2^group_size]``, ``bitmap`` bool ``[2^L]`` (``[0]`` above 20 bits), ``codes``
-        uint8 ``[codes, ceil(L / 8)]`` (``[0, ...]`` up to 20 bits; the number of codes differs
-        between hosts). JAX's own gathers would cut int64 to int32: send the bytes
-        (``.view(np.uint8)``).
-        """
-        return {
-            "tokens": np.array(self._tokens, np.int64),
-            "ones": self._ones.copy(),
-            "groups": self._groups.copy(),
-            "bitmap": self._bitmap.copy(),
-            "codes": self._distinct_codes().copy(),
-        }
-
-    @classmethod
-    def from_state(
-        cls, bits: int, state: Mapping[str, np.ndarray], group_size: int | None = None
-    ) -> "CodeUsage":
-        """The count whose ``state`` this is."""
-        usage = cls(bits, group_size)
-        usage._tokens = int(state["tokens"])
-        usage._ones += state["ones"]
-        usage._groups += state["groups"]
-        usage._bitmap |= state["bitmap"]
-        usage._add_codes(np.asarray(state["codes"], np.uint8))
-        return usage
 
     def result(self) -> CodeUsageResult:
         """The counts so far; see ``CodeUsageResult``.
