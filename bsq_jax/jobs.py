@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import pathlib
 import sys
@@ -13,7 +15,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from bsq_jax import evaluate, train
-from bsq_jax.config import to_json
+from bsq_jax.config import from_json, to_json
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.monitor import Monitor
 from bsq_jax.core.sharding import batch_shards, make_mesh
@@ -26,6 +28,8 @@ from bsq_jax.workdir import check_resumable, open_checkpoints, write_config
 
 # Shown in progress lines; everything else is in metrics.jsonl and TensorBoard.
 _SHOWN = ("loss", "psnr", "token_entropy", "codebook_entropy", "bit_entropy")
+# Keys of `data` that an evaluation's numbers depend on.
+_MEASURE_KEYS = ("source", "val_source", "eval_filter", "eval_resize", "eval_crop")
 
 
 def start() -> None:
@@ -67,13 +71,17 @@ def train_job(config: ConfigDict, workdir: pathlib.Path) -> int:
             assert restored is not None
             _, state, meta = restored
             history = meta["history"]
-        write_config(workdir, config)
         first = int(state.step)
         if first > steps:
             raise UserError(
                 f"{workdir} is at step {first} already: raise config.train.steps above {steps}"
             )
         evaluator = evaluate.Evaluator(task, data, mesh, batch_size=config.eval.batch_size)
+        suffix = ""
+        if first < steps:
+            write_config(workdir, config)
+        elif meta is not None:
+            suffix = _suffix(config, meta)
         with Monitor(
             workdir,
             total_steps=steps,
@@ -94,7 +102,10 @@ def train_job(config: ConfigDict, workdir: pathlib.Path) -> int:
                     step=step,
                     data=data,
                     pictures_wanted=config.eval.pictures if pictures else 0,
+                    suffix=suffix,
                 )
+                if suffix:
+                    return report  # the run's metrics are of its own validation pictures
                 for label, result in report["results"].items():
                     scalars = {k: v for k, v in result.items() if isinstance(v, int | float)}
                     monitor.log(step, scalars, prefix=f"val_{label}")
@@ -111,34 +122,43 @@ def train_job(config: ConfigDict, workdir: pathlib.Path) -> int:
                     start_step=start,
                 )
 
-            finished = True
-            if first < steps:
-                state, finished = train.train(
-                    task,
-                    mesh,
-                    batches,
-                    state=state,
-                    steps=steps,
-                    batch_size=batch_size,
-                    checkpointer=checkpointer,
-                    monitor=monitor,
-                    meta={"config": to_json(config), "next_step": steps},
-                    log_every=config.train.log_every,
-                    checkpoint_every=config.train.checkpoint_every,
-                    evaluate=evaluate_now,
-                    evaluate_every=config.train.evaluate_every,
-                    picture_every=config.train.picture_every,
-                )
-            else:
-                monitor.info(f"all {steps} steps are done: raise config.train.steps to go on")
-            report = evaluate_now(state, True) if finished else None
+            report, finished = None, True
+            with train.StopSignal() as stop:
+                if first < steps:
+                    state, finished = train.train(
+                        task,
+                        mesh,
+                        batches,
+                        state=state,
+                        steps=steps,
+                        batch_size=batch_size,
+                        checkpointer=checkpointer,
+                        monitor=monitor,
+                        stop=stop,
+                        meta={"config": to_json(config)},
+                        log_every=config.train.log_every,
+                        checkpoint_every=config.train.checkpoint_every,
+                        evaluate=evaluate_now,
+                        evaluate_every=config.train.evaluate_every,
+                        picture_every=config.train.picture_every,
+                    )
+                else:
+                    monitor.info(f"all {steps} steps are done: raise config.train.steps to go on")
+                if finished:
+                    stop.all_saved()
+                    report = evaluate_now(state, True)
+            if finished and report is None:
+                monitor.info("stopped by a signal: all is saved, run again to evaluate")
     if report is not None:
-        _print_report(report, workdir)
+        _print_report(report)
     return 0
 
 
 def evaluate_job(config: ConfigDict, workdir: pathlib.Path) -> int:
     """Evaluates the newest complete checkpoint of a workdir and prints the table.
+
+    With other pictures than the run's, or in another precision, the names of the files written end
+    in a short hash of these settings, so that the run's own evaluation stays.
 
     Raises:
       UserError: there is no checkpoint, or it belongs to another model.
@@ -153,7 +173,7 @@ def evaluate_job(config: ConfigDict, workdir: pathlib.Path) -> int:
         check_resumable(config, meta, workdir)
         restored = checkpointer.restore_latest(task.abstract_state(mesh))
         assert restored is not None
-        _, state, _ = restored
+        _, state, meta = restored
     evaluator = evaluate.Evaluator(task, data, mesh, batch_size=config.eval.batch_size)
     report = evaluate.evaluate(
         evaluator,
@@ -163,8 +183,9 @@ def evaluate_job(config: ConfigDict, workdir: pathlib.Path) -> int:
         step=int(state.step),
         data=data,
         pictures_wanted=config.eval.pictures,
+        suffix=_suffix(config, meta),
     )
-    _print_report(report, workdir)
+    _print_report(report)
     return 0
 
 
@@ -179,12 +200,23 @@ def _greeting(config: ConfigDict, mesh: jax.sharding.Mesh, state: TrainState, fi
     )
 
 
-def _print_report(report: dict[str, Any], workdir: pathlib.Path) -> None:
+def _suffix(config: ConfigDict, meta: dict[str, Any]) -> str:
+    """What the names of an evaluation's files end in: nothing if it is done as in the run."""
+    own, asked = (
+        [settings.data[key] for key in _MEASURE_KEYS] + [settings.model.dtype]
+        for settings in (from_json(meta["config"], "the checkpoint"), config)
+    )
+    if own == asked:
+        return ""
+    return "_" + hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]
+
+
+def _print_report(report: dict[str, Any]) -> None:
     if jax.process_index():
         return
     print()
     print(evaluate.table(report))
-    print(f"report: {workdir / 'evaluation.json'}")
+    print(f"report: {report['path']}")
     for path in report["pictures"]:
         print(f"picture: {path}")
     sys.stdout.flush()

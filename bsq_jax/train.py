@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -21,30 +21,51 @@ from bsq_jax.data.pipeline import Batches
 from bsq_jax.tasks.state import TrainState
 
 
-class _StopSignal:
-    """Notices SIGTERM, and lets all hosts agree on the step at which they stop."""
+class _Stopped(BaseException):
+    """SIGTERM came when there was nothing left to save; passes through ``except Exception``."""
+
+
+class StopSignal:
+    """Notices SIGTERM while it is entered, and lets all hosts agree on the step to stop at.
+
+    Once all is saved, SIGTERM ends the context there and then.
+
+    With several processes JAX's coordination service has a handler of its own: a SIGTERM to any of
+    them is known to all, and one that comes after the last step changes nothing.
+    """
 
     def __init__(self) -> None:
         self._asked = False
+        self._all_saved = False
+        self._before: Any = None
 
-    def _note(self, *_: Any) -> None:
+    def __enter__(self) -> Self:
+        if jax.process_count() == 1:
+            self._before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        if jax.process_count() == 1:
+            self._all_saved = False
+            signal.signal(signal.SIGTERM, self._before)
+        return kind is _Stopped
+
+    def _note(self, *_: object) -> None:
         self._asked = True
-
-    @contextlib.contextmanager
-    def watching(self) -> Iterator[_StopSignal]:
-        if jax.process_count() > 1:  # JAX's coordination service has its own handler there
-            yield self
-            return
-        before = signal.signal(signal.SIGTERM, self._note)
-        try:
-            yield self
-        finally:
-            signal.signal(signal.SIGTERM, before)
+        if self._all_saved:
+            raise _Stopped
 
     def asked(self, step: int) -> bool:
+        """Whether to save and stop after this step; the same on all hosts."""
         if jax.process_count() > 1:
             return bool(multihost_utils.reached_preemption_sync_point(step))
         return self._asked
+
+    def all_saved(self) -> None:
+        """From now on SIGTERM ends the context, at once where it has come already."""
+        self._all_saved = True
+        if self._asked:
+            raise _Stopped
 
 
 def train(
@@ -57,6 +78,7 @@ def train(
     batch_size: int,
     checkpointer: Checkpointer,
     monitor: Monitor,
+    stop: StopSignal,
     meta: dict[str, Any],
     log_every: int,
     checkpoint_every: int,
@@ -75,8 +97,8 @@ def train(
       batch_size: global.
       checkpointer: where to save.
       monitor: where to log.
-      meta: what goes beside the state into each checkpoint; the position in the data and the
-        metrics' history are added.
+      stop: entered by the caller; says when to save and leave.
+      meta: what goes beside the state into each checkpoint; the metrics' history is added.
       log_every: steps between log lines.
       checkpoint_every: steps between checkpoints; there is always one at the end.
       evaluate: called with the state and whether to make pictures.
@@ -84,7 +106,8 @@ def train(
       picture_every: steps between pictures; 0 for none before the end.
 
     Returns:
-      The last state, and whether all steps were done (False after SIGTERM).
+      The last state, which is saved completely, and whether all steps were done (False after
+      SIGTERM).
 
     Raises:
       NonFiniteError: a metric is NaN or infinite; nothing non-finite is ever saved.
@@ -109,10 +132,10 @@ def train(
         # metrics are of the parameters before the step, so those after it are looked at as well.
         values = {**values, "parameter_norm": norm(state.params)}
         check_finite(step, {name: np.asarray(value) for name, value in values.items()})
-        checkpointer.save(step, state, {**meta, "next_batch": step, "history": monitor.history()})
+        checkpointer.save(step, state, {**meta, "history": monitor.history()})
 
     finished = True
-    with _StopSignal().watching() as stop, contextlib.closing(batches):
+    with contextlib.closing(batches):
         for step in range(start + 1, steps + 1):
             began = time.monotonic()
             local = next(batches)
@@ -126,7 +149,6 @@ def train(
             if step % checkpoint_every == 0 or last or stopping:
                 save(step, values)
             if stopping and not last:
-                monitor.info(f"stopped by a signal after step {step}: saved, run again to go on")
                 finished = False
                 break
             due = [bool(every) and step % every == 0 for every in (evaluate_every, picture_every)]
@@ -137,4 +159,6 @@ def train(
                     evaluate(state, due[1])
     monitor.flush()
     checkpointer.wait()
+    if not finished:
+        monitor.info(f"stopped by a signal after step {step}: saved, run again to go on")
     return state, finished

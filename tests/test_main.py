@@ -116,7 +116,7 @@ def test_evaluation_alone_gives_the_same_numbers(trained, command):
     assert status == 0
     assert json.loads((trained / "evaluation.json").read_text()) == before
     assert "PSNR (dB)" in out
-    assert "tiny, step 3: 64 center crops of 16x16 from synthetic" in out
+    assert "tiny, step 3: 64 crops of 16x16 (center) from synthetic" in out
     for path in before["pictures"]:
         assert f"picture: {path}\n" in out
 
@@ -124,7 +124,10 @@ def test_evaluation_alone_gives_the_same_numbers(trained, command):
 def test_a_finished_run_says_so(trained, command):
     checkpoints = trained / "checkpoints"
     before = {path: path.stat().st_mtime_ns for path in checkpoints.rglob("*")}
-    status, out, err = command("--workdir", trained)  # the config is in the workdir
+    config = (trained / "config.json").read_text()
+    # The rest of the config is in the workdir, and stays what was trained.
+    status, out, err = command("--workdir", trained, "--config.optimizer.learning_rate=0.5")
+    assert (trained / "config.json").read_text() == config
     assert status == 0
     assert "all 3 steps are done: raise config.train.steps to go on" in err
     assert "PSNR (dB)" in out
@@ -144,10 +147,12 @@ def test_another_model_cannot_go_on(trained, command):
 
 
 def test_fewer_steps_than_done_are_refused(trained, command):
+    config = (trained / "config.json").read_text()
     status, _, err = command("--workdir", trained, "--config.train.steps=2")
     assert status == 2
     assert "is at step 3 already: raise config.train.steps above 2" in err
     assert err.count("\n") == 1
+    assert (trained / "config.json").read_text() == config
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"train": {"steps": "x"}}', '{"a": 1}', "\xff\0"])
@@ -158,3 +163,29 @@ def test_a_damaged_saved_config(command, tmp_path, text):
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert "config.json" in err
+
+
+def test_other_validation_pictures_do_not_replace_the_runs_evaluation(trained, command):
+    endings = (".json", ".jsonl", ".png")
+
+    def contents():
+        return {p: p.read_bytes() for p in trained.rglob("*") if p.suffix in endings}
+
+    before = contents()
+    names = set()
+    for mode in ("evaluate", "train"):  # there is nothing left to train
+        words = ("--mode", mode, "--workdir", trained, "--config.data.val_source=photos")
+        status, out, _ = command(*words)
+        assert status == 0
+        assert "crops of 16x16 (center) from photos" in out
+        (report,) = (line for line in out.splitlines() if line.startswith("report: "))
+        names.add(pathlib.Path(report.removeprefix("report: ")).name)
+    after = contents()
+    assert {path: after[path] for path in before} == before
+    (name,) = names
+    suffix = name.removeprefix("evaluation").removesuffix(".json")
+    assert len(suffix) == 9
+    added = sorted(path.name for path in after.keys() - before.keys())
+    assert added == [f"crops_0000003{suffix}.png", name, f"photographs_0000003{suffix}.png"]
+    assert command("--mode", "evaluate", "--workdir", trained, "--config.data.threads=0")[0] == 0
+    assert contents().keys() == after.keys()  # how fast is read changes no number

@@ -3,9 +3,11 @@
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 from bsq_jax import main
 from bsq_jax.core import distributed
 from bsq_jax.core.errors import UserError
+from bsq_jax.workdir import open_checkpoints
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 ROOT = pathlib.Path(main.__file__).parents[1]
@@ -72,6 +75,35 @@ def test_two_processes_do_what_one_does(tmp_path):
     names = sorted(p.relative_to(tmp_path / "one") for p in (tmp_path / "one").glob("pictures/*"))
     assert names == sorted(p.relative_to(tmp_path / "two") for p in tmp_path.glob("two/pictures/*"))
     assert len(list((tmp_path / "two" / "tensorboard").iterdir())) == 1
+
+
+def test_sigterm_stops_both_processes_at_the_same_step(tmp_path):
+    metrics = tmp_path / "metrics.jsonl"
+
+    def logged():
+        return [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+
+    command = ["--config", TINY, "--workdir", str(tmp_path), "--config.train.checkpoint_every=1000"]
+    flags = ["--coordinator", f"localhost:{free_port()}", "--processes", 2, "--process"]
+    more = ["-m", "bsq_jax.main", *command, "--config.train.steps=1000", *flags]
+    processes = [start(*more, index, devices=1) for index in range(2)]
+    give_up = time.monotonic() + 120
+    while all(process.poll() is None for process in processes) and time.monotonic() < give_up:
+        if metrics.exists() and len(logged()) >= 5:
+            break
+        time.sleep(0.01)
+    for process in processes:  # as a scheduler does
+        process.send_signal(signal.SIGTERM)
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    with open_checkpoints(tmp_path) as checkpoints:
+        step = checkpoints.latest_step()
+    assert 5 <= step < 1000
+    assert f"stopped by a signal after step {step}: saved" in outputs[0][1]
+    assert logged() == list(range(1, step + 1))
+    # One process goes on with what two have saved together.
+    assert main.run([*command, f"--config.train.steps={step + 2}"]) == 0
+    assert logged()[: step + 2] == list(range(1, step + 3))
 
 
 @pytest.mark.parametrize(

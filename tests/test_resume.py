@@ -16,6 +16,7 @@ import pytest
 from bsq_jax import main
 from bsq_jax.config import finalize, load_config_file
 from bsq_jax.core.sharding import make_mesh
+from bsq_jax.core.trees import leaves
 from bsq_jax.tasks.tokenizer import make_tokenizer_task
 from bsq_jax.workdir import open_checkpoints
 
@@ -49,18 +50,23 @@ def start(workdir):
     )
 
 
-def interrupt(workdir, step, number):
-    """Starts a run, sends it a signal when it has logged `step`: ``(status, standard error)``."""
+def interrupt(workdir, due, number):
+    """Starts a run, sends it a signal when `due()`: ``(status, standard error)``."""
     process = start(workdir)
-    metrics = workdir / "metrics.jsonl"
     give_up = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < give_up:
-        if metrics.exists() and metrics.read_text().count("\n") >= step:
+        if due():
             process.send_signal(number)
             break
         time.sleep(0.005)
     _, err = process.communicate(timeout=60)
     return process.returncode, err
+
+
+def logged(workdir, step):
+    """Whether a run has logged `step`, to ask again and again."""
+    metrics = workdir / "metrics.jsonl"
+    return lambda: metrics.exists() and metrics.read_text().count("\n") >= step
 
 
 def finish(workdir, *flags):
@@ -70,10 +76,9 @@ def finish(workdir, *flags):
 def result(workdir):
     """All arrays of the last checkpoint by name, and the log without what clocks wrote."""
     with open_checkpoints(workdir) as checkpoints:
-        step, state, meta = checkpoints.restore_partial(["params", "ema", "opt_state"])
-    assert (step, meta["next_batch"]) == (STEPS, STEPS)
-    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
-    arrays = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+        step, state, _ = checkpoints.restore_partial(["params", "ema", "opt_state"])
+    assert step == STEPS
+    arrays = {name: np.asarray(leaf) for name, leaf in leaves(state).items()}
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     clocks = ("time", "images_per_second", "data_wait")
     return arrays, [{k: v for k, v in line.items() if k not in clocks} for line in lines]
@@ -104,7 +109,7 @@ def uninterrupted(folder):
 def killed(folder, uninterrupted):
     """The workdir of a run that was killed."""
     workdir = folder / "killed"
-    status, _ = interrupt(workdir, STOP, signal.SIGKILL)
+    status, _ = interrupt(workdir, logged(workdir, STOP), signal.SIGKILL)
     assert status == -signal.SIGKILL
     return workdir
 
@@ -140,7 +145,7 @@ def test_a_flipped_bit_in_the_newest_checkpoint(killed, tmp_path, uninterrupted,
 
 def test_sigterm_saves_and_the_run_goes_on(tmp_path, uninterrupted):
     workdir = tmp_path / "run"
-    status, err = interrupt(workdir, STOP, signal.SIGTERM)
+    status, err = interrupt(workdir, logged(workdir, STOP), signal.SIGTERM)
     assert status == 0, err
     assert "stopped by a signal after step" in err
     with open_checkpoints(workdir) as checkpoints:
@@ -152,6 +157,32 @@ def test_sigterm_saves_and_the_run_goes_on(tmp_path, uninterrupted):
     assert_same((arrays, lines), uninterrupted)
 
 
+def test_sigterm_after_the_last_step_ends_at_once_with_everything_saved(tmp_path, uninterrupted):
+    workdir = tmp_path / "run"
+    table = workdir / "checkpoints" / str(STEPS) / "checksums.json"
+    status, err = interrupt(workdir, table.exists, signal.SIGTERM)
+    assert status == 0, err
+    assert "stopped by a signal: all is saved, run again to evaluate" in err
+    assert not (workdir / "evaluation.json").exists()
+    finish(workdir)
+    assert (workdir / "evaluation.json").exists()
+    assert_same(result(workdir), uninterrupted)
+
+
+def test_looking_at_a_run_does_not_change_it(tmp_path, uninterrupted):
+    finish(tmp_path, "--config.train.evaluate_every=16", "--config.train.picture_every=32")
+    arrays, lines = result(tmp_path)
+    own = [line for line in lines if line["prefix"] == "train" or line["step"] == STEPS]
+    assert_same((arrays, own), uninterrupted)
+    looked = [line["step"] for line in lines if line["prefix"] == "val_ema"]
+    assert looked == [16, 32, STEPS]
+    pictures = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+    assert pictures == [
+        *(f"crops_00000{step}.png" for step in (32, STEPS)),
+        *(f"photographs_00000{step}.png" for step in (32, STEPS)),
+    ]
+
+
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 2)])
 def test_another_mesh_gets_the_same_state(folder, uninterrupted, sizes):
     mesh = make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))])
@@ -159,12 +190,12 @@ def test_another_mesh_gets_the_same_state(folder, uninterrupted, sizes):
     with open_checkpoints(folder / "whole") as checkpoints:
         step, state, _ = checkpoints.restore_latest(task.abstract_state(mesh))
     assert step == int(state.step) == STEPS
-    fields = {"params": state.params, "ema": state.ema}
-    leaves, _ = jax.tree_util.tree_flatten_with_path(fields)
-    for path, leaf in leaves:
+    found = leaves({"params": state.params, "ema": state.ema, "opt_state": state.opt_state})
+    assert found.keys() == uninterrupted[0].keys()
+    for name, leaf in found.items():
         assert leaf.sharding.mesh.shape == mesh.shape
-        np.testing.assert_array_equal(leaf, uninterrupted[0][jax.tree_util.keystr(path)])
-    split = {tuple(leaf.sharding.spec) for _, leaf in leaves}
+        np.testing.assert_array_equal(leaf, uninterrupted[0][name], err_msg=name)
+    split = {tuple(leaf.sharding.spec) for leaf in found.values()}
     assert any("fsdp" in spec for spec in split)
 
 
