@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, Self
 
@@ -15,6 +14,7 @@ from ml_collections import ConfigDict
 
 from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.paths import local_path
 from bsq_jax.core.pixels import to_float, to_uint8
 from bsq_jax.export import is_export, load_export, save_export
 from bsq_jax.models.factory import make_tokenizer
@@ -88,7 +88,7 @@ class Tokenizer:
         Raises:
           UserError: the folder is missing, neither of the two, or damaged.
         """
-        folder = pathlib.Path(path)
+        folder = local_path(path)
         if not folder.is_dir():
             raise UserError(f"{folder} does not exist or is not a folder: give a workdir or export")
         if weights not in WEIGHTS:

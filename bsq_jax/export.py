@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from safetensors.numpy import save as save_tensors
 from bsq_jax.config import from_json, to_json
 from bsq_jax.core import checksums
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.paths import local_path
 
 FORMAT = "bsq_jax tokenizer"
 VERSION = 1
@@ -28,7 +28,7 @@ WEIGHTS_FILE = "model.safetensors"
 
 def is_export(path: str | os.PathLike[str]) -> bool:
     """Whether a folder looks like an export (as opposed to a workdir)."""
-    folder = pathlib.Path(path)
+    folder = local_path(path)
     if (folder / WEIGHTS_FILE).is_file():
         return True
     try:  # one whose weights were lost still says what it was
@@ -55,7 +55,7 @@ def save_export(
     Raises:
       UserError: the folder cannot be written.
     """
-    folder = pathlib.Path(path)
+    folder = local_path(path)
     flat = {"/".join(key): np.asarray(leaf) for key, leaf in flatten_dict(params).items()}
     weights = save_tensors(flat)
     described = {
@@ -84,7 +84,7 @@ def load_export(path: str | os.PathLike[str]) -> tuple[ConfigDict, dict[str, Any
     Raises:
       UserError: a file is missing or damaged, or of another version.
     """
-    folder = pathlib.Path(path)
+    folder = local_path(path)
     try:
         described = json.loads((folder / CONFIG_FILE).read_bytes())
         weights = (folder / WEIGHTS_FILE).read_bytes()
