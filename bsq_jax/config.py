@@ -11,17 +11,17 @@ Configs are locked: an unknown key or a value of the wrong type is an error of o
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import json
 import pathlib
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.settings import flatten, nearest, put, set_from_text
 
 # Keys of `model` that change how the network computes, not which parameters it has.
 COMPUTE_KEYS = ("dtype", "remat", "attention")
@@ -153,7 +153,7 @@ def parse_argument(argument: str, variants: Sequence[str], **defaults: Any) -> C
             parsed[key] = True
         else:
             raise UserError(
-                f"--config variant '{key}' does not exist{_nearest(key, variants)} "
+                f"--config variant '{key}' does not exist{nearest(key, variants)} "
                 f"(there are: {', '.join(variants)})"
             )
     return parsed
@@ -169,7 +169,7 @@ def load_config_file(spec: str) -> ConfigDict:
     path = pathlib.Path(path_text)
     if not path.is_file():
         siblings = [str(p) for p in sorted(path.parent.glob("*.py"))]
-        raise UserError(f"config file {path} does not exist{_nearest(str(path), siblings)}")
+        raise UserError(f"config file {path} does not exist{nearest(str(path), siblings)}")
     if path.suffix != ".py":
         raise UserError(f"config file {path} is not a Python file: give one that ends in .py")
     module_spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
@@ -206,97 +206,7 @@ def set_value(config: ConfigDict, dotted: str, text: str, flag: str = "--config"
     Raises:
       UserError: an unknown key (the nearest is named) or a value of another type.
     """
-    keys = [key for key, _ in flatten(config)]
-    if dotted not in keys:
-        inside = [key for key in keys if key.startswith(dotted + ".")]
-        if inside:
-            raise UserError(f"{flag} {dotted} is a group of keys: set one of {', '.join(inside)}")
-        leaves = [key for key in keys if key.split(".")[-1] == dotted.split(".")[-1]]
-        raise UserError(f"{flag} {dotted} does not exist{_nearest(dotted, leaves or keys)}")
-    *groups, leaf = dotted.split(".")
-    target = config
-    for group in groups:
-        target = target[group]
-    if dotted in _OPTIONAL and text.strip().lower() == "none":
-        target[leaf] = None
-    else:
-        target[leaf] = _convert(text, target.get_type(leaf), target[leaf], f"{flag} {dotted}")
-
-
-def _convert(text: str, kind: type, current: Any, name: str) -> Any:
-    lowered = text.strip().lower()
-    try:
-        if kind is bool:
-            return {"true": True, "1": True, "false": False, "0": False}[lowered]
-        if kind in (int, float):
-            return _number(lowered, kind)
-        if kind is tuple:
-            parts = [p for p in lowered.strip("()[] ").replace("x", ",").split(",") if p.strip()]
-            numbers = tuple(_number(part, type(current[0])) for part in parts)
-            numbers = numbers * len(current) if len(numbers) == 1 else numbers
-            if len(numbers) != len(current):
-                raise ValueError
-            return numbers
-    except (KeyError, ValueError, OverflowError):
-        raise UserError(f"{name} is '{text}': it must be {_wanted(kind, current)}") from None
-    return text
-
-
-def _number(text: str, kind: type) -> int | float:
-    value = float(text.replace("_", ""))
-    if kind is int and value != int(value):
-        raise ValueError
-    return kind(value)
-
-
-def _wanted(kind: type, current: Any) -> str:
-    """What a value must be, in words; `current` is one that is right."""
-    if kind is tuple:
-        whole = "whole " if type(current[0]) is int else ""
-        return f"{len(current)} {whole}numbers such as {','.join(map(str, current))}"
-    return {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "text")
-
-
-def _put(config: ConfigDict, key: str, value: Any) -> None:
-    """Sets the value of a dotted key that exists.
-
-    Raises:
-      TypeError: the value is of another type; its argument says in words what it must be.
-    """
-    *groups, leaf = key.split(".")
-    target = config
-    for group in groups:
-        target = target[group]
-    kind, current = target.get_type(leaf), target[leaf]
-
-    def fits(value: Any, kind: type) -> bool:
-        if isinstance(value, bool) or kind is bool:
-            return isinstance(value, bool) and kind is bool
-        return isinstance(value, int | float if kind is float else kind)
-
-    if kind is tuple:
-        good = isinstance(value, tuple | list) and len(value) == len(current)
-        good = good and all(fits(number, type(current[0])) for number in value)
-        value = tuple(type(current[0])(number) for number in value) if good else value
-    else:
-        good = key in _OPTIONAL if value is None else fits(value, kind)
-    if not good:
-        raise TypeError(_wanted(kind, current))
-    target[leaf] = value
-
-
-def _nearest(key: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-    return f": did you mean {close[0]}?" if close else ""
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """All (dotted key, value) pairs of a nested config."""
-    for key, value in config.items():
-        if isinstance(value, Mapping | ConfigDict):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    set_from_text(config, dotted, text, flag, _OPTIONAL)
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:
@@ -318,18 +228,12 @@ def from_json(saved: Mapping[str, Any], origin: str) -> ConfigDict:
         if key not in known:
             raise UserError(f"{origin} has the unknown config key {key}: was it edited?")
         try:
-            _put(config, key, value)
+            put(config, key, value, _OPTIONAL)
         except TypeError as error:
             raise UserError(
                 f"{origin} has {value!r} for {key}, which must be {error}: was it edited?"
             ) from None
     return config
-
-
-def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Lines ``key: value -> value`` for each key whose value differs, in order of name."""
-    a, b = dict(flatten(one)), dict(flatten(other))
-    return [f"{k}: {a.get(k)} -> {b.get(k)}" for k in sorted(a | b) if a.get(k) != b.get(k)]
 
 
 def model_identity(config: ConfigDict) -> dict[str, Any]:
@@ -352,12 +256,12 @@ def finalize(config: ConfigDict) -> ConfigDict:
     known = dict(flatten(config))
     for key in given:
         if key not in known:
-            raise UserError(f"config: {key} is not a key{_nearest(key, list(known))}")
+            raise UserError(f"config: {key} is not a key{nearest(key, list(known))}")
     for key in known:
         if key not in given:
             raise UserError(f"config: {key} is missing: begin with bsq_jax.config.default_config()")
         try:
-            _put(config, key, given[key])
+            put(config, key, given[key], _OPTIONAL)
         except TypeError as error:
             raise UserError(f"config: {key} is {given[key]!r}: it must be {error}") from None
     _validate(config)

@@ -11,11 +11,12 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from bsq_jax.config import differing_keys, finalize, from_json, model_identity, to_json
+from bsq_jax.config import finalize, from_json, model_identity, to_json
 from bsq_jax.core import checksums
 from bsq_jax.core.checkpoint import Checkpointer
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
+from bsq_jax.core.settings import differing_keys
 
 CONFIG_FILE = "config.json"
 CHECKPOINTS = "checkpoints"

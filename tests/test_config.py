@@ -9,9 +9,7 @@ from ml_collections import ConfigDict
 from bsq_jax import config as module
 from bsq_jax.config import (
     default_config,
-    differing_keys,
     finalize,
-    flatten,
     from_json,
     load_config_file,
     model_identity,
@@ -20,6 +18,7 @@ from bsq_jax.config import (
     to_json,
 )
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.settings import differing_keys, flatten
 
 
 def message_of(function, *arguments):
