@@ -10,7 +10,7 @@ ROOT = pathlib.Path(bsq_jax.__file__).parent
 # From the top of the building down: a module may import from its own floor and those before it.
 # A package's name stands for all modules in it that are not listed by themselves.
 FLOORS = (
-    ("core.errors",),
+    ("core.errors", "core.settings"),
     ("config",),
     ("core",),
     ("data",),
