@@ -1,4 +1,6 @@
-"""The generator's training step at 128x128. Run ``python -m benchmarks.train_step``.
+"""The tokenizer's training step at 128x128, without a discriminator.
+
+Run ``python -m benchmarks.train_step``.
 
 The reference is the authors' PyTorch code in float32 on two cores of the same kind, batch 2: 0.51
 images a second.

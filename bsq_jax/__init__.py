@@ -1,5 +1,17 @@
 """Image and video tokenization with binary spherical quantization (BSQ-ViT) in JAX."""
 
-from bsq_jax.api import Tokenizer
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bsq_jax.api import Tokenizer
 
 __all__ = ["Tokenizer"]
+
+
+def __getattr__(name: str) -> Any:
+    # On first use: the command line then answers --help and wrong flags without loading JAX.
+    if name == "Tokenizer":
+        from bsq_jax.api import Tokenizer
+
+        return Tokenizer
+    raise AttributeError(f"module 'bsq_jax' has no attribute {name!r}")

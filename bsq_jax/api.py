@@ -100,6 +100,10 @@ class Tokenizer:
                     f"{folder} is an export of {origin['weights']} weights: "
                     f"export the {weights} ones from the workdir"
                 )
+        elif not (folder / "config.json").exists():
+            raise UserError(
+                f"{folder} is neither a workdir nor an export: there is no config.json in it"
+            )
         else:
             config, params, origin = load_weights(folder, weights)
         if dtype is not None:
@@ -114,6 +118,15 @@ class Tokenizer:
           UserError: the folder cannot be written.
         """
         save_export(path, self.config, self._params, origin=self.origin)
+
+    def __repr__(self) -> str:
+        """Size, bits and origin in one line."""
+        shape = self._model.shape
+        return (
+            f"<Tokenizer {shape.image_height}x{shape.image_width}, {shape.bits} bits a patch of "
+            f"{shape.patch_size}x{shape.patch_size}, {self.num_params / 1e6:.1f}M parameters, "
+            f"{self.origin}>"
+        )
 
     @property
     def num_params(self) -> int:
@@ -230,8 +243,8 @@ class Tokenizer:
         longest = self._model.shape.frames
         if array.ndim == video_rank and not 1 <= array.shape[1] <= longest:
             raise UserError(
-                f"a clip of {array.shape[1]} frames: this model takes 1 to {longest}"
-                + (" (it is an image model)" if longest == 1 else "")
+                f"a clip of {array.shape[1]} frames: this model takes "
+                + ("1 frame, it is an image model" if longest == 1 else f"1 to {longest} frames")
             )
 
     # --- computation ---

@@ -26,8 +26,8 @@ _ROWS = (
     ("psnr", "PSNR (dB)", "{:.2f}"),
     ("ssim", "SSIM", "{:.4f}"),
     ("ms_ssim", "MS-SSIM", "{:.4f}"),
-    ("codes_used", "codes in use", "{:,d}"),
-    ("usage", "  of those possible", "{:.1%}"),
+    ("codes_used", "different codes", "{:,d}"),
+    ("usage", "  of the most there can be", "{:.1%}"),
     ("bit_entropy", "entropy of a bit", "{:.3f}"),
 )
 ORACLE = "one colour a patch"
@@ -134,7 +134,7 @@ class Evaluator:
             np.stack([_centre(image, sides) for image in row])
             for row in (originals, reconstructions, oracle)
         ]
-        labels = ["original", f"{self._task.model.shape.bits} bits a patch", "24 bits: its mean"]
+        labels = ["original", f"{self._task.model.shape.bits} bits a patch", "24 bits: one colour"]
         return pictures.grid(rows_, labels=labels, columns=_PHOTOGRAPHS)
 
     def _reconstruct_tiles(self, params: Any, image: np.ndarray) -> np.ndarray:
@@ -281,6 +281,8 @@ def table(report: Mapping[str, Any]) -> str:
         f"({measured['crop']}) from {measured['source']} ({measured['split']}), "
         f"{measured['resize']}"
     )
+    tokens = next(iter(results.values()))["tokens"]
+    rows.append(f"there can be at most as many different codes as tokens, {tokens:,d}, and 2^bits")
     if "ms_ssim" not in next(iter(results.values())):
         rows.append(f"MS-SSIM needs pictures of at least {metrics.MS_SSIM_MIN_SIDE} pixels a side")
     if measured["unreadable"]:

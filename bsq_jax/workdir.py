@@ -42,10 +42,14 @@ def read_config(workdir: str | os.PathLike[str]) -> ConfigDict:
         saved = json.loads(path.read_bytes())
     except OSError:
         raise UserError(
-            f"{workdir} is neither a workdir nor an export: there is no {CONFIG_FILE} in it"
+            f"{workdir} is not the workdir of a run: there is no {CONFIG_FILE} in it"
         ) from None
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): restore it from a backup") from None
+    if isinstance(saved, dict) and "sha256" in saved:
+        raise UserError(
+            f"{workdir} is an export, which Tokenizer.load reads: give the workdir it was made from"
+        )
     return from_json(saved, str(path))
 
 

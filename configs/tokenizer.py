@@ -44,6 +44,7 @@ def get_config(argument: str = "") -> ConfigDict:
         config.data.update(resize=128, eval_resize=128)
         config.quantizer.group_size = 9
     if chosen.runlocal:
+        config.name += ", runlocal"
         config.model.update(image_size=(32, 32), width=32, layers=2, heads=2, head_hidden=64)
         config.model.dtype = "float32"
         config.data.update(source="synthetic", resize=32, eval_resize=32, threads=1)

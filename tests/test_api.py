@@ -152,7 +152,7 @@ def test_pieces_cover_each_row_once(count):
         (np.zeros((16, 16, 3), np.uint8), "pixels have shape (16, 16, 3): this model takes [batch"),
         (np.zeros((1, 3, 16, 16), np.uint8), "[batch, 16, 16, 3] images"),
         (np.zeros((1, 16, 24, 3), np.uint8), "[batch, 16, 16, 3] images"),
-        (np.zeros((1, 2, 16, 16, 3), np.uint8), "a clip of 2 frames: this model takes 1 to 1 (it"),
+        (np.zeros((1, 2, 16, 16, 3), np.uint8), "a clip of 2 frames: this model takes 1 frame"),
         (np.zeros((1, 0, 16, 16, 3), np.uint8), "a clip of 0 frames"),
         (np.zeros((1, 16, 16, 3), np.int32), "pixels are int32: give uint8 in 0..255 or floats"),
         (np.zeros((1, 16, 16, 3), bool), "pixels are bool"),

@@ -138,7 +138,8 @@ def test_the_same_pictures_are_shown_in_order(folder):
 
 
 def test_the_table_has_a_column_for_each_set_of_weights():
-    result = {"psnr": 20.123, "ssim": 0.5, "codes_used": 1234, "usage": 0.5, "bit_entropy": 1.0}
+    result = {"psnr": 20.123, "ssim": 0.5, "codes_used": 1234, "usage": 0.5}
+    result |= {"bit_entropy": 1.0, "tokens": 2468}
     measured = {"count": 3, "crop": "center", "image_size": [16, 16], "source": "photos"}
     measured |= {"split": "val", "resize": "short side to 16 pixels, box", "unreadable": []}
     report = {
@@ -152,5 +153,6 @@ def test_the_table_has_a_column_for_each_set_of_weights():
     assert lines[0].split() == ["raw", "ema", "best"]
     assert lines[2].split() == ["PSNR", "(dB)", "20.12", "21.00", "18.00"]
     assert "1,234" in table(report)
+    assert "at most as many different codes as tokens, 2,468" in table(report)
     assert "x, step 7: 3 crops of 16x16 (center) from photos (val)" in table(report)
     assert "MS-SSIM needs pictures of at least 161 pixels a side" in table(report)

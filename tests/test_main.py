@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import subprocess
 import sys
 
 import pytest
@@ -50,7 +51,7 @@ def trained(tmp_path_factory):
         (("--workdir", "W"), "give --config FILE.py"),
         (("--config", TINY, "--workdir", "gs://W/run"), "gs://W/run is not a path"),
         (("--mode", "evaluate", "--workdir", "gs://W/run"), "mount the bucket"),
-        (("--mode", "evaluate", "--workdir", "W"), "W is neither a workdir nor an export"),
+        (("--mode", "evaluate", "--workdir", "W"), "W is not the workdir of a run"),
         (
             ("--config", TINY, "--workdir", "W", "--config.data.source=folder:/no/such"),
             "/no/such",
@@ -189,3 +190,17 @@ def test_other_validation_pictures_do_not_replace_the_runs_evaluation(trained, c
     assert added == [f"crops_0000003{suffix}.png", name, f"photographs_0000003{suffix}.png"]
     assert command("--mode", "evaluate", "--workdir", trained, "--config.data.threads=0")[0] == 0
     assert contents().keys() == after.keys()  # how fast is read changes no number
+
+
+def test_the_package_is_imported_without_loading_jax():
+    # So that --help and a wrong flag answer at once.
+    code = "import sys, bsq_jax, bsq_jax.main; print('jax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_an_export_is_not_taken_for_a_workdir(command, tmp_path):
+    (tmp_path / "config.json").write_text('{"format": "bsq_jax tokenizer", "sha256": ""}')
+    status, _, errors = command("--mode", "evaluate", "--workdir", tmp_path)
+    assert status == 2
+    assert "is an export, which Tokenizer.load reads" in errors

@@ -44,13 +44,14 @@ def set_from_text(
     Raises:
       UserError: an unknown key (the nearest is named) or a value of another type.
     """
+    name = f"{flag}.{dotted}" if flag == "--config" else f"{flag} {dotted}"
     keys = [key for key, _ in flatten(config)]
     if dotted not in keys:
         inside = [key for key in keys if key.startswith(dotted + ".")]
         if inside:
-            raise UserError(f"{flag} {dotted} is a group of keys: set one of {', '.join(inside)}")
+            raise UserError(f"{name} is a group of keys: set one of {', '.join(inside)}")
         leaves = [key for key in keys if key.split(".")[-1] == dotted.split(".")[-1]]
-        raise UserError(f"{flag} {dotted} does not exist{nearest(dotted, leaves or keys)}")
+        raise UserError(f"{name} does not exist{nearest(dotted, leaves or keys)}")
     *groups, leaf = dotted.split(".")
     target = config
     for group in groups:
@@ -58,7 +59,7 @@ def set_from_text(
     if dotted in optional and text.strip().lower() == "none":
         target[leaf] = None
     else:
-        target[leaf] = _convert(text, target.get_type(leaf), target[leaf], f"{flag} {dotted}")
+        target[leaf] = _convert(text, target.get_type(leaf), target[leaf], name)
 
 
 def put(config: ConfigDict, key: str, value: Any, optional: Collection[str] = ()) -> None:
