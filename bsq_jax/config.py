@@ -30,14 +30,18 @@ _POSITIVE = {
     *("model.heads", "model.mlp_ratio", "quantizer.inv_temperature"),
     *("optimizer.learning_rate", "optimizer.clip_norm", "train.steps", "train.batch_size"),
     *("train.accumulate", "train.log_every", "train.checkpoint_every", "train.keep"),
-    *("eval.batch_size", "eval.pictures"),
+    *("eval.batch_size", "eval.pictures", "eval.neighbours_examples"),
+    *("discriminator.channel_base", "discriminator.channel_max", "discriminator.stddev_group"),
+    *("discriminator.width", "discriminator.layers", "discriminator.learning_rate"),
+    "loss.r1_every",
 }
 _NOT_NEGATIVE = {
     *("model.head_hidden", "loss.l1", "loss.l2", "loss.entropy", "loss.entropy_ramp_steps"),
+    *("loss.perceptual", "loss.adversarial", "loss.adversarial_start", "loss.r1", "loss.lecam"),
     *("optimizer.warmup_steps", "optimizer.weight_decay", "train.evaluate_every"),
-    "train.picture_every",
+    *("train.picture_every", "eval.neighbours"),
 }
-_OPTIONAL = {"optimizer.learning_rate"}  # may be none
+_OPTIONAL = {"optimizer.learning_rate", "discriminator.learning_rate"}  # may be none
 LEARNING_RATE_PER_EXAMPLE = 4e-7  # published: 4e-7 x global batch
 
 
@@ -75,6 +79,25 @@ def default_config() -> ConfigDict:
     loss.entropy = 0.1  # weight of the quantiser's loss at the end of the ramp
     loss.entropy_ramp_start = 3.0  # times the weight at step 0
     loss.entropy_ramp_steps = 2000  # linear ramp down to 1x
+    loss.perceptual = 0.1  # weight of LPIPS with VGG16 features
+    loss.adversarial = 0.1  # weight of the generator's adversarial loss; 0: no discriminator
+    loss.adversarial_kind = "non_saturating"  # non_saturating | hinge
+    loss.adversarial_start = 0  # step from which both players play
+    loss.adaptive = False  # scale the adversarial weight by the ratio of last-layer gradients
+    loss.r1 = 10.0  # gamma of the R1 penalty, which counts gamma / 2; 0 for none
+    loss.r1_every = 16  # steps between R1 penalties, each of this many times the weight
+    loss.lecam = 0.0  # weight of the LeCAM regulariser
+    loss.lecam_decay = 0.999  # of the averaged logits that LeCAM keeps
+
+    config.discriminator = discriminator = ConfigDict()
+    discriminator.name = "stylegan"  # stylegan | stylegan3d (clips) | patchgan
+    discriminator.channel_base = 32768  # stylegan: channels at a resolution, times the resolution
+    discriminator.channel_max = 512  # stylegan: the most channels
+    discriminator.stddev_group = 4  # stylegan, stylegan3d: examples a group of minibatch-stddev
+    discriminator.width = 64  # stylegan3d, patchgan: channels of the first block
+    discriminator.layers = 3  # patchgan: strided layers
+    # None: the generator's. Everything else about its optimizer is as in `optimizer`.
+    discriminator.learning_rate = config_dict.placeholder(float)
 
     config.optimizer = optimizer = ConfigDict()
     # None: 4e-7 x global batch.
@@ -116,10 +139,16 @@ def default_config() -> ConfigDict:
     train.keep = 2  # complete checkpoints kept
     train.evaluate_every = 10_000  # 0: only at the end
     train.picture_every = 5000  # 0: only at the end
+    train.init = ""  # workdir or export whose weights a new run starts from; empty: random ones
 
     config.eval = evaluation = ConfigDict()
     evaluation.batch_size = 64  # global
     evaluation.pictures = 8  # examples in a picture grid
+    evaluation.lpips = True  # LPIPS with AlexNet features
+    evaluation.frechet = True  # Frechet distances of the features of frozen networks
+    evaluation.inception = ""  # file of Inception-v3 weights for FID and IS; empty: not measured
+    evaluation.neighbours = 3  # k of precision and recall; 0 leaves them out
+    evaluation.neighbours_examples = 10_000  # the most frames that precision and recall look at
 
     config.mesh = mesh = ConfigDict()
     mesh.data = -1  # -1: all devices that the other axes leave
@@ -289,7 +318,7 @@ def _validate(config: ConfigDict) -> None:
             require(value > 0, f"{key} is {value}: it must be positive")
         if key in _NOT_NEGATIVE:
             require(value >= 0, f"{key} is {value}: it must not be negative")
-    for key in ("optimizer.ema", "optimizer.b1", "optimizer.b2"):
+    for key in ("optimizer.ema", "optimizer.b1", "optimizer.b2", "loss.lecam_decay"):
         require(0 <= values[key] < 1, f"{key} is {values[key]}: it must be in [0, 1)")
 
     for name, side in zip(("height", "width"), model.image_size, strict=True):
@@ -320,3 +349,5 @@ def _validate(config: ConfigDict) -> None:
     one_of("model.remat", ("none", "dots", "full"))
     one_of("model.attention", ("auto", "dense", "by_head"))
     one_of("optimizer.clip", ("none", "global", "parameter"))
+    one_of("loss.adversarial_kind", ("non_saturating", "hinge"))
+    one_of("discriminator.name", ("stylegan", "stylegan3d", "patchgan"))

@@ -14,6 +14,7 @@ FLOORS = (
     ("config",),
     ("core",),
     ("data",),
+    ("features",),
     ("quantizers",),
     ("models",),
     ("losses", "metrics"),

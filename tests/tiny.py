@@ -10,6 +10,7 @@ def get_config(argument=""):
     config.model.update(
         image_size=(16, 16), bits=6, width=16, layers=1, heads=2, head_hidden=0, dtype="float32"
     )
+    config.loss.update(perceptual=0.0, adversarial=0.0)
     config.optimizer.update(learning_rate=1e-3, warmup_steps=2, ema=0.9)
     config.data.update(source="synthetic", resize=16, eval_resize=16, threads=1, cache_mb=8)
     config.train.update(

@@ -122,6 +122,18 @@ def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     }
 
 
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Places arrays that all processes hold alike, whole, on every device of the mesh."""
+
+    def place(leaf: Any) -> jax.Array:
+        array = np.asarray(leaf)
+        return jax.make_array_from_callback(
+            array.shape, replicated(mesh), lambda index: array[index]
+        )
+
+    return jax.tree.map(place, tree)
+
+
 def to_host(tree: Any) -> Any:
     """Global arrays as numpy arrays, whole, on every process (a collective call)."""
     if jax.process_count() == 1:

@@ -1,0 +1,1 @@
+"""Frozen networks that judge pictures, and the loading of their weights."""
