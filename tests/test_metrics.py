@@ -1,4 +1,4 @@
-"""Oracles: closed forms, scikit-image, float64 scipy.ndimage, exhaustive counts in Python."""
+"""Oracles: closed forms, scikit-image, sewar, float64 scipy.ndimage, counts in Python."""
 
 import math
 from collections import Counter
@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sewar
 from scipy import ndimage
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
@@ -123,6 +124,21 @@ def test_ms_ssim_matches_float64(size):
         value = compiled(reference, distorted)
         np.testing.assert_allclose(value, wanted, rtol=0, atol=2e-5, err_msg=kind)
         assert (kind == "negative") == bool(np.all(wanted == 0))
+
+
+def test_ms_ssim_matches_sewar():
+    # sewar halves from the other end and averages channels within each scale: at a side that stays
+    # odd through all halvings, one channel at a time, mirrored, its 2x2 blocks are the same.
+    def oracle(a, b):
+        channels = zip(np.moveaxis(a, -1, 0), np.moveaxis(b, -1, 0), strict=True)
+        return np.mean([sewar.msssim(x[::-1, ::-1], y[::-1, ::-1], MAX=255) for x, y in channels])
+
+    # Not "negative": sewar takes the real part of a complex power.
+    for kind in ("noise", "blur", "border"):
+        reference, distorted = (frames[:, :1] for frames in pairs(177)[kind])
+        wanted = per_frame(oracle, reference, distorted)
+        value = metrics.ms_ssim(reference, distorted)
+        np.testing.assert_allclose(value, wanted, rtol=0, atol=1e-4, err_msg=kind)
 
 
 def test_identical_pictures_score_the_best():

@@ -1,6 +1,9 @@
 """How close a reconstruction is to its original, and how well the codes are used."""
 
 from bsq_jax.metrics.accumulators import CodeUsage, CodeUsageResult, MeanAccumulator
+from bsq_jax.metrics.frechet import Moments, frechet_distance
+from bsq_jax.metrics.inception_score import InceptionScore
+from bsq_jax.metrics.neighbours import precision_recall
 from bsq_jax.metrics.pictures import (
     MS_SSIM_MIN_SIDE,
     MS_SSIM_WEIGHTS,
@@ -19,9 +22,13 @@ __all__ = [
     "SSIM_MIN_SIDE",
     "CodeUsage",
     "CodeUsageResult",
+    "InceptionScore",
     "MeanAccumulator",
+    "Moments",
+    "frechet_distance",
     "ms_ssim",
     "patch_mean",
+    "precision_recall",
     "psnr",
     "ssim",
 ]
