@@ -1,0 +1,75 @@
+"""Building blocks of the frozen networks. Oracle: float64 numpy and numbers worked out by hand."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bsq_jax.features.layers import average_unpadded, conv, fold, max_pool, resize
+
+
+def test_folded_normalisation():
+    """Convolution, then normalisation, both written out in float64."""
+    rng = np.random.default_rng(0)
+    net = rng.normal(size=(2, 5, 6, 3))
+    kernel = rng.normal(size=(1, 1, 3, 4))
+    mean, bias, scale = rng.normal(size=(3, 4))
+    variance = rng.uniform(0.01, 3, 4)
+    expected = (net @ kernel[0, 0] - mean) / np.sqrt(variance + 1e-3) * scale + bias
+    params = fold(kernel, mean, variance, bias, scale)
+    assert params["kernel"].dtype == params["bias"].dtype == np.float32
+    np.testing.assert_allclose(conv(params, jnp.asarray(net, jnp.float32)), expected, atol=2e-5)
+    unscaled = conv(fold(kernel, mean, variance, bias), jnp.asarray(net, jnp.float32))
+    np.testing.assert_allclose(unscaled, (expected - bias) / scale + bias, atol=1e-4)
+
+
+def test_conv_stride_and_padding():
+    """TensorFlow's SAME puts the odd zero after the data: by hand on one axis of interest."""
+    net = jnp.arange(1.0, 5.0).reshape(1, 1, 4, 1)
+    params = {"kernel": np.array([1.0, 10.0, 100.0], np.float32).reshape(1, 3, 1, 1)}
+    params["bias"] = np.array([0.5], np.float32)
+    same = conv(params, net, 2)  # windows 1 2 3 and 3 4 0
+    np.testing.assert_array_equal(same.ravel(), [321.5, 43.5])
+    valid = conv(params, net, 1, "VALID")
+    np.testing.assert_array_equal(valid.ravel(), [321.5, 432.5])
+
+
+def test_conv_in_time():
+    """A kernel over three axes of ones counts the places inside the clip."""
+    net = jnp.ones((1, 2, 3, 3, 1))
+    params = {"kernel": np.ones((3, 3, 3, 1, 1), np.float32), "bias": np.zeros(1, np.float32)}
+    row = [8, 12, 8]
+    np.testing.assert_array_equal(conv(params, net)[0, 0, :, :, 0], [row, [12, 18, 12], row])
+
+
+def test_average_leaves_padding_out():
+    net = jnp.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])[None, :, :, None]
+    expected = [[3.0, 3.5, 4.0], [3.0, 3.5, 4.0]]  # each window holds both rows
+    np.testing.assert_allclose(average_unpadded(net)[0, :, :, 0], expected, rtol=1e-6)
+    corner = average_unpadded(jnp.arange(9.0).reshape(1, 3, 3, 1))[0, :, :, 0]
+    np.testing.assert_allclose(corner, [[2, 2.5, 3], [3.5, 4, 4.5], [5, 5.5, 6]], rtol=1e-6)
+    np.testing.assert_allclose(average_unpadded(jnp.full((1, 1, 2, 1), 7.0)), 7.0)
+
+
+def test_max_pool_of_negative_numbers():
+    net = -jnp.arange(1.0, 10.0).reshape(1, 3, 3, 1)
+    same = max_pool(net, (3, 3), (1, 1), "SAME")[0, :, :, 0]
+    np.testing.assert_array_equal(same, [[-1, -1, -2], [-1, -1, -2], [-4, -4, -5]])
+    assert max_pool(net, (3, 3), (2, 2), "VALID").shape == (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (16, 9), (7, 7)])
+def test_resize_against_bilinear_by_hand(shape):
+    """Half-pixel centres, clamped at the edge, no antialiasing when it shrinks."""
+    rng = np.random.default_rng(1)
+    side, picture = 7, rng.normal(size=shape)
+
+    def places(size):
+        at = np.clip((np.arange(side) + 0.5) * size / side - 0.5, 0, size - 1)
+        low = np.minimum(np.floor(at).astype(int), size - 2)
+        return low, at - low
+
+    (y, dy), (x, dx) = places(shape[0]), places(shape[1])
+    rows = picture[y] * (1 - dy)[:, None] + picture[y + 1] * dy[:, None]
+    expected = rows[:, x] * (1 - dx) + rows[:, x + 1] * dx
+    found = resize(jnp.asarray(picture, jnp.float32)[None, :, :, None], side)[0, :, :, 0]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
