@@ -16,5 +16,5 @@ def get_config(argument=""):
     config.train.update(
         steps=6, batch_size=8, log_every=1, checkpoint_every=2, evaluate_every=0, picture_every=0
     )
-    config.eval.batch_size = 8
+    config.eval.update(batch_size=8, lpips=False, frechet=False)
     return config
