@@ -16,7 +16,7 @@ from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
 from bsq_jax.core.pixels import to_float, to_uint8
-from bsq_jax.export import is_export, load_export, save_export
+from bsq_jax.export import export_sets, is_export, load_export, save_export
 from bsq_jax.models.factory import make_tokenizer
 from bsq_jax.workdir import load_weights
 
@@ -82,11 +82,11 @@ class Tokenizer:
 
         Args:
           path: the folder.
-          weights: of a workdir: ``ema``, ``raw``, or ``auto`` for the average where one is kept.
+          weights: ``ema``, ``raw``, or ``auto`` for the averaged ones where there are some.
           dtype: ``float32`` or ``bfloat16`` to compute in; by default what the config says.
 
         Raises:
-          UserError: the folder is missing, neither of the two, or damaged.
+          UserError: the folder is missing, neither of the two, damaged, or has no such weights.
         """
         folder = local_path(path)
         if not folder.is_dir():
@@ -94,12 +94,7 @@ class Tokenizer:
         if weights not in WEIGHTS:
             raise UserError(f"weights='{weights}': it must be one of {', '.join(WEIGHTS)}")
         if is_export(folder):
-            config, params, origin = load_export(folder)
-            if weights != "auto" and origin.get("weights") not in (None, weights):
-                raise UserError(
-                    f"{folder} is an export of {origin['weights']} weights: "
-                    f"export the {weights} ones from the workdir"
-                )
+            config, params, origin = _load_exported(folder, weights)
         elif not (folder / "config.json").exists():
             raise UserError(
                 f"{folder} is neither a workdir nor an export: there is no config.json in it"
@@ -112,12 +107,15 @@ class Tokenizer:
         return cls(finalize(config), params, origin)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes an export that loads without the workdir: ``config.json``, ``model.safetensors``.
+        """Writes an export that loads without the workdir: ``config.json`` and the weights.
+
+        The weights lie in ``raw.safetensors`` or ``ema.safetensors``, by what they are.
 
         Raises:
           UserError: the folder cannot be written.
         """
-        save_export(path, self.config, self._params, origin=self.origin)
+        name = "ema" if self.origin.get("weights") == "ema" else "raw"
+        save_export(path, self.config, {name: self._params}, origin=self.origin)
 
     def __repr__(self) -> str:
         """Size, bits and origin in one line."""
@@ -267,6 +265,22 @@ class Tokenizer:
         rows, columns = self._model.shape.grid
         fitting = max(_MAX_TOKENS // (frames * rows * columns), 1)
         return 2 ** (fitting.bit_length() - 1)
+
+
+def _load_exported(
+    folder: os.PathLike[str], weights: str
+) -> tuple[ConfigDict, dict[str, Any], dict[str, Any]]:
+    """One set of weights of an export, as `load_weights` gives it for a workdir."""
+    there = [name for name in ("ema", "raw") if name in export_sets(folder)]
+    if weights == "auto":
+        weights = there[0]
+    elif weights not in there:
+        raise UserError(
+            f"{folder} holds no {weights} weights: load with weights='{there[0]}', or export the "
+            f"{weights} ones from the workdir"
+        )
+    config, sets, origin = load_export(folder, (weights,))
+    return config, sets[weights], origin | {"weights": weights}
 
 
 def _leaves(tree: Any) -> list[tuple[tuple[Any, ...], Any]]:

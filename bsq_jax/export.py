@@ -1,11 +1,16 @@
-"""Exports: a folder with ``config.json`` and ``model.safetensors`` that needs nothing else."""
+"""Exports: a folder with ``config.json`` and one safetensors file for each set of weights.
+
+The sets are ``raw`` (what the optimiser moved), ``ema`` (averaged) and ``discriminator``; an export
+holds at least one of the first two.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import pathlib
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,15 +26,21 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
 
 FORMAT = "bsq_jax tokenizer"
-VERSION = 1
+VERSION = 2
 CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
+SETS = ("raw", "ema", "discriminator")
+_VERSION_1_FILE = "model.safetensors"
+
+
+def weights_file(name: str) -> str:
+    """The file name of a set of weights."""
+    return f"{name}.safetensors"
 
 
 def is_export(path: str | os.PathLike[str]) -> bool:
     """Whether a folder looks like an export (as opposed to a workdir)."""
     folder = local_path(path)
-    if (folder / WEIGHTS_FILE).is_file():
+    if any((folder / name).is_file() for name in (*map(weights_file, SETS), _VERSION_1_FILE)):
         return True
     try:  # one whose weights were lost still says what it was
         return json.loads((folder / CONFIG_FILE).read_bytes())["format"] == FORMAT
@@ -40,76 +51,129 @@ def is_export(path: str | os.PathLike[str]) -> bool:
 def save_export(
     path: str | os.PathLike[str],
     config: ConfigDict,
-    params: Mapping[str, Any],
+    weights: Mapping[str, Mapping[str, Any]],
     *,
     origin: Mapping[str, Any],
 ) -> None:
-    """Writes an export, weights first, each file atomically.
+    """Writes an export: weights first, ``config.json`` last, each file atomically.
 
     Args:
       path: the folder; made if need be. An older export in it is replaced.
       config: the finalised config.
-      params: nested dict of float32 arrays.
-      origin: where the weights come from (step, raw or ema), for people to read.
+      weights: nested dicts of float32 arrays by the name of the set, at least ``raw`` or ``ema``.
+      origin: where the weights come from, for people to read; ``step`` is shown in evaluations.
 
     Raises:
       UserError: the folder cannot be written.
     """
+    assert set(weights) <= set(SETS)
+    assert not {"raw", "ema"}.isdisjoint(weights)
     folder = local_path(path)
-    flat = {"/".join(key): np.asarray(leaf) for key, leaf in flatten_dict(params).items()}
-    weights = save_tensors(flat)
-    described = {
+    described: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
         "origin": dict(origin),
-        "num_params": int(sum(leaf.size for leaf in flat.values())),
-        "sha256": hashlib.sha256(weights).hexdigest(),
+        "weights": {},
         "config": to_json(config),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        checksums.write_atomic(folder / WEIGHTS_FILE, weights)
+        for name in filter(weights.__contains__, SETS):
+            flat = {"/".join(k): np.asarray(v) for k, v in flatten_dict(weights[name]).items()}
+            data = save_tensors(flat)
+            described["weights"][name] = {
+                "num_params": int(sum(leaf.size for leaf in flat.values())),
+                "sha256": hashlib.sha256(data).hexdigest(),
+            }
+            checksums.write_atomic(folder / weights_file(name), data)
         text = json.dumps(described, indent=2) + "\n"
         checksums.write_atomic(folder / CONFIG_FILE, text.encode())
+        stale = [weights_file(name) for name in SETS if name not in weights]
+        for name in (*stale, _VERSION_1_FILE):
+            (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot write the export {folder}: {error.strerror}") from error
 
 
-def load_export(path: str | os.PathLike[str]) -> tuple[ConfigDict, dict[str, Any], dict[str, Any]]:
-    """Reads an export and checks it against its checksum.
+def export_sets(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """The names of the sets of weights that an export holds.
+
+    Raises:
+      UserError: as `load_export`.
+    """
+    return tuple(_describe(local_path(path))["weights"])
+
+
+def load_export(
+    path: str | os.PathLike[str], names: Collection[str] = SETS
+) -> tuple[ConfigDict, dict[str, dict[str, Any]], dict[str, Any]]:
+    """Reads an export and checks it against its checksums.
+
+    Args:
+      path: the folder.
+      names: which sets of weights to read; those that the export does not have are left out.
 
     Returns:
-      ``(config, params, origin)`` with params as nested dict of numpy arrays.
+      ``(config, weights, origin)`` with weights as nested dicts of numpy arrays by name.
 
     Raises:
       UserError: a file is missing or damaged, or of another version.
     """
     folder = local_path(path)
+    described = _describe(folder)
+    weights = {
+        name: _load_set(folder / weights_file(name), entry["sha256"])
+        for name, entry in described["weights"].items()
+        if name in names
+    }
+    config = from_json(described["config"], str(folder / CONFIG_FILE))
+    return config, weights, described["origin"]
+
+
+def _describe(folder: pathlib.Path) -> dict[str, Any]:
+    """What ``config.json`` says, checked as far as reading needs it."""
+    path = folder / CONFIG_FILE
     try:
-        described = json.loads((folder / CONFIG_FILE).read_bytes())
-        weights = (folder / WEIGHTS_FILE).read_bytes()
+        described = json.loads(path.read_bytes())
     except OSError as error:
-        raise UserError(f"{error.filename}: {error.strerror}: is {folder} an export?") from error
+        raise UserError(f"{path}: {error.strerror}: is {folder} an export?") from error
     except ValueError as error:
-        raise UserError(f"{folder / CONFIG_FILE} is damaged ({error}): export again") from error
+        raise UserError(f"{path} is damaged ({error}): export again") from error
     if not isinstance(described, dict) or described.get("format") != FORMAT:
-        raise UserError(f"{folder / CONFIG_FILE} does not describe a {FORMAT}")
+        raise UserError(f"{path} does not describe a {FORMAT}")
     version = described.get("version")
+    if version == 1:
+        raise UserError(
+            f"{folder} is an export of an older bsq_jax (version 1; this one reads {VERSION}): "
+            "export again from the workdir, or load it with that bsq_jax"
+        )
     if version != VERSION:
         raise UserError(
             f"{folder} has export version {version}, but this bsq_jax reads {VERSION}: "
             "update bsq_jax, or export again"
         )
-    if missing := [key for key in ("config", "origin", "sha256") if key not in described]:
-        raise UserError(f"{folder / CONFIG_FILE} has no '{missing[0]}': export again")
-    if hashlib.sha256(weights).hexdigest() != described["sha256"]:
+    for key in ("config", "origin", "weights"):
+        if not isinstance(described.get(key), dict):
+            raise UserError(f"{path} has no '{key}': export again")
+    sets = described["weights"]
+    good = all(isinstance(entry, dict) and "sha256" in entry for entry in sets.values())
+    if not good or not set(sets) <= set(SETS) or {"raw", "ema"}.isdisjoint(sets):
+        raise UserError(f"{path} does not say which weights there are: export again")
+    return described
+
+
+def _load_set(path: pathlib.Path, sha256: str) -> dict[str, Any]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}: copy or export it again") from error
+    if hashlib.sha256(data).hexdigest() != sha256:
         raise UserError(
-            f"{folder / WEIGHTS_FILE} is damaged or not the one that {CONFIG_FILE} belongs to: "
+            f"{path} is damaged or not the one that {CONFIG_FILE} belongs to: "
             "copy or export it again"
         )
     try:
-        flat = load_tensors(weights)
+        flat = load_tensors(data)
     except SafetensorError as error:
-        raise UserError(f"{folder / WEIGHTS_FILE} is damaged ({error}): export again") from error
-    params = unflatten_dict({tuple(key.split("/")): leaf for key, leaf in flat.items()})
-    return from_json(described["config"], str(folder / CONFIG_FILE)), params, described["origin"]
+        raise UserError(f"{path} is damaged ({error}): export again") from error
+    return unflatten_dict({tuple(key.split("/")): leaf for key, leaf in flat.items()})

@@ -200,7 +200,7 @@ def test_an_export_is_the_same_tokenizer(tokenizer, video, tmp_path):
     for number, original in enumerate((tokenizer, video)):
         folder = tmp_path / "deep" / str(number)
         original.save(folder)
-        assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
+        assert sorted(p.name for p in folder.iterdir()) == ["config.json", "raw.safetensors"]
         loaded = Tokenizer.load(folder)
         assert loaded.origin == {"weights": "raw", "step": 7}
         assert to_json(loaded.config) == to_json(original.config)
@@ -208,7 +208,9 @@ def test_an_export_is_the_same_tokenizer(tokenizer, video, tmp_path):
         bits = original.encode(pixels)
         np.testing.assert_array_equal(loaded.encode(pixels), bits)
         np.testing.assert_array_equal(loaded.decode(bits), original.decode(bits))
-    assert "export of raw weights" in message_of(Tokenizer.load, folder, weights="ema")
+    assert "holds no ema weights: load with weights='raw'" in message_of(
+        Tokenizer.load, folder, weights="ema"
+    )
 
 
 def edited(**changes):
@@ -222,12 +224,12 @@ def edited(**changes):
 
 
 def cut(folder):
-    path = folder / "model.safetensors"
+    path = folder / "raw.safetensors"
     path.write_bytes(path.read_bytes()[:-9])
 
 
 def flip(folder):
-    path = folder / "model.safetensors"
+    path = folder / "raw.safetensors"
     data = bytearray(path.read_bytes())
     data[-9] ^= 1
     path.write_bytes(data)
@@ -236,17 +238,21 @@ def flip(folder):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (cut, "model.safetensors is damaged or not the one"),
-        (flip, "model.safetensors is damaged or not the one"),
+        (cut, "raw.safetensors is damaged or not the one"),
+        (flip, "raw.safetensors is damaged or not the one"),
         (lambda folder: (folder / "config.json").unlink(), "config.json: No such file"),
-        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors: No such file"),
+        (lambda folder: (folder / "raw.safetensors").unlink(), "raw.safetensors: No such file"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json is damaged"),
         (lambda folder: (folder / "config.json").write_bytes(b"\xff"), "config.json is damaged"),
         (lambda folder: (folder / "config.json").write_text("[]"), "does not describe a bsq_jax"),
         (edited(format="another"), "does not describe a bsq_jax tokenizer"),
-        (edited(version=2), "has export version 2, but this bsq_jax reads 1: update bsq_jax"),
+        (edited(version=1), "is an export of an older bsq_jax (version 1; this one reads 2)"),
+        (edited(version=3), "has export version 3, but this bsq_jax reads 2: update bsq_jax"),
         (edited(version=None), "has export version None"),
-        (edited(sha256=None), "has no 'sha256'"),
+        (edited(weights=None), "has no 'weights'"),
+        (edited(weights={}), "does not say which weights there are"),
+        (edited(weights={"raw": {}}), "does not say which weights there are"),
+        (edited(weights={"discriminator": {"sha256": ""}}), "does not say which weights"),
         (edited(config={"model": {"colour": 1}}), "unknown config key model.colour"),
     ],
 )
