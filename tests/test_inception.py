@@ -159,3 +159,8 @@ def test_where_weights_come_from(tmp_path):
         load_inception("")
     with pytest.raises(UserError, match=f"no file .*absent.pth.*{place}"):
         load_inception(tmp_path / "absent.pth")
+
+
+def test_pixels_of_another_shape():
+    with pytest.raises(UserError, match=r"shape \[2, 64, 64, 3\]: \[batch, time"):
+        inception({}, jnp.zeros((2, 64, 64, 3)))

@@ -3,8 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
-from bsq_jax.features.layers import average_unpadded, conv, fold, max_pool, resize
+from bsq_jax.features.layers import average_unpadded, conv, conv_video, fold, max_pool, resize
 
 
 def test_folded_normalisation():
@@ -33,12 +34,20 @@ def test_conv_stride_and_padding():
     np.testing.assert_array_equal(valid.ravel(), [321.5, 432.5])
 
 
-def test_conv_in_time():
-    """A kernel over three axes of ones counts the places inside the clip."""
-    net = jnp.ones((1, 2, 3, 3, 1))
-    params = {"kernel": np.ones((3, 3, 3, 1, 1), np.float32), "bias": np.zeros(1, np.float32)}
-    row = [8, 12, 8]
-    np.testing.assert_array_equal(conv(params, net)[0, 0, :, :, 0], [row, [12, 18, 12], row])
+@pytest.mark.parametrize(("frames", "side", "stride"), [(5, 3, 1), (6, 7, 2), (9, 3, 2), (4, 1, 1)])
+def test_conv_video_against_three_dimensional_convolution(frames, side, stride):
+    """Oracle: XLA's own three-dimensional convolution."""
+    rng = np.random.default_rng(3)
+    net = jnp.asarray(rng.normal(size=(2, frames, 6, 5, 3)), jnp.float32)
+    kernel = rng.normal(size=(side, side, side, 3, 4)).astype(np.float32)
+    bias = rng.normal(size=4).astype(np.float32)
+    numbers = ("NDHWC", "DHWIO", "NDHWC")
+    whole = lax.conv_general_dilated(
+        net, jnp.asarray(kernel), (stride,) * 3, "SAME", dimension_numbers=numbers
+    )
+    found = conv_video({"kernel": kernel, "bias": bias}, net, stride)
+    assert found.shape == whole.shape
+    np.testing.assert_allclose(found, whole + bias.reshape(1, 1, 1, 1, 4), atol=1e-4)
 
 
 def test_average_leaves_padding_out():
@@ -55,6 +64,9 @@ def test_max_pool_of_negative_numbers():
     same = max_pool(net, (3, 3), (1, 1), "SAME")[0, :, :, 0]
     np.testing.assert_array_equal(same, [[-1, -1, -2], [-1, -1, -2], [-4, -4, -5]])
     assert max_pool(net, (3, 3), (2, 2), "VALID").shape == (1, 1, 1, 1)
+    clip = net.reshape(1, 3, 3, 1, 1)  # time has windows 1 2 and 3 alone, height 1 2 3
+    halved = max_pool(clip, (2, 3, 1), (2, 3, 1), "SAME")
+    np.testing.assert_array_equal(halved.ravel(), [-1, -7])
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (16, 9), (7, 7)])

@@ -297,7 +297,14 @@ def inception(params: Params, pixels: jax.Array, *, bias: bool = False) -> Incep
       params: from `load_inception`.
       pixels: [batch, time, height, width, 3], floats in [-1, 1].
       bias: add the classifier's bias to the logits, which makes them the network's own.
+
+    Raises:
+      UserError: another number of axes or colours.
     """
+    if pixels.ndim != 5 or pixels.shape[-1] != 3:
+        raise UserError(
+            f"pixels of shape {list(pixels.shape)}: [batch, time, height, width, 3] is needed"
+        )
     batch, time = pixels.shape[:2]
     net = pixels.astype(jnp.float32).reshape(batch * time, *pixels.shape[2:])
     net = resize(net, SIDE)

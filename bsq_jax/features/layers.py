@@ -1,8 +1,7 @@
 """What the frozen networks are made of: convolutions with folded normalisation, pools, resizing.
 
-Everything is channels-last with any number of spatial axes, and in float32: the arithmetic asks for
-the highest precision because accelerators otherwise round the factors of a product, and measures
-would depend on the machine.
+Everything is channels-last and in float32: the arithmetic asks for the highest precision because
+accelerators otherwise round the factors of a product, and measures would depend on the machine.
 """
 
 from __future__ import annotations
@@ -54,37 +53,85 @@ def conv(
     """Convolution and bias, without an activation.
 
     Args:
-      params: ``kernel`` [*window, in, out] and ``bias`` [out].
-      net: [batch, *space, in].
-      stride: along every axis of space.
+      params: ``kernel`` [height, width, in, out] and ``bias`` [out].
+      net: [batch, height, width, in].
+      stride: along both axes of space.
       padding: "SAME", as TensorFlow places it, or "VALID".
     """
-    space = "DHW"[5 - net.ndim :]
-    out = lax.conv_general_dilated(
+    return _convolve(params["kernel"], net, stride, padding) + _along(params["bias"], net)
+
+
+def conv_video(params: Mapping[str, Any], net: jax.Array, stride: int = 1) -> jax.Array:
+    """Convolution over time, height and width with TensorFlow's SAME padding, and bias.
+
+    It is the sum of one convolution in space for each place of the kernel in time, which a CPU
+    computes two to seven times as fast as the compiler's own three-dimensional convolution.
+
+    Args:
+      params: ``kernel`` [time, height, width, in, out] and ``bias`` [out].
+      net: [batch, time, height, width, in].
+      stride: along time and both axes of space.
+    """
+    batch, time = net.shape[:2]
+    kernel = jnp.asarray(params["kernel"])
+    steps = -(-time // stride)
+    missing = max((steps - 1) * stride + kernel.shape[0] - time, 0)
+    before = missing // 2
+    padded = jnp.pad(net, ((0, 0), (before, missing - before), (0, 0), (0, 0), (0, 0)))
+    parts = []
+    for place, weights in enumerate(kernel):
+        last = place + (steps - 1) * stride
+        frames = lax.slice_in_dim(padded, place, last + 1, stride, axis=1)
+        flat = frames.reshape(batch * steps, *net.shape[2:])
+        parts.append(_convolve(weights, flat, stride, "SAME"))
+    total = sum(parts[1:], parts[0])
+    return total.reshape(batch, steps, *total.shape[1:]) + _along(params["bias"], net)
+
+
+def _convolve(kernel: Any, net: jax.Array, stride: int, padding: str) -> jax.Array:
+    return lax.conv_general_dilated(
         net,
-        jnp.asarray(params["kernel"]),
-        (stride,) * len(space),
+        jnp.asarray(kernel),
+        (stride, stride),
         padding,
-        dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
         precision=lax.Precision.HIGHEST,
     )
-    return out + jnp.reshape(params["bias"], (1,) * (net.ndim - 1) + (-1,))
+
+
+def _along(bias: Any, net: jax.Array) -> jax.Array:
+    """The bias with the number of axes of the features."""
+    return jnp.reshape(bias, (1,) * (net.ndim - 1) + (-1,))
 
 
 def max_pool(
     net: jax.Array, window: Sequence[int], stride: Sequence[int], padding: str
 ) -> jax.Array:
-    """Maximum over windows of [batch, *space, channel]; padding never wins."""
-    sizes, steps = (1, *window, 1), (1, *stride, 1)
-    return lax.reduce_window(net, -jnp.inf, lax.max, sizes, steps, padding)
+    """Maximum over windows of [batch, *space, channel]; padding never wins.
+
+    One axis after the other: the same maximum, for a tenth of the time or less on a CPU.
+    """
+    for axis, (size, step) in enumerate(zip(window, stride, strict=True), start=1):
+        net = _reduce(net, -jnp.inf, lax.max, axis, size, step, padding)
+    return net
 
 
 def average_unpadded(net: jax.Array) -> jax.Array:
     """Mean over the 3x3 neighbours of [batch, height, width, channel] that lie in the picture."""
-    total = lax.reduce_window(net, 0.0, lax.add, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
+    for axis in (1, 2):
+        net = _reduce(net, 0.0, lax.add, axis, 3, 1, "SAME")
     rows, columns = (_neighbours(size) for size in net.shape[1:3])
     counts = np.outer(rows, columns).astype(np.float32)
-    return total / counts[None, :, :, None]
+    return net / counts[None, :, :, None]
+
+
+def _reduce(
+    net: jax.Array, start: float, function: Any, axis: int, size: int, step: int, padding: str
+) -> jax.Array:
+    """Reduces windows along one axis."""
+    sizes, steps = [1] * net.ndim, [1] * net.ndim
+    sizes[axis], steps[axis] = size, step
+    return lax.reduce_window(net, start, function, sizes, steps, padding)
 
 
 def _neighbours(size: int) -> np.ndarray:
