@@ -19,6 +19,7 @@ from bsq_jax.core import checksums, pictures
 from bsq_jax.core.sharding import HostShard, gather_strings, host_shard, replicated, to_global
 from bsq_jax.data import transforms
 from bsq_jax.data.pipeline import DataConfig, eval_batches, eval_examples
+from bsq_jax.judges import Judges, Judging
 from bsq_jax.tasks.tokenizer import TokenizerTask
 
 # Rows of the table: key, title, format.
@@ -26,6 +27,13 @@ _ROWS = (
     ("psnr", "PSNR (dB)", "{:.2f}"),
     ("ssim", "SSIM", "{:.4f}"),
     ("ms_ssim", "MS-SSIM", "{:.4f}"),
+    ("lpips", "LPIPS (AlexNet)", "{:.4f}"),
+    ("fid", "FID (Inception-v3)", "{:.2f}"),
+    ("frechet_vgg16", "Frechet distance, VGG16 features", "{:.2f}"),
+    ("inception_score", "Inception score", "{:.2f}"),
+    ("precision", "precision (k={k})", "{:.3f}"),
+    ("recall", "recall (k={k})", "{:.3f}"),
+    ("fvd", "FVD (I3D)", "{:.2f}"),
     ("codes_used", "different codes", "{:,d}"),
     ("usage", "  of the most there can be", "{:.1%}"),
     ("bit_entropy", "entropy of a bit", "{:.3f}"),
@@ -41,7 +49,15 @@ class Evaluator:
     each example, padding and unreadable files are masked out, and sums are float64.
     """
 
-    def __init__(self, task: TokenizerTask, data: DataConfig, mesh: Mesh, *, batch_size: int):
+    def __init__(
+        self,
+        task: TokenizerTask,
+        data: DataConfig,
+        mesh: Mesh,
+        *,
+        batch_size: int,
+        judging: Judging | None = None,
+    ):
         """Prepares an evaluation.
 
         Args:
@@ -49,6 +65,10 @@ class Evaluator:
           data: which split to read, and how.
           mesh: the run's mesh.
           batch_size: global; rounded up to what the mesh divides.
+          judging: which frozen networks judge besides; none by default.
+
+        Raises:
+          UserError: the split cannot be read, or the weights of a network.
         """
         shards = int(np.prod([mesh.shape[axis] for axis in ("data", "fsdp")]))
         self.batch_size = -(-batch_size // shards) * shards
@@ -58,8 +78,16 @@ class Evaluator:
         # Replicated results: every host then holds the values of all examples.
         self._step = jax.jit(task.evaluate_step, out_shardings=replicated(mesh))
         self._whole = jax.jit(lambda batch: batch, out_shardings=replicated(mesh))
+        self.judges = Judges(
+            judging or Judging(),
+            mesh,
+            clip=(1, *data.crop),  # examples are images
+            patch=task.model.shape.patch_size,
+            examples=len(self._examples.records),
+        )
 
-    def _run(self, params: Any) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
+    def _run(self, params: Any) -> Iterator[tuple[dict[str, Any], ...]]:
+        """The batches, what the task makes of them, and what the judges see."""
         batches = eval_batches(
             self._data,
             global_batch=self.batch_size,
@@ -69,7 +97,9 @@ class Evaluator:
         )
         for local in batches:
             batch = to_global(local, self._mesh)
-            yield jax.device_get((self._whole(batch), self._step(params, batch)))
+            output = self._step(params, batch)
+            shown = self.judges.look(batch["pixels"], output["reconstruction"])
+            yield jax.device_get((self._whole(batch), output, shown))
         self.broken = gather_strings(batches.stats()["broken_ids"])
         batches.close()
 
@@ -83,21 +113,23 @@ class Evaluator:
         Returns:
           ``(result, shown)``: the means by name with ``count`` and the code usage; and a pair of
           uint8 arrays ``[example, height, width, 3]``, originals and reconstructions (first
-          frames).
+          frames). Names that begin with ``oracle_`` are of the best one colour a patch.
         """
         mean = metrics.MeanAccumulator()
         usage = metrics.CodeUsage(self._task.model.shape.bits)
         shown: list[tuple[np.ndarray, np.ndarray]] = []
         count = 0
-        for batch, output in self._run(params):
+        seen = self.judges.begin()
+        for batch, output, judged in self._run(params):
             reconstruction, bits = output.pop("reconstruction"), output.pop("bits")
-            mean.update(output, batch["mask"])
+            mean.update({**output, **judged["values"]}, batch["mask"])
+            seen.update(judged, batch)
             usage.update(bits, batch["mask"])
             count += int(np.sum(batch["mask"] > 0))
             kept = np.flatnonzero(batch["mask"] > 0)
             shown += [(batch["pixels"][i, 0], reconstruction[i, 0]) for i in kept]
             del shown[pictures_wanted:]
-        result = {**mean.result(), **usage.result(), "count": count}
+        result = {**mean.result(), **self.judges.result(seen), **usage.result(), "count": count}
         pair = [np.stack(rows) for rows in zip(*shown, strict=True)] if shown else None
         return result, pair
 
@@ -209,15 +241,18 @@ def evaluate(
     shown = None
     for label, params in weights.items():
         results[label], shown = evaluator(params, pictures_wanted)
-    oracle = next(iter(results.values()))["oracle_psnr"]
+    oracle = {}
     for result in results.values():
-        del result["oracle_psnr"]
+        names = [name for name in result if name.startswith("oracle_")]
+        oracle = {name.removeprefix("oracle_"): result.pop(name) for name in names}
     photographs = evaluator.photographs(list(weights.values())[-1]) if pictures_wanted else None
     report = {
         "name": name,
         "step": step,
         "results": results,
-        "oracle": {"name": ORACLE, "bits_a_patch": 24, "psnr": oracle},
+        "oracle": {"name": ORACLE, "bits_a_patch": 24, **oracle},
+        "judges": evaluator.judges.about(),
+        "notes": evaluator.judges.notes(),
         "measured": {
             "split": "val",
             "source": data.val_source or data.source,
@@ -261,10 +296,15 @@ def table(report: Mapping[str, Any]) -> str:
     results = report["results"]
     columns = [*results, report["oracle"]["name"]]
     lines = [["", *columns]]
+    k = report["judges"].get("neighbours", {}).get("k")
     for key, title, template in _ROWS:
+        if not any(key in result for result in results.values()):
+            continue  # a line below says why
         cells = [template.format(r[key]) if key in r else "-" for r in results.values()]
         oracle = report["oracle"].get(key)
-        lines.append([title, *cells, template.format(oracle) if oracle is not None else "-"])
+        lines.append(
+            [title.format(k=k), *cells, template.format(oracle) if oracle is not None else "-"]
+        )
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     rows = [
         "  ".join(
@@ -285,6 +325,7 @@ def table(report: Mapping[str, Any]) -> str:
     rows.append(f"there can be at most as many different codes as tokens, {tokens:,d}, and 2^bits")
     if "ms_ssim" not in next(iter(results.values())):
         rows.append(f"MS-SSIM needs pictures of at least {metrics.MS_SSIM_MIN_SIDE} pixels a side")
+    rows += report["notes"]
     if measured["unreadable"]:
         rows.append(f"not readable and left out: {', '.join(measured['unreadable'])}")
     return "\n".join(rows)

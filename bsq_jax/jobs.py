@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -20,10 +21,11 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.core.monitor import Monitor
 from bsq_jax.core.sharding import batch_shards, make_mesh
 from bsq_jax.data.factory import make_data_config
-from bsq_jax.data.pipeline import Batches, open_source, train_batches
+from bsq_jax.data.pipeline import Batches, DataConfig, open_source, train_batches
 from bsq_jax.data.sources import SPLITS
+from bsq_jax.judges import Judging
 from bsq_jax.tasks.state import TrainState
-from bsq_jax.tasks.tokenizer import make_tokenizer_task
+from bsq_jax.tasks.tokenizer import TokenizerTask, make_tokenizer_task
 from bsq_jax.workdir import check_resumable, open_checkpoints, write_config
 
 # Shown in progress lines; everything else is in metrics.jsonl and TensorBoard.
@@ -76,7 +78,7 @@ def train_job(config: ConfigDict, workdir: pathlib.Path) -> int:
             raise UserError(
                 f"{workdir} is at step {first} already: raise config.train.steps above {steps}"
             )
-        evaluator = evaluate.Evaluator(task, data, mesh, batch_size=config.eval.batch_size)
+        evaluator = _evaluator(config, task, data, mesh)
         suffix = ""
         if first < steps:
             write_config(workdir, config)
@@ -174,7 +176,7 @@ def evaluate_job(config: ConfigDict, workdir: pathlib.Path) -> int:
         restored = checkpointer.restore_latest(task.abstract_state(mesh))
         assert restored is not None
         _, state, meta = restored
-    evaluator = evaluate.Evaluator(task, data, mesh, batch_size=config.eval.batch_size)
+    evaluator = _evaluator(config, task, data, mesh)
     report = evaluate.evaluate(
         evaluator,
         evaluate.weight_sets(state.params, state.ema),
@@ -187,6 +189,14 @@ def evaluate_job(config: ConfigDict, workdir: pathlib.Path) -> int:
     )
     _print_report(report)
     return 0
+
+
+def _evaluator(
+    config: ConfigDict, task: TokenizerTask, data: DataConfig, mesh: jax.sharding.Mesh
+) -> evaluate.Evaluator:
+    names = (field.name for field in dataclasses.fields(Judging))
+    judging = Judging(**{name: config.eval[name] for name in names})
+    return evaluate.Evaluator(task, data, mesh, batch_size=config.eval.batch_size, judging=judging)
 
 
 def _greeting(config: ConfigDict, mesh: jax.sharding.Mesh, state: TrainState, first: int) -> str:

@@ -1,18 +1,24 @@
 """Evaluation of a whole split. Oracle: float64 numpy and scikit-image over the same pictures."""
 
+import functools
 import json
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from bsq_jax.config import finalize, load_config_file
+from bsq_jax.core.pixels import to_float, to_uint8
 from bsq_jax.core.sharding import make_mesh
 from bsq_jax.data.factory import make_data_config
 from bsq_jax.evaluate import Evaluator, evaluate, table, weight_sets
+from bsq_jax.features.lpips import load_lpips, lpips, vgg_pooled
+from bsq_jax.judges import Judging
+from bsq_jax.metrics import Moments, frechet_distance, precision_recall
 from bsq_jax.tasks.tokenizer import make_tokenizer_task
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
@@ -38,10 +44,11 @@ def folder(tmp_path_factory):
     return folder
 
 
-def setup(folder, crop, **changes):
+def setup(folder, crop, size=16, **changes):
     config = load_config_file(TINY)
+    config.model.image_size = (size, size)
     config.data.update(val_source=f"folder:{folder}")
-    config.data.update(eval_crop=crop, eval_resize=32, max_broken=0.1, **changes)
+    config.data.update(eval_crop=crop, resize=size, eval_resize=32, max_broken=0.1, **changes)
     config = finalize(config)
     return make_tokenizer_task(config), make_data_config(config)
 
@@ -137,6 +144,47 @@ def test_the_same_pictures_are_shown_in_order(folder):
     assert reconstructions.dtype == np.uint8
 
 
+def test_judges_see_what_is_measured(folder, tmp_path):
+    """LPIPS and the Frechet distance of VGG16 features for two sets of weights, in the report."""
+    task, data = setup(folder, "center", size=32)
+    mesh = make_mesh(devices=jax.devices()[:2])
+    judging = Judging(lpips=True, frechet=True, neighbours=3)
+    evaluator = Evaluator(task, data, mesh, batch_size=8, judging=judging)
+    state = task.init_state(mesh)
+    weights = weight_sets(state.params, jax.tree.map(lambda leaf: leaf / 2, state.params))
+    report = evaluate(evaluator, weights, tmp_path, name="x", step=0, data=data)
+
+    originals = []
+    for path in sorted(folder.glob("[0-9][0-9].png")):
+        with Image.open(path) as picture:
+            originals.append(np.asarray(picture)[None, :, 8:40])
+    real = jnp.asarray(np.stack(originals))
+    vgg, alex = load_lpips("vgg16"), load_lpips("alexnet")
+    features, distance = jax.jit(vgg_pooled), jax.jit(functools.partial(lpips, net="alexnet"))
+    reconstruct = jax.jit(task.reconstruct)
+    seen = np.asarray(features(vgg, to_float(real)), np.float64)[:, 0]
+    for label, params in weights.items():
+        result = report["results"][label]
+        output = reconstruct(jax.device_get(params), to_float(real))
+        fake = to_float(to_uint8(output.pixels))
+        made = np.asarray(features(vgg, fake), np.float64)[:, 0]
+        moments = [Moments(512), Moments(512)]
+        for each, rows in zip(moments, (seen, made), strict=True):
+            each.update(rows, np.ones(COUNT))
+        np.testing.assert_allclose(result["frechet_vgg16"], frechet_distance(*moments), rtol=1e-3)
+        distances = distance(alex, to_float(real), fake)
+        np.testing.assert_allclose(result["lpips"], np.mean(distances), rtol=1e-3)
+        assert (result["precision"], result["recall"]) == precision_recall(seen, made)
+    assert 0 < report["oracle"]["lpips"] < report["results"]["raw"]["lpips"]
+    assert report["judges"]["frechet_vgg16"]["samples"] == COUNT
+    assert json.loads((tmp_path / "evaluation.json").read_text()) == report
+    text = table(report)
+    assert "Frechet distance, VGG16 features" in text
+    assert "precision (k=3)" in text
+    assert "VGG16 11 frames in 512 dimensions" in text
+    assert "FID: no weights" in text
+
+
 def test_the_table_has_a_column_for_each_set_of_weights():
     result = {"psnr": 20.123, "ssim": 0.5, "codes_used": 1234, "usage": 0.5}
     result |= {"bit_entropy": 1.0, "tokens": 2468}
@@ -147,12 +195,29 @@ def test_the_table_has_a_column_for_each_set_of_weights():
         "step": 7,
         "results": {"raw": result, "ema": result | {"psnr": 21.0}},
         "oracle": {"name": "best", "psnr": 18.0},
+        "judges": {},
+        "notes": [],
         "measured": measured,
     }
     lines = table(report).splitlines()
     assert lines[0].split() == ["raw", "ema", "best"]
     assert lines[2].split() == ["PSNR", "(dB)", "20.12", "21.00", "18.00"]
+    assert lines[3].split() == ["SSIM", "0.5000", "0.5000", "-"]
     assert "1,234" in table(report)
     assert "at most as many different codes as tokens, 2,468" in table(report)
     assert "x, step 7: 3 crops of 16x16 (center) from photos (val)" in table(report)
     assert "MS-SSIM needs pictures of at least 161 pixels a side" in table(report)
+    assert "FID" not in table(report)
+
+    for name in report["results"]:
+        report["results"][name] |= {"lpips": 0.25, "fid": 12.345, "precision": 0.5, "recall": 0.75}
+    report["oracle"]["lpips"] = 0.5
+    report["judges"] = {"neighbours": {"k": 3}}
+    report["notes"] = ["a line of its own"]
+    lines = table(report).splitlines()
+    rows = {line[:20].strip(): line[20:].split() for line in lines}
+    assert lines[4].split() == ["LPIPS", "(AlexNet)", "0.2500", "0.2500", "0.5000"]
+    assert lines[5].split() == ["FID", "(Inception-v3)", "12.35", "12.35", "-"]
+    assert rows["precision (k=3)"][-3:] == ["0.500", "0.500", "-"]
+    assert rows["recall (k=3)"][-3:] == ["0.750", "0.750", "-"]
+    assert lines[-1] == "a line of its own"

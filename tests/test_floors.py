@@ -20,6 +20,7 @@ FLOORS = (
     ("losses", "metrics"),
     ("optim",),
     ("tasks",),
+    ("judges",),
     ("train", "evaluate"),
     ("workdir", "export"),
     ("api", "jobs"),

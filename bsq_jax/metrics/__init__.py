@@ -1,6 +1,7 @@
 """How close a reconstruction is to its original, and how well the codes are used."""
 
 from bsq_jax.metrics.accumulators import CodeUsage, CodeUsageResult, MeanAccumulator
+from bsq_jax.metrics.feature_set import FeatureSet
 from bsq_jax.metrics.frechet import Moments, frechet_distance
 from bsq_jax.metrics.inception_score import InceptionScore
 from bsq_jax.metrics.neighbours import precision_recall
@@ -22,6 +23,7 @@ __all__ = [
     "SSIM_MIN_SIDE",
     "CodeUsage",
     "CodeUsageResult",
+    "FeatureSet",
     "InceptionScore",
     "MeanAccumulator",
     "Moments",

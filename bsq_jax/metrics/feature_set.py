@@ -1,0 +1,75 @@
+"""All that is kept of the features of one set of pictures: enough to compare it with another."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from bsq_jax.metrics.frechet import Moments
+from bsq_jax.metrics.inception_score import InceptionScore
+
+
+class FeatureSet:
+    """Moments, class scores and a sample of the features of one set of pictures, on the host.
+
+    Args:
+      dimensions: name to dimension of each kind of features.
+      classes: number of logits for the Inception score; 0 for no logits.
+      kept: the kind of which a sample is kept as it is; None for none.
+      share: of how many examples, out of how many, it is kept: ``(wanted, total)``. They are evenly
+        spaced by their number, so that the sample does not depend on batches or hosts.
+    """
+
+    def __init__(
+        self,
+        dimensions: Mapping[str, int],
+        classes: int = 0,
+        *,
+        kept: str | None = None,
+        share: tuple[int, int] = (1, 1),
+    ) -> None:
+        self.moments = {name: Moments(dimension) for name, dimension in dimensions.items()}
+        self._score = InceptionScore(classes) if classes else None
+        self._kept, self._share = kept, share
+        self._sample: list[np.ndarray] = []
+
+    def update(
+        self,
+        features: Mapping[str, np.ndarray],
+        logits: np.ndarray | None,
+        mask: np.ndarray,
+        index: np.ndarray,
+    ) -> None:
+        """Adds a batch.
+
+        Args:
+          features: ``[batch, samples, dimension]`` of each kind; an example may give several.
+          logits: ``[batch, samples, classes]``, or None.
+          mask: ``[batch]``, positive for examples that count.
+          index: ``[batch]``, the number of each example in the split.
+
+        Raises:
+          UserError: if shapes do not fit, or features that count are not finite.
+        """
+        for name, values in features.items():
+            self.moments[name].update(*_rows(values, mask))
+        if self._score is not None and logits is not None:
+            self._score.update(*_rows(logits, mask))
+        if self._kept is not None:
+            wanted, total = self._share
+            chosen = (index + 1) * wanted // total > index * wanted // total
+            values = features[self._kept][chosen & (mask > 0)]
+            self._sample.append(values.reshape(-1, values.shape[-1]))
+
+    def sample(self) -> np.ndarray:
+        """The features ``[n, dimension]`` that were kept."""
+        return np.concatenate(self._sample)
+
+    def inception_score(self) -> float:
+        """The Inception score over all samples, in one part."""
+        assert self._score is not None
+        return self._score.result()[0]
+
+
+def _rows(values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``[batch, samples, n]`` as rows ``[batch * samples, n]``, with the mask of each row."""
+    return values.reshape(-1, values.shape[-1]), np.repeat(mask > 0, values.shape[1])
