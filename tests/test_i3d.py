@@ -64,6 +64,21 @@ def test_enlarging_is_bilinear(params, monkeypatch):
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
+def test_scores_against_float64():
+    """The published order: average pool (2, 7, 7), 1x1x1 convolution with bias, mean over time."""
+    rng = np.random.default_rng(2)
+    net, kernel, bias = (
+        rng.normal(size=(2, 4, 7, 7, 6)),
+        rng.normal(size=(6, 5)),
+        rng.normal(size=5),
+    )
+    pooled = [net[:, place : place + 2].mean((1, 2, 3)) for place in range(3)]
+    expected = np.mean([pool @ kernel + bias for pool in pooled], axis=0)
+    layer = {"kernel": jnp.asarray(kernel, jnp.float32), "bias": jnp.asarray(bias, jnp.float32)}
+    found = module._scores(layer, jnp.asarray(net, jnp.float32))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("keys", "value", "message"),
     [

@@ -154,11 +154,7 @@ def i3d_logits(params: Params, pixels: jax.Array) -> jax.Array:
         if block in _POOLS:
             net = max_pool(net, *_POOLS[block], "SAME")
         net = _mix(params, block, net)
-    # The last pool averages pairs of frames; all that follows is linear, so the order is free.
-    frame_means = net.mean((2, 3))
-    features = ((frame_means[:, 1:] + frame_means[:, :-1]) / 2).mean(1)
-    scores = jnp.dot(features, params["Logits"]["kernel"], precision=lax.Precision.HIGHEST)
-    return scores + jnp.asarray(params["Logits"]["bias"])[None]
+    return _scores(params["Logits"], net)
 
 
 def _mix(params: Params, block: str, net: jax.Array) -> jax.Array:
@@ -170,3 +166,14 @@ def _mix(params: Params, block: str, net: jax.Array) -> jax.Array:
     pooled = max_pool(net, (3, 3, 3), (1, 1, 1), "SAME")
     branches = (unit(0, net), unit(2, unit(1, net)), unit(4, unit(3, net)), unit(5, pooled))
     return jnp.concatenate(branches, -1)
+
+
+def _scores(params: Mapping[str, Any], net: jax.Array) -> jax.Array:
+    """Mean over space and pairs of neighbouring frames, a linear layer, and the mean over time.
+
+    All of it is linear, so the matrix comes last: once for each clip.
+    """
+    frames = net.mean((2, 3))
+    features = ((frames[:, 1:] + frames[:, :-1]) / 2).mean(1)
+    product = jnp.dot(features, params["kernel"], precision=lax.Precision.HIGHEST)
+    return product + jnp.asarray(params["bias"])[None]
