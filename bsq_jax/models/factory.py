@@ -3,8 +3,18 @@
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from bsq_jax.core.errors import UserError
+from bsq_jax.models.discriminators import (
+    PatchGanDiscriminator,
+    StyleGan3dDiscriminator,
+    StyleGanDiscriminator,
+)
+from bsq_jax.models.discriminators.patchgan import map_side
+from bsq_jax.models.discriminators.stylegan import sizes
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
 from bsq_jax.quantizers import make_quantizer
+
+Discriminator = StyleGanDiscriminator | StyleGan3dDiscriminator | PatchGanDiscriminator
 
 
 def make_tokenizer(config: ConfigDict) -> TokenizerModel:
@@ -28,4 +38,39 @@ def make_tokenizer(config: ConfigDict) -> TokenizerModel:
         dtype=jnp.dtype(model.dtype),
         remat=model.remat,
         attention=model.attention,
+    )
+
+
+def make_discriminator(config: ConfigDict) -> Discriminator:
+    """The discriminator that ``config.discriminator`` describes, for the pixels of the model.
+
+    Raises:
+      UserError: an unknown name, or frames of ``config.model`` that it cannot take.
+    """
+    settings, (height, width) = config.discriminator, config.model.image_size
+    dtype = jnp.dtype(config.model.dtype)
+    match settings.name:
+        case "stylegan":
+            sizes(height, width)
+            return StyleGanDiscriminator(
+                channel_base=settings.channel_base,
+                channel_max=settings.channel_max,
+                stddev_group=settings.stddev_group,
+                dtype=dtype,
+            )
+        case "stylegan3d":
+            if config.model.frames == 1:
+                raise UserError(
+                    "discriminator stylegan3d judges clips, but model.frames is 1: "
+                    "choose discriminator.name=stylegan"
+                )
+            return StyleGan3dDiscriminator(
+                width=settings.width, stddev_group=settings.stddev_group, dtype=dtype
+            )
+        case "patchgan":
+            for side in (height, width):
+                map_side(side, settings.layers)
+            return PatchGanDiscriminator(width=settings.width, layers=settings.layers, dtype=dtype)
+    raise UserError(
+        f"discriminator.name is '{settings.name}': it must be one of stylegan, stylegan3d, patchgan"
     )

@@ -1,0 +1,82 @@
+"""The discriminator for clips: residual blocks of 3x3x3 convolutions with an equalised rate."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from bsq_jax.models.discriminators.convolution import average_pool
+from bsq_jax.models.discriminators.layers import EqualisedConv, leaky
+from bsq_jax.models.discriminators.minibatch_stddev import minibatch_stddev
+
+WIDTHS = (1, 2, 4, 4, 4, 4)  # channels before and after each block, in widths
+TIME_FACTORS = (1, 1, 2, 2, 2)  # how much each block shortens a clip
+
+
+class _Block(nn.Module):
+    """Pools a clip: two 3x3x3 convolutions beside a 1x1x1 one."""
+
+    outputs: int
+    factors: tuple[int, int, int]
+    dtype: jnp.dtype
+    implementation: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps ``[batch, time, row, column, channel]`` to the pooled size with `outputs`."""
+        common: dict[str, Any] = {"dtype": self.dtype, "implementation": self.implementation}
+        window = (3, 3, 3)
+        skip = EqualisedConv(
+            self.outputs, (1, 1, 1), use_bias=False, gain=math.sqrt(0.5), name="skip", **common
+        )(average_pool(x, self.factors))
+        x = EqualisedConv(self.outputs, window, padding=1, name="conv0", **common)(x)
+        x = average_pool(leaky(x, math.sqrt(2)), self.factors)
+        x = EqualisedConv(self.outputs, window, padding=1, name="conv1", **common)(x)
+        return leaky(x, math.sqrt(0.5)) + skip
+
+
+class StyleGan3dDiscriminator(nn.Module):
+    """Judges clips as a whole.
+
+    Five blocks halve rows and columns, the last three of them time too. An odd axis loses its
+    last place, and an axis of one place is not pooled any more, so that clips of any size work.
+
+    Attributes:
+      width: channels of the first block; the later ones have two and four times as many.
+      stddev_group: clips a group of the minibatch standard deviation.
+      dtype: dtype of the blocks; everything from the minibatch standard deviation on, and the
+        parameters, are float32.
+      implementation: see `bsq_jax.models.discriminators.convolution.convolve`.
+    """
+
+    width: int = 64
+    stddev_group: int = 4
+    dtype: jnp.dtype = jnp.float32
+    implementation: str = "auto"
+
+    @nn.compact
+    def __call__(self, pixels: jax.Array) -> jax.Array:
+        """Maps ``[batch, time, height, width, 3]`` in [-1, 1] to logits ``[batch, 1]`` float32."""
+        common: dict[str, Any] = {"dtype": self.dtype, "implementation": self.implementation}
+        x = leaky(EqualisedConv(self.width, (1, 1, 1), name="input", **common)(pixels))
+        for index, (multiple, time_factor) in enumerate(zip(WIDTHS[1:], TIME_FACTORS, strict=True)):
+            wanted = (time_factor, 2, 2)
+            time, rows, columns = (
+                factor if size >= factor else 1
+                for factor, size in zip(wanted, x.shape[1:-1], strict=True)
+            )
+            factors = (time, rows, columns)
+            x = _Block(multiple * self.width, factors, name=f"block{index}", **common)(x)
+        x = minibatch_stddev(x.astype(jnp.float32), self.stddev_group)
+        last = WIDTHS[-1] * self.width
+        x = EqualisedConv(
+            last, (3, 3, 3), padding=1, implementation=self.implementation, name="conv"
+        )(x)
+        x = rearrange(leaky(x), "b t h w c -> b (c t h w)")
+        x = leaky(EqualisedConv(last, name="fc")(x), math.sqrt(2))
+        return EqualisedConv(1, name="out")(x)
