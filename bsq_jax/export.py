@@ -79,7 +79,9 @@ def save_export(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name in filter(weights.__contains__, SETS):
-            flat = {"/".join(k): np.asarray(v) for k, v in flatten_dict(weights[name]).items()}
+            # In C order: safetensors would write a transposed view's bytes as they lie.
+            leaves = flatten_dict(weights[name]).items()
+            flat = {"/".join(key): np.asarray(leaf, order="C") for key, leaf in leaves}
             data = save_tensors(flat)
             described["weights"][name] = {
                 "num_params": int(sum(leaf.size for leaf in flat.values())),

@@ -23,6 +23,8 @@ from bsq_jax.core.sharding import batch_shards, make_mesh
 from bsq_jax.data.factory import make_data_config
 from bsq_jax.data.pipeline import Batches, DataConfig, open_source, train_batches
 from bsq_jax.data.sources import SPLITS
+from bsq_jax.export import is_export
+from bsq_jax.initial import check_same_model, load_initial, place, start_from
 from bsq_jax.judges import Judging
 from bsq_jax.tasks.state import TrainState
 from bsq_jax.tasks.tokenizer import TokenizerTask, make_tokenizer_task
@@ -52,6 +54,10 @@ def train_job(config: ConfigDict, workdir: pathlib.Path) -> int:
       UserError: the workdir holds another model, the data cannot be read, a loss is not finite.
     """
     steps, batch_size = config.train.steps, config.train.batch_size
+    if is_export(workdir):
+        raise UserError(
+            f"{workdir} is an export: give another --workdir with --config.train.init={workdir}"
+        )
     mesh = make_mesh(**config.mesh.to_dict())
     if batch_size % (config.train.accumulate * batch_shards(mesh)):
         raise UserError(
@@ -65,8 +71,9 @@ def train_job(config: ConfigDict, workdir: pathlib.Path) -> int:
     with open_checkpoints(workdir, keep=config.train.keep) as checkpointer:
         meta = checkpointer.read_meta()
         history: list[dict[str, Any]] = []
+        note = ""
         if meta is None:
-            state = task.init_state(mesh)
+            state, note = _new_state(config, task, mesh)
         else:
             check_resumable(config, meta, workdir)
             restored = checkpointer.restore_latest(task.abstract_state(mesh))
@@ -93,6 +100,8 @@ def train_job(config: ConfigDict, workdir: pathlib.Path) -> int:
             history=history,
         ) as monitor:
             monitor.info(_greeting(config, mesh, state, first))
+            if note:
+                monitor.info(note)
 
             def evaluate_now(state: TrainState, pictures: bool) -> dict[str, Any]:
                 step = int(state.step)
@@ -157,35 +166,45 @@ def train_job(config: ConfigDict, workdir: pathlib.Path) -> int:
 
 
 def evaluate_job(config: ConfigDict, workdir: pathlib.Path) -> int:
-    """Evaluates the newest complete checkpoint of a workdir and prints the table.
+    """Evaluates an export, or the newest complete checkpoint of a workdir; prints the table.
 
     With other pictures than the run's, or in another precision, the names of the files written end
     in a short hash of these settings, so that the run's own evaluation stays.
 
     Raises:
-      UserError: there is no checkpoint, or it belongs to another model.
+      UserError: there are no weights, they are damaged, or belong to another model.
     """
     mesh = make_mesh(**config.mesh.to_dict())
     data = make_data_config(config)
-    task = make_tokenizer_task(config)
-    with open_checkpoints(workdir) as checkpointer:
-        meta = checkpointer.read_meta()
-        if meta is None:
-            raise UserError(f"there is no checkpoint in {workdir}: train first")
-        check_resumable(config, meta, workdir)
-        restored = checkpointer.restore_latest(task.abstract_state(mesh))
-        assert restored is not None
-        _, state, meta = restored
+    if is_export(workdir):
+        initial = load_initial(workdir, ("raw", "ema"))
+        check_same_model(config, initial, workdir)
+        task = make_tokenizer_task(_alone(config))
+        wanted = task.abstract_state(mesh).params
+        weights = {name: place(tree, wanted) for name, tree in initial.weights.items()}
+        step, saved = initial.step, to_json(initial.config)
+    else:
+        task = make_tokenizer_task(config)
+        with open_checkpoints(workdir) as checkpointer:
+            meta = checkpointer.read_meta()
+            if meta is None:
+                raise UserError(f"there is no checkpoint in {workdir}: train first")
+            check_resumable(config, meta, workdir)
+            restored = checkpointer.restore_latest(task.abstract_state(mesh))
+            assert restored is not None
+            _, state, meta = restored
+        weights = evaluate.weight_sets(state.params, state.ema)
+        step, saved = int(state.step), meta["config"]
     evaluator = _evaluator(config, task, data, mesh)
     report = evaluate.evaluate(
         evaluator,
-        evaluate.weight_sets(state.params, state.ema),
+        weights,
         workdir,
         name=config.name,
-        step=int(state.step),
+        step=step,
         data=data,
         pictures_wanted=config.eval.pictures,
-        suffix=_suffix(config, meta),
+        suffix=_suffix(config, {"config": saved}),
     )
     _print_report(report)
     return 0
@@ -197,6 +216,27 @@ def _evaluator(
     names = (field.name for field in dataclasses.fields(Judging))
     judging = Judging(**{name: config.eval[name] for name in names})
     return evaluate.Evaluator(task, data, mesh, batch_size=config.eval.batch_size, judging=judging)
+
+
+def _new_state(
+    config: ConfigDict, task: TokenizerTask, mesh: jax.sharding.Mesh
+) -> tuple[TrainState, str]:
+    """The state that a new run starts from, and where it comes from, if there is more to say."""
+    path = config.train.init
+    if not path:
+        return task.init_state(mesh), ""
+    initial = load_initial(path)
+    check_same_model(config, initial, path, flag="train.init")
+    abstract = task.abstract_state(mesh)
+    state, origin = start_from(task.init_state(mesh), abstract, initial.weights)
+    return state, f"from {path}: {origin}"
+
+
+def _alone(config: ConfigDict) -> ConfigDict:
+    """The same without a second player, which evaluation has no use for."""
+    config = config.copy_and_resolve_references()
+    config.loss.adversarial = 0.0
+    return config
 
 
 def _greeting(config: ConfigDict, mesh: jax.sharding.Mesh, state: TrainState, first: int) -> str:

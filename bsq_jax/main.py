@@ -16,6 +16,8 @@ change single values (the keys and their defaults are in bsq_jax/config.py):
   ... --config.train.batch_size=64 --config.data.source=folder:/pictures
 evaluate the newest checkpoint, with the config saved in the workdir:
   python -m bsq_jax.main --mode evaluate --workdir runs/a
+start a new run from the weights of another one, or of an export (which --mode evaluate takes too):
+  python -m bsq_jax.main --workdir runs/b --config.train.init=runs/a
 several hosts find each other on TPU pods, under Slurm and Open MPI; elsewhere, on host I of N:
   ... --coordinator HOST:PORT --processes N --process I
 """
@@ -77,13 +79,15 @@ def run(argv: Sequence[str]) -> int:
     from bsq_jax.core import distributed
     from bsq_jax.core.errors import UserError
     from bsq_jax.core.paths import local_path
-    from bsq_jax.workdir import read_config
+    from bsq_jax.initial import read_saved_config
 
     workdir = local_path(flags.workdir)
     if flags.config is not None:
         config = load_config_file(flags.config)
     elif flags.mode == "evaluate" or (workdir / "config.json").exists():
-        config = read_config(workdir)
+        config = read_saved_config(workdir)
+    elif initial := dict(overrides).get("train.init"):
+        config = read_saved_config(initial)
     else:
         raise UserError("give --config FILE.py: there is no saved config in the workdir")
     for key, text in overrides:

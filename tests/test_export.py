@@ -25,6 +25,13 @@ def weights_of(seed):
     return {"a": {"kernel": rng.normal(size=(3, 4)).astype(np.float32)}, "b": np.float32([seed])}
 
 
+def test_views_are_written_as_what_they_show(config, tmp_path):
+    array = np.arange(12, dtype=np.float32).reshape(3, 4)
+    views = {"transposed": array.T, "strided": array[:, ::2], "scalar": np.float32(3)}
+    save_export(tmp_path, config, {"raw": views}, origin={})
+    assert_same(load_export(tmp_path)[1]["raw"], views)
+
+
 def all_sets(seed=0):
     return {name: weights_of(seed + number) for number, name in enumerate(SETS)}
 

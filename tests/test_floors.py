@@ -23,11 +23,15 @@ FLOORS = (
     ("judges",),
     ("train", "evaluate"),
     ("workdir", "export"),
-    ("api", "jobs"),
+    ("initial", "checkpoint_settings"),
+    ("api", "convert", "jobs"),
     ("main",),
 )
 # Typed arguments everywhere else: only these may import the config.
-READERS = ("workdir", "export", "api", "jobs", "main")
+READERS = (
+    *("workdir", "export", "initial", "checkpoint_settings"),
+    *("api", "convert", "jobs", "main"),
+)
 
 
 def modules():

@@ -1,0 +1,70 @@
+"""Checkpoints in the layout of the published code, as plain containers with arrays."""
+
+import numpy as np
+
+CONFIG = {
+    "model": {
+        "target": "transcoder.models.bsqvit.VITBSQModel",
+        "params": {
+            "embed_dim": 18,
+            "embed_group_size": 9,
+            "l2_norm": True,
+            "post_q_l2_norm": True,
+            "beta": 0.0,
+            "inv_temperature": 2.0,
+            "gamma": 0.5,
+            "vitconfig": {
+                "image_size": "${data.image_size}",
+                "patch_size": 8,
+                "width": 64,
+                "layers": 2,
+                "heads": 4,
+                "mlp_ratio": 4,
+                "drop_rate": 0.0,
+            },
+        },
+    },
+    "loss": {
+        "params": {
+            "disc_type": "stylegan",
+            "disc_loss": "vanilla",
+            "disc_weight": 0.2,
+            "disc_reg_freq": 8,
+            "perceptual_weight": 0.3,
+            "codebook_rampup_steps": 1000,
+        }
+    },
+    "data": {"image_size": 32, "zero_mean": True, "batch_size": 32},
+    "optimizer": {"base_lr": 4e-7},
+}
+
+
+def prefixed(state, prefix):
+    return {prefix + key: array for key, array in state.items()}
+
+
+def halved(state):
+    """Other weights of the same shapes, with which an average is told from the raw ones."""
+    return {key: array / 2 if array.dtype.kind == "f" else array for key, array in state.items()}
+
+
+def with_time(state, frames=3):
+    temporal = np.linspace(-1, 1, frames * 64, dtype=np.float32).reshape(frames, 64)
+    names = ("encoder.temporal_positional_embedding", "decoder.temporal_positional_embedding")
+    return state | dict.fromkeys(names, temporal)
+
+
+def checkpoint(state, *, config=None, args=None, ema=True, discriminator=None):
+    """The dict that the published code saves; the average is the golden state, raw is half."""
+    saved = {
+        "state_dict": prefixed(halved(state) if ema else state, "module."),
+        "ema_state_dict": prefixed(state, "module.module.") if ema else None,
+        "iter": 1234,
+        "optimizer_generator": {"state": {}, "param_groups": [{"lr": 1e-4}]},
+        "args": args,
+    }
+    if config is not None:
+        saved["config"] = config
+    if discriminator is not None:
+        saved["state_dict_discriminator"] = discriminator
+    return saved
