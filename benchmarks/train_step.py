@@ -1,4 +1,4 @@
-"""The tokenizer's training step at 128x128, without a discriminator.
+"""The tokenizer's training step at 128x128 with reconstruction and entropy losses alone.
 
 Run ``python -m benchmarks.train_step``.
 
@@ -45,13 +45,14 @@ def main() -> None:
             config.model.update(
                 dtype=dtype, remat=remat, layers=args.layers, image_size=(args.size, args.size)
             )
+            config.loss.update(perceptual=0.0, adversarial=0.0)
             task = make_tokenizer_task(finalize(config))
             state = task.init_state(mesh)
             step = jax.jit(task.train_step, donate_argnums=0)
 
             def run(step=step):
                 nonlocal state
-                state, values = step(state, batch)
+                state, values = step(state, batch, {})
                 return values
 
             # One at a time: four states of 174M parameters do not fit side by side.

@@ -271,6 +271,14 @@ def model_identity(config: ConfigDict) -> dict[str, Any]:
     return {"model": model, "quantizer": {"name": config.quantizer.name}}
 
 
+def run_identity(config: ConfigDict) -> dict[str, Any]:
+    """The part of a config that a run's state depends on: both players' parameters."""
+    kept = to_json(config)["discriminator"]
+    del kept["learning_rate"]
+    discriminator = kept if config.loss.adversarial else {"name": "none"}
+    return {**model_identity(config), "discriminator": discriminator}
+
+
 def finalize(config: ConfigDict) -> ConfigDict:
     """Fills derived values and checks the rest; returns a new locked config.
 

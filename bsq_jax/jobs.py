@@ -31,7 +31,10 @@ from bsq_jax.tasks.tokenizer import TokenizerTask, make_tokenizer_task
 from bsq_jax.workdir import check_resumable, open_checkpoints, write_config
 
 # Shown in progress lines; everything else is in metrics.jsonl and TensorBoard.
-_SHOWN = ("loss", "psnr", "token_entropy", "codebook_entropy", "bit_entropy")
+_SHOWN = (
+    *("loss", "psnr", "perceptual", "logits_real", "logits_fake"),
+    *("token_entropy", "codebook_entropy", "bit_entropy"),
+)
 # Keys of `data` that an evaluation's numbers depend on.
 _MEASURE_KEYS = ("source", "val_source", "eval_filter", "eval_resize", "eval_crop")
 
@@ -243,9 +246,14 @@ def _greeting(config: ConfigDict, mesh: jax.sharding.Mesh, state: TrainState, fi
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     devices = f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
     sizes = "x".join(str(size) for size in mesh.shape.values())
+    adversary = ""
+    if state.adversary is not None:
+        size = sum(leaf.size for leaf in jax.tree.leaves(state.adversary.params))
+        adversary = f" and a discriminator of {size / 1e6:.1f}M"
     begin = f"resuming at step {first}" if first else "starting"
     return (
-        f"{config.name}: {count / 1e6:.1f}M parameters, {config.model.bits} bits a token, "
+        f"{config.name}: {count / 1e6:.1f}M parameters{adversary}, "
+        f"{config.model.bits} bits a token, "
         f"{config.model.dtype} on {devices}, mesh {sizes}; {begin}"
     )
 

@@ -70,11 +70,16 @@ def _matrices(params: Any) -> Any:
     )
 
 
-def make_schedule(config: ConfigDict) -> optax.Schedule:
-    """The schedule of ``config.optimizer`` over ``config.train.steps``."""
+def make_schedule(config: ConfigDict, learning_rate: float | None = None) -> optax.Schedule:
+    """The schedule of ``config.optimizer`` over ``config.train.steps``.
+
+    Args:
+      config: a finalised config.
+      learning_rate: the peak, if it is not that of ``config.optimizer``.
+    """
     optimizer = config.optimizer
     return schedule(
-        optimizer.learning_rate,
+        optimizer.learning_rate if learning_rate is None else learning_rate,
         warmup_steps=optimizer.warmup_steps,
         warmup_start=optimizer.warmup_start,
         steps=config.train.steps,
@@ -82,8 +87,15 @@ def make_schedule(config: ConfigDict) -> optax.Schedule:
     )
 
 
-def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """The chain that ``config.optimizer`` describes: clipping, then AdamW."""
+def make_optimizer(
+    config: ConfigDict, learning_rate: float | None = None
+) -> optax.GradientTransformation:
+    """The chain that ``config.optimizer`` describes: clipping, then AdamW.
+
+    Args:
+      config: a finalised config.
+      learning_rate: the peak, if it is not that of ``config.optimizer``.
+    """
     optimizer = config.optimizer
     clipping = {
         "none": optax.identity,
@@ -93,7 +105,7 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     return optax.chain(
         clipping,
         optax.adamw(
-            make_schedule(config),
+            make_schedule(config, learning_rate),
             b1=optimizer.b1,
             b2=optimizer.b2,
             eps=optimizer.eps,
@@ -101,6 +113,11 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
             mask=_all if optimizer.decay_all else _matrices,
         ),
     )
+
+
+def make_discriminator_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """The discriminator's: as the generator's, with a state and, if wanted, a rate of its own."""
+    return make_optimizer(config, config.discriminator.learning_rate)
 
 
 def update_ema(ema: Any, params: Any, step: jax.Array, decay: float) -> Any:

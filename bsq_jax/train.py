@@ -89,7 +89,8 @@ def train(
     """Trains from the step that `state` is at up to `steps`.
 
     Args:
-      task: has ``train_step(state, batch) -> (state, metrics)``.
+      task: has ``train_step(state, batch, frozen) -> (state, metrics)``, and ``load_frozen(mesh)``
+        for the parameters of frozen networks that it takes.
       mesh: the run's mesh.
       make_batches: ``(start_step, shard_index, shard_count)`` to this host's batches.
       state: sharded state; it is donated.
@@ -119,11 +120,12 @@ def train(
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     step_fn = jax.jit(
         task.train_step,
-        in_shardings=(shardings, batch_sharding(mesh)),
+        in_shardings=(shardings, batch_sharding(mesh), replicated(mesh)),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
     )
 
+    frozen = task.load_frozen(mesh)
     norm = jax.jit(optax.tree.norm, out_shardings=replicated(mesh))
 
     def save(step: int, values: dict[str, Any]) -> None:
@@ -131,6 +133,8 @@ def train(
         # Waits for the device, but only here: a broken state must not replace a good one. The
         # metrics are of the parameters before the step, so those after it are looked at as well.
         values = {**values, "parameter_norm": norm(state.params)}
+        if state.adversary is not None:
+            values["discriminator_norm"] = norm(state.adversary.params)
         check_finite(step, {name: np.asarray(value) for name, value in values.items()})
         checkpointer.save(step, state, {**meta, "history": monitor.history()})
 
@@ -140,7 +144,7 @@ def train(
             began = time.monotonic()
             local = next(batches)
             monitor.data_wait(time.monotonic() - began)
-            state, values = step_fn(state, to_global({"pixels": local["pixels"]}, mesh))
+            state, values = step_fn(state, to_global({"pixels": local["pixels"]}, mesh), frozen)
             monitor.progress(step)
             last = step == steps
             if step % log_every == 0 or last:

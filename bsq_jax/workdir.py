@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from bsq_jax.config import finalize, from_json, model_identity, to_json
+from bsq_jax.config import finalize, from_json, run_identity, to_json
 from bsq_jax.core import checksums
 from bsq_jax.core.checkpoint import Checkpointer
 from bsq_jax.core.errors import UserError
@@ -73,11 +73,12 @@ def check_resumable(config: ConfigDict, meta: dict[str, Any], workdir: pathlib.P
       UserError: the checkpoint's model is another one; the message lists the differing keys.
     """
     saved = from_json(meta["config"], f"the checkpoint in {workdir}")
-    if differ := differing_keys(model_identity(saved), model_identity(config)):
-        raise UserError(
-            f"{workdir} holds a run of another model ({'; '.join(differ)}): "
-            "give the same model config, or another --workdir"
-        )
+    if differ := differing_keys(run_identity(saved), run_identity(config)):
+        text = f"{workdir} holds a run of another model ({'; '.join(differ)}): "
+        text += "give the same model config, or another --workdir"
+        if all(key.startswith("discriminator.") for key in differ):
+            text += f" with --config.train.init={workdir} to go on from these weights"
+        raise UserError(text)
     if changed := differing_keys(to_json(saved), to_json(config)):
         logging.getLogger(__name__).warning(
             "settings that differ from the checkpoint's: %s", "; ".join(changed)

@@ -47,6 +47,7 @@ def get_config(argument: str = "") -> ConfigDict:
         config.name += ", runlocal"
         config.model.update(image_size=(32, 32), width=32, layers=2, heads=2, head_hidden=64)
         config.model.dtype = "float32"
+        config.discriminator.channel_base = 512
         config.data.update(source="synthetic", resize=32, eval_resize=32, threads=1)
         config.optimizer.update(learning_rate=1e-3, warmup_steps=10)
         config.train.update(

@@ -70,8 +70,8 @@ def test_it_trains_a_step(path, variant):
     batch = to_global({"pixels": next(batches)["pixels"]}, mesh)
     batches.close()
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = jax.jit(task.train_step, in_shardings=(shardings, batch_sharding(mesh)))
-    state, values = step(state, batch)
+    step = jax.jit(task.train_step, in_shardings=(shardings, batch_sharding(mesh), None))
+    state, values = step(state, batch, task.load_frozen(mesh))
     assert int(state.step) == 1
     assert all(np.isfinite(value).all() for value in jax.device_get(values).values())
     changed = jax.tree.map(lambda a, b: bool((a != b).any()), before, jax.device_get(state.params))

@@ -25,6 +25,9 @@ TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 STEPS, EVERY, STOP = 48, 8, 28
 FLAGS = [f"--config.train.steps={STEPS}", f"--config.train.checkpoint_every={EVERY}"]
 FLAGS += [f"--config.train.keep={STEPS}"]
+# Both players, and all that the second one keeps.
+FLAGS += ["--config.loss.adversarial=0.1", "--config.loss.r1_every=3", "--config.loss.lecam=0.01"]
+FLAGS += ["--config.discriminator.channel_base=64"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -76,7 +79,7 @@ def finish(workdir, *flags):
 def result(workdir):
     """All arrays of the last checkpoint by name, and the log without what clocks wrote."""
     with open_checkpoints(workdir) as checkpoints:
-        step, state, _ = checkpoints.restore_partial(["params", "ema", "opt_state"])
+        step, state, _ = checkpoints.restore_partial(["params", "ema", "opt_state", "adversary"])
     assert step == STEPS
     arrays = {name: np.asarray(leaf) for name, leaf in leaves(state).items()}
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]

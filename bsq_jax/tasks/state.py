@@ -16,6 +16,23 @@ from bsq_jax.core.sharding import parameter_shardings, replicated
 
 
 @flax.struct.dataclass
+class Adversary:
+    """The second player's part of the state.
+
+    Attributes:
+      params: float32 parameters of the discriminator; no average is kept of them.
+      opt_state: state of its own optimiser.
+      anchors: float32 ``[2]``: averaged logits of real pictures and of reconstructions, for LeCAM.
+      r1: float32 scalar: the R1 penalty when it was last taken, for the log.
+    """
+
+    params: Any
+    opt_state: Any
+    anchors: jax.Array
+    r1: jax.Array
+
+
+@flax.struct.dataclass
 class TrainState:
     """Everything that a step changes.
 
@@ -24,61 +41,87 @@ class TrainState:
       params: float32 parameters.
       ema: averaged parameters of the same structure; None when no average is kept.
       opt_state: optax state.
+      adversary: the second player; None where there is none.
     """
 
     step: jax.Array
     params: Any
     ema: Any
     opt_state: Any
+    adversary: Adversary | None = None
+
+
+# A player: what makes its parameters (in Linen's boxes with logical axis names), its optimiser.
+Player = tuple[Callable[[], Any], optax.GradientTransformation]
 
 
 def abstract_state(
-    init: Callable[[], Any], optimizer: optax.GradientTransformation, mesh: Mesh, *, ema: bool
+    player: Player, mesh: Mesh, *, ema: bool, adversary: Player | None = None
 ) -> TrainState:
     """Shapes, dtypes and shardings of the state, without allocating anything.
 
     Args:
-      init: returns the parameters, leaves in Linen's boxes with logical axis names.
-      optimizer: the optimiser; each of its statistics is sharded like its parameter.
+      player: ``(init, optimizer)`` of the generator; each of the optimiser's statistics is sharded
+        like its parameter.
       mesh: the mesh.
       ema: whether averaged parameters are kept.
+      adversary: ``(init, optimizer)`` of the discriminator, if there is one.
 
     Returns:
       A `TrainState` of `jax.ShapeDtypeStruct` that carry shardings.
     """
-    boxed = jax.eval_shape(init)
-    shardings = parameter_shardings(boxed, mesh)
-    params = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        nn.meta.unbox(boxed),
-        shardings,
-    )
-    opt_state = jax.eval_shape(optimizer.init, params)
 
     def place(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    opt_state = optax.tree.map_params(
-        optimizer,
-        place,
-        opt_state,
-        shardings,
-        transform_non_params=lambda leaf: place(leaf, replicated(mesh)),
-    )
-    step = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
-    shapes: Any = (step, params, params if ema else None, opt_state)
-    return TrainState(*shapes)
+    def scalar(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=replicated(mesh))
+
+    def abstract_player(init: Callable[[], Any], optimizer: optax.GradientTransformation) -> Any:
+        boxed = jax.eval_shape(init)
+        shardings = parameter_shardings(boxed, mesh)
+        params = jax.tree.map(place, nn.meta.unbox(boxed), shardings)
+        opt_state = optax.tree.map_params(
+            optimizer,
+            place,
+            jax.eval_shape(optimizer.init, params),
+            shardings,
+            transform_non_params=lambda leaf: place(leaf, replicated(mesh)),
+        )
+        return params, opt_state
+
+    params, opt_state = abstract_player(*player)
+    second: Any = None
+    if adversary is not None:
+        numbers: Any = (scalar((2,), jnp.float32), scalar((), jnp.float32))
+        second = Adversary(*abstract_player(*adversary), *numbers)
+    first: Any = (scalar((), jnp.int32), params, params if ema else None, opt_state)
+    return TrainState(*first, second)
 
 
 def initial_state(
-    init: Callable[[], Any], optimizer: optax.GradientTransformation, abstract: TrainState
+    player: Player, abstract: TrainState, *, adversary: Player | None = None
 ) -> TrainState:
-    """The state at step 0, every array made where it belongs: no device ever holds it whole."""
+    """The state at step 0, every array made where it belongs: no device ever holds it whole.
+
+    Args:
+      player: as given to `abstract_state`.
+      abstract: what that returned.
+      adversary: as given to `abstract_state`.
+    """
 
     def make() -> TrainState:
+        init, optimizer = player
         params = nn.meta.unbox(init())
         # A copy, because the step donates both and one buffer cannot be given twice.
         ema = jax.tree.map(jnp.copy, params) if abstract.ema is not None else None
-        return TrainState(jnp.int32(0), params, ema, optimizer.init(params))
+        second = None
+        if adversary is not None:
+            init_second, optimizer_second = adversary
+            weights = nn.meta.unbox(init_second())
+            second = Adversary(
+                weights, optimizer_second.init(weights), jnp.zeros(2), jnp.float32(0)
+            )
+        return TrainState(jnp.int32(0), params, ema, optimizer.init(params), second)
 
     return jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))()

@@ -1,4 +1,8 @@
-"""The task of training a tokenizer: what one step and one evaluation step are."""
+"""The task of training a tokenizer: what one step and one evaluation step are.
+
+One forward pass of the generator serves all losses: each gives its gradient with respect to the
+reconstruction, their weighted sum goes back through the generator once.
+"""
 
 from __future__ import annotations
 
@@ -15,23 +19,33 @@ from ml_collections import ConfigDict
 from bsq_jax import losses, metrics
 from bsq_jax.core.pixels import to_float, to_uint8
 from bsq_jax.core.rng import stream_key
-from bsq_jax.models.factory import make_tokenizer
+from bsq_jax.core.sharding import replicate
+from bsq_jax.features.lpips import load_lpips, lpips
+from bsq_jax.models.factory import make_discriminator, make_tokenizer
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerOutput
-from bsq_jax.optim import make_optimizer, make_schedule, update_ema
+from bsq_jax.optim import make_discriminator_optimizer, make_optimizer, make_schedule, update_ema
 from bsq_jax.quantizers.health import bit_health
-from bsq_jax.tasks.state import TrainState, abstract_state, initial_state
+from bsq_jax.tasks.adversarial import AdversarialRules
+from bsq_jax.tasks.state import Adversary, Player, TrainState, abstract_state, initial_state
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
+Frozen = Mapping[str, Any]  # parameters of frozen networks by name
+
+PERCEPTUAL = "vgg16"  # the network of the perceptual loss, and its name among the frozen ones
 
 
 @dataclasses.dataclass(frozen=True)
 class LossWeights:
-    """Weights of the generator's loss terms; a term of weight 0 is watched and has no gradient.
+    """Weights of the generator's loss terms.
+
+    ``l1``, ``l2`` and ``entropy`` of weight 0 are watched and have no gradient; ``perceptual`` of
+    weight 0 is left out, because it costs.
 
     Attributes:
       l1: mean absolute error.
       l2: mean squared error.
+      perceptual: LPIPS with VGG16 features.
       entropy: the quantiser's loss, after the ramp.
       entropy_ramp_start: factor of `entropy` at step 0.
       entropy_ramp_steps: steps over which the factor falls to 1.
@@ -39,6 +53,7 @@ class LossWeights:
 
     l1: float = 1.0
     l2: float = 0.0
+    perceptual: float = 0.0
     entropy: float = 0.1
     entropy_ramp_start: float = 3.0
     entropy_ramp_steps: int = 2000
@@ -46,7 +61,7 @@ class LossWeights:
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerTask:
-    """``(state, batch) -> (state, metrics)`` for a tokenizer.
+    """``(state, batch, frozen) -> (state, metrics)`` for a tokenizer.
 
     A batch is ``{"pixels": uint8 [batch, time, height, width, 3]}``. All methods are pure; the
     train loop jits them with donated, sharded state, so every mean over the batch is a mean over
@@ -57,8 +72,10 @@ class TokenizerTask:
       optimizer: optax transformation of the gradients.
       schedule: learning rate by step, for the log.
       weights: weights of the loss terms.
+      adversarial: the discriminator and its rules; None for none.
       ema_decay: decay of the averaged parameters; 0 keeps none.
-      accumulate: micro-batches a step. The codebook entropy is that of a micro-batch.
+      accumulate: micro-batches a step. The codebook entropy and the statistics of the
+        discriminator's minibatch are those of a micro-batch.
       seed: the run's seed.
     """
 
@@ -66,24 +83,52 @@ class TokenizerTask:
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     weights: LossWeights = LossWeights()
+    adversarial: AdversarialRules | None = None
     ema_decay: float = 0.0
     accumulate: int = 1
     seed: int = 0
 
     # --- state ---
 
-    def _init_params(self) -> Any:
+    def _player(self, name: str, model: Any, optimizer: optax.GradientTransformation) -> Player:
         shape = self.model.shape
-        pixels = jnp.zeros((1, shape.frames, shape.image_height, shape.image_width, 3))
-        return self.model.init(stream_key(self.seed, "init"), pixels)["params"]
+
+        def init() -> Any:
+            pixels = jnp.zeros((1, shape.frames, shape.image_height, shape.image_width, 3))
+            return model.init(stream_key(self.seed, name), pixels)["params"]
+
+        return init, optimizer
+
+    @property
+    def _generator(self) -> Player:
+        return self._player("init", self.model, self.optimizer)
+
+    @property
+    def _discriminator(self) -> Player | None:
+        rules = self.adversarial
+        if rules is None:
+            return None
+        return self._player("init discriminator", rules.discriminator, rules.optimizer)
 
     def abstract_state(self, mesh: Mesh) -> TrainState:
         """Shapes and shardings of the state on `mesh`; allocates nothing."""
-        return abstract_state(self._init_params, self.optimizer, mesh, ema=self.ema_decay > 0)
+        ema = self.ema_decay > 0
+        return abstract_state(self._generator, mesh, ema=ema, adversary=self._discriminator)
 
     def init_state(self, mesh: Mesh) -> TrainState:
         """The state at step 0, sharded over `mesh`, the same numbers on any mesh."""
-        return initial_state(self._init_params, self.optimizer, self.abstract_state(mesh))
+        abstract = self.abstract_state(mesh)
+        return initial_state(self._generator, abstract, adversary=self._discriminator)
+
+    def load_frozen(self, mesh: Mesh) -> Frozen:
+        """Parameters of the frozen networks that the losses look through, on every device.
+
+        Raises:
+          UserError: the weights are missing or damaged.
+        """
+        if not self.weights.perceptual:
+            return {}
+        return {PERCEPTUAL: replicate(load_lpips(PERCEPTUAL), mesh)}
 
     # --- training ---
 
@@ -91,41 +136,106 @@ class TokenizerTask:
         """The network's output for float pixels."""
         return cast(TokenizerOutput, self.model.apply({"params": params}, pixels))
 
-    def loss(self, params: Any, pixels: jax.Array, step: jax.Array) -> tuple[jax.Array, Metrics]:
-        """The generator's loss of float pixels, and its terms.
+    def pixel_loss(
+        self, reconstruction: jax.Array, pixels: jax.Array, frozen: Frozen
+    ) -> tuple[jax.Array, Metrics]:
+        """Weighted reconstruction and perceptual losses, and their terms.
 
-        Perceptual and adversarial terms belong here: they are functions of (pixels, output).
+        The reconstruction is not clamped: a clamp would remove the gradient of every pixel outside
+        [-1, 1].
         """
-        weights = self.weights
-        output = self.reconstruct(params, pixels)
-        # Not clamped: a clamp would remove the gradient of every pixel outside [-1, 1].
-        terms = {
-            "l1": losses.l1(pixels, output.pixels),
-            "l2": losses.l2(pixels, output.pixels),
-            "entropy": output.quantized.loss,
-        }
-        entropy_weight = weights.entropy * losses.ramp(
-            step, weights.entropy_ramp_start, weights.entropy_ramp_steps
-        )
+        terms = {"l1": losses.l1(pixels, reconstruction), "l2": losses.l2(pixels, reconstruction)}
+        if self.weights.perceptual:
+            distances = lpips(
+                frozen[PERCEPTUAL], pixels, reconstruction, net=PERCEPTUAL, dtype=self.model.dtype
+            )
+            terms["perceptual"] = jnp.mean(distances)
         loss = jnp.float32(0)
-        for name, factor in (("l1", weights.l1), ("l2", weights.l2), ("entropy", entropy_weight)):
-            if getattr(weights, name):
-                loss += factor * terms[name]
-        clamped = jnp.clip(output.pixels, -1.0, 1.0)
-        watched = {
+        for name, value in terms.items():
+            if getattr(self.weights, name):
+                loss += getattr(self.weights, name) * value
+        return loss, terms
+
+    def entropy_weight(self, step: jax.Array) -> jax.Array:
+        """Weight of the quantiser's loss at a step."""
+        weights = self.weights
+        ramp = losses.ramp(step, weights.entropy_ramp_start, weights.entropy_ramp_steps)
+        return weights.entropy * ramp
+
+    def gradients(
+        self,
+        params: Any,
+        adversary: Adversary | None,
+        pixels: jax.Array,
+        step: jax.Array,
+        frozen: Frozen,
+    ) -> tuple[Any, Any, Metrics]:
+        """Gradients of both players for one batch, from one forward pass of the generator.
+
+        Args:
+          params: the generator's parameters.
+          adversary: the discriminator's state, if there is one.
+          pixels: float pixels ``[batch, time, height, width, 3]``.
+          step: of the run.
+          frozen: what `load_frozen` returned.
+
+        Returns:
+          ``(of the generator, of the discriminator or None, metrics)``.
+        """
+
+        def forward(params: Any) -> tuple[tuple[jax.Array, jax.Array], Any]:
+            output = self.reconstruct(params, pixels)
+            return (output.pixels, output.quantized.loss), output.quantized
+
+        (fake, entropy), pull, quantized = jax.vjp(forward, params, has_aux=True)
+        (loss, terms), pixel_gradient = jax.value_and_grad(self.pixel_loss, has_aux=True)(
+            fake, pixels, frozen
+        )
+        entropy_weight = self.entropy_weight(step)
+        loss += entropy_weight * entropy
+        watched = {**terms, "entropy": entropy}
+
+        second = None
+        if self.adversarial is not None:
+            assert adversary is not None
+            play = self.adversarial.play(adversary, pixels, fake, step)
+            weight = jnp.float32(self.adversarial.weight)
+            if self.adversarial.adaptive:
+                # Only the last layer's gradient is used, so the rest of these is never computed.
+                last, none = lambda g: g["decoder"]["head_out"]["kernel"], jnp.zeros_like(entropy)
+                weight *= losses.adaptive_weight(
+                    last(pull((pixel_gradient, none))[0]),
+                    last(pull((play.pixel_gradient, none))[0]),
+                )
+                watched["adversarial_weight"] = weight
+            pixel_gradient += weight * play.pixel_gradient
+            loss += weight * play.watched["adversarial"]
+            watched |= play.watched
+            second = play.gradients
+
+        (first,) = pull((pixel_gradient, entropy_weight))
+        clamped = jnp.clip(fake, -1.0, 1.0)
+        watched |= {
             "loss": loss,
-            **terms,
-            **output.quantized.losses,
-            **bit_health(output.quantized.bits),
+            **quantized.losses,
+            **bit_health(quantized.bits),
             # Of the batch as a whole; evaluation averages over pictures.
             "psnr": 10.0 * jnp.log10(4.0 / jnp.maximum(losses.l2(pixels, clamped), 1e-10)),
         }
-        return loss, jax.lax.stop_gradient(watched)
+        return first, second, watched
 
-    def _gradients(self, params: Any, batch: Batch, step: jax.Array) -> tuple[Any, Metrics]:
-        gradient = jax.grad(self.loss, has_aux=True)
+    def _mean_gradients(
+        self, state: TrainState, batch: Batch, frozen: Frozen
+    ) -> tuple[Any, Any, Metrics]:
+        """`gradients`, averaged over the micro-batches of a step."""
+
+        def gradients(pixels: jax.Array) -> tuple[Any, Any, Metrics]:
+            return self.gradients(
+                state.params, state.adversary, to_float(pixels), state.step, frozen
+            )
+
         if self.accumulate == 1:
-            return gradient(params, to_float(batch["pixels"]), step)
+            return gradients(batch["pixels"])
 
         def micro_batches(x: jax.Array) -> jax.Array:
             # Strided, so that each device's rows stay on it.
@@ -133,25 +243,31 @@ class TokenizerTask:
             return jnp.swapaxes(split, 0, 1)
 
         def add(total: Any, pixels: jax.Array) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, gradient(params, to_float(pixels), step)), None
+            return jax.tree.map(jnp.add, total, gradients(pixels)), None
 
         pixels = micro_batches(batch["pixels"])
-        shapes = jax.eval_shape(gradient, params, to_float(pixels[0]), step)
+        shapes = jax.eval_shape(gradients, pixels[0])
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         total, _ = jax.lax.scan(add, zeros, pixels)
         return jax.tree.map(lambda leaf: leaf / self.accumulate, total)
 
-    def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        """One optimiser step on one global batch."""
-        gradients, watched = self._gradients(state.params, batch, state.step)
+    def train_step(
+        self, state: TrainState, batch: Batch, frozen: Frozen
+    ) -> tuple[TrainState, Metrics]:
+        """One optimiser step of each player on one global batch."""
+        gradients, second, watched = self._mean_gradients(state, batch, frozen)
         updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        ema = state.ema
+        ema, adversary = state.ema, state.adversary
         if ema is not None:
             ema = update_ema(ema, params, state.step, self.ema_decay)
+        if self.adversarial is not None:
+            assert adversary is not None
+            adversary = self.adversarial.update(adversary, second, watched, state.step)
+            watched["discriminator_gradient_norm"] = optax.tree.norm(second)
         watched["gradient_norm"] = optax.tree.norm(gradients)
         watched["learning_rate"] = self.schedule(state.step)
-        return TrainState(state.step + 1, params, ema, opt_state), watched
+        return TrainState(state.step + 1, params, ema, opt_state, adversary), watched
 
     # --- evaluation ---
 
@@ -185,11 +301,34 @@ def measure(original: jax.Array, reconstruction: jax.Array, patch: int) -> dict[
 
 def make_tokenizer_task(config: ConfigDict) -> TokenizerTask:
     """The task that a finalised config describes."""
+    loss = config.loss
+    adversarial = None
+    if loss.adversarial:
+        adversarial = AdversarialRules(
+            discriminator=make_discriminator(config),
+            optimizer=make_discriminator_optimizer(config),
+            weight=loss.adversarial,
+            kind=loss.adversarial_kind,
+            start=loss.adversarial_start,
+            adaptive=loss.adaptive,
+            r1=loss.r1,
+            r1_every=loss.r1_every,
+            lecam=loss.lecam,
+            lecam_decay=loss.lecam_decay,
+        )
     return TokenizerTask(
         model=make_tokenizer(config),
         optimizer=make_optimizer(config),
         schedule=make_schedule(config),
-        weights=LossWeights(**config.loss.to_dict()),
+        weights=LossWeights(
+            l1=loss.l1,
+            l2=loss.l2,
+            perceptual=loss.perceptual,
+            entropy=loss.entropy,
+            entropy_ramp_start=loss.entropy_ramp_start,
+            entropy_ramp_steps=loss.entropy_ramp_steps,
+        ),
+        adversarial=adversarial,
         ema_decay=config.optimizer.ema,
         accumulate=config.train.accumulate,
         seed=config.seed,

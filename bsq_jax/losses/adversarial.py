@@ -1,0 +1,100 @@
+"""Losses of the two players, and what keeps the discriminator in check.
+
+Logits are float32 of any shape; a loss is the mean over all of them. Inside one jitted program over
+a sharded batch that is the mean over the GLOBAL batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+KINDS = ("non_saturating", "hinge")
+
+
+def generator_loss(kind: str, fake: jax.Array) -> jax.Array:
+    """What the generator minimises.
+
+    Args:
+      kind: ``non_saturating``, mean softplus(-D) (Goodfellow et al. 2014; the published runs), or
+        ``hinge``, mean(-D) (Lim and Ye 2017).
+      fake: logits of reconstructions.
+
+    Returns:
+      A scalar.
+    """
+    if kind == "hinge":
+        return -jnp.mean(fake)
+    return jnp.mean(jax.nn.softplus(-fake))
+
+
+def discriminator_loss(kind: str, real: jax.Array, fake: jax.Array) -> jax.Array:
+    """What the discriminator minimises: the mean of its losses on real pictures and on fake ones.
+
+    Args:
+      kind: ``non_saturating``, softplus(-D) on real and softplus(D) on fake ones, or ``hinge``,
+        max(0, 1 - D) and max(0, 1 + D).
+      real: logits of real pictures.
+      fake: logits of reconstructions.
+
+    Returns:
+      A scalar; the half in front of the sum is that of the published code.
+    """
+    if kind == "hinge":
+        return 0.5 * (jnp.mean(jax.nn.relu(1.0 - real)) + jnp.mean(jax.nn.relu(1.0 + fake)))
+    return 0.5 * (jnp.mean(jax.nn.softplus(-real)) + jnp.mean(jax.nn.softplus(fake)))
+
+
+def r1_penalty(logits: Callable[[jax.Array], jax.Array], pixels: jax.Array) -> jax.Array:
+    """Squared gradient of the logits at real pictures (Mescheder et al. 2018, R1).
+
+    Differentiating it with respect to the discriminator's parameters takes a second-order gradient,
+    which JAX gives.
+
+    Args:
+      logits: maps pixels to logits ``[batch, samples, ...]``: a sample is a frame for
+        discriminators of frames, a clip for those of clips.
+      pixels: real pictures ``[batch, time, height, width, channel]``.
+
+    Returns:
+      The mean over samples of the squared norm of d (sum of logits) / d pixels, a scalar. The
+      caller multiplies by gamma / 2.
+    """
+    outputs, pull = jax.vjp(logits, pixels)
+    (gradient,) = pull(jnp.ones_like(outputs))
+    samples = outputs.shape[0] * outputs.shape[1]
+    return jnp.sum(jnp.square(gradient.astype(jnp.float32))) / samples
+
+
+def lecam(real: jax.Array, fake: jax.Array, anchors: jax.Array) -> jax.Array:
+    """LeCAM regulariser of the discriminator (Tseng et al. 2021, equation 4), for little data.
+
+    Pulls the logits of each kind towards the averaged logits of the other, but only from outside.
+
+    Args:
+      real: logits of real pictures.
+      fake: logits of reconstructions.
+      anchors: float32 ``[2]``: averaged logits of real pictures and of reconstructions.
+    """
+    above = jnp.mean(jnp.square(jax.nn.relu(real - anchors[1])))
+    below = jnp.mean(jnp.square(jax.nn.relu(anchors[0] - fake)))
+    return above + below
+
+
+def adaptive_weight(reconstruction: jax.Array, adversarial: jax.Array) -> jax.Array:
+    """Factor that brings the adversarial gradient to the size of the other one (VQGAN, equation 7).
+
+    Args:
+      reconstruction: gradient of reconstruction and perceptual loss with respect to the weights of
+        the generator's last layer.
+      adversarial: that of the adversarial loss.
+
+    Returns:
+      The ratio of the norms, at most 1e4; a scalar.
+    """
+    norms = [
+        jnp.linalg.norm(jnp.ravel(g).astype(jnp.float32)) for g in (reconstruction, adversarial)
+    ]
+    return jnp.clip(norms[0] / (norms[1] + 1e-4), 0.0, 1e4)

@@ -1,0 +1,256 @@
+"""One training step of two players.
+
+Oracles: the losses written out and differentiated by `jax.grad`, each with a forward pass of its
+own; one device against many; a run without the second player.
+"""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bsq_jax import losses
+from bsq_jax.core.pixels import to_float
+from bsq_jax.core.sharding import batch_sharding, make_mesh, replicated, to_global
+from bsq_jax.features.lpips import load_lpips, lpips
+from bsq_jax.models.discriminators import StyleGanDiscriminator
+from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
+from bsq_jax.quantizers import BinarySphericalQuantizer
+from bsq_jax.tasks.adversarial import AdversarialRules
+from bsq_jax.tasks.tokenizer import LossWeights, TokenizerTask
+
+SHAPE = TokenizerShape(16, 16, 1, 8, bits=6, width=16, layers=1, heads=2, head_hidden=0)
+WEIGHTS = LossWeights(l1=1.0, l2=0.5, entropy=0.1, entropy_ramp_steps=10)
+RATE = 0.05
+
+
+class Smooth(nn.Module):
+    """A small discriminator without statistics over the batch, as curved as R1 needs."""
+
+    @nn.compact
+    def __call__(self, pixels):
+        x = nn.Conv(4, (1, 4, 4), (1, 4, 4))(pixels)
+        x = jnp.tanh(x)
+        return nn.Dense(1)(x.mean((2, 3)))  # [batch, time, 1]
+
+
+def make_task(weights=WEIGHTS, accumulate=1, ema=0.0, model_class=TokenizerModel, **rules):
+    rules = {"discriminator": Smooth(), "r1_every": 2, "weight": 0.3, **rules}
+    rules = AdversarialRules(optimizer=optax.sgd(RATE), **rules)
+    return TokenizerTask(
+        model_class(SHAPE, BinarySphericalQuantizer(3)),
+        optax.sgd(RATE),
+        optax.constant_schedule(RATE),
+        weights=weights,
+        adversarial=rules,
+        ema_decay=ema,
+        accumulate=accumulate,
+    )
+
+
+def batch(index: int, count: int = 16) -> dict[str, np.ndarray]:
+    """Smooth ramps of colour, uint8 [count, 1, 16, 16, 3]."""
+    rng = np.random.default_rng(index)
+    a, b = rng.uniform(0, 255, (2, count, 1, 1, 1, 3))
+    x = np.linspace(0, 1, 16)[:, None, None] * np.linspace(0.5, 1, 16)[:, None]
+    return {"pixels": np.round(a * x + b * (1 - x)).astype(np.uint8)}
+
+
+def one_device():
+    return make_mesh(1, 1, 1, jax.devices()[:1])
+
+
+@functools.cache
+def first_state(discriminator):
+    """Random parameters, made once for each discriminator: making them is half of a test."""
+    return jax.device_get(make_task(discriminator=discriminator).init_state(one_device()))
+
+
+def start(task, mesh):
+    """The state at step 0, laid out on the mesh as the task asks."""
+    state = first_state(task.adversarial.discriminator if task.adversarial else Smooth())
+    ema = jax.tree.map(np.copy, state.params) if task.ema_decay else None
+    state = state.replace(ema=ema, adversary=state.adversary if task.adversarial else None)
+    layout = jax.tree.map(lambda leaf: leaf.sharding, task.abstract_state(mesh))
+    return jax.device_put(jax.tree.map(np.copy, state), layout)
+
+
+def compile_step(task, mesh):
+    state = start(task, mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step = jax.jit(
+        task.train_step,
+        in_shardings=(shardings, batch_sharding(mesh), replicated(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
+        donate_argnums=0,
+    )
+    return step, state
+
+
+def train(task, mesh, steps):
+    """States after each step (the first is the start) and metrics of each, on the host."""
+    step, state = compile_step(task, mesh)
+    frozen = task.load_frozen(mesh)
+    states, values = [jax.device_get(state)], []
+    for index in range(steps):
+        state, metrics = step(state, to_global(batch(index), mesh), frozen)
+        states.append(jax.device_get(state))
+        values.append(jax.device_get(metrics))
+    assert step._cache_size() == 1  # R1 and the start of the second player recompile nothing
+    return states, values
+
+
+def close(ours, wanted, atol=2e-6):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=atol, rtol=1e-4), ours, wanted)
+
+
+def written_out(task, step, state, pixels):
+    """Both players' parameters after one step, from losses written out one by one."""
+    rules = task.adversarial
+    generator, discriminator = state.params, state.adversary.params
+
+    def logits(params, x):
+        return rules.discriminator.apply({"params": params}, x)
+
+    def terms(params):
+        out = task.model.apply({"params": params}, pixels)
+        rec = task.weights.l1 * jnp.abs(pixels - out.pixels).mean()
+        rec += task.weights.l2 * jnp.square(pixels - out.pixels).mean()
+        adversarial = losses.generator_loss(rules.kind, logits(discriminator, out.pixels))
+        return rec, adversarial, out.quantized.loss, out.pixels
+
+    def last(index):
+        return jax.grad(lambda p: terms(p)[index])(generator)["decoder"]["head_out"]["kernel"]
+
+    weight = rules.weight
+    if rules.adaptive:
+        a, b = last(0), last(1)
+        weight *= jnp.sqrt((a**2).sum()) / (jnp.sqrt((b**2).sum()) + 1e-4)
+
+    def generator_loss(params):
+        rec, adversarial, entropy, _ = terms(params)
+        ramp = 0.1 * (3 - 2 * min(step / 10, 1))
+        return rec + weight * adversarial + ramp * entropy
+
+    fake = terms(generator)[3]
+
+    def discriminator_loss(params):
+        real_logits, fake_logits = logits(params, pixels), logits(params, fake)
+        loss = losses.discriminator_loss(rules.kind, real_logits, fake_logits)
+        anchors = state.adversary.anchors
+        loss += rules.lecam * losses.lecam(real_logits, fake_logits, anchors)
+        if step % rules.r1_every == 0:
+            gradient = jax.grad(lambda x: logits(params, x).sum())(pixels)
+            loss += 0.5 * rules.r1 * rules.r1_every * (gradient**2).sum() / len(pixels)
+        return loss
+
+    moved = [
+        jax.tree.map(lambda p, g: p - RATE * g, params, jax.grad(loss)(params))
+        for params, loss in ((generator, generator_loss), (discriminator, discriminator_loss))
+    ]
+    return moved, weight
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [{"r1": 10.0}, {"kind": "hinge", "adaptive": True, "lecam": 0.5, "lecam_decay": 0.5}],
+    ids=["non_saturating", "hinge_adaptive_lecam"],
+)
+def test_a_step_is_what_the_written_out_losses_give(rules):
+    task = make_task(**rules)
+    states, values = train(task, one_device(), 2)
+    expected = jax.jit(written_out, static_argnums=(0, 1))
+    for index in (0, 1):  # with R1 and without
+        pixels = to_float(jnp.asarray(batch(index)["pixels"]))
+        moved, weight = expected(task, index, states[index], pixels)
+        after = states[index + 1]
+        close((after.params, after.adversary.params), tuple(moved))
+        if task.adversarial.adaptive:
+            np.testing.assert_allclose(values[index]["adversarial_weight"], weight, rtol=1e-4)
+    assert values[0]["r1"] > 0
+    assert values[1]["r1"] == values[0]["r1"]  # the last one taken
+    logits = [values[0]["logits_real"], values[0]["logits_fake"]]
+    decay = task.adversarial.lecam_decay
+    np.testing.assert_allclose(
+        states[1].adversary.anchors, (1 - decay) * np.asarray(logits), rtol=1e-5
+    )
+
+
+def test_one_forward_pass_of_the_generator():
+    traced = []
+
+    class Counted(TokenizerModel):
+        def decode_quantized(self, quantized):
+            traced.append(1)
+            return super().decode_quantized(quantized)
+
+    task = make_task(adaptive=True, model_class=Counted)
+    state = task.abstract_state(one_device())
+    del traced[:]
+    jax.eval_shape(task.train_step, state, batch(0), {})
+    assert len(traced) == 1
+
+
+def test_before_its_start_the_second_player_rests():
+    late = make_task(start=2, ema=0.9)
+    states, values = train(late, one_device(), 3)
+    alone = dataclasses.replace(late, adversarial=None)
+    wanted, _ = train(alone, one_device(), 2)
+    close((states[2].params, states[2].ema), (wanted[2].params, wanted[2].ema))
+    jax.tree.map(np.testing.assert_array_equal, states[2].adversary, states[0].adversary)
+    assert [float(v["adversarial"]) for v in values[:2]] == [0, 0]
+    assert values[2]["adversarial"] != 0
+    moved = jax.tree.map(
+        lambda a, b: np.abs(a - b).max(), states[3].adversary.params, states[2].adversary.params
+    )
+    assert max(jax.tree.leaves(moved)) > 0
+
+
+def test_accumulated_micro_batches_are_the_big_batch():
+    """Without the entropy, whose codebook term is not a mean over examples."""
+    weights = LossWeights(l1=1.0, entropy=0.0)
+    states, values = train(make_task(weights, accumulate=2), make_mesh(8, 1, 1), 2)
+    wanted, wanted_values = train(make_task(weights), one_device(), 2)
+    close(
+        (states[2].params, states[2].adversary.params),
+        (wanted[2].params, wanted[2].adversary.params),
+    )
+    for name in ("adversarial", "discriminator", "r1", "discriminator_gradient_norm"):
+        np.testing.assert_allclose(values[1][name], wanted_values[1][name], rtol=1e-4)
+
+
+@functools.cache
+def with_stylegan(sizes):
+    """Two steps with a discriminator that looks at statistics over the batch."""
+    mesh = make_mesh(*sizes) if sizes else one_device()
+    discriminator = StyleGanDiscriminator(channel_base=32, channel_max=4)
+    states, values = train(make_task(discriminator=discriminator, r1=1.0), mesh, 2)
+    return states[2], values
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)])
+def test_batch_statistics_are_those_of_the_global_batch(sizes):
+    """Minibatch-stddev and codebook entropy, on many devices as on one."""
+    state, values = with_stylegan(sizes)
+    wanted, wanted_values = with_stylegan(())
+    close((state.params, state.adversary), (wanted.params, wanted.adversary), atol=5e-6)
+    for name in ("logits_fake", "discriminator", "codebook_entropy", "r1"):
+        np.testing.assert_allclose(values[1][name], wanted_values[1][name], rtol=1e-4)
+
+
+def test_the_perceptual_loss_joins_the_others():
+    weights = dataclasses.replace(WEIGHTS, perceptual=0.5)
+    task = make_task(weights)
+    pixels = to_float(jnp.asarray(batch(0, 2)["pixels"]))
+    fake = jnp.tanh(pixels * 1.7 + 0.1)
+    params = load_lpips("vgg16")
+    loss, terms = jax.jit(task.pixel_loss)(fake, pixels, task.load_frozen(one_device()))
+    distance = jnp.mean(lpips(params, pixels, fake, net="vgg16"))
+    np.testing.assert_allclose(terms["perceptual"], distance, rtol=1e-5)
+    l1, l2 = jnp.abs(pixels - fake).mean(), jnp.square(pixels - fake).mean()
+    np.testing.assert_allclose(loss, l1 + 0.5 * l2 + 0.5 * distance, rtol=1e-5)
