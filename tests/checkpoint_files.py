@@ -68,3 +68,34 @@ def checkpoint(state, *, config=None, args=None, ema=True, discriminator=None):
     if discriminator is not None:
         saved["state_dict_discriminator"] = discriminator
     return saved
+
+
+def tiny_state(seed=0):
+    """Random weights of the model of tests/tiny.py; its config would say two heads."""
+    width, bits, pixels, tokens, hidden = 16, 6, 192, 4, 64
+    shapes = {
+        "encoder.conv1.weight": (width, pixels),
+        "decoder.conv_out.weight": (pixels, width),
+        "decoder.conv_out.bias": (pixels,),
+        "quant_embed.weight": (bits, width),
+        "quant_embed.bias": (bits,),
+        "post_quant_embed.weight": (width, bits),
+        "post_quant_embed.bias": (width,),
+    }
+    for half in ("encoder", "decoder"):
+        shapes[f"{half}.positional_embedding"] = (tokens, width)
+        for norm in ("ln_pre", "ln_post"):
+            shapes |= {f"{half}.{norm}.weight": (width,), f"{half}.{norm}.bias": (width,)}
+        block = f"{half}.transformer.resblocks.0"
+        for norm in ("ln_1", "ln_2"):
+            shapes |= {f"{block}.{norm}.weight": (width,), f"{block}.{norm}.bias": (width,)}
+        for name, (outputs, inputs) in {
+            "attn.in_proj_": (3 * width, width),
+            "attn.out_proj.": (width, width),
+            "mlp.c_fc.": (hidden, width),
+            "mlp.c_proj.": (width, hidden),
+        }.items():
+            shapes[f"{block}.{name}weight"] = (outputs, inputs)
+            shapes[f"{block}.{name}bias"] = (outputs,)
+    rng = np.random.default_rng(seed)
+    return {key: (rng.normal(size=s) * 0.2).astype(np.float32) for key, s in shapes.items()}

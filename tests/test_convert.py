@@ -8,15 +8,18 @@ import sys
 import jax
 import numpy as np
 import pytest
-from checkpoint_files import CONFIG, checkpoint, halved, prefixed, with_time
+from checkpoint_files import CONFIG, checkpoint, halved, prefixed, tiny_state, with_time
 from torch_writer import Object, save_legacy, save_zip
 
 from bsq_jax import convert as module
+from bsq_jax import main
 from bsq_jax.api import Tokenizer
 from bsq_jax.core.trees import leaves
 from bsq_jax.export import load_export
 from bsq_jax.models.torch_discriminators import from_torch_discriminator
 from bsq_jax.models.torch_layout import from_torch_state
+
+TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 
 
 @pytest.fixture(scope="module")
@@ -326,25 +329,18 @@ def test_a_truncated_file_or_a_folder_in_use(tmp_path, command, state):
     assert {p.name: p.read_bytes() for p in (tmp_path / "export").iterdir()} == before
 
 
-def test_the_export_can_be_evaluated_and_trained_on(tmp_path, command, state, golden, capsys):
-    from bsq_jax import main
-
+def test_the_export_can_be_evaluated_and_trained_on(tmp_path, command, capsys):
     path, out, workdir = tmp_path / "a.pt", tmp_path / "out", tmp_path / "run"
-    save_zip(path, checkpoint(state, config=omega(CONFIG)))
-    assert command(path, out)[0] == 0
+    save_zip(path, checkpoint(tiny_state()))
+    assert command(path, out, "--heads=2")[0] == 0
     cheap = {
+        "name": "tiny",
         "data.source": "synthetic",
         "data.threads": 1,
         "model.dtype": "float32",
         "eval.batch_size": 8,
         "eval.lpips": "false",
         "eval.frechet": "false",
-        "eval.neighbours": 0,
-        "loss.perceptual": 0,
-        "loss.adversarial": 0,
-        "train.batch_size": 8,
-        "train.steps": 1,
-        "optimizer.learning_rate": 1e-5,
     }
     words = [f"--config.{key}={value}" for key, value in cheap.items()]
     assert main.run(["--mode", "evaluate", "--workdir", str(out), *words]) == 0
@@ -355,11 +351,12 @@ def test_the_export_can_be_evaluated_and_trained_on(tmp_path, command, state, go
     assert all(pathlib.Path(picture).is_file() for picture in described["pictures"])
     Tokenizer.load(out)  # is still an export
 
-    words = ["--workdir", str(workdir), f"--config.train.init={out}", *words]
-    assert main.run(words) == 0
+    words = ["--config", TINY, f"--config.train.init={out}", "--config.train.steps=1"]
+    assert main.run([*words, "--workdir", str(workdir)]) == 0
     assert "parameters (raw) and averaged parameters (ema)" in capsys.readouterr().err
     trained = Tokenizer.load(workdir, weights="raw")
     assert trained.origin["step"] == 1
     start = leaves(load_export(out)[1]["raw"])
+    rate = trained.config.optimizer.learning_rate
     for name, array in leaves(trained._params).items():
-        assert np.abs(array - start[name]).max() <= 2e-5, name
+        assert np.abs(array - start[name]).max() <= 1.1 * rate, name

@@ -197,10 +197,3 @@ def test_the_package_is_imported_without_loading_jax():
     code = "import sys, bsq_jax, bsq_jax.main; print('jax' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
-
-
-def test_an_export_is_not_taken_for_a_workdir(command, tmp_path):
-    (tmp_path / "config.json").write_text('{"format": "bsq_jax tokenizer", "sha256": ""}')
-    status, _, errors = command("--mode", "evaluate", "--workdir", tmp_path)
-    assert status == 2
-    assert "is an export, which Tokenizer.load reads" in errors

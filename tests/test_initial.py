@@ -1,0 +1,178 @@
+"""Runs and evaluations from given weights. Oracle: those weights, and the run they come from."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from bsq_jax import main
+from bsq_jax.config import finalize, load_config_file
+from bsq_jax.core.errors import UserError
+from bsq_jax.core.sharding import make_mesh, replicated
+from bsq_jax.core.trees import leaves
+from bsq_jax.export import save_export
+from bsq_jax.initial import load_initial, place, start_from
+from bsq_jax.tasks.state import Adversary, TrainState
+from bsq_jax.tasks.tokenizer import make_tokenizer_task
+from bsq_jax.workdir import read_config
+
+TINY = str(pathlib.Path(__file__).parent / "tiny.py")
+
+
+def run(*words):
+    assert main.run([*map(str, words)]) == 0
+
+
+def message_of(*words):
+    with pytest.raises(UserError) as raised:
+        main.run([*map(str, words)])
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """The workdir of a run of three steps."""
+    workdir = tmp_path_factory.mktemp("initial") / "first"
+    run("--config", TINY, "--workdir", workdir, "--config.train.steps=3")
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def export(first):
+    """Both sets of its weights as an export."""
+    initial = load_initial(first)
+    folder = first.parent / "export"
+    save_export(folder, initial.config, initial.weights, origin={"step": initial.step})
+    return folder
+
+
+def assert_same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_a_workdir_and_its_export_hold_the_same(first, export):
+    one, other = load_initial(first), load_initial(export)
+    assert list(one.weights) == list(other.weights) == ["raw", "ema"]
+    assert one.step == other.step == 3
+    assert one.config.to_dict() == other.config.to_dict()
+    assert_same(one.weights, other.weights)
+    assert list(load_initial(first, ("ema",)).weights) == ["ema"]
+
+
+def test_an_export_is_evaluated_like_its_run(first, export, capsys):
+    run("--mode", "evaluate", "--workdir", export)
+    reports = [json.loads((path / "evaluation.json").read_text()) for path in (first, export)]
+    assert reports[0]["results"] == reports[1]["results"]
+    assert reports[1]["step"] == 3
+    assert "tiny, step 3" in capsys.readouterr().out
+    words = ("--mode", "evaluate", "--workdir", export, "--config.model.bits=5")
+    assert "holds another model (model.bits: 6 -> 5)" in message_of(*words)
+
+
+@pytest.mark.parametrize("origin", ["first", "export"])
+def test_a_new_run_starts_from_given_weights(request, tmp_path, capsys, origin):
+    path = request.getfixturevalue(origin)
+    # Without --config, the config is that of the weights; another seed gives other random ones.
+    words = ("--workdir", tmp_path / "run", f"--config.train.init={path}", "--config.seed=5")
+    run(*words, "--config.train.steps=1")
+    err = capsys.readouterr().err
+    assert f"from {path}: parameters (raw) and averaged parameters (ema)" in err
+    given, trained = load_initial(path), load_initial(tmp_path / "run")
+    assert (trained.config.name, trained.step) == ("tiny", 1)
+    assert read_config(tmp_path / "run").train.init == str(path)
+    start = leaves(given.weights["raw"])
+    for name, array in leaves(trained.weights["raw"]).items():
+        assert np.abs(array - start[name]).max() <= 1.1e-3, name  # the learning rate
+    if origin == "export":
+        return
+    # What is resumed is the run's own checkpoint.
+    words = (
+        "--workdir",
+        tmp_path / "run",
+        "--config.train.init=/no/such",
+        "--config.train.steps=2",
+    )
+    run(*words)
+    assert "resuming at step 1" in capsys.readouterr().err
+
+
+def test_mistakes(first, export, tmp_path):
+    words = ("--config", TINY, "--workdir", tmp_path / "run")
+    message = message_of(*words, f"--config.train.init={first}", "--config.model.bits=5")
+    assert message.startswith(f"{first} (train.init) holds another model (model.bits: 6 -> 5): ")
+    assert "no/such is not the workdir of a run" in message_of(
+        *words, "--config.train.init=/no/such"
+    )
+    assert not (tmp_path / "run" / "config.json").exists()
+    for more in ((), ("--config", TINY)):
+        assert f"{export} is an export: give another --workdir with" in message_of(
+            "--workdir", export, *more
+        )
+
+
+def test_arrays_land_as_the_mesh_wants_them():
+    mesh = make_mesh(fsdp=2, tensor=2)
+    abstract = make_tokenizer_task(finalize(load_config_file(TINY))).abstract_state(mesh).params
+    rng = np.random.default_rng(0)
+    tree = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), abstract)
+    placed = place(tree, abstract)
+    assert_same(placed, tree)
+    for name, leaf in leaves(placed).items():
+        assert leaf.sharding.is_equivalent_to(leaves(abstract)[name].sharding, leaf.ndim), name
+    assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(placed))
+    with pytest.raises(UserError, match="do not fit the config's model: it has no 'decoder/"):
+        place({"encoder": tree["encoder"]}, abstract)
+
+
+def state_of(value, mesh, *, ema=True, adversary=True):
+    """A state of two numbers for each player, and its shapes."""
+    params = {"w": jnp.full((2,), value)}
+    judge = Adversary(
+        {"d": jnp.full((2,), value)}, {"m": jnp.zeros(2)}, jnp.zeros(2), jnp.zeros(())
+    )
+    state = TrainState(
+        jnp.int32(0), params, params if ema else None, {"m": jnp.zeros(2)},
+        judge if adversary else None,
+    )  # fmt: skip
+    state = jax.device_put(state, replicated(mesh))
+    describe = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)  # noqa: E731
+    return state, jax.tree.map(describe, state)
+
+
+@pytest.mark.parametrize(
+    ("names", "params", "average", "line"),
+    [
+        (("raw", "ema"), 1, 2, "parameters (raw) and averaged parameters (ema)"),
+        (("raw",), 1, 1, "parameters (raw) and averaged parameters (raw)"),
+        (("ema",), 2, 2, "parameters (ema) and averaged parameters (ema)"),
+        (("raw", "ema", "discriminator"), 1, 2, "(ema) and the discriminator"),
+    ],
+)
+def test_which_weights_go_where(names, params, average, line):
+    mesh = make_mesh()
+    weights = {"raw": {"w": np.float32([1, 1])}, "ema": {"w": np.float32([2, 2])}}
+    weights["discriminator"] = {"d": np.float32([3, 3])}
+    weights = {name: weights[name] for name in names}
+    state, said = start_from(*state_of(9.0, mesh), weights)
+    assert state.params["w"].tolist() == [params] * 2
+    assert state.ema["w"].tolist() == [average] * 2
+    assert line in said
+    judge = 3 if "discriminator" in names else 9
+    assert state.adversary.params["d"].tolist() == [judge] * 2
+    assert ("the discriminator starts fresh: there is none" in said) == (judge == 9)
+    assert state.params["w"].sharding == NamedSharding(mesh, PartitionSpec())
+
+
+def test_a_discriminator_that_does_not_fit_is_left_out():
+    mesh = make_mesh()
+    weights = {"raw": {"w": np.float32([1, 1])}, "discriminator": {"d": np.zeros(3, np.float32)}}
+    state, said = start_from(*state_of(9.0, mesh), weights)
+    assert state.adversary.params["d"].tolist() == [9, 9]
+    assert "the discriminator starts fresh: 'd' is float32[3] there and float32[2] here" in said
+    state, said = start_from(*state_of(9.0, mesh, ema=False, adversary=False), weights)
+    assert (state.ema, state.adversary, said) == (None, None, "parameters (raw)")
