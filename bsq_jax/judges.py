@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
@@ -21,14 +21,17 @@ from jax.sharding import Mesh
 
 from bsq_jax import metrics
 from bsq_jax.core.paths import local_path
+from bsq_jax.core.pieces import in_pieces
 from bsq_jax.core.pixels import to_float
-from bsq_jax.core.sharding import batch_sharding, batch_shards, replicate, replicated
+from bsq_jax.core.sharding import batch_sharding, replicate, replicated
 from bsq_jax.features import i3d
 from bsq_jax.features import inception as inception_v3
 from bsq_jax.features.lpips import MIN_SIDE, load_lpips, lpips, vgg_pooled
 from bsq_jax.metrics import FeatureSet
 
-_FRAMES = 16  # the most frames that a network sees at once on a device
+# The most that a network sees at once on a device.
+_FRAMES = 16
+_CLIPS = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,68 +133,53 @@ class Judges:
 
     # --- on the mesh ---
 
-    def _by_frame(self, function: Callable[..., Any], *pixels: jax.Array) -> Any:
-        """Applies a network to frames, few at a time on each device, which bounds its memory.
-
-        Args:
-          function: of float pixels ``[n, 1, height, width, 3]``; returns arrays ``[n, ...]``.
-          *pixels: ``[batch, time, height, width, 3]`` in 0..255, the batch sharded.
-
-        Returns:
-          Arrays ``[batch, time, ...]``.
-        """
-        shards, sharding = batch_shards(self._mesh), batch_sharding(self._mesh)
-        batch, time = pixels[0].shape[:2]
-        frames = batch // shards * time  # of each device
-        few = max(n for n in range(1, _FRAMES + 1) if frames % n == 0)
-
-        def split(x: jax.Array) -> jax.Array:
-            # Reconstructions come whole to every device: each goes on with its own rows alone.
-            x = jax.lax.with_sharding_constraint(x, sharding)
-            return jnp.swapaxes(x.reshape(shards, frames // few, few, 1, *x.shape[2:]), 0, 1)
-
-        def step(parts: tuple[jax.Array, ...]) -> Any:
-            rows = [part.reshape(shards * few, *part.shape[2:]) for part in parts]
-            rows = [to_float(jax.lax.with_sharding_constraint(row, sharding)) for row in rows]
-            return jax.tree.map(
-                lambda out: out.reshape(shards, few, *out.shape[1:]), function(*rows)
-            )
-
-        outputs = jax.lax.map(step, tuple(split(x) for x in pixels))
-        return jax.tree.map(
-            lambda out: jnp.swapaxes(out, 0, 1).reshape(batch, time, *out.shape[3:]), outputs
-        )
+    def _frames(self, pixels: jax.Array) -> jax.Array:
+        """Clips ``[batch, time, ...]`` as pictures ``[batch * time, 1, ...]``, split by rows."""
+        # Reconstructions come whole to every device, which then takes its own share of them.
+        pixels = jax.lax.with_sharding_constraint(pixels, batch_sharding(self._mesh))
+        return pixels.reshape(-1, 1, *pixels.shape[2:])
 
     def _distances(
         self, params: Any, original: jax.Array, reconstruction: jax.Array
     ) -> dict[str, jax.Array]:
-        """LPIPS ``[batch]`` of the reconstruction and of one colour a patch."""
-        found = {}
+        """LPIPS ``[batch]`` of the reconstruction and of one colour a patch, mean over frames."""
+
+        def distance(a: jax.Array, b: jax.Array) -> jax.Array:
+            return lpips(params["lpips"], to_float(a), to_float(b), net="alexnet")
+
         oracle = jnp.round(metrics.patch_mean(original, self._patch))
+        found = {}
         for name, other in (("lpips", reconstruction), ("oracle_lpips", oracle)):
-            frames = self._by_frame(
-                lambda a, b: lpips(params["lpips"], a, b, net="alexnet"), original, other
-            )
-            found[name] = jnp.mean(frames, axis=1)
+            pair = self._frames(original), self._frames(other)
+            each = in_pieces(distance, *pair, mesh=self._mesh, most=_FRAMES)
+            found[name] = jnp.mean(each.reshape(original.shape[:2]), axis=1)
         return found
 
     def _features(self, params: Any, pixels: jax.Array) -> dict[str, jax.Array]:
         """Features ``[batch, samples, dimension]`` by the name of the space."""
 
         def of_frames(frames: jax.Array) -> dict[str, jax.Array]:
-            found = {}
+            frames, found = to_float(frames), {}
             if "vgg16" in params:
-                found["vgg16"] = vgg_pooled(params["vgg16"], frames)[:, 0]
+                found["vgg16"] = vgg_pooled(params["vgg16"], frames)
             if "inception" in params:
-                pool, logits = inception_v3.inception(params["inception"], frames)
-                found["inception"], found["logits"] = pool[:, 0], logits[:, 0]
+                found["inception"], found["logits"] = inception_v3.inception(
+                    params["inception"], frames
+                )
             return found
 
-        found: dict[str, jax.Array] = self._by_frame(of_frames, pixels)
+        def of_clips(clips: jax.Array) -> jax.Array:
+            return i3d.i3d_logits(params["i3d"], to_float(clips))
+
+        frames = self._frames(pixels)
+        found: dict[str, jax.Array]
+        found = in_pieces(of_frames, frames, mesh=self._mesh, most=_FRAMES)
         if "i3d" in params:
-            clips = jax.lax.with_sharding_constraint(pixels, batch_sharding(self._mesh))
-            found["i3d"] = i3d.i3d_logits(params["i3d"], to_float(clips))[:, None]
-        return found
+            found["i3d"] = in_pieces(of_clips, pixels, mesh=self._mesh, most=_CLIPS)
+        return {
+            name: values.reshape(len(pixels), -1, values.shape[-1])
+            for name, values in found.items()
+        }
 
     # --- an evaluation ---
 
