@@ -154,6 +154,8 @@ def convert(
         name = _STATES["discriminator"]
         if "discriminator" in checkpoint.states and discriminator:
             judge = _discriminator(checkpoint, notes)
+        elif "discriminator" in checkpoint.states:
+            notes.append("discriminator: left out, as --no-discriminator says")
         name = _STATES["raw" if "raw" in checkpoint.states else "ema"]
         model_state = checkpoint.states.get("raw") or checkpoint.states["ema"]
         settings = read_settings(
@@ -177,6 +179,11 @@ def convert(
     if checkpoint.iteration is not None:
         origin["step"] = checkpoint.iteration
     save_export(folder, config, weights, origin=origin)
+    if shape.frames > 1:
+        notes.append(
+            "note: the code that trained this model lets frames see later ones, ours does not: "
+            "train on before you judge it (docs/differences.md, 3)"
+        )
     unused = checkpoint.unused + [f"config.{key}" for key in settings.unused]
     return _report(folder, settings.taken, weights, checkpoint.iteration, notes, unused)
 
@@ -232,7 +239,8 @@ def _report(
     for name, params in weights.items():
         count = sum(leaf.size for leaf in flatten_dict(params).values())
         lines.append(f"{name}: {count:,} parameters")
-    lines += [f"{name}: none" for name in _STATES if name not in weights and not notes]
+    noted = {note.partition(":")[0] for note in notes}
+    lines += [f"{name}: none" for name in _STATES if name not in weights and name not in noted]
     lines += notes
     lines.append(f"iteration: {'the file does not say' if iteration is None else f'{iteration:,}'}")
     lines.append(f"not used: {', '.join(unused) or 'nothing'}")

@@ -168,6 +168,8 @@ def test_a_video_model(tmp_path, command, state):
     status, report, errors = command(path, out)
     assert (status, errors) == (0, "")
     assert row(report, "model.frames") == ["3", "shapes"]
+    assert "note: the code that trained this model lets frames see later ones" in report
+    assert "\ndiscriminator: none\n" in report
     tokenizer = Tokenizer.load(out, dtype="float32")
     assert tokenizer.encode(np.zeros((1, 3, 32, 32, 3), np.uint8)).shape == (1, 3, 4, 4, 18)
 
@@ -248,7 +250,8 @@ def without(key):
         ),
         (
             lambda saved: saved["state_dict_discriminator"].pop("b4.fc.bias"),
-            "state_dict_discriminator: the state dict has no 'b4.fc.bias'",
+            "state_dict_discriminator: the state dict has no 'b4.fc.bias', which this "
+            "discriminator needs (--no-discriminator leaves it out)",
         ),
         (lambda saved: saved.update(config=changed(model__params__embed_dim=36)), "embed_dim"),
         (lambda saved: saved.update(config=changed(model__params__l2_norm=False)), "l2_norm"),
@@ -308,6 +311,17 @@ def test_flags_that_cannot_be(tmp_path, command, state):
         assert message in errors
         assert errors.count("\n") == 1
         assert not out.exists()
+
+
+def test_the_discriminator_may_be_left_out(tmp_path, command, state, golden):
+    path, out = tmp_path / "a.pt", tmp_path / "out"
+    judge = golden("stylegan_d_state")
+    del judge["b4.fc.bias"]
+    save_zip(path, checkpoint(state, discriminator=judge))
+    status, report, _ = command(path, out, "--no-discriminator")
+    assert status == 0
+    assert "\ndiscriminator: left out, as --no-discriminator says\n" in report
+    assert list(load_export(out)[1]) == ["raw", "ema"]
 
 
 def test_a_truncated_file_or_a_folder_in_use(tmp_path, command, state):
