@@ -161,6 +161,41 @@ def test_sizes_that_a_file_only_claims_cost_nothing(tmp_path):
             load_pickled(path)
 
 
+class Record:
+    """Pickles as an array of numpy with a shape and bytes of our choice."""
+
+    def __init__(self, shape, data, code="f4", order="<"):
+        self.shape, self.data, self.dtype = shape, data, np.dtype(order + code)
+
+    def __reduce__(self):
+        function, arguments, _ = np.zeros(1).__reduce__()
+        return function, arguments, (1, self.shape, self.dtype, False, self.data)
+
+
+def test_the_bytes_fit_the_shape(tmp_path):
+    """Too many, too few, and petabytes that are not there; one line, at once."""
+    path = write(tmp_path / "w.ckpt", {"a": Record((2,), bytes(8))})
+    np.testing.assert_array_equal(load_pickled(path)["a"], np.zeros(2, np.float32))
+    for shape in ((1,), (), (0,), (3,), (2**47,), (2, 2)):
+        path = write(tmp_path / "w.ckpt", {"a": Record(shape, bytes(8))})
+        with pytest.raises(UserError, match="whose bytes do not fit its shape"):
+            load_pickled(path)
+    for shape in ((-2,), (2.0,), (2**62, 4), (1,) * 65, [2], None):
+        path = write(tmp_path / "w.ckpt", {"a": Record(shape, bytes(8))})
+        with pytest.raises(UserError, match="an impossible array shape"):
+            load_pickled(path)
+
+
+def test_arrays_take_no_more_memory_than_the_file(tmp_path):
+    """One array twice is one array; many records of the same bytes would be many arrays."""
+    array, data = np.arange(1000.0), bytes(4000)
+    got = load_pickled(write(tmp_path / "w.ckpt", {"a": array, "b": {"c": array}}))
+    assert got["a"] is got["b"]["c"]
+    path = write(tmp_path / "w.ckpt", {f"{i}": Record((1000,), data) for i in range(20)})
+    with pytest.raises(UserError, match="arrays that share their bytes"):
+        load_pickled(path)
+
+
 @pytest.mark.parametrize("protocol", [3, 4])
 def test_fuzz_gives_arrays_or_one_line(tmp_path, protocol):
     good = pickle.dumps(example(), protocol=protocol)

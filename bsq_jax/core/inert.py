@@ -9,7 +9,7 @@ everything else becomes an `Inert`. Nothing is imported, called, or asked for an
 from __future__ import annotations
 
 import pickletools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, BinaryIO
 
 from bsq_jax.core.errors import UserError
@@ -162,10 +162,10 @@ class InertReader:
         elif name == "LIST":
             push(self._pop_mark())
         elif name == "FROZENSET":
-            push(frozenset(self._pop_mark()))
+            push(frozenset(checked_keys(self._pop_mark())))
         elif name == "DICT":
             pairs = self._pop_mark()
-            push(dict(zip(pairs[::2], pairs[1::2], strict=True)))
+            push(dict(zip(checked_keys(pairs[::2]), pairs[1::2], strict=True)))
         elif name == "APPEND":
             value = self._pop()
             self._add([value])
@@ -223,7 +223,7 @@ class InertReader:
         elif isinstance(target, list):
             target.extend(values)
         elif isinstance(target, set):
-            target.update(values)
+            target.update(checked_keys(values))
         else:
             raise ValueError(f"items for a {type(target).__name__}")
 
@@ -232,6 +232,7 @@ class InertReader:
         if isinstance(target, Inert):
             target.entries.extend(pairs)
         elif isinstance(target, dict):
+            checked_keys(key for key, _ in pairs)
             target.update(pairs)
         else:
             raise ValueError(f"entries for a {type(target).__name__}")
@@ -251,6 +252,23 @@ class InertReader:
             below = self._stack[-1] if self._stack else None
             return own(args, below if isinstance(below, str) else None)
         return Inert(function.module, function.name, args, kwargs)
+
+
+def checked_keys(keys: Iterable[Any]) -> list[Any]:
+    """Keys of dicts or members of sets, which may be tuples, but not tuples of tuples.
+
+    A few bytes can describe tuples in tuples so deep, or so often the same ones, that Python's
+    hash or comparison of them would overflow the stack, or take longer than anyone can wait.
+
+    Raises:
+      ValueError: there is such a key.
+    """
+    keys = list(keys)
+    nested = (tuple, frozenset)
+    for key in keys:
+        if isinstance(key, nested) and any(isinstance(item, nested) for item in key):
+            raise ValueError("a key of tuples in tuples")
+    return keys
 
 
 def plain(value: Any) -> Any:

@@ -20,7 +20,8 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.core.inert import Constructor, Inert, InertReader, plain
+from bsq_jax.core.inert import Constructor, Inert, InertReader, checked_keys, plain
+from bsq_jax.core.inert_numpy import SCALARS, numpy_array, numpy_scalar
 from bsq_jax.core.paths import local_path
 
 __all__ = ["Inert", "plain", "read_torch_file"]
@@ -43,7 +44,6 @@ _STORAGES = {
     "UntypedStorage": "uint8",
 }
 _DTYPES = {*_STORAGES.values(), "uint16", "uint32", "uint64"}
-_NUMPY_KINDS = "biufc"
 
 
 class _DamageError(Exception):
@@ -100,17 +100,16 @@ class _TorchReader(InertReader):
                 args[0], args[2]
             ),
             ("torch", "Size"): lambda args, _: tuple(*args),
-            ("collections", "OrderedDict"): lambda args, _: dict(*args),
+            ("collections", "OrderedDict"): _ordered_dict,
             ("collections", "defaultdict"): lambda _, __: {},
             ("_codecs", "encode"): _encode,
             ("copyreg", "_reconstructor"): lambda args, _: self.construct(args[0], ()),
-            ("numpy", "dtype"): _numpy_dtype,
         }
-        for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            rebuild[module, "scalar"] = _numpy_scalar
+        for name in SCALARS:
+            rebuild[name] = lambda args, _: numpy_scalar(args).item()
         for module in ("builtins", "__builtin__"):
-            rebuild[module, "set"] = lambda args, _: set(*args)
-            rebuild[module, "frozenset"] = lambda args, _: frozenset(*args)
+            rebuild[module, "set"] = lambda args, _: set(checked_keys(*args))
+            rebuild[module, "frozenset"] = lambda args, _: frozenset(checked_keys(*args))
         super().__init__(rebuild)
         self._load = load
         self._order = order
@@ -136,13 +135,10 @@ class _TorchReader(InertReader):
         return _Storage(key, dtype, count, start)
 
     def build(self, value: Any, state: Any) -> Any:
-        """Numpy's arrays and dtypes get what they need from their state."""
-        if isinstance(value, Inert) and isinstance(state, tuple):
-            if (value.module, value.name) == ("numpy", "dtype") and len(state) > 1:
-                return Inert("numpy", "dtype", (*(value.args or ())[:1], state[1]))
-            if value.name == "_reconstruct" and value.module.endswith("core.multiarray"):
-                return _numpy_array(state) if len(state) == 5 else value
-        return super().build(value, state)
+        """Numpy's arrays become arrays once they have their state."""
+        built = super().build(value, state)
+        array = numpy_array(built)
+        return built if array is None else array
 
     def _storage(self, storage: _Storage, dtype: str) -> np.ndarray:
         """The items of a storage; each is read once, whoever shares it."""
@@ -219,7 +215,7 @@ def _counts(values: tuple[Any, ...]) -> bool:
     return all(type(value) is int and 0 <= value < 2**48 for value in values)
 
 
-# --- what numpy's scalars and arrays are pickled as ---
+# --- constructors that are not PyTorch's own ---
 
 
 def _encode(args: tuple[Any, ...], _: str | None) -> bytes:
@@ -230,29 +226,11 @@ def _encode(args: tuple[Any, ...], _: str | None) -> bytes:
     return text.encode("latin1")
 
 
-def _numpy_dtype(args: tuple[Any, ...], _: str | None) -> Inert:
-    return Inert("numpy", "dtype", (args[0], "|"))
-
-
-def _dtype(described: Any) -> np.dtype:
-    if not (isinstance(described, Inert) and described.args and len(described.args) == 2):
-        raise ValueError("numbers of an unknown type")
-    code, order = described.args
-    if not isinstance(code, str) or code[:1] not in _NUMPY_KINDS or not code[1:].isdigit():
-        raise ValueError("numbers of an unknown type")
-    return np.dtype(code).newbyteorder(order)
-
-
-def _numpy_scalar(args: tuple[Any, ...], _: str | None) -> Any:
-    described, data = args
-    return np.frombuffer(data, _dtype(described), 1)[0].item()
-
-
-def _numpy_array(state: tuple[Any, ...]) -> np.ndarray:
-    _, shape, described, fortran, data = state
-    if not (isinstance(shape, tuple) and _counts(shape) and isinstance(data, bytes)):
-        raise ValueError("an array that cannot be")
-    return np.frombuffer(data, _dtype(described)).reshape(shape, order="F" if fortran else "C")
+def _ordered_dict(args: tuple[Any, ...], _: str | None) -> dict[Any, Any]:
+    """A dict; old pickles list its pairs as an argument, others set them one by one."""
+    pairs = [(key, value) for key, value in args[0]] if args else []
+    checked_keys(key for key, _ in pairs)
+    return dict(pairs)
 
 
 # --- the two formats ---
@@ -298,8 +276,8 @@ def _read_legacy(file: BinaryIO) -> Any:
     size = os.fstat(file.fileno()).st_size
     storages: dict[Any, bytes] = {}
     for key in keys:
-        if key not in scout.dtypes:
-            raise _DamageError(f"is damaged: nothing says what storage {key!r} holds")
+        if not isinstance(key, str | int) or key not in scout.dtypes:
+            raise _DamageError("is damaged: nothing says what one of its storages holds")
         (count,) = struct.unpack("<q" if little else ">q", file.read(8))
         length = count * _item_size(scout.dtypes[key])
         if not 0 <= length <= size - file.tell():
