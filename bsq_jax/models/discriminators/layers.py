@@ -19,6 +19,11 @@ def leaky(x: jax.Array, gain: float = 1.0) -> jax.Array:
     return jnp.where(x >= 0, x * gain, x * (SLOPE * gain))
 
 
+def at_least_float32(dtype: jnp.dtype) -> jnp.dtype:
+    """The dtype of statistics and logits where the rest computes in `dtype`."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
 def normal(deviation: float, rank: int) -> nn.initializers.Initializer:
     """Normal values for a kernel of so many axes, of which the last is the outputs."""
     names = (None,) * (rank - 1) + ("embed",)

@@ -12,7 +12,7 @@ from einops import rearrange
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.models.discriminators.convolution import convolve
-from bsq_jax.models.discriminators.layers import leaky, normal
+from bsq_jax.models.discriminators.layers import at_least_float32, leaky, normal
 from bsq_jax.models.initializers import STDDEV, bias, scale
 
 TAPS = 4  # of every window
@@ -92,6 +92,7 @@ class PatchGanDiscriminator(nn.Module):
         """
         for side in pixels.shape[2:4]:
             map_side(side, self.layers)
+        wide = at_least_float32(self.dtype)
         time = pixels.shape[1]
         common: dict[str, Any] = {"dtype": self.dtype, "implementation": self.implementation}
         x = rearrange(pixels, "b t h w c -> (b t) h w c")
@@ -103,12 +104,12 @@ class PatchGanDiscriminator(nn.Module):
             x = nn.GroupNorm(
                 num_groups=math.gcd(GROUPS, features),
                 epsilon=EPSILON,
-                dtype=jnp.float32,
+                dtype=wide,
                 use_fast_variance=False,  # the fast one cancels when the mean is large
                 scale_init=scale("embed"),
                 bias_init=bias("embed"),
                 name=f"norm{index}",
-            )(x.astype(jnp.float32))
+            )(x.astype(wide))
             x = leaky(x)
-        x = _Conv(1, 1, True, jnp.float32, self.implementation, name="out")(x)
+        x = _Conv(1, 1, True, wide, self.implementation, name="out")(x)
         return rearrange(x[..., 0], "(b t) h w -> b t h w", t=time)

@@ -13,7 +13,7 @@ from einops import rearrange
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.models.discriminators.convolution import blur, blur_half
-from bsq_jax.models.discriminators.layers import EqualisedConv, leaky
+from bsq_jax.models.discriminators.layers import EqualisedConv, at_least_float32, leaky
 from bsq_jax.models.discriminators.minibatch_stddev import minibatch_stddev
 
 SMALLEST = 4  # the side at which halving ends
@@ -98,11 +98,10 @@ class StyleGanDiscriminator(nn.Module):
         x = leaky(x, math.sqrt(2))
         for before, after in itertools.pairwise(through):
             x = _Block(self.channels(after), name=f"b{max(before)}", **common)(x)
-        x = minibatch_stddev(x.astype(jnp.float32), self.stddev_group)
+        common["dtype"] = at_least_float32(self.dtype)
+        x = minibatch_stddev(x.astype(common["dtype"]), self.stddev_group)
         channels = self.channels(through[-1])
-        x = EqualisedConv(
-            channels, (3, 3), padding=1, implementation=self.implementation, name="conv"
-        )(x)
+        x = EqualisedConv(channels, (3, 3), padding=1, name="conv", **common)(x)
         x = rearrange(leaky(x, math.sqrt(2)), "n h w c -> n (c h w)")
-        x = leaky(EqualisedConv(channels, name="fc")(x), math.sqrt(2))
-        return EqualisedConv(1, name="out")(x).reshape(batch, time)
+        x = leaky(EqualisedConv(channels, name="fc", **common)(x), math.sqrt(2))
+        return EqualisedConv(1, name="out", **common)(x).reshape(batch, time)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from bsq_jax.models.discriminators.convolution import average_pool
-from bsq_jax.models.discriminators.layers import EqualisedConv, leaky
+from bsq_jax.models.discriminators.layers import EqualisedConv, at_least_float32, leaky
 from bsq_jax.models.discriminators.minibatch_stddev import minibatch_stddev
 
 WIDTHS = (1, 2, 4, 4, 4, 4)  # channels before and after each block, in widths
@@ -72,11 +72,10 @@ class StyleGan3dDiscriminator(nn.Module):
             )
             factors = (time, rows, columns)
             x = _Block(multiple * self.width, factors, name=f"block{index}", **common)(x)
-        x = minibatch_stddev(x.astype(jnp.float32), self.stddev_group)
+        common["dtype"] = at_least_float32(self.dtype)
+        x = minibatch_stddev(x.astype(common["dtype"]), self.stddev_group)
         last = WIDTHS[-1] * self.width
-        x = EqualisedConv(
-            last, (3, 3, 3), padding=1, implementation=self.implementation, name="conv"
-        )(x)
+        x = EqualisedConv(last, (3, 3, 3), padding=1, name="conv", **common)(x)
         x = rearrange(leaky(x), "b t h w c -> b (c t h w)")
-        x = leaky(EqualisedConv(last, name="fc")(x), math.sqrt(2))
-        return EqualisedConv(1, name="out")(x)
+        x = leaky(EqualisedConv(last, name="fc", **common)(x), math.sqrt(2))
+        return EqualisedConv(1, name="out", **common)(x)

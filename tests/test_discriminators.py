@@ -1,0 +1,336 @@
+"""Discriminators. Oracles: golden vectors, numerical derivatives, XLA's convolution, numpy."""
+
+import itertools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from bsq_jax.config import default_config
+from bsq_jax.core.errors import UserError
+from bsq_jax.core.sharding import batch_sharding, make_mesh, replicated
+from bsq_jax.models.discriminators import (
+    PatchGanDiscriminator,
+    StyleGan3dDiscriminator,
+    StyleGanDiscriminator,
+)
+from bsq_jax.models.discriminators.convolution import (
+    average_pool,
+    blur,
+    blur_half,
+    choose_implementation,
+    convolve,
+)
+from bsq_jax.models.discriminators.minibatch_stddev import minibatch_stddev
+from bsq_jax.models.factory import make_discriminator
+from bsq_jax.models.torch_discriminators import from_torch_discriminator
+
+KINDS = {
+    "stylegan": (StyleGanDiscriminator(channel_base=32, channel_max=6), (3, 2, 8, 8, 3)),
+    "stylegan3d": (StyleGan3dDiscriminator(width=2), (3, 3, 8, 5, 3)),
+    "patchgan": (PatchGanDiscriminator(width=4, layers=2), (2, 1, 16, 12, 3)),
+}
+IMPLEMENTATIONS = ["lax", "matmul"]
+
+
+def random(shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def setup(kind, **attributes):
+    """Module, parameters (biases are not zero) and pixels."""
+    model, shape = KINDS[kind]
+    model = model.copy(**attributes)
+    pixels = np.clip(random(shape) * 0.5, -1, 1)
+    shapes = nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0), pixels)["params"])
+    params = jax.tree.map(lambda leaf: random(leaf.shape, len(leaf.shape)), shapes)
+    return model, params, pixels
+
+
+def r1(model, params, pixels):
+    """Mean over samples of the squared gradient."""
+    gradient = jax.grad(lambda pixels: jnp.sum(model.apply({"params": params}, pixels)))(pixels)
+    return jnp.sum(gradient**2) / pixels.shape[0]
+
+
+# --- pieces ---
+
+
+@pytest.mark.smoke
+def test_auto_is_matrix_products_on_a_cpu():
+    assert choose_implementation("auto") == "matmul"
+    assert choose_implementation("lax") == "lax"
+
+
+@pytest.mark.parametrize(
+    ("space", "window", "stride", "padding"),
+    [
+        ((6, 5), (3, 3), 1, 1),
+        ((7, 9), (3, 3), 2, 0),
+        ((8, 6), (4, 4), 2, 1),
+        ((6, 5), (4, 4), 1, 1),
+        ((3, 4, 5), (3, 3, 3), 1, 1),
+        ((5, 4), (1, 1), 1, 0),
+    ],
+)
+def test_convolutions_and_their_derivatives_are_xlas(space, window, stride, padding):
+    x, kernel = random((2, *space, 3)), random((*window, 3, 4), 1)
+    tangent_x, tangent_kernel = random(x.shape, 2), random(kernel.shape, 3)
+
+    def everything(implementation):
+        def first(x, kernel):
+            out = convolve(x, kernel, stride, padding, implementation)
+            return jnp.sum(jnp.sin(out)), out
+
+        def second(x, kernel):
+            gx, gk = jax.grad(first, (0, 1), has_aux=True)(x, kernel)[0]
+            return jnp.sum(gx * tangent_x) + jnp.sum(gk * tangent_kernel)
+
+        def run(x, kernel):
+            first_order = jax.value_and_grad(first, (0, 1), has_aux=True)(x, kernel)
+            return first_order, jax.grad(second, (0, 1))(x, kernel)
+
+        return jax.jit(run)(x, kernel)
+
+    ours, wanted = everything("matmul"), everything("lax")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4, rtol=1e-4), ours, wanted)
+
+
+def test_blurs_and_pools_against_numpy():
+    x = random((2, 6, 8, 3))
+    filtered = np.zeros((2, 7, 9, 3))
+    padded = np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))
+    taps = np.array([1, 3, 3, 1]) / 8
+    for i, j in itertools.product(range(4), repeat=2):
+        filtered += taps[i] * taps[j] * padded[:, i : i + 7, j : j + 9]
+    np.testing.assert_allclose(jax.jit(blur, static_argnums=1)(x, 2), filtered, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(blur_half)(x), filtered[:, 1:-1:2, 1:-1:2], atol=1e-6)
+    np.testing.assert_allclose(
+        average_pool(x[:, :5], (2, 1)), (x[:, 0:4:2] + x[:, 1:4:2]) / 2, atol=1e-6
+    )
+    # The blur's own gradient: the derivative of a linear map is its transpose.
+    weights = random((2, 7, 9, 3), 1)
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(blur(x, 2) * weights)))(x)
+    value, change = jax.jit(lambda x: (jnp.sum(blur(x, 2) * weights), jnp.sum(gradient * x)))(x)
+    np.testing.assert_allclose(change, value, rtol=1e-4)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 4, 5, 7, 8, 9])
+def test_minibatch_stddev_against_numpy(batch):
+    x = random((batch, 2, 3, 5))
+    out = jax.jit(minibatch_stddev, static_argnums=1)(x, 4)
+    groups = int(np.ceil(batch / 4))
+    np.testing.assert_array_equal(out[..., :-1], x)
+    for group in range(groups):
+        members = x[group::groups].astype(np.float64)
+        wanted = np.sqrt(members.var(axis=0) + 1e-8).mean()
+        np.testing.assert_allclose(out[group::groups, ..., -1], wanted, rtol=1e-5)
+
+
+# --- against the published code ---
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_golden(golden, implementation):
+    wanted = golden("stylegan_d")
+    _, _, params = from_torch_discriminator(golden("stylegan_d_state"))
+    model = StyleGanDiscriminator(channel_base=512, implementation=implementation)
+    pixels = np.moveaxis(wanted["x"], 1, -1)[:, None]
+
+    @jax.jit
+    def run(params, pixels):
+        def total(pixels):
+            logits, kept = model.apply({"params": params}, pixels, capture_intermediates=True)
+            return jnp.sum(logits), (logits, kept["intermediates"])
+
+        gradient, (logits, kept) = jax.grad(total, has_aux=True)(pixels)
+        return logits, gradient, kept
+
+    logits, gradient, kept = run(params, pixels)
+    np.testing.assert_allclose(logits, wanted["logits"], atol=1e-5)
+    for side in (32, 16, 8):
+        features = np.moveaxis(kept[f"b{side}"]["__call__"][0], -1, 1)
+        np.testing.assert_allclose(features, wanted[f"feat_b{side}"], atol=1e-5)
+    ours = np.moveaxis(gradient[:, 0], -1, 1)
+    np.testing.assert_allclose(ours, wanted["dlogitsum_dx"], atol=1e-7)
+    penalty = np.sum(np.asarray(ours, np.float64) ** 2) / 8
+    np.testing.assert_allclose(penalty, wanted["r1_double_backprop"], rtol=1e-4)
+
+
+# --- all kinds ---
+
+
+def along(params, path, step):
+    """Parameters of which one, at `path`, moved in a random direction."""
+
+    def move(where, leaf):
+        return leaf + step * random(leaf.shape, 9) if where == path else leaf
+
+    return jax.tree_util.tree_map_with_path(move, params)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_r1_has_the_gradient_that_numerical_derivatives_say(kind, implementation):
+    model, params, pixels = setup(kind, implementation=implementation)
+    with jax.enable_x64(True):
+        # The penalty jumps where a leaky ReLU turns, so that only tiny steps tell its slope.
+        model = model.copy(dtype=jnp.float64)
+        params, pixels = jax.tree.map(np.float64, (params, pixels))
+        value_and_grad = jax.jit(jax.value_and_grad(lambda params: r1(model, params, pixels)))
+        value, gradient = value_and_grad(params)
+        leaves = jax.tree_util.tree_leaves_with_path(gradient)
+        kernels = [(path, leaf) for path, leaf in leaves if path[-1].key == "kernel"]
+        step = 1e-7
+        for path, leaf in (kernels[0], kernels[len(kernels) // 2], kernels[-1]):
+            ours = np.sum(leaf * random(leaf.shape, 9))
+            after, before = (value_and_grad(along(params, path, s))[0] for s in (step, -step))
+            numerical = (after - before) / (2 * step)
+            assert abs(ours) > 1e-6 * value, path
+            np.testing.assert_allclose(ours, numerical, rtol=1e-4, err_msg=str(path))
+
+
+@pytest.mark.parametrize("kind", ["stylegan", "patchgan"])
+def test_implementations_agree(kind):
+    results = []
+    for implementation in IMPLEMENTATIONS:
+        model, params, pixels = setup(kind, implementation=implementation)
+
+        def loss(params, pixels, model=model):
+            return jnp.mean(nn.softplus(model.apply({"params": params}, pixels)))
+
+        results.append(jax.jit(jax.value_and_grad(loss, (0, 1)))(params, pixels))
+    ours, wanted = results
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, wanted)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_and_bfloat16(kind):
+    model, params, pixels = setup(kind)
+    exact = jax.jit(model.apply)({"params": params}, pixels)
+    samples = 1 if kind == "stylegan3d" else pixels.shape[1]
+    assert exact.shape[:2] == (pixels.shape[0], samples)
+    assert exact.dtype == jnp.float32
+    half = model.copy(dtype=jnp.bfloat16, implementation="lax")
+    rough, gradient = jax.jit(
+        lambda params: (
+            half.apply({"params": params}, pixels),
+            jax.grad(lambda params: r1(half, params, pixels))(params),
+        )
+    )(params)
+    assert rough.dtype == jnp.float32
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(gradient))
+    # Eight bits of mantissa, through ten layers.
+    np.testing.assert_allclose(rough, exact, atol=0.05 * float(np.abs(exact).max()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_eight_devices_give_the_logits_of_one(kind):
+    model, params, pixels = setup(kind)
+    pixels = random((8, *pixels.shape[1:]))
+    alone = jax.jit(model.apply)({"params": params}, pixels)
+    mesh = make_mesh()
+    assert mesh.size == 8
+    run = jax.jit(model.apply, in_shardings=(replicated(mesh), batch_sharding(mesh)))
+    sharded = run({"params": params}, jax.device_put(pixels, batch_sharding(mesh)))
+    np.testing.assert_allclose(sharded, alone, rtol=1e-5, atol=1e-5)
+    assert sharded.sharding.mesh.size == 8
+
+
+def test_statistics_are_those_of_the_global_batch():
+    """Each device has one sample, so statistics of its own batch would be constant."""
+    mesh = make_mesh()
+    x = random((8, 2, 2, 3))
+    run = jax.jit(minibatch_stddev, static_argnums=1, out_shardings=batch_sharding(mesh))
+    out = run(jax.device_put(x, batch_sharding(mesh)), 4)
+    assert out.sharding.spec == PartitionSpec(("data", "fsdp"))
+    np.testing.assert_allclose(out[0, 0, 0, -1], np.sqrt(x[::2].var(axis=0)).mean(), rtol=1e-4)
+
+
+def test_groups_of_a_frame_discriminator_are_frames():
+    """Frames are samples: a clip of two frames is a batch of two images."""
+    model, params, pixels = setup("stylegan")
+    frames = pixels.reshape(-1, 1, *pixels.shape[2:])
+    clips = jax.jit(model.apply)({"params": params}, pixels)
+    images = jax.jit(model.apply)({"params": params}, frames)
+    np.testing.assert_allclose(clips.reshape(-1), images.reshape(-1), atol=1e-5)
+
+
+def test_equalised_rates_start_at_unit_scale():
+    """Features keep a scale of one through the blocks, whatever the number of channels."""
+    model = StyleGanDiscriminator(channel_base=256)
+    pixels = random((4, 1, 16, 16, 3))
+    params = nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), pixels)["params"])
+    kernels = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim > 1 and leaf.size > 1000]
+    assert all(abs(np.std(leaf) - 1) < 0.1 for leaf in kernels)
+    _, kept = jax.jit(lambda p, x: model.apply(p, x, capture_intermediates=True))(
+        {"params": params}, pixels
+    )
+    for side in (16, 8):
+        features = np.asarray(kept["intermediates"][f"b{side}"]["__call__"][0])
+        assert 0.3 < np.sqrt(np.mean(features**2)) < 3
+
+
+# --- sizes and settings ---
+
+
+def config(**settings):
+    made = default_config()
+    made.model.update(dtype="float32", image_size=settings.pop("image_size", (32, 32)))
+    made.model.frames = settings.pop("frames", 1)
+    made.discriminator.update(channel_base=64, width=4, **settings)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("made", "shape"),
+    [
+        (config(), (1,)),
+        (config(image_size=(48, 32)), (1,)),
+        (config(image_size=(24, 20), frames=2), (2,)),
+        (config(name="stylegan3d", frames=2, image_size=(24, 16)), (1,)),
+        (config(name="stylegan3d", frames=9, image_size=(8, 8)), (1,)),
+        (config(name="patchgan"), (1, 2, 2)),
+        (config(name="patchgan", layers=2, image_size=(16, 32)), (1, 2, 6)),
+    ],
+)
+def test_factory_and_shapes(made, shape):
+    model = make_discriminator(made)
+    pixels = jax.ShapeDtypeStruct((2, made.model.frames, *made.model.image_size, 3), np.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), pixels)
+    logits = jax.eval_shape(model.apply, variables, pixels)
+    assert logits.shape == (2, *shape)
+    assert logits.dtype == np.float32
+
+
+def test_settings_reach_the_networks():
+    made = config(channel_max=7, stddev_group=3)
+    model = make_discriminator(made)
+    assert (model.channel_base, model.channel_max, model.stddev_group) == (64, 7, 3)
+    made.model.dtype = "bfloat16"
+    assert make_discriminator(made).dtype == jnp.bfloat16
+    clips = make_discriminator(config(name="stylegan3d", frames=2, stddev_group=3))
+    assert (clips.width, clips.stddev_group) == (4, 3)
+    patches = make_discriminator(config(name="patchgan", layers=2))
+    assert (patches.width, patches.layers) == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (config(image_size=(4, 4)), "frames of 4x4 down to 4x4 only"),
+        (config(image_size=(50, 50)), "frames of 50x50 down to 25x25 only"),
+        (config(image_size=(31, 32)), "down to 31x32 only"),
+        (config(name="stylegan3d"), "model.frames is 1"),
+        (config(name="patchgan", image_size=(16, 32)), "at least 24 pixels a side, not 16"),
+        (config(name="wgan"), "must be one of stylegan, stylegan3d, patchgan"),
+    ],
+)
+def test_mistakes_are_one_line(made, message):
+    with pytest.raises(UserError, match=message) as error:
+        make_discriminator(made)
+    assert "\n" not in str(error.value)
