@@ -69,7 +69,9 @@ def main() -> None:
         frozen = task.load_frozen(mesh)
         jitted = jax.jit(task.train_step, donate_argnums=0)
         compiled = jitted.lower(states[kind], batch, frozen).compile()
-        flops[name] = float(compiled.cost_analysis()["flops"])
+        counted = compiled.cost_analysis()
+        assert counted is not None
+        flops[name] = float(counted["flops"])
 
         def run(compiled=compiled, kind=kind, at=at, frozen=frozen):
             step = jax.device_put(np.int32(at), states[kind].step.sharding)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
@@ -135,11 +136,11 @@ def start_from(
       The state, and a line for the log that says what came from where.
     """
     first = "raw" if "raw" in weights else "ema"
-    state = state.replace(params=place(weights[first], abstract.params))  # type: ignore[attr-defined]
+    state = dataclasses.replace(state, params=place(weights[first], abstract.params))
     said = [f"parameters ({first})"]
     if abstract.ema is not None:
         average = "ema" if "ema" in weights else "raw"
-        state = state.replace(ema=place(weights[average], abstract.ema))  # type: ignore[attr-defined]
+        state = dataclasses.replace(state, ema=place(weights[average], abstract.ema))
         said.append(f"averaged parameters ({average})")
     if state.adversary is None or abstract.adversary is None:
         return state, " and ".join(said)
@@ -147,5 +148,6 @@ def start_from(
     difference = "there is none" if judge is None else first_difference(judge, wanted)
     if difference:
         return state, f"{' and '.join(said)}; the discriminator starts fresh: {difference}"
-    adversary = state.adversary.replace(params=place(judge, wanted))  # type: ignore[attr-defined]
-    return state.replace(adversary=adversary), f"{' and '.join(said)} and the discriminator"  # type: ignore[attr-defined]
+    adversary = dataclasses.replace(state.adversary, params=place(judge, wanted))
+    said.append("the discriminator")
+    return dataclasses.replace(state, adversary=adversary), " and ".join(said)

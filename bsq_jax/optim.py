@@ -120,11 +120,16 @@ def make_discriminator_optimizer(config: ConfigDict) -> optax.GradientTransforma
     return make_optimizer(config, config.discriminator.learning_rate)
 
 
-def update_ema(ema: Any, params: Any, step: jax.Array, decay: float) -> Any:
+def update_ema(ema: Any, params: Any, step: jax.Array, decay: float, *, warmup: bool = True) -> Any:
     """Moves averaged parameters towards the current ones.
 
-    The decay starts small, ``min(decay, (1 + step) / (10 + step))``, so that the random start is
-    forgotten within the first steps and short runs have a useful average too.
+    Args:
+      ema: averaged parameters.
+      params: the current ones, of the same structure.
+      step: steps done before this one.
+      decay: share of the average that a step keeps.
+      warmup: start with a small decay, ``min(decay, (1 + step) / (10 + step))``, so that the
+        random start is forgotten within the first steps and short runs have a useful average too.
     """
-    rate = 1.0 - jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    rate = 1.0 - (jnp.minimum(decay, (1.0 + step) / (10.0 + step)) if warmup else decay)
     return jax.tree.map(lambda average, p: average + rate * (p - average), ema, params)

@@ -79,10 +79,15 @@ def test_it_trains_a_step(path, variant):
     assert np.mean(jax.tree.leaves(changed)) > 0.8
 
 
-def test_the_quickstart_takes_no_argument():
+def test_the_variants_of_the_quickstart_differ_in_their_losses():
     path = FOLDER / "quickstart.py"
-    with pytest.raises(UserError, match=r"^--config configs/quickstart.py takes no argument"):
-        load_config_file(f"{path}:bits=18")
+    plain, l1, perceptual = (load_config_file(f"{path}:{v}") for v in ("", "l1", "perceptual"))
+    assert plain.to_dict() == load_config_file(f"{path}:l2").to_dict()
+    ours, theirs = perceptual.to_dict(), l1.to_dict()
+    assert {k for k in ours if ours[k] != theirs[k]} == {"name", "loss", "discriminator"}
+    assert (ours["loss"]["perceptual"], theirs["loss"]["perceptual"]) == (0.5, 0.0)
+    with pytest.raises(UserError, match=r"variant 'l3' does not exist: did you mean l2\?"):
+        load_config_file(f"{path}:l3")
 
 
 def test_the_published_sizes():

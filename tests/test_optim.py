@@ -125,3 +125,5 @@ def test_averaging(step, rate):
     average, params = {"a": jnp.array([1.0, -2.0])}, {"a": jnp.array([3.0, 4.0])}
     moved = update_ema(average, params, jnp.int32(step), 0.999)
     np.testing.assert_allclose(moved["a"], [1 + 2 * rate, -2 + 6 * rate], rtol=1e-5)
+    steady = update_ema(average, params, jnp.int32(step), 0.999, warmup=False)
+    np.testing.assert_allclose(steady["a"], [1.002, -1.994], rtol=1e-5)

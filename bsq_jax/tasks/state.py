@@ -95,8 +95,8 @@ def abstract_state(
     if adversary is not None:
         numbers: Any = (scalar((2,), jnp.float32), scalar((), jnp.float32))
         second = Adversary(*abstract_player(*adversary), *numbers)
-    first: Any = (scalar((), jnp.int32), params, params if ema else None, opt_state)
-    return TrainState(*first, second)
+    fields: Any = (scalar((), jnp.int32), params, params if ema else None, opt_state, second)
+    return TrainState(*fields)
 
 
 def initial_state(
@@ -122,6 +122,7 @@ def initial_state(
             second = Adversary(
                 weights, optimizer_second.init(weights), jnp.zeros(2), jnp.float32(0)
             )
-        return TrainState(jnp.int32(0), params, ema, optimizer.init(params), second)
+        fields: Any = (jnp.int32(0), params, ema, optimizer.init(params), second)
+        return TrainState(*fields)
 
     return jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))()

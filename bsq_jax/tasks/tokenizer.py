@@ -74,6 +74,7 @@ class TokenizerTask:
       weights: weights of the loss terms.
       adversarial: the discriminator and its rules; None for none.
       ema_decay: decay of the averaged parameters; 0 keeps none.
+      ema_warmup: let the decay start small, for runs that start from random parameters.
       accumulate: micro-batches a step. The codebook entropy and the statistics of the
         discriminator's minibatch are those of a micro-batch.
       seed: the run's seed.
@@ -85,6 +86,7 @@ class TokenizerTask:
     weights: LossWeights = LossWeights()
     adversarial: AdversarialRules | None = None
     ema_decay: float = 0.0
+    ema_warmup: bool = True
     accumulate: int = 1
     seed: int = 0
 
@@ -260,7 +262,7 @@ class TokenizerTask:
         params = optax.apply_updates(state.params, updates)
         ema, adversary = state.ema, state.adversary
         if ema is not None:
-            ema = update_ema(ema, params, state.step, self.ema_decay)
+            ema = update_ema(ema, params, state.step, self.ema_decay, warmup=self.ema_warmup)
         if self.adversarial is not None:
             assert adversary is not None
             adversary = self.adversarial.update(adversary, second, watched, state.step)
@@ -330,6 +332,7 @@ def make_tokenizer_task(config: ConfigDict) -> TokenizerTask:
         ),
         adversarial=adversarial,
         ema_decay=config.optimizer.ema,
+        ema_warmup=not config.train.init,  # an average that comes along is not to be forgotten
         accumulate=config.train.accumulate,
         seed=config.seed,
     )
