@@ -96,6 +96,7 @@ def default_config() -> ConfigDict:
     discriminator.stddev_group = 4  # stylegan, stylegan3d: examples a group of minibatch-stddev
     discriminator.width = 64  # stylegan3d, patchgan: channels of the first block
     discriminator.layers = 3  # patchgan: strided layers
+    discriminator.clip = "none"  # none | global | parameter: a clip would swallow R1's lazy steps
     # None: the generator's. Everything else about its optimizer is as in `optimizer`.
     discriminator.learning_rate = config_dict.placeholder(float)
 
@@ -357,5 +358,6 @@ def _validate(config: ConfigDict) -> None:
     one_of("model.remat", ("none", "dots", "full"))
     one_of("model.attention", ("auto", "dense", "by_head"))
     one_of("optimizer.clip", ("none", "global", "parameter"))
+    one_of("discriminator.clip", ("none", "global", "parameter"))
     one_of("loss.adversarial_kind", ("non_saturating", "hinge"))
     one_of("discriminator.name", ("stylegan", "stylegan3d", "patchgan"))

@@ -67,6 +67,11 @@ def train_job(config: ConfigDict, workdir: pathlib.Path) -> int:
             f"train.batch_size {batch_size} does not divide into {config.train.accumulate} "
             f"micro-batches (train.accumulate) over {batch_shards(mesh)} devices (data x fsdp)"
         )
+    if config.loss.adversarial and config.discriminator.name == "stylegan3d":
+        raise UserError(
+            "discriminator stylegan3d judges clips, and the data are pictures: "
+            "set discriminator.name=stylegan, or loss.adversarial=0"
+        )
     data = make_data_config(config)
     for split in SPLITS:
         open_source(data, split)  # mistakes in the data are told before anything is made

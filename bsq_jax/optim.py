@@ -88,20 +88,21 @@ def make_schedule(config: ConfigDict, learning_rate: float | None = None) -> opt
 
 
 def make_optimizer(
-    config: ConfigDict, learning_rate: float | None = None
+    config: ConfigDict, learning_rate: float | None = None, clip: str | None = None
 ) -> optax.GradientTransformation:
     """The chain that ``config.optimizer`` describes: clipping, then AdamW.
 
     Args:
       config: a finalised config.
       learning_rate: the peak, if it is not that of ``config.optimizer``.
+      clip: the kind of clipping, if it is not that of ``config.optimizer``.
     """
     optimizer = config.optimizer
     clipping = {
         "none": optax.identity,
         "global": lambda: optax.clip_by_global_norm(optimizer.clip_norm),
         "parameter": lambda: clip_each_parameter(optimizer.clip_norm),
-    }[optimizer.clip]()
+    }[optimizer.clip if clip is None else clip]()
     return optax.chain(
         clipping,
         optax.adamw(
@@ -116,8 +117,10 @@ def make_optimizer(
 
 
 def make_discriminator_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """The discriminator's: as the generator's, with a state and, if wanted, a rate of its own."""
-    return make_optimizer(config, config.discriminator.learning_rate)
+    """The discriminator's: as the generator's, but for ``config.discriminator``'s rate and clip."""
+    return make_optimizer(
+        config, config.discriminator.learning_rate, clip=config.discriminator.clip
+    )
 
 
 def update_ema(ema: Any, params: Any, step: jax.Array, decay: float, *, warmup: bool = True) -> Any:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bsq_jax import losses
+from bsq_jax.core.errors import UserError
 
 
 @pytest.fixture
@@ -54,6 +55,12 @@ def test_each_player_pulls_its_own_way(kind):
     )
     assert np.all(np.asarray(real) < 0)
     assert np.all(np.asarray(fake) > 0)
+
+
+def test_an_unknown_kind_is_named():
+    for loss in (losses.generator_loss, lambda k, x: losses.discriminator_loss(k, x, x)):
+        with pytest.raises(UserError, match=r"'hing': it must be one of non_saturating, hinge"):
+            loss("hing", jnp.zeros(2))
 
 
 def test_large_logits_stay_finite():

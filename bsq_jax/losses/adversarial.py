@@ -11,7 +11,14 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from bsq_jax.core.errors import UserError
+
 KINDS = ("non_saturating", "hinge")
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in KINDS:
+        raise UserError(f"adversarial loss '{kind}': it must be one of {', '.join(KINDS)}")
 
 
 def generator_loss(kind: str, fake: jax.Array) -> jax.Array:
@@ -24,7 +31,11 @@ def generator_loss(kind: str, fake: jax.Array) -> jax.Array:
 
     Returns:
       A scalar.
+
+    Raises:
+      UserError: an unknown kind.
     """
+    _check_kind(kind)
     if kind == "hinge":
         return -jnp.mean(fake)
     return jnp.mean(jax.nn.softplus(-fake))
@@ -41,7 +52,11 @@ def discriminator_loss(kind: str, real: jax.Array, fake: jax.Array) -> jax.Array
 
     Returns:
       A scalar; the half in front of the sum is that of the published code.
+
+    Raises:
+      UserError: an unknown kind.
     """
+    _check_kind(kind)
     if kind == "hinge":
         return 0.5 * (jnp.mean(jax.nn.relu(1.0 - real)) + jnp.mean(jax.nn.relu(1.0 + fake)))
     return 0.5 * (jnp.mean(jax.nn.softplus(-real)) + jnp.mean(jax.nn.softplus(fake)))

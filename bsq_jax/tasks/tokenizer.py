@@ -201,7 +201,8 @@ class TokenizerTask:
         if self.adversarial is not None:
             assert adversary is not None
             play = self.adversarial.play(adversary, pixels, fake, step)
-            weight = jnp.float32(self.adversarial.weight)
+            playing = step >= self.adversarial.start
+            weight = jnp.where(playing, jnp.float32(self.adversarial.weight), 0.0)
             if self.adversarial.adaptive:
                 # Only the last layer's gradient is used, so the rest of these is never computed.
                 last, none = lambda g: g["decoder"]["head_out"]["kernel"], jnp.zeros_like(entropy)
