@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bsq_jax.core.inert import Inert, InertReader, checked_keys
-from bsq_jax.core.inert_numpy import DamagedError, numpy_array, numpy_scalar
+from bsq_jax.core.inert_numpy import DamagedError, NotNumbersError, numpy_array, numpy_scalar
 
 
 def read(value, protocol: int = 4):
@@ -45,10 +45,13 @@ def test_what_describes_no_array():
     for value in (1.5, {}, np.ndarray, np.dtype("f4"), np.ma.zeros(2), np.rec.array([1, 2])):
         assert numpy_array(read(value)) is None
     for value in (np.array(["x"]), np.zeros(1, object), np.zeros(1, "M8[s]"), np.str_("x")):
-        with pytest.raises(DamagedError, match=r"values of type '.*' instead of numbers"):
+        with pytest.raises(NotNumbersError, match=r"values of type '.*' instead of numbers"):
             numpy_array(read(value))
     dtype = Inert("numpy", "dtype", ("f4", False, True))
     assert numpy_scalar((dtype, np.float32(1.5).tobytes())) == 1.5
     for args in ((dtype, b"123"), (dtype, b"12345"), (dtype,), ("f4", b"1234")):
         with pytest.raises(DamagedError):
             numpy_scalar(args)
+    strange = Inert("numpy", "dtype", ("f3", False, True))
+    with pytest.raises(NotNumbersError, match="which this machine has not"):
+        numpy_scalar((strange, b"123"))

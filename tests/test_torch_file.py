@@ -11,7 +11,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from torch_writer import Global, Object, Storage, Tensor, pickled, save_legacy, save_zip
+from torch_writer import Global, Object, Pickled, Storage, Tensor, pickled, save_legacy, save_zip
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.inert import Inert, InertReader
@@ -77,14 +77,14 @@ def test_views_of_one_storage(tmp_path, save):
         "whole": Tensor(storage, 0, (4, 6), (6, 1)),
         "transposed": Tensor(storage, 0, (6, 4), (1, 6)),
         "inner": Tensor(storage, 7, (2, 3), (6, 2)),
-        "expanded": Tensor(storage, 5, (2**20, 2**20), (0, 0)),  # one number, 4 TB if copied
+        "repeated": Tensor(storage, 5, (3, 8), (0, 1)),
     }
     save(tmp_path / "a.pt", given)
     read = read_torch_file(tmp_path / "a.pt")
     np.testing.assert_array_equal(read["whole"], numbers.reshape(4, 6))
     np.testing.assert_array_equal(read["transposed"], numbers.reshape(4, 6).T)
     np.testing.assert_array_equal(read["inner"], numbers.reshape(4, 6)[1:3, 1:6:2])
-    assert read["expanded"][12345, 54321] == 5
+    np.testing.assert_array_equal(read["repeated"], np.tile(numbers[5:13], (3, 1)))
     assert np.shares_memory(read["whole"], read["inner"])
 
 
@@ -134,6 +134,40 @@ def test_all_protocols_of_pickle(protocol):
     assert read == given
     assert read["f"][0] is read["f"][1]
     assert reader.read(data) == "next"
+
+
+@SAVERS
+def test_numpys_text_objects_and_dates_stay_descriptions(tmp_path, save):
+    """A checkpoint's history may hold them; its weights are good all the same."""
+    record = np.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f8")])
+    arrays = [np.array(["a"]), np.array([None, {}]), np.array(["2020"], "M8[s]"), record]
+    scalars = [np.str_("x"), np.bytes_(b"x"), np.datetime64("2020"), record[0]]
+    described = {str(i): Pickled(value) for i, value in enumerate(arrays + scalars)}
+    empty = Pickled(np.zeros((0, 3)))  # has its bytes from a call of bytes()
+    weight = np.arange(3, dtype=np.float32)
+    save(tmp_path / "a.pt", {"history": described, "empty": empty, "w": weight})
+    read = read_torch_file(tmp_path / "a.pt")
+    names = [value.name for value in read["history"].values()]
+    assert names == ["_reconstruct"] * 4 + ["scalar"] * 4
+    assert all(isinstance(value, Inert) for value in read["history"].values())
+    assert (read["empty"].shape, read["empty"].dtype) == ((0, 3), np.float64)
+    np.testing.assert_array_equal(read["w"], weight)
+    assert plain(read)["history"]["0"].state[1] == (1,)
+
+
+@SAVERS
+@pytest.mark.parametrize("data", [b"1234", b"", "text"])
+def test_an_array_of_numbers_needs_its_bytes(tmp_path, save, data):
+    number = Object("numpy", "dtype", ("f8", False, True), (3, "<", None, None, None, -1, -1, 0))
+    hollow = (Global("numpy", "ndarray"), (0,), b"b")
+    packed = (1, (1,), number, False, data)
+    values = (
+        Object("numpy.core.multiarray", "_reconstruct", hollow, packed),
+        Object("numpy.core.multiarray", "scalar", (number, data)),
+    )
+    for value in values:
+        save(tmp_path / "a.pt", {"a": value})
+        assert "is damaged or not a file of torch.save (" in message_of(tmp_path / "a.pt")
 
 
 def test_settings_are_unwrapped(tmp_path):
@@ -228,7 +262,9 @@ def storage(**changes):
         (Tensor(storage(), 3, (3,), (-1,)), "'key' has a shape or strides that cannot be"),
         (Tensor(storage(), 0, (2, 2), (2**62, 1)), "strides that cannot be"),
         (Tensor(storage(), 0, (2, 2), (2**47, 1)), "reaches beyond"),
-        (Tensor(storage(), 0, (2**47, 2**47), (0, 0)), "reaches beyond"),
+        (Tensor(storage(), 0, (2**47, 2**47), (0, 0)), "'key' repeats the 4 numbers of its"),
+        (Tensor(storage(), 0, (5,), (0,)), "'key' repeats the 4 numbers of its storage"),
+        (Tensor(storage(), 0, (1,) * 65, (1,) * 65), "'key' has a shape or strides that cannot"),
         (Tensor(storage(), 0, (2, 2), (1,)), "strides that cannot be"),
         (Tensor(storage(), 0, (2.0,), (1,)), "strides that cannot be"),
         (Tensor(storage(), 0, [2], [1]), "strides that cannot be"),
@@ -245,6 +281,11 @@ def test_other_files(tmp_path):
     path = tmp_path / "a.pt"
     assert "does not exist" in message_of(path)
     assert "is a folder" in message_of(tmp_path)
+    path.symlink_to(path)
+    assert "cannot be opened (Too many levels of symbolic links)" in message_of(path)
+    path.unlink()
+    path.write_bytes(b"")
+    assert "cannot be opened (Not a directory)" in message_of(path / "b.pt")
     for content in (b"", b"garbage", b"\x80\x02.", pickle.dumps({"a": 1}), os.urandom(999)):
         path.write_bytes(content)
         assert "is not a file of torch.save, or damaged" in message_of(path)

@@ -61,6 +61,13 @@ class Object:
     state: object = None
 
 
+@dataclasses.dataclass(eq=False)
+class Pickled:
+    """An array or number of numpy that is pickled as numpy does it."""
+
+    value: np.ndarray | np.generic
+
+
 class Writer(pickle._Pickler):
     """Arrays become tensors with a storage of their own; stand-ins become what they stand for."""
 
@@ -79,6 +86,8 @@ class Writer(pickle._Pickler):
     def reducer_override(self, value):
         if isinstance(value, Global):
             return "by name"
+        if isinstance(value, Pickled):
+            return self._by_name(value.value.__reduce__())
         if isinstance(value, Object):
             return Global(value.module, value.name), value.args, value.state
         if isinstance(value, np.ndarray):
@@ -94,6 +103,16 @@ class Writer(pickle._Pickler):
                 *(False, hooks),
             )
         return NotImplemented
+
+    def _by_name(self, value):
+        """What numpy says of itself, its functions and classes by their names alone."""
+        if isinstance(value, tuple):
+            return tuple(map(self._by_name, value))
+        if isinstance(value, np.dtype):
+            return Object("numpy", "dtype", *map(self._by_name, value.__reduce__()[1:]))
+        if callable(value):
+            return Global(value.__module__, value.__name__)
+        return value
 
     def save_global(self, value, name=None):
         if not isinstance(value, Global):

@@ -28,21 +28,29 @@ class DamagedError(ValueError):
     """Says in a few words what is wrong with a record; the reader of the file says where."""
 
 
+class NotNumbersError(DamagedError):
+    """The record is of text, objects, dates and the like: maybe in order, but not of numbers."""
+
+
 def _dtype(described: Any) -> np.dtype:
     """The dtype of a record: a letter and a size, and a state with the byte order."""
     if not isinstance(described, Inert) or (described.module, described.name) != ("numpy", "dtype"):
-        raise DamagedError("an array that is not made of numbers")
+        raise NotNumbersError("an array that is not made of numbers")
     code = described.args[0] if described.args else None
     if not isinstance(code, str):
-        raise DamagedError("an array that is not made of numbers")
+        raise NotNumbersError("an array that is not made of numbers")
     if not (code[:1] in (*_KINDS,) and code.isascii() and code[1:].isdigit() and len(code) < 4):
-        raise DamagedError(f"values of type {code[:20]!a} instead of numbers")
+        raise NotNumbersError(f"values of type {code[:20]!a} instead of numbers")
+    try:
+        dtype = np.dtype(code)
+    except TypeError:  # long doubles are not the same on all machines
+        raise NotNumbersError(f"values of type {code!a}, which this machine has not") from None
     if described.state is None:
-        return np.dtype(code)
+        return dtype
     _, order, subarray, names, fields, *_ = described.state
     if order not in ("<", ">", "|", "=") or (subarray, names, fields) != (None, None, None):
-        raise DamagedError("values that are not plain numbers")
-    return np.dtype(code).newbyteorder(order)
+        raise NotNumbersError("values that are not plain numbers")
+    return dtype.newbyteorder(order)
 
 
 def _filled(shape: Any, described: Any, order: Any, data: Any) -> np.ndarray:
@@ -62,7 +70,8 @@ def numpy_scalar(args: tuple[Any, ...]) -> np.ndarray:
     """The number that numpy's ``scalar(*args)`` is, as a read-only array without axes.
 
     Raises:
-      DamagedError: it is no number, or its bytes are too few or too many.
+      NotNumbersError: it is text, a date, or something else that is no number.
+      DamagedError: its bytes are too few or too many.
     """
     if len(args) != 2:
         raise DamagedError("a number without its bytes")
@@ -80,7 +89,8 @@ def numpy_array(value: Any) -> np.ndarray | None:
       A read-only array in the byte order of the file, a view of the bytes in the record.
 
     Raises:
-      DamagedError: the record is one of an array that cannot be, or not one of numbers.
+      NotNumbersError: the record is one of an array of something else than numbers.
+      DamagedError: it is one of an array that cannot be.
     """
     if not isinstance(value, Inert) or value.module not in _MODULES or not value.args:
         return None

@@ -8,6 +8,7 @@ a version, facts on the machine, the object, the storages' names) and then the s
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import math
 import os
@@ -21,7 +22,7 @@ import numpy as np
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.inert import Constructor, Inert, InertReader, checked_keys, plain
-from bsq_jax.core.inert_numpy import SCALARS, numpy_array, numpy_scalar
+from bsq_jax.core.inert_numpy import SCALARS, NotNumbersError, numpy_array, numpy_scalar
 from bsq_jax.core.paths import local_path
 
 __all__ = ["Inert", "plain", "read_torch_file"]
@@ -44,10 +45,11 @@ _STORAGES = {
     "UntypedStorage": "uint8",
 }
 _DTYPES = {*_STORAGES.values(), "uint16", "uint32", "uint64"}
+_MAX_AXES = 64  # of numpy 2
 
 
-class _DamageError(Exception):
-    """What is wrong with a file, in words that go behind its name."""
+class _UnreadableError(Exception):
+    """Why a file cannot be read, damaged or not, in words that go behind its name."""
 
 
 def _item_size(dtype: str) -> int:
@@ -105,9 +107,10 @@ class _TorchReader(InertReader):
             ("_codecs", "encode"): _encode,
             ("copyreg", "_reconstructor"): lambda args, _: self.construct(args[0], ()),
         }
-        for name in SCALARS:
-            rebuild[name] = lambda args, _: numpy_scalar(args).item()
+        for module, name in SCALARS:
+            rebuild[module, name] = functools.partial(_number, module, name)
         for module in ("builtins", "__builtin__"):
+            rebuild[module, "bytes"] = functools.partial(_no_bytes, module)
             rebuild[module, "set"] = lambda args, _: set(checked_keys(*args))
             rebuild[module, "frozenset"] = lambda args, _: frozenset(checked_keys(*args))
         super().__init__(rebuild)
@@ -121,7 +124,7 @@ class _TorchReader(InertReader):
         if isinstance(identity, tuple) and len(identity) == 4 and identity[0] == "module":
             return identity[1]  # the old format keeps a module's source beside its class
         if not (isinstance(identity, tuple) and len(identity) >= 5 and identity[0] == "storage"):
-            raise _DamageError("has a reference that is not one to a storage")
+            raise _UnreadableError("has a reference that is not one to a storage")
         kind, key, _, count = identity[1:5]
         dtype = _STORAGES.get(kind.name) if isinstance(kind, Inert) else None
         if dtype is None or not kind.module.startswith("torch"):
@@ -130,14 +133,17 @@ class _TorchReader(InertReader):
         if len(identity) > 5 and identity[5] is not None:
             _, start, count = identity[5]
         if not (isinstance(key, str | int) and _counts((count, start))):
-            raise _DamageError("has a reference that is not one to a storage")
+            raise _UnreadableError("has a reference that is not one to a storage")
         self.dtypes.setdefault(key, dtype)
         return _Storage(key, dtype, count, start)
 
     def build(self, value: Any, state: Any) -> Any:
-        """Numpy's arrays become arrays once they have their state."""
+        """Numpy's arrays become arrays once they have their state, if they are of numbers."""
         built = super().build(value, state)
-        array = numpy_array(built)
+        try:
+            array = numpy_array(built)
+        except NotNumbersError:
+            array = None
         return built if array is None else array
 
     def _storage(self, storage: _Storage, dtype: str) -> np.ndarray:
@@ -149,7 +155,7 @@ class _TorchReader(InertReader):
         count = storage.count * _item_size(storage.dtype) // _item_size(dtype)
         items = self._loaded[storage.key, dtype]
         if first + count > items.size:
-            raise _DamageError(
+            raise _UnreadableError(
                 f"is damaged: storage {storage.key} has {items.size} numbers "
                 f"instead of {first + count}"
             )
@@ -180,22 +186,30 @@ class _TorchReader(InertReader):
         if isinstance(storage, Inert):  # of a type that numpy does not have
             return Inert("torch._utils", "_rebuild_tensor", args)
         if not isinstance(storage, _Storage):
-            raise _DamageError(f"is damaged: {_named(key)} has no storage")
+            raise _UnreadableError(f"is damaged: {_named(key)} has no storage")
         if self._load is None:
             return None
         try:
             items = self._storage(storage, dtype or storage.dtype)
-        except _DamageError as error:
-            raise _DamageError(f"{error} (for {_named(key)})") from None
+        except _UnreadableError as error:
+            raise _UnreadableError(f"{error} (for {_named(key)})") from None
         good = isinstance(size, tuple) and isinstance(strides, tuple) and len(size) == len(strides)
-        if not (good and _counts((offset, *size, *strides))):
-            raise _DamageError(f"is damaged: {_named(key)} has a shape or strides that cannot be")
+        if not (good and len(size) <= _MAX_AXES and _counts((offset, *size, *strides))):
+            raise _UnreadableError(
+                f"is damaged: {_named(key)} has a shape or strides that cannot be"
+            )
         if 0 in size:
             return np.zeros(size, items.dtype)
         last = offset + sum((n - 1) * step for n, step in zip(size, strides, strict=True))
-        if last >= items.size or math.prod(size) >= 2**48:
-            raise _DamageError(
+        if last >= items.size:
+            raise _UnreadableError(
                 f"is damaged: {_named(key)} reaches beyond its storage of {items.size} numbers"
+            )
+        # Strides of 0 could ask for any amount of memory later on; parameters have none.
+        if math.prod(size) > items.size:
+            raise _UnreadableError(
+                f"is damaged: {_named(key)} repeats the {items.size} numbers of its storage, "
+                "which no parameter does"
             )
         return np.ndarray(
             size,
@@ -216,6 +230,19 @@ def _counts(values: tuple[Any, ...]) -> bool:
 
 
 # --- constructors that are not PyTorch's own ---
+
+
+def _number(module: str, name: str, args: tuple[Any, ...], _: str | None) -> Any:
+    """A number of numpy as Python's own; its text and dates stay descriptions."""
+    try:
+        return numpy_scalar(args).item()
+    except NotNumbersError:
+        return Inert(module, name, args)
+
+
+def _no_bytes(module: str, args: tuple[Any, ...], _: str | None) -> Any:
+    """Empty bytes, which pickles of protocol 2 write as a call; that of an empty array has it."""
+    return Inert(module, "bytes", args) if args else b""
 
 
 def _encode(args: tuple[Any, ...], _: str | None) -> bytes:
@@ -240,16 +267,16 @@ def _read_zip(file: BinaryIO) -> Any:
     with zipfile.ZipFile(file) as archive:
         names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(names) != 1:
-            raise _DamageError("is a zip archive, but not one of torch.save")
+            raise _UnreadableError("is a zip archive, but not one of torch.save")
         root = names[0].removesuffix("data.pkl")
 
         def entry(name: str) -> bytes:
             try:
                 info = archive.getinfo(root + name)
             except KeyError:
-                raise _DamageError(f"is damaged: it has no entry {root}{name}") from None
+                raise _UnreadableError(f"is damaged: it has no entry {root}{name}") from None
             if info.compress_type != zipfile.ZIP_STORED:  # torch.save compresses nothing
-                raise _DamageError(f"has a compressed entry {root}{name}: save it again")
+                raise _UnreadableError(f"has a compressed entry {root}{name}: save it again")
             return archive.read(info)
 
         big = f"{root}byteorder" in archive.namelist() and entry("byteorder") == b"big"
@@ -264,9 +291,9 @@ def _read_legacy(file: BinaryIO) -> Any:
     except Exception:
         magic = None
     if magic != _LEGACY_MAGIC:
-        raise _DamageError("is not a file of torch.save, or damaged at its beginning")
+        raise _UnreadableError("is not a file of torch.save, or damaged at its beginning")
     if (protocol := header.read(file)) != _LEGACY_PROTOCOL:
-        raise _DamageError(f"has version {protocol!r} of the old format: save it again")
+        raise _UnreadableError(f"has version {protocol!r} of the old format: save it again")
     machine = header.read(file)
     little = not isinstance(machine, dict) or machine.get("little_endian", True)
     beginning = file.tell()
@@ -277,16 +304,16 @@ def _read_legacy(file: BinaryIO) -> Any:
     storages: dict[Any, bytes] = {}
     for key in keys:
         if not isinstance(key, str | int) or key not in scout.dtypes:
-            raise _DamageError("is damaged: nothing says what one of its storages holds")
+            raise _UnreadableError("is damaged: nothing says what one of its storages holds")
         (count,) = struct.unpack("<q" if little else ">q", file.read(8))
         length = count * _item_size(scout.dtypes[key])
         if not 0 <= length <= size - file.tell():
-            raise _DamageError(f"is damaged: it ends inside storage {key}")
+            raise _UnreadableError(f"is damaged: it ends inside storage {key}")
         storages[key] = file.read(length)
 
     def load(key: Any) -> bytes:
         if key not in storages:
-            raise _DamageError(f"is damaged: it has no storage {key}")
+            raise _UnreadableError(f"is damaged: it has no storage {key}")
         return storages[key]
 
     file.seek(beginning)
@@ -301,24 +328,30 @@ def read_torch_file(path: str | os.PathLike[str]) -> Any:
 
     Returns:
       What was saved: dicts, lists, tuples, sets, text and numbers as they are; tensors, parameters
-      and numpy arrays as numpy arrays, read-only, tensors of half precision (float16 and bfloat16)
-      as float32; every other object, function or class as `Inert`, which `plain` unwraps where
-      it holds settings. Nothing in the file is imported or called.
+      and numpy arrays of numbers as numpy arrays, read-only, tensors of half precision (float16
+      and bfloat16) as float32; every other object, function or class as `Inert`, which `plain`
+      unwraps where it holds settings. Nothing in the file is imported or called.
 
     Raises:
-      UserError: there is no such file, it is damaged, or another kind of file.
+      UserError: the file does not exist, cannot be opened, is damaged, or of another kind.
     """
     file_path: pathlib.Path = local_path(path)
     try:
-        with file_path.open("rb") as file:
-            is_zip = file.read(4) == b"PK\x03\x04"
-            file.seek(0)
-            return _read_zip(file) if is_zip else _read_legacy(file)
+        opened = file_path.open("rb")
     except FileNotFoundError:
         raise UserError(f"{file_path} does not exist: give a file of torch.save") from None
     except IsADirectoryError:
         raise UserError(f"{file_path} is a folder: give a file of torch.save") from None
-    except _DamageError as error:
+    except OSError as error:
+        raise UserError(
+            f"{file_path} cannot be opened ({error.strerror}): give a file that you may read"
+        ) from error
+    try:
+        with opened as file:
+            is_zip = file.read(4) == b"PK\x03\x04"
+            file.seek(0)
+            return _read_zip(file) if is_zip else _read_legacy(file)
+    except _UnreadableError as error:
         raise UserError(f"{file_path} {error}") from None
     except Exception as error:  # whatever damage makes of zip files and pickles
         reason = " ".join(f"{error}".split()) or type(error).__name__
