@@ -29,6 +29,7 @@ _PLAIN = (
     (f"{_LOSS}.use_adaptive_disc_weight", "loss.adaptive", bool),
     (f"{_LOSS}.disc_reg_r1", "loss.r1", float),
 )
+_DISCRIMINATORS = ("stylegan", "stylegan3d", "patchgan")
 _LOSS_KINDS = {"vanilla": "non_saturating", "hinge": "hinge"}
 # Switches of their model that ours has only in one position.
 _FIXED = (
@@ -108,6 +109,10 @@ class _Embedded:
             raise UserError(f"the embedded config has {value!r} for {key}: it cannot be that")
         return value
 
+    def leave(self, key: str) -> None:
+        """Counts a key as not used after all."""
+        self._used.discard(key)
+
     def check_fixed(self) -> None:
         """Refuses models that ours is not."""
         for key, needed in _FIXED:
@@ -163,12 +168,12 @@ class _Reader:
 
     def model(self, heads: int | None, image_size: tuple[int, int] | None) -> None:
         """Everything under ``model``, and the size of pictures under ``data``."""
-        width, inputs = self._shape("encoder.conv1.weight", 2)
+        channels, inputs = self._shape("encoder.conv1.weight", 2)
         patch = math.isqrt(inputs // 3)
         if 3 * patch**2 != inputs:
             raise UserError(f"'encoder.conv1.weight' takes {inputs} numbers: not a square patch")
         tokens = self._shape("encoder.positional_embedding", 2)[0]
-        height, columns = self._image_size(tokens, patch, image_size)
+        size, size_source = self._image_size(tokens, patch, image_size)
         temporal = "encoder.temporal_positional_embedding"
         frames = self._shape(temporal, 2)[0] if temporal in self.state else 1
         pattern = re.compile(r"encoder\.transformer\.resblocks\.(\d+)\.")
@@ -181,16 +186,19 @@ class _Reader:
         self._take("model.frames", frames, SHAPES)
         self._from_shapes("model.patch_size", patch, f"{_VIT}.patch_size")
         self._from_shapes("model.bits", bits, f"{_PARAMS}.embed_dim")
-        self._from_shapes("model.width", width, f"{_VIT}.width")
+        self._from_shapes("model.width", channels, f"{_VIT}.width")
         self._from_shapes("model.layers", max(found) + 1, f"{_VIT}.layers")
-        self._heads(width, heads)
-        self._from_shapes("model.mlp_ratio", hidden / width, f"{_VIT}.mlp_ratio")
+        self._heads(channels, heads)
+        self._from_shapes("model.mlp_ratio", hidden / channels, f"{_VIT}.mlp_ratio")
         head_hidden = self._shape(head, 2)[0] if head in self.state else 0
         self._take("model.head_hidden", head_hidden, SHAPES)
-        self._take("data.resize", max(height, columns), "the picture's longer side")
-        self._take("data.eval_resize", max(height, columns), "the picture's longer side")
+        for key in ("data.resize", "data.eval_resize"):
+            self._take(key, max(size), f"{size_source} (larger side of model.image_size)")
 
-    def _image_size(self, tokens: int, patch: int, flag: tuple[int, int] | None) -> tuple[int, int]:
+    def _image_size(
+        self, tokens: int, patch: int, flag: tuple[int, int] | None
+    ) -> tuple[tuple[int, int], str]:
+        """(height, width), which must have as many patches as the model has places; its source."""
         value = self.embedded.get(f"{_VIT}.image_size", (int, list, tuple))
         if isinstance(value, int):
             value = (value, value)
@@ -201,29 +209,33 @@ class _Reader:
             size, source = tuple(value), EMBEDDED
         else:
             size, source = (side, side), DEFAULT
-        good = len(size) == 2 and all(type(n) is int and n > 0 and n % patch == 0 for n in size)
-        if not good or math.prod(n // patch for n in size) != tokens:
-            text = "x".join(map(str, size))
-            hint = "give --image-size HxW" if source == DEFAULT else "it must be their product"
-            what = "a square is not possible" if source == DEFAULT else f"{text} ({source}) is not"
+        said = f"{'x'.join(map(str, size))} ({source})"
+        places = f"encoder.positional_embedding has {tokens} places"
+        hint = f"give --image-size HxW with {tokens} patches of {patch}x{patch}"
+        if len(size) != 2 or not all(type(n) is int and n > 0 and n % patch == 0 for n in size):
+            raise UserError(f"{said} does not divide into patches of {patch}x{patch}: {hint}")
+        rows, columns = (n // patch for n in size)
+        if rows * columns != tokens and source == DEFAULT:
+            raise UserError(f"{places}, which make no square: {hint}")
+        if rows * columns != tokens:
             raise UserError(
-                f"'encoder.positional_embedding' has {tokens} places for patches of "
-                f"{patch}x{patch}, and {what}: {hint}"
+                f"{said} makes {rows}x{columns} = {rows * columns} patches of {patch}x{patch}, "
+                f"but {places}: {hint}"
             )
         self._take("model.image_size", size, source)
-        return size
+        return size, source
 
-    def _heads(self, width: int, flag: int | None) -> None:
+    def _heads(self, channels: int, flag: int | None) -> None:
         said = self.embedded.get(f"{_VIT}.heads", int)
         if flag is not None:
             heads, source = flag, FLAG
         elif said is not None:
             heads, source = said, EMBEDDED
         else:
-            heads, source = width // HEAD_CHANNELS, f"{DEFAULT}: {HEAD_CHANNELS} channels a head"
-        if heads < 1 or width % heads:
+            heads, source = channels // HEAD_CHANNELS, f"{DEFAULT}: {HEAD_CHANNELS} channels a head"
+        if heads < 1 or channels % heads:
             raise UserError(
-                f"{heads} heads ({source}) do not divide the width {width} of "
+                f"{heads} heads ({source}) do not divide the width {channels} of "
                 "'encoder.conv1.weight': give --heads N"
             )
         self._take("model.heads", heads, source)
@@ -271,10 +283,15 @@ class _Reader:
             self.taken[:] = [setting for setting in self.taken if setting.key != "loss.r1"]
             self._take("loss.r1", 0.0, f"{EMBEDDED}: disc_reg_freq is 0")
         kind = self.embedded.get(f"{_LOSS}.disc_loss", str)
-        if kind is not None:
-            if kind not in _LOSS_KINDS:
-                raise UserError(f"the embedded config has '{kind}' for {_LOSS}.disc_loss")
+        if kind in _LOSS_KINDS:
             self._take("loss.adversarial_kind", _LOSS_KINDS[kind], EMBEDDED)
+        elif kind is not None and discriminator is not None:
+            raise UserError(
+                f"the embedded config has '{kind}' for {_LOSS}.disc_loss, which is none of "
+                f"{', '.join(_LOSS_KINDS)}: --no-discriminator leaves the discriminator out"
+            )
+        else:
+            self.embedded.leave(f"{_LOSS}.disc_loss")
         self._discriminator(discriminator)
 
     def _discriminator(self, found: tuple[str, Mapping[str, int]] | None) -> None:
@@ -285,12 +302,14 @@ class _Reader:
             if said is not None and said.lower() != name:
                 raise UserError(
                     f"the embedded config has '{said}' for {_LOSS}.disc_type, but the weights are "
-                    f"those of '{name}'"
+                    f"those of '{name}' (--no-discriminator leaves them out)"
                 )
             self._take("discriminator.name", name, SHAPES)
             for key, value in sizes.items():
                 if key in keys:
                     self._take(f"discriminator.{key}", value, SHAPES)
+        elif said is not None and said.lower() not in _DISCRIMINATORS:
+            self.embedded.leave(f"{_LOSS}.disc_type")  # says nothing about the tokenizer
         elif said is not None:
             self._take("discriminator.name", said.lower(), EMBEDDED)
             sizes_said: Sequence[tuple[str, str]] = (

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
 
 from bsq_jax.checkpoint_settings import Setting, read_settings
 from bsq_jax.config import default_config, finalize
@@ -24,7 +25,7 @@ from bsq_jax.core.settings import put
 from bsq_jax.core.torch_file import plain, read_torch_file
 from bsq_jax.export import is_export, save_export
 from bsq_jax.models.factory import make_tokenizer
-from bsq_jax.models.torch_discriminators import from_torch_discriminator
+from bsq_jax.models.torch_discriminators import UnknownKindError, from_torch_discriminator
 from bsq_jax.models.torch_layout import from_torch_state
 
 USAGE = """\
@@ -166,7 +167,8 @@ def convert(
             discriminator=judge[:2] if judge else None,
         )
         config = _filled(settings.taken)
-        shape = make_tokenizer(config).shape
+        # Checked, but not filled: the rate follows the batch of whatever run starts from here.
+        shape = make_tokenizer(finalize(config)).shape
         for which in ("raw", "ema"):
             if which in checkpoint.states:
                 name = _STATES[which]
@@ -201,14 +203,15 @@ def _discriminator(
 ) -> tuple[str, dict[str, int], dict[str, Any]] | None:
     try:
         return from_torch_discriminator(checkpoint.states["discriminator"])
+    except UnknownKindError:  # such as PatchGAN, which has statistics that ours has not
+        notes.append("discriminator: left out, its kind is not one that can be converted")
+        return None
     except UserError as error:
-        if "no known discriminator" in str(error):  # PatchGAN has statistics that ours has not
-            notes.append("discriminator: left out, its kind is not one that can be converted")
-            return None
         raise UserError(f"{error} (--no-discriminator leaves it out)") from None
 
 
-def _filled(taken: Sequence[Setting]) -> Any:
+def _filled(taken: Sequence[Setting]) -> ConfigDict:
+    """The published config with what was taken; derived values are left to be derived."""
     config = default_config()
     for setting in taken:
         try:
@@ -217,7 +220,7 @@ def _filled(taken: Sequence[Setting]) -> Any:
             raise UserError(
                 f"{setting.key} is {setting.value!r} ({setting.source}): it must be {error}"
             ) from None
-    return finalize(config)
+    return config
 
 
 def _report(

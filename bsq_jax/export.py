@@ -59,7 +59,7 @@ def save_export(
 
     Args:
       path: the folder; made if need be. An older export in it is replaced.
-      config: the finalised config.
+      config: the config; values that are derived when there are none may be left to that.
       weights: nested dicts of float32 arrays by the name of the set, at least ``raw`` or ``ema``.
       origin: where the weights come from, for people to read; ``step`` is shown in evaluations.
 

@@ -97,6 +97,7 @@ def test_a_checkpoint_gives_the_published_codes_outputs(tmp_path, command, state
     jax.tree.map(np.testing.assert_array_equal, weights["discriminator"], params)
     assert Tokenizer.load(out).origin == {"converted": "a.pt", "step": 1234, "weights": "ema"}
 
+    assert config.optimizer.learning_rate is None  # follows the batch of the run to come
     assert (config.model.heads, config.model.image_size) == (4, (32, 32))
     assert (config.quantizer.group_size, config.quantizer.inv_temperature) == (9, 2.0)
     assert (config.quantizer.token_weight, config.quantizer.codebook_weight) == (1.0, 0.5)
@@ -255,7 +256,15 @@ def without(key):
         ),
         (lambda saved: saved.update(config=changed(model__params__embed_dim=36)), "embed_dim"),
         (lambda saved: saved.update(config=changed(model__params__l2_norm=False)), "l2_norm"),
-        (lambda saved: saved.update(config=changed(data__image_size=64)), "64x64 (embedded"),
+        (
+            lambda saved: saved.update(config=changed(data__image_size=64)),
+            "64x64 (embedded config) makes 8x8 = 64 patches of 8x8, but "
+            "encoder.positional_embedding has 16 places: give --image-size HxW with 16 patches",
+        ),
+        (
+            lambda saved: saved.update(config=changed(loss__params__disc_loss="lsgan")),
+            "has 'lsgan' for loss.params.disc_loss, which is none of vanilla, hinge: --no-disc",
+        ),
         (lambda saved: saved.update(config=changed(data__zero_mean=False)), "data.zero_mean"),
         (
             lambda saved: saved.update(config=changed(model__params__vitconfig__heads=5)),
@@ -301,8 +310,13 @@ def test_flags_that_cannot_be(tmp_path, command, state):
     save_zip(path, checkpoint(state))
     for words, message in (
         (("--heads=5",), "5 heads (flag) do not divide the width 64"),
-        (("--image-size=32x16",), "16 places for patches of 8x8, and 32x16 (flag) is not"),
-        (("--image-size=33",), "33x33 (flag) is not"),
+        (
+            ("--image-size=32x64",),
+            "32x64 (flag) makes 4x8 = 32 patches of 8x8, but encoder.positional_embedding has 16 "
+            "places: give --image-size HxW with 16 patches of 8x8",
+        ),
+        (("--image-size=33",), "33x33 (flag) does not divide into patches of 8x8: give --image"),
+        (("--image-size=0x8",), "0x8 (flag) does not divide into patches of 8x8: give --image"),
         (("--image-size=big",), "'big' is not like 256 or 128x256 (height x width)"),
         (("--hedas=4",), "unrecognized arguments: --hedas=4: see --help"),
     ):
@@ -322,6 +336,44 @@ def test_the_discriminator_may_be_left_out(tmp_path, command, state, golden):
     assert status == 0
     assert "\ndiscriminator: left out, as --no-discriminator says\n" in report
     assert list(load_export(out)[1]) == ["raw", "ema"]
+
+
+@pytest.mark.parametrize("kind", ["stylegan-xl", "PatchGAN"])
+def test_without_its_weights_a_discriminator_may_be_of_any_kind(
+    tmp_path, command, state, golden, kind
+):
+    path, out = tmp_path / "a.pt", tmp_path / "out"
+    config = changed(
+        loss__params__disc_type=kind,
+        loss__params__disc_loss="lsgan",
+        loss__params__disc_num_layers=2,
+    )
+    saved = checkpoint(state, config=config, discriminator=golden("stylegan_d_state"))
+    save_zip(path, saved)
+    assert "has 'lsgan' for loss.params.disc_loss" in command(path, out)[2]
+    status, report, _ = command(path, out, "--no-discriminator")
+    assert status == 0
+    (unused,) = [line for line in report.splitlines() if line.startswith("not used: ")]
+    assert "config.loss.params.disc_loss" in unused
+    taken = load_export(out)[0].discriminator
+    known = kind == "PatchGAN"
+    assert (taken.name, taken.layers) == (("patchgan", 2) if known else ("stylegan", 3))
+    for key in ("disc_type", "disc_num_layers"):
+        assert (f"config.loss.params.{key}" in unused) != known
+
+
+def test_positions_of_no_square(tmp_path, command, state):
+    path, out = tmp_path / "a.pt", tmp_path / "out"
+    for half in ("encoder", "decoder"):
+        state = state | {f"{half}.positional_embedding": np.zeros((15, 64), np.float32)}
+    save_zip(path, state)
+    assert command(path, out)[2].endswith(
+        "encoder.positional_embedding has 15 places, which make no square: "
+        "give --image-size HxW with 15 patches of 8x8\n"
+    )
+    status, report, _ = command(path, out, "--image-size=24x40")
+    assert status == 0
+    assert row(report, "data.resize") == ["40", "flag (larger side of model.image_size)"]
 
 
 def test_a_truncated_file_or_a_folder_in_use(tmp_path, command, state):

@@ -30,7 +30,7 @@ def test_tensors_of_every_type(tmp_path, zipped):
     given |= {
         "transposed": base.T,
         "strided": base[1:, ::2],
-        "expanded": base[:1].expand(7, 6),
+        "repeated": base[:1].expand(3, 6),
         "scalar": torch.tensor(3.5),
         "empty": torch.zeros(0, 3),
         "parameter": torch.nn.Parameter(base),

@@ -20,6 +20,10 @@ PREFIX = "module."  # once for each wrapper the weights were saved through
 BUFFER = "resample_filter"  # the blur's constant taps
 
 
+class UnknownKindError(UserError):
+    """The arrays are of no discriminator that can be read."""
+
+
 class _Entry(NamedTuple):
     """One parameter: where it goes, and its key and shape there."""
 
@@ -44,8 +48,8 @@ def from_torch_discriminator(
       that the discriminator of that kind takes as ``params``.
 
     Raises:
-      UserError: a key is missing, not wanted, there twice or of another shape; or the state dict is
-        of neither kind.
+      UnknownKindError: the state dict is of neither kind.
+      UserError: a key is missing, not wanted, there twice or of another shape.
     """
     arrays: dict[str, np.ndarray] = {}
     for name, array in state.items():
@@ -60,7 +64,7 @@ def from_torch_discriminator(
         return _stylegan3d(arrays)
     if any(key.startswith("b4.") for key in arrays):
         return _stylegan(arrays)
-    raise UserError(
+    raise UnknownKindError(
         "the state dict is of no known discriminator: it has neither 'b4.fc.weight' (StyleGAN2) "
         "nor 'conv_blocks.0.skip_path.1.weight' (its variant for clips)"
     )
