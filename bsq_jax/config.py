@@ -42,6 +42,14 @@ _NOT_NEGATIVE = {
     *("train.picture_every", "eval.neighbours"),
 }
 _OPTIONAL = {"optimizer.learning_rate", "discriminator.learning_rate"}  # may be none
+# What keys that a saved config does not have yet meant then, where that is not today's default.
+_ABSENT = {"loss.perceptual": 0.0, "loss.adversarial": 0.0}
+# Keys of `discriminator` that the parameters of each kind depend on.
+_DISCRIMINATOR_KEYS = {
+    "stylegan": ("channel_base", "channel_max"),
+    "stylegan3d": ("width",),
+    "patchgan": ("width", "layers"),
+}
 LEARNING_RATE_PER_EXAMPLE = 4e-7  # published: 4e-7 x global batch
 
 
@@ -247,6 +255,8 @@ def to_json(config: ConfigDict) -> dict[str, Any]:
 def from_json(saved: Mapping[str, Any], origin: str) -> ConfigDict:
     """A config from what `to_json` gave, checked key by key against the defaults.
 
+    Keys that are not there take their defaults; losses that an older version did not have are off.
+
     Raises:
       UserError: keys of another version of this package, or values of another type.
     """
@@ -254,7 +264,7 @@ def from_json(saved: Mapping[str, Any], origin: str) -> ConfigDict:
     if not isinstance(saved, Mapping):
         raise UserError(f"{origin} does not hold a config: was it edited?")
     known = dict(flatten(config))
-    for key, value in flatten(saved):
+    for key, value in {**_ABSENT, **dict(flatten(saved))}.items():
         if key not in known:
             raise UserError(f"{origin} has the unknown config key {key}: was it edited?")
         try:
@@ -274,10 +284,9 @@ def model_identity(config: ConfigDict) -> dict[str, Any]:
 
 def run_identity(config: ConfigDict) -> dict[str, Any]:
     """The part of a config that a run's state depends on: both players' parameters."""
-    kept = to_json(config)["discriminator"]
-    del kept["learning_rate"]
-    discriminator = kept if config.loss.adversarial else {"name": "none"}
-    return {**model_identity(config), "discriminator": discriminator}
+    name = config.discriminator.name if config.loss.adversarial else "none"
+    sizes = {key: config.discriminator[key] for key in _DISCRIMINATOR_KEYS.get(name, ())}
+    return {**model_identity(config), "discriminator": {"name": name, **sizes}}
 
 
 def finalize(config: ConfigDict) -> ConfigDict:

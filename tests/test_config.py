@@ -14,6 +14,7 @@ from bsq_jax.config import (
     load_config_file,
     model_identity,
     parse_argument,
+    run_identity,
     set_value,
     to_json,
 )
@@ -149,6 +150,41 @@ def test_differences_and_identity():
     ]
     # Neither the length of training nor recomputation makes another model.
     assert differing_keys(model_identity(one), model_identity(other)) == ["model.bits: 36 -> 18"]
+
+
+def test_a_saved_config_without_a_loss_had_none():
+    saved = to_json(default_config())
+    del saved["loss"]["perceptual"], saved["loss"]["adversarial"], saved["loss"]["lecam_decay"]
+    config = from_json(saved, "x")
+    assert (config.loss.perceptual, config.loss.adversarial) == (0.0, 0.0)
+    assert config.loss.lecam_decay == 0.999  # other keys take their defaults
+    config = from_json(to_json(default_config()), "x")
+    assert (config.loss.perceptual, config.loss.adversarial) == (0.1, 0.1)
+    assert dict(flatten(default_config())).keys() >= module._ABSENT.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("stylegan", {"channel_base", "channel_max"}),
+        ("stylegan3d", {"width"}),
+        ("patchgan", {"width", "layers"}),
+        (None, set()),  # without a second player
+    ],
+)
+def test_a_run_is_bound_to_what_its_discriminators_parameters_depend_on(name, keys):
+    one = default_config()
+    one.discriminator.name = name or "patchgan"
+    one.loss.adversarial = 0.1 if name else 0.0
+    for key, value in one.discriminator.items():
+        if key == "name":
+            continue
+        other = from_json(to_json(one), "x")
+        other.discriminator[key] = {str: "global", type(None): 1e-3}.get(type(value)) or value + 1
+        differ = differing_keys(run_identity(one), run_identity(other))
+        assert [line.partition(":")[0] for line in differ] == [f"discriminator.{key}"] * (
+            key in keys
+        ), key
 
 
 def with_key(key, value):
