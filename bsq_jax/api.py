@@ -16,9 +16,9 @@ from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
 from bsq_jax.core.pixels import to_float, to_uint8
-from bsq_jax.export import export_sets, is_export, load_export, save_export
+from bsq_jax.export import is_export, save_export
+from bsq_jax.initial import load_initial
 from bsq_jax.models.factory import make_tokenizer
-from bsq_jax.workdir import load_weights
 
 WEIGHTS = ("auto", "raw", "ema")
 # Bounds the memory of a call: a batch is at most this many tokens (16 pictures of 256x256).
@@ -93,18 +93,22 @@ class Tokenizer:
             raise UserError(f"{folder} does not exist or is not a folder: give a workdir or export")
         if weights not in WEIGHTS:
             raise UserError(f"weights='{weights}': it must be one of {', '.join(WEIGHTS)}")
-        if is_export(folder):
-            config, params, origin = _load_exported(folder, weights)
-        elif not (folder / "config.json").exists():
+        if not is_export(folder) and not (folder / "config.json").exists():
             raise UserError(
                 f"{folder} is neither a workdir nor an export: there is no config.json in it"
             )
-        else:
-            config, params, origin = load_weights(folder, weights)
+        for name in ("ema", "raw") if weights == "auto" else (weights,):
+            initial = load_initial(folder, (name,))
+            if name in initial.weights:
+                break
+        else:  # one of the two is always there
+            other = "raw" if weights == "ema" else "ema"
+            raise UserError(f"{folder} holds no {weights} weights: load with weights='{other}'")
+        config = initial.config
         if dtype is not None:
             config = config.copy_and_resolve_references()
             config.model.dtype = dtype
-        return cls(finalize(config), params, origin)
+        return cls(finalize(config), initial.weights[name], initial.origin | {"weights": name})
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes an export that loads without the workdir: ``config.json`` and the weights.
@@ -265,22 +269,6 @@ class Tokenizer:
         rows, columns = self._model.shape.grid
         fitting = max(_MAX_TOKENS // (frames * rows * columns), 1)
         return 2 ** (fitting.bit_length() - 1)
-
-
-def _load_exported(
-    folder: os.PathLike[str], weights: str
-) -> tuple[ConfigDict, dict[str, Any], dict[str, Any]]:
-    """One set of weights of an export, as `load_weights` gives it for a workdir."""
-    there = [name for name in ("ema", "raw") if name in export_sets(folder)]
-    if weights == "auto":
-        weights = there[0]
-    elif weights not in there:
-        raise UserError(
-            f"{folder} holds no {weights} weights: load with weights='{there[0]}', or export the "
-            f"{weights} ones from the workdir"
-        )
-    config, sets, origin = load_export(folder, (weights,))
-    return config, sets[weights], origin | {"weights": weights}
 
 
 def _leaves(tree: Any) -> list[tuple[tuple[Any, ...], Any]]:

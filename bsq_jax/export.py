@@ -97,15 +97,6 @@ def save_export(
         raise UserError(f"cannot write the export {folder}: {error.strerror}") from error
 
 
-def export_sets(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """The names of the sets of weights that an export holds.
-
-    Raises:
-      UserError: as `load_export`.
-    """
-    return tuple(_describe(local_path(path))["weights"])
-
-
 def load_export(
     path: str | os.PathLike[str], names: Collection[str] = SETS
 ) -> tuple[ConfigDict, dict[str, dict[str, Any]], dict[str, Any]]:

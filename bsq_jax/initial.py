@@ -12,14 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from bsq_jax.config import finalize, from_json, model_identity
+from bsq_jax.config import LEARNING_RATE_PER_EXAMPLE, finalize, from_json, model_identity
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
 from bsq_jax.core.settings import differing_keys
 from bsq_jax.core.trees import first_difference
 from bsq_jax.export import SETS, is_export, load_export
 from bsq_jax.tasks.state import TrainState
-from bsq_jax.workdir import open_checkpoints, read_config
+from bsq_jax.workdir import open_checkpoints, read_config, read_meta
 
 
 class Initial(NamedTuple):
@@ -29,12 +29,18 @@ class Initial(NamedTuple):
       config: the config they belong to.
       weights: nested dicts of numpy arrays by name: ``raw``, ``ema``, ``discriminator``, as far as
         they exist.
-      step: training steps behind them; 0 where nobody knows.
+      origin: where they come from, for people to read.
     """
 
     config: ConfigDict
     weights: dict[str, Any]
-    step: int
+    origin: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Training steps behind them; 0 where nobody knows."""
+        step = self.origin.get("step", 0)
+        return step if isinstance(step, int) else 0
 
 
 def read_saved_config(path: str | os.PathLike[str]) -> ConfigDict:
@@ -44,6 +50,18 @@ def read_saved_config(path: str | os.PathLike[str]) -> ConfigDict:
       UserError: it is neither of the two, or damaged.
     """
     return load_export(path, ())[0] if is_export(path) else read_config(path)
+
+
+def read_initial_config(path: str | os.PathLike[str]) -> ConfigDict:
+    """`read_saved_config` for a new run: a learning rate that followed the batch follows the next.
+
+    Raises:
+      UserError: as `read_saved_config`.
+    """
+    config = read_saved_config(path)
+    if config.optimizer.learning_rate == LEARNING_RATE_PER_EXAMPLE * config.train.batch_size:
+        config.optimizer.learning_rate = None
+    return config
 
 
 def load_initial(path: str | os.PathLike[str], names: Collection[str] = SETS) -> Initial:
@@ -59,13 +77,10 @@ def load_initial(path: str | os.PathLike[str], names: Collection[str] = SETS) ->
     folder = local_path(path)
     if is_export(folder):
         config, weights, origin = load_export(folder, names)
-        step = origin.get("step", 0)
-        return Initial(finalize(config), weights, step if isinstance(step, int) else 0)
+        return Initial(finalize(config), weights, origin)
     read_config(folder)  # says so where this is no workdir at all
     with open_checkpoints(folder) as checkpoints:
-        meta = checkpoints.read_meta()
-        if meta is None:
-            raise UserError(f"there is no checkpoint in {folder}: train first")
+        meta = read_meta(checkpoints, folder)
         config = finalize(from_json(meta["config"], f"the checkpoint in {folder}"))
         fields = {"raw": "params"}
         if config.optimizer.ema:
@@ -73,11 +88,13 @@ def load_initial(path: str | os.PathLike[str], names: Collection[str] = SETS) ->
         if config.loss.adversarial:
             fields["discriminator"] = "adversary"
         fields = {name: field for name, field in fields.items() if name in names}
+        if not fields:
+            return Initial(config, {}, {"step": checkpoints.latest_step()})
         step, state, _ = checkpoints.restore_partial(list(fields.values()))
     weights = {name: state[field] for name, field in fields.items()}
     if "discriminator" in weights:
         weights["discriminator"] = weights["discriminator"]["params"]
-    return Initial(config, weights, step)
+    return Initial(config, weights, {"step": step})
 
 
 def check_same_model(

@@ -28,7 +28,13 @@ from bsq_jax.initial import check_same_model, load_initial, place, start_from
 from bsq_jax.judges import Judging
 from bsq_jax.tasks.state import TrainState
 from bsq_jax.tasks.tokenizer import TokenizerTask, make_tokenizer_task
-from bsq_jax.workdir import check_resumable, open_checkpoints, write_config
+from bsq_jax.workdir import (
+    check_resumable,
+    open_checkpoints,
+    read_meta,
+    with_saved_init,
+    write_config,
+)
 
 # Shown in progress lines; everything else is in metrics.jsonl and TensorBoard.
 _SHOWN = (
@@ -75,9 +81,11 @@ def train_job(config: ConfigDict, workdir: pathlib.Path) -> int:
     data = make_data_config(config)
     for split in SPLITS:
         open_source(data, split)  # mistakes in the data are told before anything is made
-    task = make_tokenizer_task(config)
     with open_checkpoints(workdir, keep=config.train.keep) as checkpointer:
         meta = checkpointer.read_meta()
+        if meta is not None:
+            config = with_saved_init(config, meta, workdir)
+        task = make_tokenizer_task(config)
         history: list[dict[str, Any]] = []
         note = ""
         if meta is None:
@@ -194,9 +202,7 @@ def evaluate_job(config: ConfigDict, workdir: pathlib.Path) -> int:
     else:
         task = make_tokenizer_task(config)
         with open_checkpoints(workdir) as checkpointer:
-            meta = checkpointer.read_meta()
-            if meta is None:
-                raise UserError(f"there is no checkpoint in {workdir}: train first")
+            meta = read_meta(checkpointer, workdir)
             check_resumable(config, meta, workdir)
             restored = checkpointer.restore_latest(task.abstract_state(mesh))
             assert restored is not None

@@ -79,7 +79,7 @@ def run(argv: Sequence[str]) -> int:
     from bsq_jax.core import distributed
     from bsq_jax.core.errors import UserError
     from bsq_jax.core.paths import local_path
-    from bsq_jax.initial import read_saved_config
+    from bsq_jax.initial import read_initial_config, read_saved_config
 
     workdir = local_path(flags.workdir)
     if flags.config is not None:
@@ -87,7 +87,7 @@ def run(argv: Sequence[str]) -> int:
     elif flags.mode == "evaluate" or (workdir / "config.json").exists():
         config = read_saved_config(workdir)
     elif initial := dict(overrides).get("train.init"):
-        config = read_saved_config(initial)
+        config = read_initial_config(initial)
     else:
         raise UserError("give --config FILE.py: there is no saved config in the workdir")
     for key, text in overrides:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from bsq_jax.config import finalize, from_json, run_identity, to_json
+from bsq_jax.config import from_json, run_identity, to_json
 from bsq_jax.core import checksums
 from bsq_jax.core.checkpoint import Checkpointer
 from bsq_jax.core.errors import UserError
@@ -46,10 +46,6 @@ def read_config(workdir: str | os.PathLike[str]) -> ConfigDict:
         ) from None
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): restore it from a backup") from None
-    if isinstance(saved, dict) and "sha256" in saved:
-        raise UserError(
-            f"{workdir} is an export, which Tokenizer.load reads: give the workdir it was made from"
-        )
     return from_json(saved, str(path))
 
 
@@ -85,31 +81,32 @@ def check_resumable(config: ConfigDict, meta: dict[str, Any], workdir: pathlib.P
         )
 
 
-def load_weights(
-    workdir: str | os.PathLike[str], weights: str
-) -> tuple[ConfigDict, dict[str, Any], dict[str, Any]]:
-    """Reads one set of parameters from the newest complete checkpoint of a workdir.
-
-    Args:
-      workdir: the folder of a run.
-      weights: ``raw``, ``ema``, or ``auto`` for the average where one is kept.
-
-    Returns:
-      ``(config, params, origin)``; params as nested dict of numpy arrays.
+def with_saved_init(
+    config: ConfigDict, meta: dict[str, Any], workdir: str | os.PathLike[str]
+) -> ConfigDict:
+    """A resumed run's config with ``train.init`` as the run began, which its averages depend on.
 
     Raises:
-      UserError: there is no complete checkpoint, or it has no such weights.
+      UserError: the config asks for other weights to begin from.
     """
-    read_config(workdir)  # says so where this is no workdir at all
-    with open_checkpoints(workdir) as checkpoints:
-        meta = checkpoints.read_meta()
-        if meta is None:
-            raise UserError(f"there is no checkpoint in {workdir}: train first")
-        config = finalize(from_json(meta["config"], f"the checkpoint in {workdir}"))
-        if weights == "auto":
-            weights = "ema" if config.optimizer.ema else "raw"
-        field = {"raw": "params", "ema": "ema"}[weights]
-        if weights == "ema" and not config.optimizer.ema:
-            raise UserError(f"{workdir} keeps no averaged weights: load with weights='raw'")
-        step, state, _ = checkpoints.restore_partial([field])
-    return config, state[field], {"weights": weights, "step": step}
+    began = from_json(meta["config"], f"the checkpoint in {workdir}").train.init
+    if config.train.init not in ("", began):
+        raise UserError(
+            f"{workdir} holds a run that began from {began or 'random weights'}, not from "
+            f"train.init={config.train.init}: leave train.init out, or give another --workdir"
+        )
+    config = config.copy_and_resolve_references()
+    config.train.init = began
+    return config.lock()
+
+
+def read_meta(checkpoints: Checkpointer, workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    """The ``meta`` of the newest complete checkpoint of a workdir.
+
+    Raises:
+      UserError: there is none.
+    """
+    meta = checkpoints.read_meta()
+    if meta is None:
+        raise UserError(f"there is no checkpoint in {workdir}: train first")
+    return meta

@@ -276,6 +276,24 @@ def test_loading_from_a_workdir(workdir):
     assert "model.dtype is 'int8'" in message_of(Tokenizer.load, folder, dtype="int8")
 
 
+def test_weights_that_are_not_there(tokenizer, tmp_path):
+    config = make_config()
+    config = config.copy_and_resolve_references()
+    config.optimizer.ema = 0.0
+    state = make_tokenizer_task(config).init_state(make_mesh())
+    with open_checkpoints(tmp_path / "run") as checkpoints:
+        meta = {"config": to_json(config), "next_batch": 5, "history": []}
+        checkpoints.save(5, state, meta)
+    write_config(tmp_path / "run", config)
+    assert Tokenizer.load(tmp_path / "run").origin == {"weights": "raw", "step": 5}
+    averaged = Tokenizer(tokenizer.config, tokenizer._params, {"weights": "ema"})
+    averaged.save(tmp_path / "export")
+    for name, missing, other in (("run", "ema", "raw"), ("export", "raw", "ema")):
+        folder = tmp_path / name
+        message = message_of(Tokenizer.load, folder, weights=missing)
+        assert message == f"{folder} holds no {missing} weights: load with weights='{other}'"
+
+
 def test_bfloat16_computes_nearly_the_same(tokenizer, tmp_path):
     tokenizer.save(tmp_path)
     quick = Tokenizer.load(tmp_path, dtype="bfloat16")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from bsq_jax import main
+from bsq_jax import jobs, main
 from bsq_jax.config import finalize, load_config_file
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import make_mesh, replicated
@@ -18,7 +18,7 @@ from bsq_jax.export import save_export
 from bsq_jax.initial import load_initial, place, start_from
 from bsq_jax.tasks.state import Adversary, TrainState
 from bsq_jax.tasks.tokenizer import make_tokenizer_task
-from bsq_jax.workdir import read_config
+from bsq_jax.workdir import read_config, write_config
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 
@@ -90,15 +90,41 @@ def test_a_new_run_starts_from_given_weights(request, tmp_path, capsys, origin):
         assert np.abs(array - start[name]).max() <= 1.1e-3, name  # the learning rate
     if origin == "export":
         return
-    # What is resumed is the run's own checkpoint.
-    words = (
-        "--workdir",
-        tmp_path / "run",
-        "--config.train.init=/no/such",
-        "--config.train.steps=2",
-    )
-    run(*words)
-    assert "resuming at step 1" in capsys.readouterr().err
+    # What is resumed is the run's own checkpoint, which says what it began from.
+    words = ("--config", TINY, "--workdir", tmp_path / "run", "--config.train.steps=2")
+    message = message_of(*words, "--config.train.init=/no/such")
+    assert f"began from {path}, not from train.init=/no/such: leave train.init out" in message
+    run(*words, "--config.train.checkpoint_every=1")
+    err = capsys.readouterr().err
+    assert "resuming at step 1" in err
+    assert "train.init" not in err
+    assert read_config(tmp_path / "run").train.init == str(path)
+    before, trained = trained, load_initial(tmp_path / "run")
+    assert trained.config.train.init == str(path)
+    raw, average = leaves(trained.weights["raw"]), leaves(before.weights["ema"])
+    for name, array in leaves(trained.weights["ema"]).items():  # the average still has no warm-up
+        wanted = 0.9 * average[name] + 0.1 * raw[name]
+        np.testing.assert_allclose(array, wanted, rtol=1e-4, atol=1e-7)
+    message = message_of("--config", TINY, "--workdir", path, "--config.train.init=/no/such")
+    assert "began from random weights, not from train.init=/no/such: leave train.init" in message
+
+
+def test_a_rate_that_followed_the_batch_follows_that_of_the_new_run(tmp_path, monkeypatch):
+    config = load_config_file(TINY)
+    config.optimizer.learning_rate = None
+    weights = {"raw": {"w": np.zeros(2, np.float32)}}
+    save_export(tmp_path / "kept", config, weights, origin={})
+    save_export(tmp_path / "derived", finalize(config), weights, origin={})
+    write_config(tmp_path / "run", finalize(config))
+    config.optimizer.learning_rate = 1e-3
+    save_export(tmp_path / "given", finalize(config), weights, origin={})
+    seen = []
+    monkeypatch.setattr(jobs, "train_job", lambda config, workdir: seen.append(config) or 0)
+    for name in ("kept", "derived", "run", "given"):
+        words = (f"--config.train.init={tmp_path / name}", "--config.train.batch_size=64")
+        run("--workdir", tmp_path / "new", *words)
+    rates = [config.optimizer.learning_rate for config in seen]
+    assert rates == pytest.approx([4e-7 * 64] * 3 + [1e-3], rel=1e-12)
 
 
 def test_mistakes(first, export, tmp_path):
