@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.features.packages import load_pickled, package_file
+from bsq_jax.features.packages import checked_array, load_pickled, package_file
 
 
 def example() -> dict:
@@ -256,3 +256,16 @@ def test_a_missing_package_is_one_line(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
     with pytest.raises(UserError, match=r"package single lacks its file a\.ckpt"):
         package_file("single", "a.ckpt")
+
+
+def test_an_array_is_checked(tmp_path):
+    path = tmp_path / "w.ckpt"
+    inner = np.zeros((2, 3), np.float32)
+    tree = {"a": {"b": inner, "whole": np.zeros((2, 3), np.int64), "dict": {}}}
+    assert checked_array(tree, ("a", "b"), (2, 3), path) is inner
+    with pytest.raises(UserError, match=r"w\.ckpt: a > b has shape \[2, 3\], float32 \[3, 2\]"):
+        checked_array(tree, ("a", "b"), (3, 2), path)
+    for keys in (("a", "c"), ("c", "b"), ("a",), ("a", "b", "c"), ("a", "whole"), ("a", "dict")):
+        with pytest.raises(UserError, match=" > ".join(keys) + " is missing.*anew$") as caught:
+            checked_array(tree, keys, (2, 3), path)
+        assert "\n" not in str(caught.value)

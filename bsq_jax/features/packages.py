@@ -8,6 +8,7 @@ bytes, and everything else is refused.
 import importlib.util
 import io
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -115,6 +116,33 @@ def load_pickled(path: str | pathlib.Path) -> dict[str, Any]:
         reason = str(error) if isinstance(error, DamagedError) else "it makes no sense"
         line = f"{path}: not a readable file of weights ({reason}); {_cure(path)}"
         raise UserError(line) from error
+
+
+def checked_array(
+    tree: Mapping[str, Any], keys: Sequence[str], shape: tuple[int, ...], path: pathlib.Path
+) -> np.ndarray:
+    """The array at some place of what `load_pickled` returned.
+
+    Args:
+      tree: nested dicts.
+      keys: the place, from the outside in.
+      shape: the only one that will do.
+      path: the file, for the message.
+
+    Raises:
+      UserError: there is no float32 array of this shape at this place.
+    """
+    found: Any = tree
+    for key in keys:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    # Dicts have no dtype: only a float array of the right shape passes.
+    has = found.shape if getattr(found, "dtype", None) == np.float32 else None
+    if has != shape:
+        state = f"has shape {list(has)}" if has is not None else "is missing"
+        raise UserError(
+            f"{path}: {' > '.join(keys)} {state}, float32 {list(shape)} is needed; {_cure(path)}"
+        )
+    return found
 
 
 def package_file(package: str, *parts: str) -> pathlib.Path:
