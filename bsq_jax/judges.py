@@ -72,10 +72,7 @@ _SPACES = {
     "i3d": _Space("fvd", "FVD", i3d.CLASSES, "clips"),
 }
 _NAMES = {"inception": "Inception-v3", "vgg16": "VGG16"}
-_NO_INCEPTION = (
-    f"FID: no weights (get {inception_v3.WEIGHTS} from github.com/mseitzer/pytorch-fid/releases, "
-    "then --config.eval.inception=FILE)"
-)
+_NO_INCEPTION = f"FID: no weights ({inception_v3.WHERE}; then --config.eval.inception=FILE)"
 
 
 class Judges:

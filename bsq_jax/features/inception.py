@@ -25,10 +25,7 @@ from bsq_jax.core.torch_file import read_torch_file
 from bsq_jax.features.layers import average_unpadded, conv, fold, max_pool, resize
 
 WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
-WHERE = (
-    f"the file {WEIGHTS} is on the releases page of the pytorch-fid project, "
-    "github.com/mseitzer/pytorch-fid/releases/tag/fid_weights"
-)
+WHERE = f"get {WEIGHTS} from github.com/mseitzer/pytorch-fid/releases"
 SIDE = 299  # pictures are resized to SIDE x SIDE
 CLASSES = 1008
 FEATURES = 2048
