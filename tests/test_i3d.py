@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import skimage.data
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.features import i3d as module
@@ -24,7 +25,7 @@ def params():
 
 
 def test_same_as_the_package(stored, params):
-    """One clip of ten frames; their module wants the statistics without leading axes of 1."""
+    """Two clips of ten frames; their module wants the statistics without leading axes of 1."""
     variables = {
         "params": stored["params"],
         "batch_stats": jax.tree.map(lambda array: array.reshape(-1), stored["batch_stats"]),
@@ -33,14 +34,19 @@ def test_same_as_the_package(stored, params):
     rng = np.random.default_rng(0)
     # Noise over a slow wave, so that the scores are far from those of a grey clip.
     wave = np.sin(np.arange(224) / 9)[:, None, None] * np.cos(np.arange(10.0))[:, None, None, None]
-    pixels = np.clip(0.7 * wave[None] + rng.normal(0, 0.3, (1, 10, 224, 224, 3)), -1, 1)
-    pixels = jnp.asarray(pixels, jnp.float32)
+    noise = np.clip(0.7 * wave + rng.normal(0, 0.3, (10, 224, 224, 3)), -1, 1)
+    # A camera that moves over a photograph, eight pixels to the right and five down a frame.
+    photograph = skimage.data.astronaut() / 127.5 - 1
+    moving = [photograph[5 * i : 5 * i + 224, 100 + 8 * i : 324 + 8 * i] for i in range(10)]
+    pixels = jnp.asarray(np.stack([noise, np.stack(moving)]), jnp.float32)
     expected, _ = jax.jit(theirs.apply)(variables, pixels)
     found = jax.jit(i3d_logits)(params, pixels)
-    assert found.shape == (1, 400)
+    assert found.shape == (2, 400)
     assert found.dtype == jnp.float32
-    assert np.std(expected) > 1
+    assert np.isfinite(found).all()
+    assert (np.std(expected, axis=1) > 1).all()
     np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_array_equal(np.argmax(found, axis=1), np.argmax(expected, axis=1))
 
 
 def test_fewest_frames(params):
