@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import pathlib
 import platform
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from typing import Any
 
@@ -16,7 +17,15 @@ from jax.sharding import Mesh
 
 from bsq_jax import metrics
 from bsq_jax.core import checksums, pictures
-from bsq_jax.core.sharding import HostShard, gather_strings, host_shard, replicated, to_global
+from bsq_jax.core.errors import UserError
+from bsq_jax.core.sharding import (
+    HostShard,
+    batch_shards,
+    gather_strings,
+    host_shard,
+    replicated,
+    to_global,
+)
 from bsq_jax.data import transforms
 from bsq_jax.data.pipeline import DataConfig, eval_batches, eval_examples
 from bsq_jax.judges import Judges, Judging
@@ -70,7 +79,7 @@ class Evaluator:
         Raises:
           UserError: the split cannot be read, or the weights of a network.
         """
-        shards = int(np.prod([mesh.shape[axis] for axis in ("data", "fsdp")]))
+        shards = batch_shards(mesh)
         self.batch_size = -(-batch_size // shards) * shards
         self._task, self._data, self._mesh = task, data, mesh
         self._shard: HostShard = host_shard(mesh, self.batch_size)
@@ -236,7 +245,19 @@ def evaluate(
     Returns:
       The report that was written: a result for each set of weights under
       ``results``, how it was measured under ``measured``, and the paths under ``pictures``.
+
+    Raises:
+      UserError: the folder cannot be written to; on all processes, and before anything is measured.
     """
+    record, folder = workdir / f"evaluation{suffix}.json", workdir / "pictures"
+
+    def probe() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for place in (workdir, folder):
+            with tempfile.TemporaryFile(dir=place):
+                pass
+
+    _write(workdir, probe)
     results: dict[str, Any] = {}
     shown = None
     for label, params in weights.items():
@@ -266,12 +287,11 @@ def evaluate(
             "python": platform.python_version(),
             "versions": {p: metadata.version(p) for p in ("jax", "flax", "pillow", "numpy")},
         },
-        "path": str(workdir / f"evaluation{suffix}.json"),
+        "path": str(record),
         "pictures": [],
     }
-    if jax.process_index() == 0:
-        folder = workdir / "pictures"
-        folder.mkdir(parents=True, exist_ok=True)
+
+    def write() -> None:
         if shown is not None:
             patch = evaluator._task.model.shape.patch_size
             oracle_row = np.stack([_best_one_colour(image, patch) for image in shown[0]])
@@ -281,9 +301,26 @@ def evaluate(
             _save(report, folder / f"crops_{step:07d}{suffix}.png", grid)
         if photographs is not None:
             _save(report, folder / f"photographs_{step:07d}{suffix}.png", photographs)
-        text = json.dumps(report, indent=2) + "\n"
-        checksums.write_atomic(workdir / f"evaluation{suffix}.json", text.encode())
+        checksums.write_atomic(record, (json.dumps(report, indent=2) + "\n").encode())
+
+    _write(workdir, write)
     return report
+
+
+def _write(workdir: pathlib.Path, action: Callable[[], None]) -> None:
+    """Has process 0 write; what the system refuses is the same `UserError` on every process."""
+    problems = []
+    if jax.process_index() == 0:
+        try:
+            action()
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            problems.append(
+                f"cannot write the evaluation into {workdir} ({reason}): make room there or allow "
+                "writing, or copy the folder and evaluate the copy"
+            )
+    for problem in gather_strings(problems):
+        raise UserError(problem)
 
 
 def _save(report: dict[str, Any], path: pathlib.Path, picture: np.ndarray) -> None:

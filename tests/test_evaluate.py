@@ -1,8 +1,10 @@
 """Evaluation of a whole split. Oracle: float64 numpy and scikit-image over the same pictures."""
 
+import errno
 import functools
 import json
 import pathlib
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,8 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from bsq_jax.config import finalize, load_config_file
+from bsq_jax.core import checksums
+from bsq_jax.core.errors import UserError
 from bsq_jax.core.pixels import to_float, to_uint8
 from bsq_jax.core.sharding import make_mesh
 from bsq_jax.data.factory import make_data_config
@@ -183,6 +187,48 @@ def test_judges_see_what_is_measured(folder, tmp_path):
     assert "precision (k=3)" in text
     assert "VGG16 11 frames in 512 dimensions" in text
     assert "FID: no weights" in text
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_folder_that_cannot_be_written_to(folder, tmp_path, monkeypatch, moment):
+    """One line, and before anything is measured where that can be known."""
+    task, data = setup(folder, "center")
+    mesh = make_mesh()
+    evaluator = Evaluator(task, data, mesh, batch_size=8)
+    passes = []
+    run = evaluator._run
+    monkeypatch.setattr(evaluator, "_run", lambda params: passes.append(0) or run(params))
+    workdir = tmp_path / "export"
+    if moment == "before":
+        workdir.write_text("a file where the folder should be")
+    else:
+
+        def full(path, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(checksums, "write_atomic", full)
+    weights = weight_sets(task.init_state(mesh).params, None)
+    with pytest.raises(UserError, match=r"cannot write the evaluation into .*export") as caught:
+        evaluate(evaluator, weights, workdir, name="x", step=0, data=data)
+    assert "\n" not in str(caught.value)
+    assert len(passes) == (0 if moment == "before" else 1)
+
+
+def test_writing_is_tried_before(folder, tmp_path, monkeypatch):
+    """As in a folder without permission, in which a privileged user may write all the same."""
+    task, data = setup(folder, "center")
+    mesh = make_mesh()
+    evaluator = Evaluator(task, data, mesh, batch_size=8)
+
+    def refused(**options):
+        raise PermissionError(errno.EACCES, "Permission denied", str(options["dir"]))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refused)
+    monkeypatch.setattr(evaluator, "_run", None)
+    with pytest.raises(UserError, match=r"\(Permission denied\): .* copy the folder") as caught:
+        evaluate(evaluator, {"raw": None}, tmp_path, name="x", step=0, data=data)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("*.json"))
 
 
 def test_the_table_has_a_column_for_each_set_of_weights():
