@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from bsq_jax import main
-from bsq_jax.config import finalize, load_config_file
+from bsq_jax.config import finalize
 from bsq_jax.core.sharding import make_mesh
 from bsq_jax.core.trees import leaves
 from bsq_jax.tasks.tokenizer import make_tokenizer_task
-from bsq_jax.workdir import open_checkpoints
+from bsq_jax.workdir import open_checkpoints, read_config
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 # Killed at 28, when the checkpoint of 16 is complete: saving that of 24 has waited for it.
@@ -28,6 +28,8 @@ FLAGS += [f"--config.train.keep={STEPS}"]
 # Both players, and all that the second one keeps.
 FLAGS += ["--config.loss.adversarial=0.1", "--config.loss.r1_every=3", "--config.loss.lecam=0.01"]
 FLAGS += ["--config.discriminator.channel_base=64"]
+
+PARTS = ["params", "ema", "opt_state", "adversary"]  # of the state
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -79,7 +81,7 @@ def finish(workdir, *flags):
 def result(workdir):
     """All arrays of the last checkpoint by name, and the log without what clocks wrote."""
     with open_checkpoints(workdir) as checkpoints:
-        step, state, _ = checkpoints.restore_partial(["params", "ema", "opt_state", "adversary"])
+        step, state, _ = checkpoints.restore_partial(PARTS)
     assert step == STEPS
     arrays = {name: np.asarray(leaf) for name, leaf in leaves(state).items()}
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -189,11 +191,11 @@ def test_looking_at_a_run_does_not_change_it(tmp_path, uninterrupted):
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 2)])
 def test_another_mesh_gets_the_same_state(folder, uninterrupted, sizes):
     mesh = make_mesh(*sizes, devices=jax.devices()[: int(np.prod(sizes))])
-    task = make_tokenizer_task(finalize(load_config_file(TINY)))
+    task = make_tokenizer_task(finalize(read_config(folder / "whole")))
     with open_checkpoints(folder / "whole") as checkpoints:
         step, state, _ = checkpoints.restore_latest(task.abstract_state(mesh))
     assert step == int(state.step) == STEPS
-    found = leaves({"params": state.params, "ema": state.ema, "opt_state": state.opt_state})
+    found = leaves({name: getattr(state, name) for name in PARTS})
     assert found.keys() == uninterrupted[0].keys()
     for name, leaf in found.items():
         assert leaf.sharding.mesh.shape == mesh.shape
