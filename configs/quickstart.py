@@ -64,6 +64,6 @@ def get_config(argument: str = "") -> ConfigDict:
         config.loss.update(l1=1.0, l2=0.0)
         config.train.update(steps=1500, batch_size=16)
     if variant == "perceptual":
-        config.loss.update(perceptual=1.0, adversarial=0.1, r1=1.0)
-        config.discriminator.update(channel_base=1024, learning_rate=1e-3)
+        config.loss.update(perceptual=0.5, adversarial=0.05, r1=1.0)
+        config.discriminator.update(channel_base=1024, learning_rate=1e-3, clip="global")
     return config

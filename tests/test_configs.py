@@ -85,7 +85,7 @@ def test_the_variants_of_the_quickstart_differ_in_their_losses():
     assert plain.to_dict() == load_config_file(f"{path}:l2").to_dict()
     ours, theirs = perceptual.to_dict(), l1.to_dict()
     assert {k for k in ours if ours[k] != theirs[k]} == {"name", "loss", "discriminator"}
-    assert (ours["loss"]["perceptual"], theirs["loss"]["perceptual"]) == (1.0, 0.0)
+    assert (ours["loss"]["perceptual"], theirs["loss"]["perceptual"]) == (0.5, 0.0)
     with pytest.raises(UserError, match=r"variant 'l3' does not exist: did you mean l2\?"):
         load_config_file(f"{path}:l3")
 
