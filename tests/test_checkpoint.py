@@ -93,6 +93,23 @@ def data_files(directory, step):
     return sorted(files, key=lambda path: -path.stat().st_size)
 
 
+def test_a_state_that_has_gained_a_field_is_told(tmp_path):
+    """Even one without leaves, which the comparison of leaves does not see."""
+
+    @struct.dataclass
+    class Grown(State):
+        another: object = None
+
+    state = make_state()
+    save(tmp_path, 1)
+    grown = Grown(**{name: getattr(state, name) for name in state.__dataclass_fields__})
+    with (
+        Checkpointer(tmp_path) as checkpointer,
+        pytest.raises(UserError, match=r"was written before runs had 'another': begin a new run"),
+    ):
+        checkpointer.restore_latest(abstract(grown))
+
+
 @pytest.mark.smoke
 def test_round_trip_to_the_bit(tmp_path):
     state, meta = make_state(7), {"config": {"bits": 18}, "history": [[1, 0.5]], "text": "ü"}

@@ -189,11 +189,19 @@ class Checkpointer:
         if step is None:
             return None
         folder = self._directory / str(step)
-        difference = first_difference(self._saved_tree(step), abstract_state)
+        saved = self._saved_tree(step)
+        difference = first_difference(saved, abstract_state)
         if difference is not None:
             raise UserError(
                 f"the checkpoint {folder} belongs to another model: {difference}; "
                 "take the config it was trained with, or another workdir"
+            )
+        # Orbax wants fields without leaves too, so a state that has gained one cannot be restored.
+        fields = getattr(abstract_state, "__dataclass_fields__", ())
+        if new := [name for name in fields if name not in saved]:
+            raise UserError(
+                f"the checkpoint {folder} was written before runs had '{new[0]}': begin a new run "
+                "from its weights, with another workdir and train.init"
             )
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
         state = self._orbax.restore(folder, args=args)["state"]
