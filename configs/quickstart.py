@@ -63,7 +63,8 @@ def get_config(argument: str = "") -> ConfigDict:
     if variant != "l2":
         config.loss.update(l1=1.0, l2=0.0)
         config.train.update(steps=1500, batch_size=16)
+        config.optimizer.learning_rate = 2e-3
     if variant == "perceptual":
-        config.loss.update(perceptual=0.5, adversarial=0.05, r1=1.0)
+        config.loss.update(perceptual=0.5, adversarial=0.1, r1=1.0)
         config.discriminator.update(channel_base=1024, learning_rate=1e-3, clip="global")
     return config

@@ -7,12 +7,13 @@ Command, on every host of a TPU slice or a GPU cluster, with ImageNet prepared b
 Variants and arguments: ``imagenet256`` (the default) or ``imagenet128``; ``bits=18`` or ``36``;
 ``runlocal`` shrinks everything to a minute on a laptop, to see that it runs.
 
-Hardware and time: the network takes 1.3 TFLOP an image and training step at 256x256 (6 FLOP a
-parameter and token, and attention), so 1M steps of 256 images are 3.3e20 FLOP: about 10 days on
-eight accelerators that sustain 50 TFLOP/s each. This is arithmetic, not a measurement.
+Hardware and time: an image and training step at 256x256 takes 1.3 TFLOP in the network (6 FLOP a
+parameter and token, and attention), 0.1 in VGG16 and 0.7 in the discriminator, so 1M steps of 256
+images are 5.4e20 FLOP: about 16 days on eight accelerators that sustain 50 TFLOP/s each. This is
+arithmetic, not a measurement.
 
-Scores of the PAPER (not of this code), reached with perceptual and adversarial losses on top of
-the losses here: ImageNet validation at 256x256, one bit a group,
+Scores of the PAPER (not of this code), with the losses that are the default here: ImageNet
+validation at 256x256, one bit a group,
 
     ============  =====  =====  ======  ======
     bits          PSNR   SSIM   LPIPS   rFID
