@@ -124,9 +124,6 @@ def written_out(task, step, state, pixels):
         out = task.model.apply({"params": params}, pixels)
         rec = task.weights.l1 * jnp.abs(pixels - out.pixels).mean()
         rec += task.weights.l2 * jnp.square(pixels - out.pixels).mean()
-        if task.weights.perceptual:
-            distance = lpips(load_lpips("vgg16"), pixels, out.pixels, net="vgg16")
-            rec += task.weights.perceptual * distance.mean()
         adversarial = losses.generator_loss(rules.kind, logits(discriminator, out.pixels))
         return rec, adversarial, out.quantized.loss, out.pixels
 
@@ -165,10 +162,10 @@ def written_out(task, step, state, pixels):
 @pytest.mark.parametrize(
     "rules",
     [
-        {"weights": dataclasses.replace(WEIGHTS, perceptual=0.5)},
+        {"r1": 10.0},
         {"kind": "hinge", "adaptive": True, "lecam": 0.5, "lecam_decay": 0.5},
     ],
-    ids=["non_saturating_perceptual", "hinge_adaptive_lecam"],
+    ids=["non_saturating", "hinge_adaptive_lecam"],
 )
 def test_a_step_is_what_the_written_out_losses_give(rules):
     task = make_task(**rules)
@@ -259,3 +256,25 @@ def test_a_step_in_bfloat16_is_near_the_one_in_float32():
         np.testing.assert_allclose(values[1][0][name], values[0][0][name], rtol=0.05, atol=0.01)
     assert {leaf.dtype for leaf in jax.tree.leaves(states[1][1].params)} == {np.dtype("float32")}
     close(states[1][1].adversary.params, states[0][1].adversary.params, atol=0.05)
+
+
+def test_the_perceptual_loss_and_its_gradient_join_the_others():
+    weights = dataclasses.replace(WEIGHTS, perceptual=0.5)
+    task = make_task(weights)
+    pixels = to_float(jnp.asarray(batch(0, 2)["pixels"]))
+    fake = jnp.tanh(pixels * 1.7 + 0.1)
+    params = load_lpips("vgg16")
+
+    def written_out(fake):
+        distance = lpips(params, pixels, fake, net="vgg16")
+        l1, l2 = jnp.abs(pixels - fake).mean(), jnp.square(pixels - fake).mean()
+        return l1 + 0.5 * l2 + 0.5 * jnp.mean(distance)
+
+    frozen = task.load_frozen(one_device())
+    (loss, terms), gradient = jax.jit(jax.value_and_grad(task.pixel_loss, has_aux=True))(
+        fake, pixels, frozen
+    )
+    wanted, wanted_gradient = jax.jit(jax.value_and_grad(written_out))(fake)
+    np.testing.assert_allclose(loss, wanted, rtol=1e-5)
+    np.testing.assert_allclose(gradient, wanted_gradient, atol=1e-6)
+    assert set(terms) == {"l1", "l2", "perceptual"}
