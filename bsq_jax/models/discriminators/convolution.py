@@ -1,8 +1,8 @@
 """Convolutions and blurs of the discriminators, any number of times differentiable, quick anywhere.
 
 GPUs and TPUs have convolutions for everything. XLA on a CPU has a good one, of stride 1; strided
-ones and the gradients of kernels run at a fraction of its speed, and second derivatives of strided
-ones at a hundredth (benchmarks/README.md). There, a strided convolution is a sum of convolutions of
+ones, the gradients of kernels and second derivatives run at a fraction of its speed
+(benchmarks/README.md). There, a strided convolution is a sum of convolutions of
 stride 1, and the gradient of a kernel is a convolution along one axis whose channels are all other
 pixels.
 """
@@ -197,7 +197,7 @@ _kernel_gradient.defvjp(_keep(_kernel_gradient), _kernel_gradient_backward)
 def blur(x: jax.Array, padding: int) -> jax.Array:
     """Filters rows and columns with [1, 3, 3, 1] / 8, as shifted sums.
 
-    A grouped convolution would do the same, on a CPU eighty times slower.
+    A grouped convolution would do the same, on a CPU tens of times slower.
 
     Args:
       x: ``[batch, row, column, channel]``.
