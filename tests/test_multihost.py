@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -99,7 +100,9 @@ def test_two_processes_do_what_one_does(tmp_path):
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert "mesh 1x8x1" in outputs[0][1]
     assert "PSNR (dB)" in outputs[0][0]
-    own = [line for line in outputs[1][0].splitlines() if not line.startswith("[Gloo]")]
+    # Gloo's threads write there too, sometimes in the middle of one another's lines.
+    gloo = re.compile(r"\[Gloo\]|peer ranks")
+    own = [line for line in outputs[1][0].splitlines() if not gloo.search(line)]
     assert own == []  # process 1 computes and is silent
     assert "step" not in outputs[1][1]
 
