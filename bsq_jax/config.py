@@ -31,6 +31,7 @@ _POSITIVE = {
     *("optimizer.learning_rate", "optimizer.clip_norm", "train.steps", "train.batch_size"),
     *("train.accumulate", "train.log_every", "train.checkpoint_every", "train.keep"),
     *("eval.batch_size", "eval.pictures", "eval.neighbours_examples"),
+    *("data.stride", "data.eval_clips"),
     *("discriminator.channel_base", "discriminator.channel_max", "discriminator.stddev_group"),
     *("discriminator.width", "discriminator.layers", "discriminator.learning_rate"),
     "loss.r1_every",
@@ -39,7 +40,8 @@ _NOT_NEGATIVE = {
     *("model.head_hidden", "loss.l1", "loss.l2", "loss.entropy", "loss.entropy_ramp_steps"),
     *("loss.perceptual", "loss.adversarial", "loss.adversarial_start", "loss.r1", "loss.lecam"),
     *("optimizer.warmup_steps", "optimizer.weight_decay", "train.evaluate_every"),
-    *("train.picture_every", "eval.neighbours"),
+    *("train.picture_every", "eval.neighbours", "eval.videos"),
+    *("model.window", "data.frames", "data.min_frames"),
 }
 _OPTIONAL = {"optimizer.learning_rate", "discriminator.learning_rate"}  # may be none
 # What keys that a saved config does not have yet meant then, where that is not today's default.
@@ -71,7 +73,10 @@ def default_config() -> ConfigDict:
     model.head_hidden = 3072  # hidden width of the pixel head; 0 for one linear layer
     model.dtype = "bfloat16"  # of the computation; parameters and quantiser are float32
     model.remat = "none"  # none | dots | full: what is computed again in the backward pass
-    model.attention = "auto"  # auto | dense | by_head
+    model.attention = "auto"  # auto | dense | by_head | blocked | cudnn | splash
+    model.positions = "learned"  # learned (published) | sincos | rotary
+    model.causality = "block_causal"  # block_causal | token_causal | full: who sees whom
+    model.window = 0  # frames that a token sees, its own included; 0: all that causality allows
 
     config.quantizer = quantizer = ConfigDict()
     quantizer.name = "bsq"
@@ -124,7 +129,9 @@ def default_config() -> ConfigDict:
     optimizer.ema = 0.999  # decay of the averaged parameters; 0 keeps none
 
     config.data = data = ConfigDict()
-    data.source = "photos"  # photos | folder:PATH | tfds:NAME | array_record:GLOB | synthetic
+    # Pictures: photos | folder:PATH | tfds:NAME | array_record:GLOB | synthetic
+    # Clips: motion | clips:PATH | tfds:NAME | array_record:GLOB
+    data.source = "photos"
     data.val_source = ""  # empty: the validation split of `source`
     data.resize = 256  # short side in pixels before the random crop
     data.scale = (1.0, 1.0)  # range of the crop's side, times image_size; drawn log-uniformly
@@ -138,6 +145,12 @@ def default_config() -> ConfigDict:
     data.prefetch = 4  # batches kept ready on each host
     data.cache_mb = 0  # memory of each host for decoded training pictures
     data.max_broken = 0.05  # share of unreadable records that stops the run
+    data.frames = 0  # frames of a clip; 0: model.frames
+    data.stride = 1  # frames of the video from one frame of a clip to the next
+    data.min_frames = 0  # shortest clip in training, lengths are drawn; 0: all are of `frames`
+    data.image_share = 0.0  # share of training steps whose examples are single frames
+    data.image_source = ""  # where these come from; empty: from `source`
+    data.eval_clips = 1  # clips of each validation video, evenly spaced
 
     config.train = train = ConfigDict()
     train.steps = 1_000_000
@@ -158,6 +171,7 @@ def default_config() -> ConfigDict:
     evaluation.inception = ""  # file of Inception-v3 weights for FID and IS; empty: not measured
     evaluation.neighbours = 3  # k of precision and recall; 0 leaves them out
     evaluation.neighbours_examples = 10_000  # the most frames that precision and recall look at
+    evaluation.videos = 2  # clips written as mp4 files
 
     config.mesh = mesh = ConfigDict()
     mesh.data = -1  # -1: all devices that the other axes leave
@@ -365,7 +379,9 @@ def _validate(config: ConfigDict) -> None:
     )
     one_of("model.dtype", ("float32", "bfloat16"))
     one_of("model.remat", ("none", "dots", "full"))
-    one_of("model.attention", ("auto", "dense", "by_head"))
+    one_of("model.attention", ("auto", "dense", "by_head", "blocked", "cudnn", "splash"))
+    one_of("model.positions", ("learned", "sincos", "rotary"))
+    one_of("model.causality", ("block_causal", "token_causal", "full"))
     one_of("optimizer.clip", ("none", "global", "parameter"))
     one_of("discriminator.clip", ("none", "global", "parameter"))
     one_of("loss.adversarial_kind", ("non_saturating", "hinge"))

@@ -11,6 +11,6 @@ def make_data_config(config: ConfigDict) -> DataConfig:
     Raises:
       UserError: a setting is out of range.
     """
-    return DataConfig(
-        **config.data.to_dict(), image_size=tuple(config.model.image_size), seed=config.seed
-    )
+    settings = config.data.to_dict()
+    settings["frames"] = settings["frames"] or config.model.frames
+    return DataConfig(**settings, image_size=tuple(config.model.image_size), seed=config.seed)

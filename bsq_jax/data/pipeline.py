@@ -67,6 +67,12 @@ class DataConfig:
     prefetch: int = 4
     cache_mb: int = 256
     max_broken: float = 0.01
+    frames: int = 1
+    stride: int = 1
+    min_frames: int = 0
+    image_share: float = 0.0
+    image_source: str = ""
+    eval_clips: int = 1
     seed: int = 0
 
     def __post_init__(self):
