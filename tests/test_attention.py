@@ -1,4 +1,6 @@
-"""Attention. Oracles: a mask written out by hand, and softmax in float64 numpy."""
+"""Attention. Oracle: softmax in float64 numpy with an explicit mask."""
+
+import functools
 
 import flax.linen as nn
 import jax
@@ -6,91 +8,175 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bsq_jax.models.attention import SelfAttention, attend, block_causal_mask, choose_implementation
+from bsq_jax.core.errors import UserError
+from bsq_jax.models import attention
+from bsq_jax.models.attention import SelfAttention, attend, choose_implementation
+from bsq_jax.models.causality import EVERYTHING, Causality
+from bsq_jax.models.positions import Rotation
+
+RULES = {
+    "full": EVERYTHING,
+    "block": Causality("block_causal"),
+    "token": Causality("token_causal"),
+    "block, window": Causality("block_causal", 2),
+    "full, window": Causality("full", 2),
+}
+
+
+def reference(query, key, value, causality):
+    """Softmax attention, [batch, time, token, head, channel], float64."""
+    frames, tokens = key.shape[1:3]
+    mask = causality.mask((frames - query.shape[1], frames), (0, frames), tokens)
+    q, k, v = (x.reshape(x.shape[0], -1, *x.shape[3:]) for x in (query, key, value))
+    scores = np.einsum("bqhc,bkhc->bhqk", q, k) / np.sqrt(q.shape[-1])
+    scores = scores if mask is None else np.where(mask, scores, -np.inf)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    return np.einsum("bhqk,bkhc->bqhc", weights, v).reshape(query.shape)
+
+
+def inputs(frames=3, tokens=2):
+    return np.random.default_rng(0).normal(size=(3, 2, frames, tokens, 4, 8)) * 2
+
+
+@functools.cache
+def jitted(causality, implementation):
+    return jax.jit(functools.partial(attend, causality=causality, implementation=implementation))
 
 
 @pytest.mark.smoke
-def test_block_causal_mask():
-    mask = block_causal_mask(frames=3, tokens_per_frame=2)
-    assert mask.shape == (1, 1, 6, 6)
-    assert mask.dtype == jnp.bool_
-    assert mask[0, 0].astype(int).tolist() == [
-        [1, 1, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0, 0],
-        [1, 1, 1, 1, 0, 0],
-        [1, 1, 1, 1, 0, 0],
-        [1, 1, 1, 1, 1, 1],
-        [1, 1, 1, 1, 1, 1],
-    ]
-
-
-def test_an_image_sees_all_of_itself():
-    assert block_causal_mask(1, 16) is None
-
-
-def reference(query, key, value, mask):
-    """Softmax attention, [batch, token, head, channel], float64."""
-    scores = np.einsum("bqhc,bkhc->bhqk", query, key) / np.sqrt(query.shape[-1])
-    scores = np.where(mask, scores, -np.inf)
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    weights /= weights.sum(axis=-1, keepdims=True)
-    return np.einsum("bhqk,bkhc->bqhc", weights, value)
-
-
-def inputs():
-    return np.random.default_rng(0).normal(size=(3, 2, 6, 4, 8)) * 2
-
-
-@pytest.mark.parametrize("implementation", ["dense", "by_head"])
-@pytest.mark.parametrize("frames", [None, 1, 2, 3])
-def test_attend_against_numpy(frames, implementation):
+@pytest.mark.parametrize("implementation", ["dense", "by_head", "blocked"])
+@pytest.mark.parametrize("rule", RULES)
+def test_attend_against_numpy(rule, implementation):
     query, key, value = inputs()
-    mask = None if frames is None else block_causal_mask(frames, 6 // frames)
     rows = (jnp.asarray(x, jnp.float32) for x in (query, key, value))
-    ours = jax.jit(attend, static_argnums=4)(*rows, mask, implementation)
-    wanted = reference(query, key, value, True if mask is None else np.asarray(mask))
-    np.testing.assert_allclose(ours, wanted, atol=2e-6)
+    ours = jitted(RULES[rule], implementation)(*rows)
+    np.testing.assert_allclose(ours, reference(query, key, value, RULES[rule]), atol=2e-6)
+
+
+@pytest.mark.parametrize("implementation", ["dense", "by_head", "blocked"])
+@pytest.mark.parametrize("rule", ["block", "token", "block, window"])
+def test_queries_of_the_last_frames_alone(rule, implementation):
+    query, key, value = inputs()
+    for last in (1, 2):
+        rows = (jnp.asarray(x, jnp.float32) for x in (query[:, -last:], key, value))
+        ours = jitted(RULES[rule], implementation)(*rows)
+        wanted = reference(query, key, value, RULES[rule])[:, -last:]
+        np.testing.assert_allclose(ours, wanted, atol=2e-6)
+
+
+def test_long_clips_are_cut_into_fewer_blocks_than_frames(monkeypatch):
+    monkeypatch.setattr(attention, "_MOST_BLOCKS", 2)
+    query, key, value = inputs(frames=5)
+    rows = [jnp.asarray(x, jnp.float32) for x in (query, key, value)]
+    for rule in ("block", "token", "block, window"):
+        blocked = jax.jit(
+            functools.partial(attend, causality=RULES[rule], implementation="blocked")
+        )
+        wanted = reference(query, key, value, RULES[rule])
+        np.testing.assert_allclose(blocked(*rows), wanted, atol=2e-6)
+        assert str(jax.make_jaxpr(blocked)(*rows)).count("dot_general") == 4  # two a block
+
+
+def test_the_masked_half_is_not_computed():
+    # Closed form: n frames against growing prefixes are n (n + 1) / 2 of n^2 blocks.
+    rows = [jax.ShapeDtypeStruct((1, 8, 16, 2, 8), jnp.float32)] * 3
+
+    def flops(implementation):
+        compiled = jitted(RULES["block"], implementation).lower(*rows).compile()
+        return compiled.cost_analysis()["flops"]
+
+    assert flops("blocked") / flops("dense") == pytest.approx(36 / 64, rel=0.1)
 
 
 def test_low_precision_keeps_its_type_and_takes_the_softmax_in_float32():
     query, key, value = (jnp.asarray(x, jnp.bfloat16) for x in inputs())
-    ours = jax.jit(attend)(query, key, value)
+    ours = jitted(RULES["block"], "auto")(query, key, value)
     assert ours.dtype == jnp.bfloat16
-    exact = reference(*(np.asarray(x, np.float64) for x in (query, key, value)), True)
+    rows = (np.asarray(x, np.float64) for x in (query, key, value))
+    exact = reference(*rows, RULES["block"])
     np.testing.assert_allclose(np.asarray(ours, np.float64), exact, atol=0.03)
 
 
-def test_self_attention_against_numpy():
-    x = np.random.default_rng(1).normal(size=(2, 6, 16))
-    module = SelfAttention(heads=4)
-    mask = block_causal_mask(3, 2)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((2, 6, 16)))["params"]
-    rng = np.random.default_rng(2)
-    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape) * 0.3, nn.meta.unbox(shapes))
-    ours = jax.jit(module.apply)(
-        {"params": jax.tree.map(np.float32, params)}, x.astype(np.float32), mask
-    )
-    qkv = np.einsum("btd,dnhc->btnhc", x, params["qkv"]["kernel"]) + params["qkv"]["bias"]
-    out = reference(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], np.asarray(mask))
-    wanted = np.einsum("bthc,hcd->btd", out, params["out"]["kernel"]) + params["out"]["bias"]
-    np.testing.assert_allclose(ours, wanted, atol=1e-5)
+def test_splash_attention_against_numpy():
+    query, key, value = np.random.default_rng(0).normal(size=(3, 1, 2, 64, 1, 8))
+    rows = [jnp.asarray(x, jnp.float32) for x in (query, key, value)]
+    for rule in ("full", "block"):
+        ours = jitted(RULES[rule], "splash")(*rows)  # interpreted on a CPU
+        np.testing.assert_allclose(ours, reference(query, key, value, RULES[rule]), atol=1e-5)
 
 
 def test_gradients_do_not_depend_on_the_implementation():
     rows = tuple(jnp.asarray(x, jnp.float32) for x in inputs())
-    mask = block_causal_mask(3, 2)
 
     def gradient(implementation):
         def loss(q, k, v):
-            return jnp.sum(jnp.sin(attend(q, k, v, mask, implementation)))
+            return jnp.sum(jnp.sin(attend(q, k, v, RULES["block"], implementation)))
 
         return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*rows)
 
-    for dense, by_head in zip(gradient("dense"), gradient("by_head"), strict=True):
-        np.testing.assert_allclose(dense, by_head, atol=1e-6)
+    dense = gradient("dense")
+    for implementation in ("by_head", "blocked"):
+        for wanted, found in zip(dense, gradient(implementation), strict=True):
+            np.testing.assert_allclose(wanted, found, atol=2e-6)
 
 
-def test_auto_takes_one_head_at_a_time_only_for_long_sequences_on_a_cpu():
-    assert choose_implementation("auto", 512) == "dense"
-    assert choose_implementation("auto", 1024) == "by_head"
-    assert choose_implementation("dense", 1024) == "dense"
+def test_self_attention_with_rotation_and_past_against_numpy():
+    x = np.random.default_rng(1).normal(size=(2, 3, 2, 16))
+    angles = np.random.default_rng(3).normal(size=(3, 2, 2))
+    rotation = Rotation(*(np.float32(f(angles)) for f in (np.cos, np.sin)))
+    module = SelfAttention(heads=4, causality=RULES["block"])
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros(x.shape))["params"]
+    rng = np.random.default_rng(2)
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape) * 0.3, nn.meta.unbox(shapes))
+    apply = jax.jit(module.apply)
+    variables = {"params": jax.tree.map(np.float32, params)}
+    ours, present = apply(variables, np.float32(x), rotation)
+    qkv = np.einsum("btnd,dshc->btnshc", x, params["qkv"]["kernel"]) + params["qkv"]["bias"]
+    turn = np.exp(1j * angles)[None, :, :, None]
+
+    def turned(y):
+        z = (y[..., :2] + 1j * y[..., 2:]) * turn
+        return np.concatenate([z.real, z.imag], axis=-1)
+
+    query, key, value = turned(qkv[..., 0, :, :]), turned(qkv[..., 1, :, :]), qkv[..., 2, :, :]
+    out = reference(query, key, value, RULES["block"])
+    wanted = np.einsum("btnhc,hcd->btnd", out, params["out"]["kernel"]) + params["out"]["bias"]
+    np.testing.assert_allclose(ours, wanted, atol=1e-5)
+    np.testing.assert_allclose(present[0], key, atol=1e-5)
+    np.testing.assert_allclose(present[1], value, atol=1e-5)
+
+    past = tuple(part[:, :2] for part in present)
+    last = Rotation(*(part[2:] for part in rotation))
+    next_, _ = apply(variables, np.float32(x[:, 2:]), last, past)
+    np.testing.assert_allclose(next_, wanted[:, 2:], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("backend", "dtype", "rule", "frames", "tokens", "chosen"),
+    [
+        ("cpu", "float32", "full", 1, 512, "dense"),
+        ("cpu", "float32", "full", 1, 1024, "by_head"),
+        ("cpu", "float32", "block", 1, 1024, "by_head"),
+        ("cpu", "bfloat16", "block", 2, 64, "blocked"),
+        ("cpu", "float32", "full, window", 4, 64, "blocked"),
+        ("cpu", "float32", "full", 16, 256, "by_head"),
+        ("gpu", "bfloat16", "block", 16, 256, "cudnn"),
+        ("gpu", "float32", "block", 16, 256, "blocked"),
+        ("gpu", "float32", "full", 1, 1024, "dense"),
+        ("tpu", "bfloat16", "block", 16, 256, "blocked"),
+    ],
+)
+def test_what_auto_takes(monkeypatch, backend, dtype, rule, frames, tokens, chosen):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    arguments = RULES[rule], frames, tokens, jnp.dtype(dtype)
+    assert choose_implementation("auto", *arguments) == chosen
+    for implementation in ("dense", "by_head", "blocked"):
+        assert choose_implementation(implementation, *arguments) == implementation
+
+
+def test_what_cannot_run_says_so():
+    with pytest.raises(UserError, match=r"model\.attention=cudnn runs on a GPU"):
+        choose_implementation("cudnn", EVERYTHING, 1, 64, jnp.bfloat16)
+    with pytest.raises(UserError, match="multiples of 128 tokens, not 2 x 60"):
+        choose_implementation("splash", EVERYTHING, 2, 60)

@@ -41,7 +41,8 @@ def random_pixels(*leading: int, seed: int = 0) -> np.ndarray:
 
 def stages(model: TokenizerModel, pixels):
     """Every stage that the golden vectors list."""
-    features = model.encoder(pixels)
+    table = model.shape.frame_table(pixels.shape[1])
+    features = model.encoder(pixels, table)[0]
     latents = model.to_latent(features)
     quantized = model.quantizer(latents)
     embedded = model.from_latent(quantized.quantized)
@@ -51,7 +52,7 @@ def stages(model: TokenizerModel, pixels):
         "z": to_sphere(latents),
         "quant": quantized.quantized,
         "post_quant_embed_out": embedded,
-        "decoder_out_preclamp": model.decoder(embedded),
+        "decoder_out_preclamp": model.decoder(embedded, table)[0],
         "recon": model.decode(quantized.bits),
         "recon_skip_quantize": jnp.clip(model.decode_quantized(to_sphere(latents)), -1, 1),
         "bits": model.encode(pixels).bits,

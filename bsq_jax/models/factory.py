@@ -11,6 +11,7 @@ from bsq_jax.models.discriminators import (
 )
 from bsq_jax.models.discriminators.patchgan import map_side
 from bsq_jax.models.discriminators.stylegan import sizes
+from bsq_jax.models.positions import check_width
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
 from bsq_jax.quantizers import make_quantizer
 
@@ -18,9 +19,14 @@ Discriminator = StyleGanDiscriminator | StyleGan3dDiscriminator | PatchGanDiscri
 
 
 def make_tokenizer(config: ConfigDict) -> TokenizerModel:
-    """The tokenizer that ``config.model`` and ``config.quantizer`` describe."""
+    """The tokenizer that ``config.model`` and ``config.quantizer`` describe.
+
+    Raises:
+      UserError: its kind of positions does not fit its width.
+    """
     model = config.model
     height, width = model.image_size
+    check_width(model.positions, model.width, model.heads)
     return TokenizerModel(
         shape=TokenizerShape(
             image_height=height,
@@ -33,6 +39,9 @@ def make_tokenizer(config: ConfigDict) -> TokenizerModel:
             heads=model.heads,
             mlp_ratio=model.mlp_ratio,
             head_hidden=model.head_hidden,
+            positions=model.positions,
+            causality=model.causality,
+            window=model.window,
         ),
         quantizer=make_quantizer(config.quantizer),
         dtype=jnp.dtype(model.dtype),

@@ -1,7 +1,8 @@
 """The tokenizer network: ViT encoder, quantiser, ViT decoder (paper, section 3; BSQ-ViT).
 
 Everything works on ``[batch, time, height, width, channel]`` with pixels in [-1, 1]; an image is a
-video of one frame. Attention is block-wise causal over frames in encoder and decoder.
+video of one frame. Attention is block-wise causal over frames in encoder and decoder, so a clip can
+be coded frame by frame, each with the keys and values of those before it.
 """
 
 from __future__ import annotations
@@ -14,8 +15,16 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from bsq_jax.models.attention import block_causal_mask
-from bsq_jax.models.initializers import bias, embedding, kernel
+from bsq_jax.models.attention import Past, choose_implementation
+from bsq_jax.models.causality import Causality
+from bsq_jax.models.initializers import bias, kernel
+from bsq_jax.models.positions import (
+    FrameTable,
+    PositionEmbedding,
+    check_length,
+    frame_table,
+    rotation,
+)
 from bsq_jax.models.transformer import Compute, Transformer, layer_norm
 from bsq_jax.quantizers import Quantized
 from bsq_jax.quantizers.bits import to_corners
@@ -38,6 +47,9 @@ class TokenizerShape:
       heads: attention heads.
       mlp_ratio: hidden width of a block's MLP over `width`.
       head_hidden: hidden width of the decoder's pixel head; 0 for a single linear layer.
+      positions: kind of positions, see `bsq_jax.models.positions`.
+      causality: kind of causality, see `bsq_jax.models.causality`.
+      window: frames that a token sees, its own included; 0 for no limit.
     """
 
     image_height: int = 256
@@ -50,11 +62,33 @@ class TokenizerShape:
     heads: int = 12
     mlp_ratio: float = 4.0
     head_hidden: int = 3072
+    positions: str = "learned"
+    causality: str = "block_causal"
+    window: int = 0
 
     @property
     def grid(self) -> tuple[int, int]:
         """Tokens of a frame as (rows, columns)."""
         return self.image_height // self.patch_size, self.image_width // self.patch_size
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a frame."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def sees(self) -> Causality:
+        """Who sees whom."""
+        return Causality(self.causality, self.window)
+
+    def frame_table(self, frames: int, first: int = 0) -> FrameTable:
+        """What the network needs to know of frames ``first .. first + frames - 1``.
+
+        Raises:
+          UserError: there are no positions for them.
+        """
+        check_length(self.positions, first + frames - 1, self.frames)
+        return frame_table(self.positions, first, frames, self.width, self.heads)
 
 
 class TokenizerOutput(NamedTuple):
@@ -82,26 +116,6 @@ def unpatchify(patches: jax.Array, patch: int) -> jax.Array:
     return rearrange(patches, "b t h w (c p q) -> b t (h p) (w q) c", p=patch, q=patch)
 
 
-class PositionEmbedding(nn.Module):
-    """Adds a learned embedding per patch of a frame and, for video, one per frame."""
-
-    shape: TokenizerShape
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps ``[batch, time, row, column, width]`` to the same shape."""
-        rows, columns = self.shape.grid
-        width = self.shape.width
-        spatial = self.param("spatial", embedding(None, "embed"), (rows * columns, width))
-        x = x + spatial.astype(self.dtype).reshape(1, 1, rows, columns, width)
-        if self.shape.frames > 1:
-            # Zero at first, so that a video model starts as its image model, frame by frame.
-            temporal = self.param("temporal", bias(None, "embed"), (self.shape.frames, width))
-            x = x + temporal[: x.shape[1]].astype(self.dtype).reshape(1, -1, 1, 1, width)
-        return x
-
-
 class _Trunk(nn.Module):
     """Position embedding, layer norm, transformer, layer norm: both halves of the tokenizer."""
 
@@ -109,20 +123,24 @@ class _Trunk(nn.Module):
     compute: Compute
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        _, time, rows, columns, _ = x.shape
-        x = PositionEmbedding(self.shape, self.compute.dtype, name="positions")(x)
-        x = rearrange(x, "b t h w d -> b (t h w) d")
-        x = layer_norm(self.compute.dtype, "norm_pre")(x)
-        x = Transformer(
-            self.shape.layers,
-            self.shape.heads,
-            self.shape.mlp_ratio,
-            self.compute,
-            name="transformer",
-        )(x, block_causal_mask(time, rows * columns))
-        x = layer_norm(self.compute.dtype, "norm_post")(x)
-        return rearrange(x, "b (t h w) d -> b t h w d", t=time, h=rows)
+    def __call__(
+        self, x: jax.Array, table: FrameTable, past: Past | None, streaming: bool
+    ) -> tuple[jax.Array, Past | None]:
+        shape, dtype = self.shape, self.compute.dtype
+        rows = shape.grid[0]
+        x = PositionEmbedding(shape.positions, shape.grid, shape.frames, dtype, name="positions")(
+            x, table
+        )
+        x = rearrange(x, "b t h w d -> b t (h w) d")
+        x = layer_norm(dtype, "norm_pre")(x)
+        turned = None
+        if shape.positions == "rotary":
+            turned = rotation(table, shape.grid, shape.width // shape.heads)
+        x, present = Transformer(
+            shape.layers, shape.heads, shape.mlp_ratio, shape.sees, self.compute, name="transformer"
+        )(x, turned, past, streaming)
+        x = layer_norm(dtype, "norm_post")(x)
+        return rearrange(x, "b t (h w) d -> b t h w d", h=rows), present
 
 
 class Encoder(nn.Module):
@@ -132,8 +150,14 @@ class Encoder(nn.Module):
     compute: Compute
 
     @nn.compact
-    def __call__(self, pixels: jax.Array) -> jax.Array:
-        """Encodes pixels in [-1, 1]."""
+    def __call__(
+        self,
+        pixels: jax.Array,
+        table: FrameTable,
+        past: Past | None = None,
+        streaming: bool = False,
+    ) -> tuple[jax.Array, Past | None]:
+        """Encodes pixels in [-1, 1]; see `Transformer` for `past` and what is returned."""
         x = patchify(pixels.astype(self.compute.dtype), self.shape.patch_size)
         x = nn.Dense(
             self.shape.width,
@@ -142,7 +166,7 @@ class Encoder(nn.Module):
             kernel_init=kernel(None, "embed"),
             name="patch_embed",
         )(x)
-        return _Trunk(self.shape, self.compute, name="trunk")(x)
+        return _Trunk(self.shape, self.compute, name="trunk")(x, table, past, streaming)
 
 
 class Decoder(nn.Module):
@@ -152,10 +176,16 @@ class Decoder(nn.Module):
     compute: Compute
 
     @nn.compact
-    def __call__(self, features: jax.Array) -> jax.Array:
-        """Decodes to float32 pixels around [-1, 1], not clamped."""
+    def __call__(
+        self,
+        features: jax.Array,
+        table: FrameTable,
+        past: Past | None = None,
+        streaming: bool = False,
+    ) -> tuple[jax.Array, Past | None]:
+        """Decodes to float32 pixels around [-1, 1], not clamped; as `Encoder`."""
         x = features.astype(self.compute.dtype)
-        x = _Trunk(self.shape, self.compute, name="trunk")(x)
+        x, present = _Trunk(self.shape, self.compute, name="trunk")(x, table, past, streaming)
         if self.shape.head_hidden:
             x = nn.Dense(
                 self.shape.head_hidden,
@@ -172,7 +202,7 @@ class Decoder(nn.Module):
             bias_init=bias(None),
             name="head_out",
         )(x)
-        return unpatchify(x.astype(jnp.float32), self.shape.patch_size)
+        return unpatchify(x.astype(jnp.float32), self.shape.patch_size), present
 
 
 class TokenizerModel(nn.Module):
@@ -211,8 +241,18 @@ class TokenizerModel(nn.Module):
             bias_init=bias("embed"),
         )
 
+    def attention_used(self, frames: int) -> str:
+        """The implementation of attention that clips of so many frames are computed with."""
+        return choose_implementation(
+            self.attention, self.shape.sees, frames, self.shape.tokens, self.dtype
+        )
+
     def __call__(self, pixels: jax.Array) -> TokenizerOutput:
-        """Reconstructs ``[batch, time, height, width, 3]`` pixels in [-1, 1]."""
+        """Reconstructs ``[batch, time, height, width, 3]`` pixels in [-1, 1].
+
+        Raises:
+          UserError: a clip is longer than the positions allow.
+        """
         quantized = self.encode(pixels)
         return TokenizerOutput(self.decode_quantized(quantized.quantized), quantized)
 
@@ -222,12 +262,39 @@ class TokenizerModel(nn.Module):
 
     def latents(self, pixels: jax.Array) -> jax.Array:
         """The float32 latents ``[batch, time, row, column, L]`` before the sphere."""
-        return self.to_latent(self.encoder(pixels).astype(jnp.float32))
+        features, _ = self.encoder(pixels, self.shape.frame_table(pixels.shape[1]))
+        return self.to_latent(features.astype(jnp.float32))
 
     def decode_quantized(self, quantized: jax.Array) -> jax.Array:
         """Pixels, not clamped, of quantised latents ``[batch, time, row, column, L]``."""
-        return self.decoder(self.from_latent(quantized))
+        table = self.shape.frame_table(quantized.shape[1])
+        return self.decoder(self.from_latent(quantized), table)[0]
 
     def decode(self, bits: jax.Array) -> jax.Array:
         """Pixels in [-1, 1] of tokens, 0/1 ``[batch, time, row, column, L]``."""
         return jnp.clip(self.decode_quantized(to_corners(bits)), -1.0, 1.0)
+
+    def encode_next(
+        self, pixels: jax.Array, table: FrameTable, past: Past | None
+    ) -> tuple[jax.Array, Past | None]:
+        """Tokens of the next frames of a stream.
+
+        Args:
+          pixels: ``[batch, time, height, width, 3]`` in [-1, 1].
+          table: of these frames, from `TokenizerShape.frame_table`.
+          past: keys and values of the frames before, None at the beginning.
+
+        Returns:
+          Bits ``[batch, time, row, column, L]``, and keys and values of these frames, ``[layer,
+          batch, time, token, head, channel]`` each.
+        """
+        features, present = self.encoder(pixels, table, past, streaming=True)
+        return self.quantizer(self.to_latent(features.astype(jnp.float32))).bits, present
+
+    def decode_next(
+        self, bits: jax.Array, table: FrameTable, past: Past | None
+    ) -> tuple[jax.Array, Past | None]:
+        """Pixels in [-1, 1] of the next frames of a stream; as `encode_next`."""
+        features = self.from_latent(to_corners(bits))
+        pixels, present = self.decoder(features, table, past, streaming=True)
+        return jnp.clip(pixels, -1.0, 1.0), present

@@ -8,8 +8,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bsq_jax.models.attention import SelfAttention
+from bsq_jax.models.attention import Past, SelfAttention
+from bsq_jax.models.causality import EVERYTHING, Causality
 from bsq_jax.models.initializers import bias, kernel, scale
+from bsq_jax.models.positions import Rotation
 
 LAYER_NORM_EPSILON = 1e-5  # published
 STACK = "blocks"  # the scanned module: all parameters below it are stacked over layers on axis 0
@@ -58,7 +60,7 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps ``[batch, token, width]`` to the same shape."""
+        """Maps ``[..., width]`` to the same shape."""
         width = x.shape[-1]
         x = nn.Dense(
             self.hidden,
@@ -78,21 +80,36 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: attention and MLP, each behind a layer norm and added to its input."""
+    """One layer: attention and MLP, each behind a layer norm and added to its input.
+
+    Attributes:
+      heads: attention heads.
+      mlp_ratio: hidden width of the MLP over the width.
+      causality: who sees whom.
+      compute: dtype, rematerialisation and the like.
+      streaming: give back keys and values.
+    """
 
     heads: int
     mlp_ratio: float = 4.0
+    causality: Causality = EVERYTHING
     compute: Compute = Compute()
+    streaming: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> tuple[jax.Array, None]:
-        """Maps ``[batch, token, width]`` to the same shape; the None is the scan's empty output."""
+    def __call__(
+        self, x: jax.Array, past: Past | None = None, rotation: Rotation | None = None
+    ) -> tuple[jax.Array, Past | None]:
+        """Maps ``[batch, time, token, width]`` to the same shape; see `SelfAttention`."""
         hidden = int(x.shape[-1] * self.mlp_ratio)
         dtype = self.compute.dtype
-        attention = SelfAttention(self.heads, dtype, self.compute.attention, name="attention")
-        x = x + attention(layer_norm(dtype, "norm1")(x), mask)
+        attention = SelfAttention(
+            self.heads, self.causality, dtype, self.compute.attention, name="attention"
+        )
+        attended, present = attention(layer_norm(dtype, "norm1")(x), rotation, past)
+        x = x + attended
         x = x + Mlp(hidden, dtype, name="mlp")(layer_norm(dtype, "norm2")(x))
-        return x, None
+        return x, present if self.streaming else None
 
 
 class Transformer(nn.Module):
@@ -102,17 +119,37 @@ class Transformer(nn.Module):
       layers: number of blocks.
       heads: attention heads.
       mlp_ratio: hidden width of the MLP over the width.
+      causality: who sees whom.
       compute: dtype, rematerialisation and the like.
     """
 
     layers: int
     heads: int
     mlp_ratio: float = 4.0
+    causality: Causality = EVERYTHING
     compute: Compute = Compute()
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        """Maps ``[batch, token, width]`` to the same shape."""
+    def __call__(
+        self,
+        x: jax.Array,
+        rotation: Rotation | None = None,
+        past: Past | None = None,
+        streaming: bool = False,
+    ) -> tuple[jax.Array, Past | None]:
+        """Maps the tokens of some frames.
+
+        Args:
+          x: ``[batch, time, token, width]``.
+          rotation: rotary positions of these tokens, if the model has them.
+          past: keys and values of the frames before, ``[layer, batch, time, token, head, channel]``
+            each, if there are any.
+          streaming: give back keys and values of these frames.
+
+        Returns:
+          ``[batch, time, token, width]``, and keys and values of these frames, shaped like `past`;
+          None without `streaming`, because they take memory.
+        """
         # Inside a scan nothing can be shared between iterations anyway, so the barrier against
         # common subexpressions would only cost time.
         block = Block
@@ -123,8 +160,8 @@ class Transformer(nn.Module):
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=nn.broadcast,
+            in_axes=(0, nn.broadcast),
             length=self.layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
-        )(self.heads, self.mlp_ratio, self.compute, name=STACK)
-        return stack(x, mask)[0]
+        )(self.heads, self.mlp_ratio, self.causality, self.compute, streaming, name=STACK)
+        return stack(x, past, rotation)

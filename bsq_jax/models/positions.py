@@ -1,0 +1,263 @@
+"""Where a token is: learned, fixed sin-cos or rotary positions over (time, row, column).
+
+==========  ==================================  ================================================
+kind        what it does                        clips longer than the model's `frames`
+==========  ==================================  ================================================
+learned     adds ``spatial[row, column] +       an error: there is no embedding for them
+            temporal[frame]`` (published)
+sincos      adds fixed sines and cosines of     allowed; positions that were never trained
+            frame, row and column
+rotary      turns queries and keys in every     allowed; with a window of frames attention sees
+            layer by angles of frame, row and   no distance that it has not seen in training
+            column; attention sees distances
+==========  ==================================  ================================================
+
+The numbers of a frame are made by numpy in float64, for clips and for streams alike, so that both
+get the same ones to the bit.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+
+from bsq_jax.core.errors import UserError
+from bsq_jax.models.initializers import bias, embedding
+
+KINDS = ("learned", "sincos", "rotary")
+_LONGEST_PERIOD = 10_000.0  # Vaswani et al. 2017; Su et al. 2021 take it for rotary positions
+
+
+class FrameTable(NamedTuple):
+    """What a model needs to know of the frames that it is given.
+
+    Attributes:
+      number: int32 ``[frame]``, each frame's place in its clip or stream, from 0.
+      added: float32 ``[frame, width]``, the temporal sines and cosines; width 0 for other kinds.
+      angles: float32 ``[frame, pairs, 2]``, cosine and sine of the temporal rotations; 0 pairs for
+        other kinds.
+    """
+
+    number: jax.Array | np.ndarray
+    added: jax.Array | np.ndarray
+    angles: jax.Array | np.ndarray
+
+
+class Rotation(NamedTuple):
+    """Cosines and sines of all tokens, float32 ``[time, token, pairs]`` each."""
+
+    cosine: jax.Array
+    sine: jax.Array
+
+
+def frame_table(kind: str, first: int, frames: int, width: int, heads: int) -> FrameTable:
+    """The table of frames ``first .. first + frames - 1``.
+
+    Args:
+      kind: one of `KINDS`.
+      first: place of the first frame.
+      frames: how many.
+      width: channels of a token.
+      heads: attention heads.
+    """
+    number = np.arange(first, first + frames)
+    added = _sines(number, width) if kind == "sincos" else np.zeros((frames, 0))
+    pairs = _split(width // heads)[0] if kind == "rotary" else 0
+    angles = _cosines_and_sines(_phases(number, pairs))
+    return FrameTable(number.astype(np.int32), added.astype(np.float32), angles.astype(np.float32))
+
+
+def rotation(table: FrameTable, grid: tuple[int, int], head_width: int) -> Rotation:
+    """Rotary positions of all tokens of the frames in a table.
+
+    The channel pairs of a head are shared out between time, rows and columns (axial rotary
+    positions).
+
+    Args:
+      table: of the frames, `FrameTable`.
+      grid: (rows, columns) of a frame.
+      head_width: channels of a head, an even number of at least 6.
+
+    Returns:
+      ``[time, row * column, head_width / 2]`` twice.
+    """
+    _, row_pairs, column_pairs = _split(head_width)
+    rows, columns = grid
+    frames = table.angles.shape[0]
+    parts = (
+        jnp.asarray(table.angles)[:, None, None],
+        jnp.asarray(_cosines_and_sines(_phases(np.arange(rows), row_pairs)), jnp.float32)[
+            None, :, None
+        ],
+        jnp.asarray(_cosines_and_sines(_phases(np.arange(columns), column_pairs)), jnp.float32)[
+            None, None
+        ],
+    )
+    whole = [jnp.broadcast_to(part, (frames, rows, columns, *part.shape[3:])) for part in parts]
+    both = rearrange(jnp.concatenate(whole, axis=3), "t h w p two -> two t (h w) p")
+    return Rotation(both[0], both[1])
+
+
+def rotate(x: jax.Array, rotation: Rotation) -> jax.Array:
+    """Turns channel pairs of ``[batch, time, token, head, channel]``, in float32; the type stays.
+
+    Channel i is paired with channel i + channels / 2.
+    """
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    cosine, sine = (part[None, :, :, None] for part in rotation)
+    turned = first * cosine - second * sine, first * sine + second * cosine
+    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+
+
+class PositionEmbedding(nn.Module):
+    """Adds what tells where a token is; for rotary positions, nothing.
+
+    Attributes:
+      kind: one of `KINDS`.
+      grid: (rows, columns) of a frame.
+      frames: rows of the learned temporal table; 1 for none.
+      dtype: of the sum.
+    """
+
+    kind: str
+    grid: tuple[int, int]
+    frames: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, table: FrameTable) -> jax.Array:
+        """Maps ``[batch, time, row, column, width]`` to the same shape.
+
+        Raises:
+          UserError: more frames than a learned table has.
+        """
+        rows, columns = self.grid
+        width = x.shape[-1]
+        if self.kind == "rotary":
+            return x
+        if self.kind == "sincos":
+            spatial = np.concatenate(
+                [
+                    np.repeat(_sines(np.arange(rows), width // 2)[:, None], columns, 1),
+                    np.repeat(_sines(np.arange(columns), width - width // 2)[None], rows, 0),
+                ],
+                axis=-1,
+            )
+            x = x + jnp.asarray(spatial, self.dtype)[None, None]
+            return x + jnp.asarray(table.added).astype(self.dtype)[None, :, None, None]
+        learned = self.param("spatial", embedding(None, "embed"), (rows * columns, width))
+        x = x + learned.astype(self.dtype).reshape(1, 1, rows, columns, width)
+        if self.frames > 1:
+            # Zero at first, so that a video model starts as its image model, frame by frame.
+            temporal = self.param("temporal", bias(None, "embed"), (self.frames, width))
+            rows_ = jnp.take(temporal, table.number, axis=0, mode="clip")
+            x = x + rows_.astype(self.dtype)[None, :, None, None]
+        return x
+
+
+def check_length(kind: str, last: int, frames: int) -> None:
+    """Refuses frames that a model has no positions for.
+
+    Args:
+      kind: one of `KINDS`.
+      last: place of the last frame, from 0.
+      frames: the model's longest clip.
+
+    Raises:
+      UserError: the positions are learned, or this is an image model, and there are too few.
+    """
+    if last < frames or (frames > 1 and kind != "learned"):
+        return
+    if frames == 1:
+        raise UserError(
+            f"a clip of {last + 1} frames: this model takes 1 frame, it is an image model"
+        )
+    raise UserError(
+        f"a clip of {last + 1} frames: this model has learned positions for {frames}: give fewer, "
+        "or train one with model.positions=rotary"
+    )
+
+
+def interpolate_spatial(
+    table: np.ndarray, grid: tuple[int, int], wanted: tuple[int, int]
+) -> np.ndarray:
+    """Learned spatial embeddings for another grid, by cubic interpolation over rows and columns.
+
+    Args:
+      table: ``[rows * columns, width]``.
+      grid: its (rows, columns).
+      wanted: (rows, columns) of the result; the same grid gives the same table.
+
+    Returns:
+      ``[wanted rows * wanted columns, width]`` float32.
+    """
+    if grid == wanted:
+        return np.asarray(table, np.float32)
+    picture = jnp.asarray(table, jnp.float32).reshape(*grid, -1)
+    resized = jax.image.resize(picture, (*wanted, picture.shape[-1]), "cubic", antialias=True)
+    return np.asarray(resized).reshape(wanted[0] * wanted[1], -1)
+
+
+def fit_temporal(table: np.ndarray | None, frames: int, width: int) -> np.ndarray:
+    """Learned temporal embeddings for another number of frames.
+
+    Args:
+      table: ``[frames before, width]``, or None of an image model.
+      frames: how many are wanted.
+      width: channels of a token.
+
+    Returns:
+      ``[frames, width]`` float32: zeros after an image model; otherwise the first rows of the
+      table, and its last row for frames beyond it.
+    """
+    if table is None:
+        return np.zeros((frames, width), np.float32)
+    rows = np.minimum(np.arange(frames), len(table) - 1)
+    return np.asarray(table, np.float32)[rows]
+
+
+def check_width(kind: str, width: int, heads: int) -> None:
+    """Refuses widths that positions of this kind do not fit.
+
+    Raises:
+      UserError: the width (sincos) or a head's (rotary) is too small or odd.
+    """
+    head = width // heads
+    if kind == "rotary" and (head < 6 or head % 2):
+        raise UserError(
+            f"model.positions=rotary needs heads of an even width of at least 6, not {head}: "
+            "choose model.width and model.heads anew"
+        )
+    if kind == "sincos" and width % 4:
+        raise UserError(
+            f"model.positions=sincos needs a width that 4 divides, not {width}: choose model.width"
+        )
+
+
+def _split(head_width: int) -> tuple[int, int, int]:
+    """Channel pairs of a head for time, rows and columns; the same for images and clips."""
+    pairs = head_width // 2
+    temporal = max(pairs // 4, 1)
+    rows = (pairs - temporal + 1) // 2
+    return temporal, rows, pairs - temporal - rows
+
+
+def _phases(places: np.ndarray, pairs: int) -> np.ndarray:
+    """Angles in radians, float64 ``[place, pairs]``, from one radian a place downwards."""
+    frequencies = _LONGEST_PERIOD ** (-np.arange(pairs) / max(pairs, 1))
+    return places[:, None].astype(np.float64) * frequencies[None]
+
+
+def _cosines_and_sines(phases: np.ndarray) -> np.ndarray:
+    return np.stack([np.cos(phases), np.sin(phases)], axis=-1)
+
+
+def _sines(places: np.ndarray, width: int) -> np.ndarray:
+    """Sines and cosines, float64 ``[place, width]``; an even width."""
+    phases = _phases(places, width // 2)
+    return np.concatenate([np.sin(phases), np.cos(phases)], axis=-1)
