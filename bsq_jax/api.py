@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from ml_collections import ConfigDict
 
+from bsq_jax.arrays import checked_bits, checked_dtype, checked_pixels
 from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
@@ -19,6 +20,7 @@ from bsq_jax.core.pixels import to_float, to_uint8
 from bsq_jax.export import is_export, save_export
 from bsq_jax.initial import load_initial
 from bsq_jax.models.factory import make_tokenizer
+from bsq_jax.streaming import Programs, Stream
 
 WEIGHTS = ("auto", "raw", "ema")
 # Bounds the memory of a call: a batch is at most this many tokens (16 pictures of 256x256).
@@ -59,6 +61,7 @@ class Tokenizer:
         self._params = params
         self._check_params()
         self._device_params = jax.device_put(self._cast(params))
+        self._programs: Programs | None = None
         model = self._model
 
         def apply(params: Any, x: jax.Array, method: str) -> Any:
@@ -148,7 +151,7 @@ class Tokenizer:
         Raises:
           UserError: wrong shape, type or range.
         """
-        array, is_video = self._checked_pixels(pixels)
+        array, is_video = checked_pixels(pixels, self._model.shape)
         bits = self._in_pieces(self._encode_fn, array)
         return bits if is_video else bits[:, 0]
 
@@ -165,16 +168,29 @@ class Tokenizer:
         Raises:
           UserError: wrong shape, values other than 0 and 1, or an unknown dtype.
         """
-        if dtype not in ("float32", "uint8"):
-            raise UserError(f"dtype='{dtype}': decode gives float32 or uint8")
-        array, is_video = self._checked_bits(bits)
-        function = self._decode_fn if dtype == "float32" else self._decode_uint8_fn
+        function = {"float32": self._decode_fn, "uint8": self._decode_uint8_fn}[
+            checked_dtype(dtype)
+        ]
+        array, is_video = checked_bits(bits, self._model.shape)
         pixels = self._in_pieces(function, array)
         return pixels if is_video else pixels[:, 0]
 
     def reconstruct(self, pixels: npt.ArrayLike, *, dtype: str = "float32") -> np.ndarray:
         """``decode(encode(pixels))``, in the shape of the input."""
         return self.decode(self.encode(pixels), dtype=dtype)
+
+    def stream(self, batch: int = 1) -> Stream:
+        """Begins to code videos frame by frame, see `Stream`.
+
+        Args:
+          batch: number of videos side by side.
+
+        Raises:
+          UserError: tokens of this model see later frames.
+        """
+        if self._programs is None:
+            self._programs = Programs(self._model, self._device_params)
+        return Stream(self._programs, batch)
 
     # --- checks ---
 
@@ -201,53 +217,6 @@ class Tokenizer:
             return leaf if keep else np.asarray(leaf).astype(dtype)
 
         return jax.tree_util.tree_map_with_path(cast, params)
-
-    def _checked_pixels(self, pixels: npt.ArrayLike) -> tuple[np.ndarray, bool]:
-        array = np.asarray(pixels)
-        shape = self._model.shape
-        height, width = shape.image_height, shape.image_width
-        if array.ndim not in (4, 5) or array.shape[-3:] != (height, width, 3):
-            raise UserError(
-                f"pixels have shape {array.shape}: this model takes [batch, {height}, {width}, 3] "
-                f"images or [batch, time, {height}, {width}, 3] videos"
-            )
-        self._check_frames(array, 5)
-        if array.dtype != np.uint8:
-            # numpy does not count bfloat16 among its floating types; JAX does.
-            if not jnp.issubdtype(array.dtype, jnp.floating):
-                raise UserError(
-                    f"pixels are {array.dtype}: give uint8 in 0..255 or floats in [-1, 1]"
-                )
-            array = array.astype(np.float32)
-            if array.size and not np.abs(array).max() <= 1 + 1e-3:
-                raise UserError(
-                    f"float pixels must lie in [-1, 1], but reach from {array.min():.4g} to "
-                    f"{array.max():.4g}: give uint8, or scale bytes by x / 127.5 - 1"
-                )
-        return (array, True) if array.ndim == 5 else (array[:, None], False)
-
-    def _checked_bits(self, bits: npt.ArrayLike) -> tuple[np.ndarray, bool]:
-        array = np.asarray(bits)
-        shape = self._model.shape
-        rows, columns = shape.grid
-        if array.ndim not in (4, 5) or array.shape[-3:] != (rows, columns, shape.bits):
-            raise UserError(
-                f"bits have shape {array.shape}: this model takes [batch, {rows}, {columns}, "
-                f"{shape.bits}] or [batch, time, {rows}, {columns}, {shape.bits}]"
-            )
-        self._check_frames(array, 5)
-        if array.dtype.kind not in "bui" or (array.size and not np.isin(array, (0, 1)).all()):
-            raise UserError("bits must be integers or booleans, all 0 or 1")
-        array = array.astype(np.uint8)
-        return (array, True) if array.ndim == 5 else (array[:, None], False)
-
-    def _check_frames(self, array: np.ndarray, video_rank: int) -> None:
-        longest = self._model.shape.frames
-        if array.ndim == video_rank and not 1 <= array.shape[1] <= longest:
-            raise UserError(
-                f"a clip of {array.shape[1]} frames: this model takes "
-                + ("1 frame, it is an image model" if longest == 1 else f"1 to {longest} frames")
-            )
 
     # --- computation ---
 

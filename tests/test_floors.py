@@ -24,7 +24,7 @@ FLOORS = (
     ("train", "evaluate"),
     ("workdir", "export"),
     ("initial", "checkpoint_settings"),
-    ("api", "convert", "jobs"),
+    ("arrays", "streaming", "api", "convert", "jobs"),
     ("main",),
 )
 # Typed arguments everywhere else: only these may import the config.

@@ -1,0 +1,104 @@
+"""Checks of the arrays that users hand to the API."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+from bsq_jax.core.errors import UserError
+from bsq_jax.models.positions import check_length
+from bsq_jax.models.tokenizer import TokenizerShape
+
+
+def checked_pixels(
+    pixels: npt.ArrayLike, shape: TokenizerShape, *, clips: bool = True
+) -> tuple[np.ndarray, bool]:
+    """Pixels that a model can encode.
+
+    Args:
+      pixels: uint8, or floats in [-1, 1]; ``[batch, height, width, 3]`` or
+        ``[batch, time, height, width, 3]``.
+      shape: of the model.
+      clips: whether the second is allowed.
+
+    Returns:
+      uint8 or float32 ``[batch, time, height, width, 3]``, and whether it was a clip.
+
+    Raises:
+      UserError: wrong shape, type or range, or a clip that is too long.
+    """
+    array = np.asarray(pixels)
+    height, width = shape.image_height, shape.image_width
+    if array.ndim not in (4, 5)[: 1 + clips] or array.shape[-3:] != (height, width, 3):
+        raise UserError(
+            f"pixels have shape {array.shape}: this model takes [batch, {height}, {width}, 3] "
+            + (
+                f"images or [batch, time, {height}, {width}, 3] videos"
+                if clips
+                else "frames of a stream"
+            )
+        )
+    _check_frames(array, shape)
+    if array.dtype != np.uint8:
+        # numpy does not count bfloat16 among its floating types; JAX does.
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise UserError(f"pixels are {array.dtype}: give uint8 in 0..255 or floats in [-1, 1]")
+        array = array.astype(np.float32)
+        if array.size and not np.abs(array).max() <= 1 + 1e-3:
+            raise UserError(
+                f"float pixels must lie in [-1, 1], but reach from {array.min():.4g} to "
+                f"{array.max():.4g}: give uint8, or scale bytes by x / 127.5 - 1"
+            )
+    return (array, True) if array.ndim == 5 else (array[:, None], False)
+
+
+def checked_bits(
+    bits: npt.ArrayLike, shape: TokenizerShape, *, clips: bool = True
+) -> tuple[np.ndarray, bool]:
+    """Tokens that a model can decode.
+
+    Args:
+      bits: zeros and ones, integers or booleans; ``[batch, row, column, L]`` or
+        ``[batch, time, row, column, L]``.
+      shape: of the model.
+      clips: whether the second is allowed.
+
+    Returns:
+      uint8 ``[batch, time, row, column, L]``, and whether it was a clip.
+
+    Raises:
+      UserError: wrong shape, values other than 0 and 1, or a clip that is too long.
+    """
+    array = np.asarray(bits)
+    rows, columns = shape.grid
+    if array.ndim not in (4, 5)[: 1 + clips] or array.shape[-3:] != (rows, columns, shape.bits):
+        raise UserError(
+            f"bits have shape {array.shape}: this model takes [batch, {rows}, {columns}, "
+            f"{shape.bits}]"
+            + (f" or [batch, time, {rows}, {columns}, {shape.bits}]" if clips else " in a stream")
+        )
+    _check_frames(array, shape)
+    if array.dtype.kind not in "bui" or (array.size and not np.isin(array, (0, 1)).all()):
+        raise UserError("bits must be integers or booleans, all 0 or 1")
+    array = array.astype(np.uint8)
+    return (array, True) if array.ndim == 5 else (array[:, None], False)
+
+
+def checked_dtype(dtype: str) -> str:
+    """``float32`` or ``uint8``.
+
+    Raises:
+      UserError: it is something else.
+    """
+    if dtype not in ("float32", "uint8"):
+        raise UserError(f"dtype='{dtype}': decode gives float32 or uint8")
+    return dtype
+
+
+def _check_frames(array: np.ndarray, shape: TokenizerShape) -> None:
+    if array.ndim != 5:
+        return
+    if not array.shape[1]:
+        raise UserError("a clip of 0 frames: give 1 or more")
+    check_length(shape.positions, array.shape[1] - 1, shape.frames)
