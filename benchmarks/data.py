@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from bsq_jax.data import transforms
+from bsq_jax.data.footage import first_frame
 from bsq_jax.data.pipeline import DataConfig, train_batches
 from bsq_jax.data.sources import make_source
 
@@ -26,7 +27,7 @@ def write_jpegs(folder: pathlib.Path, count: int) -> None:
     source = make_source("photos", "train")
     rng = np.random.default_rng(0)
     for number in range(count):
-        pixels = transforms.decode(source[number % len(source)].image)
+        pixels = first_frame(source[number % len(source)])
         crop = transforms.random_crop(pixels, JPEG_SIZE[::-1], rng, (0.5, 1.0))
         Image.fromarray(crop).save(folder / f"{number:03d}.jpg", quality=92)
 

@@ -19,7 +19,7 @@ from bsq_jax.data.pipeline import (
     num_examples,
     train_batches,
 )
-from bsq_jax.data.reader import ImageCache
+from bsq_jax.data.reader import FrameCache
 from bsq_jax.data.sources import make_source
 
 SMALL = DataConfig(
@@ -83,6 +83,8 @@ def test_batches_have_the_promised_shapes():
     (batch,) = take(dataclasses.replace(SMALL, image_size=(16, 8)), 1)
     assert batch["pixels"].shape == (8, 1, 16, 8, 3)
     assert batch["pixels"].dtype == np.uint8
+    np.testing.assert_array_equal(batch["frames"], np.ones(8))
+    assert batch["frames"].dtype == np.int32
     assert batch["index"].shape == (8,)
     assert batch["index"].dtype == np.int64
 
@@ -149,7 +151,7 @@ def test_crops_are_windows_of_the_resized_picture_half_of_them_mirrored():
     batches = take(config, 16)
     for batch in batches:
         for index, pixels in zip(batch["index"], batch["pixels"], strict=True):
-            whole = transforms.resize_short_side(source[int(index)].image, 18)
+            whole = transforms.resize_short_side(source[int(index)].content, 18)
             windows = [whole[y : y + 16, x : x + 16] for y in range(3) for x in range(3)]
             plain = any(np.array_equal(pixels[0], window) for window in windows)
             turned = any(np.array_equal(pixels[0], window[:, ::-1]) for window in windows)
@@ -158,7 +160,7 @@ def test_crops_are_windows_of_the_resized_picture_half_of_them_mirrored():
     assert 40 < mirrored < 88  # 64 of 128 expected, 4.2 standard deviations
     for batch in take(dataclasses.replace(config, flip=False), 4):
         for index, pixels in zip(batch["index"], batch["pixels"], strict=True):
-            whole = transforms.resize_short_side(source[int(index)].image, 18)
+            whole = transforms.resize_short_side(source[int(index)].content, 18)
             windows = [whole[y : y + 16, x : x + 16] for y in range(3) for x in range(3)]
             assert any(np.array_equal(pixels[0], window) for window in windows)
 
@@ -300,23 +302,24 @@ def test_each_of_four_hosts_stops_by_what_it_has_met_itself(tmp_path, split):
 
 
 def test_the_cache_keeps_to_its_budget_and_never_evicts():
-    cache = ImageCache(1)
+    cache = FrameCache(1)
     images = [np.full((256, 512, 3), n, np.uint8) for n in range(8)]  # 384 KiB: two fit in 1 MiB
 
     def fill():
         for key, image in enumerate(images):
-            cache.put(key, image)
-            cache.put(0, images[1])
+            cache.put(key, 0, image)
+            cache.put(0, 0, images[1])
 
     threads = [threading.Thread(target=fill) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    kept = [key for key in range(8) if cache.get(key) is not None]
+    kept = [key for key in range(8) if cache.get(key, 0) is not None]
     assert len(kept) == 2
+    assert cache.full
     for key in kept:
-        assert cache.get(key)[0, 0, 0] in ((0, 1) if key == 0 else (key,))
+        assert cache.get(key, 0)[0, 0, 0] in ((0, 1) if key == 0 else (key,))
 
 
 def test_examples_opened_once_are_not_read_again(tmp_path):
@@ -369,6 +372,6 @@ def test_sizes_are_kept_when_resize_is_zero():
     (batch,) = take(config, 1)
     for index, pixels in zip(batch["index"], batch["pixels"], strict=True):
         windows = np.lib.stride_tricks.sliding_window_view(
-            source[int(index)].image, (16, 16, 3)
+            source[int(index)].content, (16, 16, 3)
         ).reshape(-1, 16, 16, 3)
         assert (windows == pixels).all(axis=(1, 2, 3)).any()

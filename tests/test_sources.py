@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.data import sources, transforms
+from bsq_jax.data import embedded, sources, transforms
 from bsq_jax.data.sources import make_source
 
 
@@ -43,21 +43,21 @@ def test_photos_are_real_colour_pictures_split_by_scene():
     assert {"motorcycle_left.png", "motorcycle_right.png"} <= set(names["train"])
     for source in splits.values():
         for index in range(len(source)):
-            small = transforms.resize_short_side(transforms.decode(source[index].image), 32)
+            small = transforms.resize_short_side(transforms.decode(source[index].content), 32)
             spread = small.max(axis=-1).astype(int) - small.min(axis=-1)
             assert spread.max() > 60, source[index].id  # not a grey picture
 
 
 def test_photos_without_the_wheel_is_a_user_error(monkeypatch, tmp_path):
     found = importlib_spec_of(tmp_path)
-    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: found)
+    monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda name: found)
     with pytest.raises(UserError, match=r"astronaut\.png is not in the installed scikit-image"):
         make_source("photos", "train")
 
 
 def importlib_spec_of(folder):
     """An import spec of a package whose folder is there but holds none of the files."""
-    spec = sources.importlib.util.spec_from_loader("skimage", loader=None, is_package=True)
+    spec = embedded.importlib.util.spec_from_loader("skimage", loader=None, is_package=True)
     spec.submodule_search_locations = [str(folder)]
     return spec
 
@@ -70,7 +70,7 @@ def test_folder_takes_pictures_of_any_depth_and_case_sorted(tmp_path):
     source = make_source(f"folder:{tmp_path}", "val", divide=False)
     assert ids(source) == sorted(names)
     position = ids(source).index("b.PNG")
-    assert source[position].image == (tmp_path / "b.PNG").read_bytes()
+    assert source[position].content == (tmp_path / "b.PNG").read_bytes()
 
 
 @pytest.mark.parametrize("val_name", ["val", "validation", "test"])
@@ -116,11 +116,13 @@ def test_folder_mistakes(tmp_path):
 def test_synthetic_is_deterministic_colourful_and_differs_by_split():
     train, val = make_source("synthetic", "train"), make_source("synthetic", "val")
     assert len(train) == len(val) == 64
-    images = [train[index].image for index in range(8)] + [val[index].image for index in range(8)]
+    images = [train[index].content for index in range(8)] + [
+        val[index].content for index in range(8)
+    ]
     assert all(image.shape == (96, 96, 3) and image.dtype == np.uint8 for image in images)
     assert len({image.tobytes() for image in images}) == 16
     assert all(image.std() > 10 for image in images)
-    np.testing.assert_array_equal(make_source("synthetic", "train")[5].image, images[5])
+    np.testing.assert_array_equal(make_source("synthetic", "train")[5].content, images[5])
     with pytest.raises(IndexError):
         train[64]
 
@@ -140,13 +142,13 @@ def test_array_record_globs(tmp_path):
     write_array_records(tmp_path / "part-1.array_record", records[12:])
     spec = f"array_record:{tmp_path}/part-*"
     parts = {split: make_source(spec, split) for split in sources.SPLITS}
-    assert [record.image for record in parts["val"]] == [records[0], records[10], records[20]]
+    assert [record.content for record in parts["val"]] == [records[0], records[10], records[20]]
     rest = [record for n, record in enumerate(records) if n % 10]
-    assert [parts["train"][n].image for n in range(len(parts["train"]))] == rest
+    assert [parts["train"][n].content for n in range(len(parts["train"]))] == rest
     assert len(make_source(spec, "val", divide=False)) == 23
     two = f"array_record:{tmp_path}/part-0*|{tmp_path}/part-1*"
-    assert make_source(two, "train")[11].image == records[11]
-    assert make_source(two, "val")[0].image == records[12]
+    assert make_source(two, "train")[11].content == records[11]
+    assert make_source(two, "val")[0].content == records[12]
     with pytest.raises(UserError, match="matches no file"):
         make_source(f"array_record:{tmp_path}/none-*", "train")
     (tmp_path / "text.array_record").write_text("hello")
@@ -198,8 +200,8 @@ def test_tfds_gives_the_stored_bytes(tfds_place):
     assert len(train) == 5
     assert len(val) == 3
     expected = {encode(picture(n), "JPEG") for n in range(5)}  # tfds writes in an order of its own
-    assert {train[n].image for n in range(5)} == expected
-    assert {val[n].image for n in range(3)} == {encode(picture(n), "JPEG") for n in range(5, 8)}
+    assert {train[n].content for n in range(5)} == expected
+    assert {val[n].content for n in range(3)} == {encode(picture(n), "JPEG") for n in range(5, 8)}
     assert train[2].id == "tfds:tiny_pictures/train#2"
 
 

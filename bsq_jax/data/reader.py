@@ -1,43 +1,72 @@
-"""Reading one record at a time, for many threads: the cache, and what to do with broken files."""
+"""Reading frames of records, for many threads: the cache, and what to do with broken files."""
 
 import math
 import threading
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from absl import logging
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.data import transforms
-from bsq_jax.data.sources import Source
+from bsq_jax.data.footage import Render, open_footage
+from bsq_jax.data.records import BrokenRecord, Source
+from bsq_jax.data.video import FrameTable
+
+# Which frames of a record are wanted, given how many it has: increasing numbers from 0.
+Choose = Callable[[int], Sequence[int]]
+Frames = Callable[[Sequence[int]], Iterator[tuple[int, Render]]]
+
+_TABLE_BYTES = 64 * 2**20  # for lists of the frames of videos, besides the frames themselves
 
 
-class ImageCache:
-    """Keeps pictures in memory up to a budget: first come, first kept, nothing is evicted.
+class FrameCache:
+    """Keeps resized frames in memory up to a budget: first come, first kept, nothing is evicted.
 
     Without eviction an epoch larger than the budget still finds the same part of it every time,
-    where a least-recently-used cache would find nothing. Safe to use from several threads.
+    where a least-recently-used cache would find nothing. Which frames a video has is kept besides,
+    up to 64 MiB. Safe to use from several threads.
     """
 
     def __init__(self, megabytes: int):
         """Takes the budget in MiB."""
         self._free = megabytes * 2**20
-        self._images: dict[int, np.ndarray] = {}
+        self._free_tables = _TABLE_BYTES
+        self._frames: dict[tuple[int, int], np.ndarray] = {}
+        self._tables: dict[int, FrameTable | int] = {}
         self._lock = threading.Lock()
+        self.full = not megabytes
 
-    def get(self, key: int) -> np.ndarray | None:
-        """The picture kept under ``key``, or None."""
-        return self._images.get(key)
+    def get(self, index: int, number: int) -> np.ndarray | None:
+        """Frame ``number`` of record ``index``, or None."""
+        return self._frames.get((index, number))
 
-    def put(self, key: int, image: np.ndarray) -> None:
-        """Keeps ``image`` if it is new and the budget allows."""
+    def put(self, index: int, number: int, image: np.ndarray) -> None:
+        """Keeps a frame if it is new and the budget allows; ``full`` says when it did not."""
         with self._lock:
-            if key not in self._images and image.nbytes <= self._free:
-                self._free -= image.nbytes
-                self._images[key] = image
+            if (index, number) in self._frames:
+                return
+            if image.nbytes > self._free:
+                self.full = True
+                return
+            self._free -= image.nbytes
+            self._frames[index, number] = image
+
+    def table(self, index: int) -> FrameTable | int | None:
+        """What is known about which frames a record has."""
+        return self._tables.get(index)
+
+    def put_table(self, index: int, table: FrameTable | int) -> None:
+        """Keeps what was found out about which frames a record has."""
+        size = 64 if isinstance(table, int) else sum(array.nbytes for array in table)
+        with self._lock:
+            if index not in self._tables and size <= self._free_tables:
+                self._free_tables -= size
+                self._tables[index] = table
 
 
 class Reader:
-    """Reads and resizes records, remembers what is broken, stops the run if that is too much."""
+    """Reads and resizes frames, remembers what is broken, stops the run if that is too much."""
 
     def __init__(
         self,
@@ -47,25 +76,25 @@ class Reader:
         filter: str,  # noqa: A002
         draft: bool,
         max_broken: float,
-        cache: ImageCache,
+        cache: FrameCache,
         shard_count: int = 1,
     ):
-        """Takes what :func:`bsq_jax.data.transforms.load_resized` needs, and the limits.
+        """Takes how frames are resized, and the limits.
 
         Args:
           source: The records.
-          size: Short side of the pictures, or 0 for the size they have.
+          size: Short side of the frames, or 0 for the size they have.
           filter: Name of the resize filter.
           draft: Whether JPEGs may be decoded at reduced size.
           max_broken: Fraction of records that may be broken, rounded up to whole records.
-          cache: Where resized pictures are kept, under their index.
+          cache: Where resized frames are kept, under the index of their record.
           shard_count: Number of hosts that read the source. Each judges by the records it has met
             itself: at first its share, in the end all of them, as each epoch is divided anew.
         """
         self.source = source
         self._size = size
         self._filter = filter
-        self._draft = draft
+        self._draft_side = 2 * size if draft else 0
         self._max_broken = max_broken
         self._share = -(-len(source) // shard_count)
         self._met = bytearray(len(source))  # 1 where a record was asked for
@@ -79,8 +108,8 @@ class Reader:
         with self._lock:
             return sorted(self._broken.values())
 
-    def read(self, index: int) -> np.ndarray | None:
-        """The resized picture of a record, or None if it is broken.
+    def read(self, index: int, choose: Choose) -> list[np.ndarray] | None:
+        """The resized frames of a record that ``choose`` picks, or None if it is broken.
 
         Raises:
           UserError: It is broken, and so are too many others.
@@ -88,20 +117,21 @@ class Reader:
         with self._lock:
             self._met_count += not self._met[index]
             self._met[index] = 1
-        image = self._cache.get(index)
-        if image is not None:
-            return image
         if index not in self._broken:
+            clip = self._cached(index, choose)
+            if clip is not None:
+                return clip
             record_id = f"{self.source.name}#{index}"
             try:
                 record = self.source[index]
                 record_id = record.id
-                image = transforms.load_resized(record, self._size, self._filter, draft=self._draft)
-            except (transforms.BrokenRecord, OSError) as error:
+                with open_footage(
+                    record, draft_side=self._draft_side, table=self._cache.table(index)
+                ) as footage:
+                    self._cache.put_table(index, footage.table)
+                    return self._read(index, footage.frames, choose(len(footage)))
+            except (BrokenRecord, OSError) as error:
                 self._note_broken(index, record_id, str(error))
-            else:
-                self._cache.put(index, image)
-                return image
         # Checked at known ones too: the thread that found the last may be reading ahead of others.
         of = max(self._met_count, self._share)
         if len(self._broken) > self._limit(of):
@@ -117,17 +147,40 @@ class Reader:
         # A part is a sample: by chance it may hold three standard deviations more than the rest.
         return math.ceil(min(highest, expected + 3 * math.sqrt(expected)) - 1e-9)  # 0.1 * 30 > 3
 
-    def read_or_next(self, index: int) -> tuple[np.ndarray, int]:
-        """The picture at ``index``, or the first readable one after it, and where it was."""
+    def read_or_next(self, index: int, choose: Choose) -> tuple[list[np.ndarray], int]:
+        """The frames at ``index``, or of the first readable record after it, and where it was."""
         total = len(self.source)
         for offset in range(total):
             found = (index + offset) % total
-            image = self.read(found)
-            if image is not None:
-                return image, found
-        raise UserError(
-            f"{self.source.name}: none of {total} records is a picture that can be read"
-        )
+            clip = self.read(found, choose)
+            if clip is not None:
+                return clip, found
+        kind = "video" if self.source.videos else "picture"
+        raise UserError(f"{self.source.name}: none of {total} records is a {kind} that can be read")
+
+    def _cached(self, index: int, choose: Choose) -> list[np.ndarray] | None:
+        table = self._cache.table(index)
+        if table is None:
+            return None
+        count = table if isinstance(table, int) else len(table.times)
+        clip = [self._cache.get(index, number) for number in choose(count)]
+        return None if any(image is None for image in clip) else [i for i in clip if i is not None]
+
+    def _read(self, index: int, frames: Frames, numbers: Sequence[int]) -> list[np.ndarray]:
+        """Renders the wanted frames; those on the way as well, while the cache can keep them."""
+        wanted, clip = set(numbers), []
+        for number, render in frames(numbers):
+            if number not in wanted and self._cache.full:
+                continue
+            image = self._cache.get(index, number)
+            if image is None:
+                image = render()
+                if self._size:
+                    image = transforms.resize_short_side(image, self._size, self._filter)
+                self._cache.put(index, number, image)
+            if number in wanted:
+                clip.append(image)
+        return clip
 
     def _note_broken(self, index: int, record_id: str, reason: str) -> None:
         with self._lock:

@@ -1,0 +1,86 @@
+"""Batches of this host, as an iterator that can say what it has read; and the order of records."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
+
+import grain
+import numpy as np
+
+from bsq_jax.data.reader import Reader
+from bsq_jax.data.settings import DataConfig
+
+Batch = dict[str, np.ndarray]
+
+
+class Batches(Iterator[Batch]):
+    """An iterator of batches that can say what it has read, and be closed.
+
+    ``len()`` is the number of batches from the very first one, whatever has been read already.
+    """
+
+    def __init__(
+        self,
+        dataset: grain.MapDataset,
+        config: DataConfig,
+        readers: Sequence[Reader],
+        *,
+        start: int,
+    ):
+        """Starts reading ``dataset``, whose elements are batches, at batch ``start``."""
+        options = grain.ReadOptions(
+            num_threads=config.threads,
+            prefetch_buffer_size=config.prefetch if config.threads else 0,
+        )
+        self._length = len(dataset)
+        self._readers = readers
+        self._examples = 0
+        self._iterator: Any = iter(dataset.to_iter_dataset(options))
+        self._iterator.set_state({"next_index": start})
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __next__(self) -> Batch:
+        batch = next(self._iterator)
+        self._examples += len(batch["index"])
+        return batch
+
+    def stats(self) -> dict[str, Any]:
+        """What this host has seen so far.
+
+        Returns:
+          ``examples``: examples handed out, padding included; ``broken``: number of distinct
+          unreadable records; ``broken_ids``: their ids, sorted.
+        """
+        ids = sorted(name for reader in self._readers for name in reader.broken_ids())
+        return {"examples": self._examples, "broken": len(ids), "broken_ids": ids}
+
+    def close(self) -> None:
+        """Stops the reading threads; the iterator cannot be used afterwards."""
+        self._iterator.close()
+
+
+class EpochOrder:
+    """Which record comes at a position of the endless stream: a new permutation each epoch.
+
+    Grain's own shuffle finds a permutation of n by walking through 65,536 places, which takes
+    milliseconds an example when n is a handful of photographs. A table is quicker for any n that
+    fits into memory.
+    """
+
+    def __init__(self, count: int, *seed: int):
+        """Takes the number of records, and numbers that tell this order from others."""
+        self._count = count
+        # Reading threads work in several epochs at a time when an epoch is shorter than a batch.
+        kept = max(2, min(64, 2**20 // count))
+        self._table = functools.lru_cache(maxsize=kept)(
+            lambda epoch: np.random.default_rng([seed[0], epoch, *seed[1:]]).permutation(count)
+        )
+
+    def __getitem__(self, position: int) -> int:
+        epoch, place = divmod(position, self._count)
+        return int(self._table(epoch)[place])

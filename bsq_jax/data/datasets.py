@@ -1,0 +1,133 @@
+"""Prepared data sets: array_record files, and what tensorflow-datasets makes of them."""
+
+import glob
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bsq_jax.core.errors import UserError
+from bsq_jax.data.folders import VAL_FRACTION
+from bsq_jax.data.records import Record, Source
+
+
+class ArrayRecordSource:
+    """Encoded pictures in array_record files: each record is the bytes of one picture file."""
+
+    def __init__(self, name: str, records: Sequence[bytes], positions: np.ndarray):
+        """Takes open ``records`` and which ``positions`` of them belong to this source."""
+        self.name = name
+        self.videos = False
+        self._records = records
+        self._positions = positions
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __getitem__(self, index: int) -> Record:
+        position = int(self._positions[index])
+        return Record(f"{self.name}#{position}", _read(self._records, position))
+
+
+class TfdsSource:
+    """One split of a prepared TensorFlow dataset; pictures come as their stored bytes."""
+
+    def __init__(self, name: str, data_source: Sequence[dict[str, Any]], feature: str):
+        self.name = name
+        self.videos = False
+        self._data_source = data_source
+        self._feature = feature
+
+    def __len__(self) -> int:
+        return len(self._data_source)
+
+    def __getitem__(self, index: int) -> Record:
+        return Record(f"{self.name}#{index}", _read(self._data_source, index)[self._feature])
+
+
+def _read(records: Sequence[Any], position: int) -> Any:
+    """One record; damage that the array_record library reports in its own ways is an OSError."""
+    try:
+        return records[position]
+    except (RuntimeError, ValueError) as error:
+        raise OSError(str(error).partition("\n")[0]) from error
+
+
+def open_array_record(place: str, split: str, divide: bool) -> Source:
+    """Records of array_record files; see :func:`bsq_jax.data.sources.make_source`."""
+    try:
+        from array_record.python import array_record_data_source
+    except ImportError as error:
+        raise UserError(
+            f"array_record:{place} needs 'pip install array_record' ({error})"
+        ) from error
+
+    globs = place.split("|")
+    if len(globs) > 2:
+        raise UserError(f"array_record:{place} has {len(globs)} globs: give one, or TRAIN|VAL")
+    pattern = globs[-1] if split == "val" else globs[0]
+    paths = sorted(glob.glob(os.path.expanduser(pattern), recursive=True))
+    if not paths:
+        raise UserError(f"array_record:{pattern} matches no file: check the glob")
+    try:
+        records = array_record_data_source.ArrayRecordDataSource(paths)
+        total = len(records)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"array_record:{pattern}: not array_record files ({reason})") from error
+    positions = np.arange(total)
+    if len(globs) == 1 and divide:
+        positions = positions[(positions % round(1 / VAL_FRACTION) == 0) == (split == "val")]
+    if not positions.size:
+        raise UserError(f"array_record:{pattern} has no records for {split} ({total} in all)")
+    return ArrayRecordSource(f"array_record:{pattern}", records, positions)
+
+
+def open_tfds(place: str, split: str, divide: bool) -> Source:
+    """A prepared TensorFlow dataset; see :func:`bsq_jax.data.sources.make_source`."""
+    del divide  # a prepared dataset always has splits of its own
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise UserError(
+            f"tfds:{place} needs 'pip install tensorflow-datasets' ({error})"
+        ) from error
+
+    name, _, data_dir = place.partition("@")
+    folder = os.path.expanduser(data_dir) or None
+    try:
+        builder = tfds.builder(name, data_dir=folder, file_format="array_record")
+    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"tfds:{place} is unknown to tensorflow-datasets ({reason})") from error
+    if not builder.info.splits:
+        where = f", data_dir={folder!r}" if folder else ""
+        raise UserError(
+            f"tfds:{place} is not prepared in {builder.data_path}; prepare it once with: python -c "
+            f'"import tensorflow_datasets as tfds; tfds.builder({name!r}{where}, '
+            "file_format='array_record').download_and_prepare()\""
+        )
+    names = ["train"] if split == "train" else ["validation", "test"]
+    chosen = next((n for n in names if n in builder.info.splits), None)
+    if chosen is None:
+        raise UserError(
+            f"tfds:{place} has no split {' or '.join(map(repr, names))} "
+            f"(it has: {', '.join(builder.info.splits)}); give another source for {split}"
+        )
+    pictures = [k for k, f in builder.info.features.items() if isinstance(f, tfds.features.Image)]
+    if not pictures:
+        raise UserError(
+            f"tfds:{place} has no picture among its features ({', '.join(builder.info.features)})"
+        )
+    feature = "image" if "image" in pictures else pictures[0]
+    # The bytes stay as they are stored; the pipeline's threads decode them.
+    decoders = {name: tfds.decode.SkipDecoding() for name in pictures}
+    try:
+        data_source = builder.as_data_source(split=chosen, decoders=decoders)
+    except NotImplementedError as error:  # prepared in a format without random access
+        raise UserError(
+            f"tfds:{place} is stored as {builder.info.file_format}: prepare it in another folder "
+            "with file_format='array_record' and give that as tfds:NAME@DATA_DIR"
+        ) from error
+    return TfdsSource(f"tfds:{name}/{chosen}", data_source, feature)

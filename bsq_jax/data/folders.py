@@ -1,0 +1,130 @@
+"""Pictures and videos that lie in folders."""
+
+import hashlib
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from bsq_jax.core.errors import UserError
+from bsq_jax.data.records import Record, Source
+from bsq_jax.data.video import VIDEO_EXTENSIONS
+
+IMAGE_EXTENSIONS = frozenset(
+    f".{name}"
+    for name in (
+        *("avif", "bmp", "gif", "jfif", "jp2", "jpe", "jpeg", "jpg"),
+        *("pgm", "png", "pnm", "ppm", "tif", "tiff", "webp"),
+    )
+)
+
+_VAL_FOLDERS = ("val", "validation", "valid", "test")
+VAL_FRACTION = 0.1
+
+
+class FileSource:
+    """Picture or video files in a fixed order, read anew at each access."""
+
+    def __init__(self, name: str, files: Sequence[tuple[str, str]], *, videos: bool = False):
+        """Takes ``files`` as pairs of (record id, path), and whether they are videos."""
+        self.name = name
+        self.videos = videos
+        self._files = tuple(files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> Record:
+        record_id, path = self._files[index]
+        file = pathlib.Path(path)
+        return Record(record_id, file if self.videos else file.read_bytes())
+
+
+class _Kind(NamedTuple):
+    """What a folder is searched for, and how messages call it."""
+
+    scheme: str
+    plural: str
+    extensions: frozenset[str]
+
+
+_PICTURES = _Kind("folder", "pictures", IMAGE_EXTENSIONS)
+_VIDEOS = _Kind("clips", "videos", VIDEO_EXTENSIONS)
+
+
+def pictures(place: str, split: str, divide: bool) -> Source:
+    """All pictures below a folder; see :func:`bsq_jax.data.sources.make_source`."""
+    return _folder(_PICTURES, place, split, divide)
+
+
+def clips(place: str, split: str, divide: bool) -> Source:
+    """All videos below a folder, or one file; see :func:`bsq_jax.data.sources.make_source`."""
+    path = pathlib.Path(place).expanduser()
+    if not path.is_file():
+        return _folder(_VIDEOS, place, split, divide)
+    if divide:
+        raise UserError(
+            f"clips:{place} is one video, which cannot be divided into train and val: "
+            "give a folder of videos, or another data.val_source"
+        )
+    return FileSource(f"clips:{place}", [(path.name, str(path))], videos=True)
+
+
+def _folder(kind: _Kind, place: str, split: str, divide: bool) -> Source:
+    root = pathlib.Path(place).expanduser()
+    if not root.is_dir():
+        raise UserError(f"{kind.scheme}:{place} is not a folder: check the path")
+    val_folder = next((name for name in _VAL_FOLDERS if (root / name).is_dir()), None)
+    if val_folder and (root / "train").is_dir():
+        folder = "train" if split == "train" else val_folder
+        chosen = [f"{folder}/{path}" for path in _files_below(root / folder, kind.extensions)]
+        where = f"{place}/{folder}"
+    else:
+        chosen = _files_below(root, kind.extensions)
+        where = place
+        if divide and chosen:
+            chosen = _hash_split(kind, chosen, split, place)
+    if not chosen:
+        other = _VIDEOS if kind is _PICTURES else _PICTURES
+        hint = (
+            f"it holds {other.plural}, write {other.scheme}:{place}"
+            if _files_below(root, other.extensions)
+            else f"check the path (known file names: *{', *'.join(sorted(kind.extensions))})"
+        )
+        raise UserError(f"{kind.scheme}:{where} holds no {kind.plural}: {hint}")
+    files = [(path, str(root / path)) for path in chosen]
+    return FileSource(f"{kind.scheme}:{where}", files, videos=kind is _VIDEOS)
+
+
+def _files_below(root: pathlib.Path, extensions: frozenset[str]) -> list[str]:
+    """Paths of files relative to ``root``, sorted; hidden ones are left out."""
+    found, entered = [], set()
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in entered:  # a link back up the tree would go round for ever
+            subfolders.clear()
+            continue
+        entered.add(real)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for name in files:
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in extensions:
+                found.append(pathlib.Path(folder, name).relative_to(root).as_posix())
+    return sorted(found)
+
+
+def _hash_split(kind: _Kind, paths: list[str], split: str, place: str) -> list[str]:
+    def position(path: str) -> float:
+        digest = hashlib.blake2b(path.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+        return int.from_bytes(digest, "big") / 2**64
+
+    positions = [position(path) for path in paths]
+    bound = max(VAL_FRACTION, np.nextafter(min(positions), 1))
+    in_val = [value < bound for value in positions]
+    if all(in_val):
+        raise UserError(
+            f"{kind.scheme}:{place} has too few {kind.plural} ({len(paths)}) to divide into train "
+            f"and val: add {kind.plural}, or make train/ and val/ folders in it"
+        )
+    return [path for path, val in zip(paths, in_val, strict=True) if val == (split == "val")]

@@ -1,0 +1,51 @@
+"""What a source holds: records of pictures or videos, still encoded where they can be."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+SPLITS = ("train", "val")
+
+# One picture: the bytes of an encoded file, or pixels uint8 [height, width, 3], 0..255.
+Still = bytes | np.ndarray
+
+
+class BrokenRecord(Exception):  # noqa: N818  # a condition to handle, named for what it is
+    """The bytes of a record are not a picture or video that can be read."""
+
+
+class Record(NamedTuple):
+    """One picture or video as its source holds it.
+
+    Attributes:
+      id: A name that a person can find it by: a path, or a dataset and a number.
+      content: An encoded picture or video file as bytes; the path of a video file, which is then
+        read only where frames are wanted; pixels uint8 [height, width, 3], 0..255; or a sequence of
+        frames, each an encoded picture or pixels, that are made when they are asked for.
+    """
+
+    id: str
+    content: Still | pathlib.Path | Sequence[Still]
+
+
+class Source(Protocol):
+    """Random access to a fixed sequence of records; reading from several threads is safe.
+
+    Attributes:
+      name: How the source calls itself in messages.
+      videos: Whether the records are videos. A batch from such a source has the frames that the
+        settings ask for, one from any other source has one.
+    """
+
+    name: str
+    videos: bool
+
+    def __len__(self) -> int:
+        """Number of records."""
+        ...
+
+    def __getitem__(self, index: int) -> Record:
+        """The record at ``index``; raises ``OSError`` when its bytes cannot be read."""
+        ...
