@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from bsq_jax.config import LEARNING_RATE_PER_EXAMPLE, finalize, from_json, model_identity
@@ -18,8 +19,14 @@ from bsq_jax.core.paths import local_path
 from bsq_jax.core.settings import differing_keys
 from bsq_jax.core.trees import first_difference
 from bsq_jax.export import SETS, is_export, load_export
+from bsq_jax.models.factory import make_tokenizer
+from bsq_jax.models.positions import fit_temporal, interpolate_spatial
+from bsq_jax.models.tokenizer import TokenizerShape
 from bsq_jax.tasks.state import TrainState
 from bsq_jax.workdir import open_checkpoints, read_config, read_meta
+
+# Keys of `model` that weights can be adapted to, see `adapt`.
+ADAPTABLE = ("frames", "image_size", "causality", "window")
 
 
 class Initial(NamedTuple):
@@ -98,18 +105,103 @@ def load_initial(path: str | os.PathLike[str], names: Collection[str] = SETS) ->
 
 
 def check_same_model(
-    config: ConfigDict, initial: Initial, path: str | os.PathLike[str], *, flag: str = "--workdir"
+    config: ConfigDict,
+    initial: Initial,
+    path: str | os.PathLike[str],
+    *,
+    flag: str = "--workdir",
+    adaptable: Collection[str] = (),
 ) -> None:
     """Refuses weights of another model than the config's.
+
+    Args:
+      config: of the model that wants the weights.
+      initial: the weights.
+      path: where they come from, for the message.
+      flag: what asked for them, for the message.
+      adaptable: keys of ``model`` that may differ, because `adapt` follows.
 
     Raises:
       UserError: the message lists the differing keys.
     """
     identities = model_identity(initial.config), model_identity(config)
+    for identity in identities:
+        for key in adaptable:
+            del identity["model"][key]
     if differ := differing_keys(*identities):
-        raise UserError(
-            f"{path} ({flag}) holds another model ({'; '.join(differ)}): give the same model config"
-        )
+        text = f"{path} ({flag}) holds another model ({'; '.join(differ)}): "
+        text += "give the same model config"
+        if adaptable:
+            keys = [f"model.{key}" for key in adaptable]
+            text += f" (only {', '.join(keys[:-1])} and {keys[-1]} may differ)"
+        raise UserError(text)
+
+
+def adapt(initial: Initial, config: ConfigDict) -> tuple[dict[str, Any], list[str]]:
+    """Fits weights to a model that differs from theirs in the keys of `ADAPTABLE` alone.
+
+    What an image model does with one frame, its video model does too, whatever the positions. Frame
+    by frame it starts as the image model if ``model.window`` is 1 and the positions are learned
+    (they start at zero along time) or rotary (only distances inside a frame are left). Fixed sines
+    along time (``sincos``) are there from the second frame on, and the model has to learn them.
+
+    Args:
+      initial: of `load_initial`.
+      config: of the model that is to have them.
+
+    Returns:
+      The sets of weights, and for each key that differs what was done, in words.
+
+    Raises:
+      UserError: the weights do not fit their own config.
+    """
+    have, want = (make_tokenizer(c).shape for c in (initial.config, config))
+    weights = dict(initial.weights)
+    if want.positions == "learned" and (have.frames, have.grid) != (want.frames, want.grid):
+        for name in {"raw", "ema"} & weights.keys():
+            weights[name] = _adapt_positions(weights[name], have, want)
+    said = []
+    for key in ADAPTABLE:
+        values = (settings.model[key] for settings in (initial.config, config))
+        before, after = ("x".join(map(str, np.ravel(value))) for value in values)
+        if before != after:
+            said.append(f"model.{key} {before} -> {after}{_what_is_done(key, have, want)}")
+    return weights, said
+
+
+def _adapt_positions(params: Any, have: TokenizerShape, want: TokenizerShape) -> dict[str, Any]:
+    """Parameters with learned positions for another number of frames, another grid, or both."""
+    flat = flatten_dict(params)
+    for half in ("encoder", "decoder"):
+        where = (half, "trunk", "positions")
+        spatial, temporal = flat.get((*where, "spatial")), flat.pop((*where, "temporal"), None)
+        wanted = (have.tokens, have.width), (have.frames, have.width) if have.frames > 1 else ()
+        if (np.shape(spatial), () if temporal is None else temporal.shape) != wanted:
+            raise UserError(f"the weights do not fit their own config: see {'/'.join(where)}")
+        if temporal is not None and want.frames == 1:
+            spatial = spatial + temporal[:1]
+        flat[*where, "spatial"] = interpolate_spatial(spatial, have.grid, want.grid)
+        if want.frames > 1:
+            flat[*where, "temporal"] = fit_temporal(temporal, want.frames, want.width)
+    return unflatten_dict(flat)
+
+
+def _what_is_done(key: str, have: TokenizerShape, want: TokenizerShape) -> str:
+    """How weights of one shape come to serve another that differs in `key`, after a colon."""
+    if key not in ("frames", "image_size"):
+        return ""
+    if want.positions != "learned":
+        return f": {want.positions} positions are computed"
+    if key == "image_size":
+        one, other = ("x".join(map(str, shape.grid)) for shape in (have, want))
+        return f": spatial positions {one} -> {other} interpolated"
+    if have.frames == 1:
+        return ": temporal positions start at zero"
+    if want.frames == 1:
+        return ": the first temporal position is added to the spatial ones"
+    if want.frames < have.frames:
+        return f": the first {want.frames} temporal positions"
+    return f": temporal positions after {have.frames} start as the last"
 
 
 def place(tree: Any, abstract: Any) -> Any:

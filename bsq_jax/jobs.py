@@ -24,7 +24,7 @@ from bsq_jax.data.factory import make_data_config
 from bsq_jax.data.pipeline import Batches, DataConfig, open_source, train_batches
 from bsq_jax.data.sources import SPLITS
 from bsq_jax.export import is_export
-from bsq_jax.initial import check_same_model, load_initial, place, start_from
+from bsq_jax.initial import ADAPTABLE, adapt, check_same_model, load_initial, place, start_from
 from bsq_jax.judges import Judging
 from bsq_jax.tasks.state import TrainState
 from bsq_jax.tasks.tokenizer import TokenizerTask, make_tokenizer_task
@@ -240,10 +240,11 @@ def _new_state(
     if not path:
         return task.init_state(mesh), ""
     initial = load_initial(path)
-    check_same_model(config, initial, path, flag="train.init")
+    check_same_model(config, initial, path, flag="train.init", adaptable=ADAPTABLE)
+    weights, adapted = adapt(initial, config)
     abstract = task.abstract_state(mesh)
-    state, origin = start_from(task.init_state(mesh), abstract, initial.weights)
-    return state, f"from {path}: {origin}"
+    state, origin = start_from(task.init_state(mesh), abstract, weights)
+    return state, f"from {path}: {'; '.join([origin, *adapted])}"
 
 
 def _alone(config: ConfigDict) -> ConfigDict:
