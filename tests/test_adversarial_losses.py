@@ -108,6 +108,43 @@ def test_lecam(logits):
     np.testing.assert_allclose(value, wanted, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", losses.KINDS)
+@pytest.mark.parametrize("patches", [(), (3, 2)])
+def test_padding_might_as_well_not_be_there(kind, patches):
+    rng = np.random.default_rng(3)
+    real, fake = (jnp.asarray(rng.normal(0, 3, (4, 3, *patches)), jnp.float32) for _ in range(2))
+    weights = np.arange(3)[None, :] < np.array([[1], [3], [2], [3]])
+    kept = [x[weights][:, None] for x in (real, fake)]
+    anchors = jnp.asarray([0.5, -0.25])
+    weighted = jnp.asarray(weights, jnp.float32)
+    for ours, wanted in (
+        (losses.generator_loss(kind, fake, weighted), losses.generator_loss(kind, kept[1])),
+        (
+            losses.discriminator_loss(kind, real, fake, weighted),
+            losses.discriminator_loss(kind, *kept),
+        ),
+        (losses.lecam(real, fake, anchors, weighted), losses.lecam(*kept, anchors)),
+    ):
+        np.testing.assert_allclose(ours, wanted, rtol=1e-5)
+
+
+def test_r1_counts_real_frames_alone():
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(4, 3, 4, 4, 3)).astype(np.float32)
+    weights = np.arange(3)[None, :] < np.array([[1], [3], [2], [3]])
+
+    def logits(pixels):  # two a frame
+        powers = jnp.stack([jnp.square(pixels), pixels**3], axis=-1)
+        return jnp.sum(powers, axis=(2, 3, 4))
+
+    value = losses.r1_penalty(logits, jnp.asarray(x), jnp.asarray(weights, jnp.float32))
+    kept = np.float64(x[weights])
+    wanted = np.mean(np.sum((2 * kept + 3 * kept**2) ** 2, axis=(1, 2, 3)))
+    np.testing.assert_allclose(value, wanted, rtol=1e-5)
+    every = losses.r1_penalty(logits, jnp.asarray(x[weights][:, None]))
+    np.testing.assert_allclose(every, wanted, rtol=1e-5)
+
+
 def test_adaptive_weight():
     a, b = jnp.full((2, 3), 2.0), jnp.full((2, 3), 0.5)
     np.testing.assert_allclose(

@@ -1,7 +1,7 @@
 """One training step of two players.
 
 Oracles: the losses written out and differentiated by `jax.grad`, each with a forward pass of its
-own; one device against many; a run without the second player.
+own; one device against many; a run without the second player; clips without their padding.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ import optax
 import pytest
 
 from bsq_jax import losses
+from bsq_jax.core.errors import UserError
 from bsq_jax.core.pixels import to_float
 from bsq_jax.core.sharding import batch_sharding, make_mesh, replicated, to_global
 from bsq_jax.features.lpips import load_lpips, lpips
@@ -22,6 +23,7 @@ from bsq_jax.models.discriminators import StyleGanDiscriminator
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
 from bsq_jax.quantizers import BinarySphericalQuantizer
 from bsq_jax.tasks.adversarial import AdversarialRules
+from bsq_jax.tasks.state import Adversary
 from bsq_jax.tasks.tokenizer import LossWeights, TokenizerTask
 
 SHAPE = TokenizerShape(16, 16, 1, 8, bits=6, width=16, layers=1, heads=2, head_hidden=0)
@@ -41,12 +43,18 @@ class Smooth(nn.Module):
 
 
 def make_task(
-    weights=WEIGHTS, accumulate=1, ema=0.0, model_class=TokenizerModel, dtype=jnp.float32, **rules
+    weights=WEIGHTS,
+    accumulate=1,
+    ema=0.0,
+    model_class=TokenizerModel,
+    dtype=jnp.float32,
+    shape=SHAPE,
+    **rules,
 ):
     rules = {"discriminator": Smooth(), "r1_every": 2, "weight": 0.3, **rules}
     rules = AdversarialRules(optimizer=optax.sgd(RATE), **rules)
     return TokenizerTask(
-        model_class(SHAPE, BinarySphericalQuantizer(3), dtype),
+        model_class(shape, BinarySphericalQuantizer(3), dtype),
         optax.sgd(RATE),
         optax.constant_schedule(RATE),
         weights=weights,
@@ -259,22 +267,92 @@ def test_a_step_in_bfloat16_is_near_the_one_in_float32():
 
 
 def test_the_perceptual_loss_and_its_gradient_join_the_others():
+    """Of two clips, one of which has only one real frame."""
     weights = dataclasses.replace(WEIGHTS, perceptual=0.5)
     task = make_task(weights)
-    pixels = to_float(jnp.asarray(batch(0, 2)["pixels"]))
+    pixels = to_float(jnp.asarray(batch(0, 4)["pixels"])).reshape(2, 2, 16, 16, 3)
     fake = jnp.tanh(pixels * 1.7 + 0.1)
-    params = load_lpips("vgg16")
+    params, kept = load_lpips("vgg16"), np.array([[True, True], [True, False]])
 
     def written_out(fake):
-        distance = lpips(params, pixels, fake, net="vgg16")
-        l1, l2 = jnp.abs(pixels - fake).mean(), jnp.square(pixels - fake).mean()
+        ours, wanted = fake[kept][:, None], pixels[kept][:, None]
+        distance = lpips(params, wanted, ours, net="vgg16")
+        l1, l2 = jnp.abs(wanted - ours).mean(), jnp.square(wanted - ours).mean()
         return l1 + 0.5 * l2 + 0.5 * jnp.mean(distance)
 
     frozen = task.load_frozen(one_device())
     (loss, terms), gradient = jax.jit(jax.value_and_grad(task.pixel_loss, has_aux=True))(
-        fake, pixels, frozen
+        fake, pixels, frozen, jnp.asarray(kept, jnp.float32)
     )
     wanted, wanted_gradient = jax.jit(jax.value_and_grad(written_out))(fake)
     np.testing.assert_allclose(loss, wanted, rtol=1e-5)
     np.testing.assert_allclose(gradient, wanted_gradient, atol=1e-6)
     assert set(terms) == {"l1", "l2", "perceptual"}
+
+
+class OfClips(nn.Module):
+    """A small discriminator of clips, for which the order of frames counts."""
+
+    @nn.compact
+    def __call__(self, pixels):
+        x = jnp.tanh(nn.Conv(4, (1, 4, 4), (1, 4, 4))(pixels)).mean((2, 3))
+        return nn.Dense(1)(x.reshape(len(x), -1))
+
+
+def playing(discriminator, pixels, **rules):
+    """Rules, and the state of a discriminator of such pixels."""
+    rules = {"kind": "hinge", "lecam": 0.5, "r1_every": 1, **rules}
+    rules = AdversarialRules(discriminator, optax.sgd(RATE), **rules)
+    params = discriminator.init(jax.random.key(0), pixels)["params"]
+    return rules, Adversary(params, None, jnp.asarray([0.1, -0.1]), jnp.float32(0))
+
+
+def test_frames_that_are_padding_are_not_judged():
+    """As samples of their own the real frames give the same, R1 included."""
+    rng = np.random.default_rng(0)
+    real, fake = jnp.asarray(rng.uniform(-1, 1, (2, 3, 4, 8, 8, 3)), jnp.float32)
+    kept = np.arange(4)[None, :] < np.array([[1], [4], [3]])
+    rules, adversary = playing(Smooth(), real)
+    play = jax.jit(rules.play)
+    ours = play(adversary, real, fake, jnp.int32(0), jnp.asarray(kept, jnp.float32))
+    wanted = play(adversary, real[kept][:, None], fake[kept][:, None], jnp.int32(0))
+    close((ours.gradients, ours.watched), (wanted.gradients, wanted.watched))
+    close(ours.pixel_gradient[kept], wanted.pixel_gradient[:, 0])
+    assert not np.asarray(ours.pixel_gradient)[~kept].any()
+    assert ours.watched["r1"] > 0
+
+
+def test_a_discriminator_of_clips_sees_them_held_at_their_last_frame():
+    rng = np.random.default_rng(0)
+    real, fake = jnp.asarray(rng.uniform(-1, 1, (2, 3, 2, 8, 8, 3)), jnp.float32)
+    held = jnp.repeat(real[:, 1:], 2, axis=1)
+    whole = [jnp.concatenate([pixels, held], axis=1) for pixels in (real, fake)]
+    rules, adversary = playing(OfClips(), whole[0], clip_frames=4)
+    play, step = jax.jit(rules.play), jnp.int32(0)
+    ours = play(adversary, real, fake, step, jnp.asarray([[1.0, 1], [1, 0], [1, 1]]))
+    wanted = play(adversary, *whole, step)
+    close((ours.gradients, ours.watched), (wanted.gradients, wanted.watched))
+    close(ours.pixel_gradient, wanted.pixel_gradient[:, :2])
+    with pytest.raises(UserError, match=r"clips of 4 frames, but the data have 5") as caught:
+        play(adversary, *(jnp.zeros((3, 5, 8, 8, 3)),) * 2, step)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_padding_holds_has_no_influence_on_statistics_over_the_batch():
+    shape = dataclasses.replace(SHAPE, frames=2)
+    discriminator = StyleGanDiscriminator(channel_base=32, channel_max=4)
+    task = make_task(shape=shape, discriminator=discriminator, r1=0.0)
+    state = task.init_state(one_device())
+    pixels = jnp.asarray(batch(0, 8)["pixels"]).reshape(4, 2, 16, 16, 3)
+    run = jax.jit(
+        lambda pixels, frames: task.gradients(
+            state.params, state.adversary, to_float(pixels), frames, jnp.int32(0), {}
+        )
+    )
+    frames = jnp.asarray([2, 1, 2, 2], jnp.int32)
+    other = pixels.at[1, 1].set(255)
+    jax.tree.map(np.testing.assert_array_equal, run(other, frames), run(pixels, frames))
+    changed = jax.tree.map(
+        lambda a, b: bool((a != b).any()), run(other, frames.at[1].set(2)), run(pixels, frames)
+    )
+    assert all(jax.tree.leaves(changed[1]))

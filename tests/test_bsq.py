@@ -203,6 +203,21 @@ def test_weights_of_the_terms():
     np.testing.assert_allclose(out.loss, wanted + 0.2 * terms["commitment"], rtol=1e-5)
 
 
+@pytest.mark.parametrize("group_size", [1, 9])
+def test_tokens_that_are_left_out_might_as_well_not_be_there(group_size):
+    rng = np.random.default_rng(5)
+    v = rng.normal(size=(2, 3, 4, 18)).astype(np.float32)
+    weights = np.array([[1, 1, 1], [1, 0, 0]], np.float32)
+    quantizer = BinarySphericalQuantizer(group_size, 2.0, 0.7, 1.3, 0.25)
+    out = quantizer(jnp.asarray(v), jnp.asarray(weights))
+    kept = quantizer(jnp.asarray(v[weights > 0]))
+    for name, value in kept.losses.items():
+        np.testing.assert_allclose(out.losses[name], value, rtol=1e-5, err_msg=name)
+    np.testing.assert_allclose(out.loss, kept.loss, rtol=1e-4)
+    np.testing.assert_array_equal(out.bits, v > 0)  # tokens are made for all
+    np.testing.assert_array_equal(np.asarray(out.quantized)[weights > 0], kept.quantized)
+
+
 @pytest.mark.parametrize("length", [1e-30, 1e-20, 1e18, 1e30])
 @pytest.mark.parametrize("group_size", [1, 9])
 def test_the_length_of_a_latent_does_not_matter(length, group_size):
@@ -231,12 +246,15 @@ def test_gradients_stay_finite_with_a_dead_bit(group_size, inv_temperature):
     assert np.isfinite(jax.grad(lambda x: quantizer(x).loss)(v)).all()
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("group_size", [1, 9])
-def test_memory_grows_linearly_with_the_bits(group_size):
+def test_memory_grows_linearly_with_the_bits(group_size, weighted):
     def peak(bits):
         quantizer = BinarySphericalQuantizer(group_size=group_size)
         latents = jax.ShapeDtypeStruct((2048, bits), jnp.float32)
-        compiled = jax.jit(jax.grad(lambda x: quantizer(x).loss)).lower(latents).compile()
+        shapes = (latents, jax.ShapeDtypeStruct((2048,), jnp.float32))[: 1 + weighted]
+        gradient = jax.jit(jax.grad(lambda *arguments: quantizer(*arguments).loss))
+        compiled = gradient.lower(*shapes).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert peak(144) <= 4.5 * peak(36)

@@ -75,6 +75,41 @@ def test_groups_are_marginals_and_bound_the_exact_entropy_from_above():
     assert bounds[0] > bounds[3] > bounds[-1]
 
 
+@pytest.mark.parametrize("size", [1, 3, 6])
+def test_weighted_tokens_against_enumeration(size):
+    """Weights of frames: both terms, and the gradient, which is zero for tokens left out."""
+    length = 6
+    unit = unit_vectors(24, length).reshape(2, 3, 4, length)
+    weights = np.array([[1.0, 0.25, 2.0], [1.0, 0.0, 0.0]])
+    shares = np.broadcast_to(weights[..., None], (2, 3, 4)) / (4 * weights.sum())
+    q = assignment(unit, 3.0)  # [batch, time, token, code]
+    average = np.einsum("btn,btnc->c", shares, q)
+    groups = [marginal(average, length, i, size) for i in range(0, length, size)]
+
+    @jax.jit
+    def both(u, weights):
+        logits = soft_logits(u, 3.0)
+        terms = [
+            package.token_entropy(logits, weights),
+            package.codebook_entropy(logits, size, weights),
+        ]
+        gradients = jax.grad(
+            lambda x: package.token_entropy(x, weights) - package.codebook_entropy(x, size, weights)
+        )(logits)
+        return terms, gradients
+
+    terms, gradients = both(unit.astype(np.float32), weights.astype(np.float32))
+    wanted = [np.sum(shares * entropy(q)), sum(map(entropy, groups))]
+    np.testing.assert_allclose(terms, wanted, rtol=1e-5)
+    assert not np.asarray(gradients)[1, 1:].any()
+    assert np.asarray(gradients)[shares > 0].all()
+    # Weights that are all the same change nothing, and neither does their size.
+    same, _ = both(unit.astype(np.float32), np.full((2, 3), 7.0, np.float32))
+    logits = soft_logits(jnp.asarray(unit, jnp.float32), 3.0)
+    plain = [token_entropy(logits), codebook_entropy(logits, size)]
+    np.testing.assert_allclose(same, plain, rtol=1e-6)
+
+
 def test_independent_bits_make_the_factorised_entropy_exact():
     # All sign patterns of one vector: the average is a product distribution.
     signs = np.array(np.meshgrid(*[[-1, 1]] * 4)).reshape(4, -1).T

@@ -1,5 +1,6 @@
 """Health of the bits. Oracle: small batches whose statistics are counted by hand, and numpy."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -38,3 +39,21 @@ def test_random_batch_against_numpy():
     np.testing.assert_allclose(health["bit_entropy"], entropy.mean(), rtol=1e-5)
     np.testing.assert_allclose(health["bit_entropy_min"], entropy.min(), atol=1e-6)
     np.testing.assert_allclose(health["group_usage"], np.mean(used), rtol=1e-6)
+
+
+def test_tokens_that_are_left_out_might_as_well_not_be_there():
+    bits = np.random.default_rng(1).integers(0, 2, (3, 4, 5, 16)).astype(np.uint8)
+    weights = np.arange(4)[None, :] < np.array([[1], [4], [2]])
+    health = bit_health(jnp.asarray(bits), jnp.asarray(weights, jnp.float32))
+    wanted = bit_health(jnp.asarray(bits[weights]))
+    for name, value in wanted.items():
+        np.testing.assert_allclose(health[name], value, rtol=1e-5, err_msg=name)
+    assert health["group_usage"] < bit_health(jnp.asarray(bits))["group_usage"]
+
+
+def test_shares_that_round_up_leave_entropies_finite():
+    """A bit that is always one: in float32 some shares add up to more than 1."""
+    weights = jnp.asarray(np.random.default_rng(2).uniform(0.1, 1, (200, 20)), jnp.float32)
+    assert (jnp.sum(weights / jnp.sum(weights, axis=1, keepdims=True), axis=1) > 1).any()
+    health = jax.jit(jax.vmap(bit_health, (None, 0)))(jnp.ones((20, 2), jnp.uint8), weights)
+    assert np.isfinite(health["bit_entropy"]).all()

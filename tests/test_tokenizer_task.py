@@ -1,9 +1,11 @@
 """The tokenizer's training step.
 
 Oracles: one device against many (SGD: Adam would normalise rounding errors into steps), one big
-batch against accumulated small ones, the loss written out from its terms.
+batch against accumulated small ones, the loss written out from its terms, padded clips against the
+same clips without padding.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -13,21 +15,25 @@ import optax
 import pytest
 
 from bsq_jax.config import default_config
+from bsq_jax.core.clips import real_frames, weighted_mean
 from bsq_jax.core.pixels import to_float
 from bsq_jax.core.sharding import batch_sharding, make_mesh, replicated, to_global
 from bsq_jax.core.trees import leaves
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
 from bsq_jax.quantizers import BinarySphericalQuantizer
+from bsq_jax.tasks.accumulate import over_micro_batches
 from bsq_jax.tasks.state import TrainState
 from bsq_jax.tasks.tokenizer import LossWeights, TokenizerTask, make_tokenizer_task
 
 SHAPE = TokenizerShape(16, 16, 1, 8, bits=6, width=16, layers=2, heads=2, head_hidden=32)
+VIDEO = dataclasses.replace(SHAPE, frames=3, layers=1, head_hidden=0)
+LENGTHS = (2, 3, 2, 3, 3, 2, 3, 2)  # of clips
 ALL_TERMS = LossWeights(l1=1.0, l2=0.5, entropy=0.1, entropy_ramp_steps=10)
 
 
-def make_task(**fields) -> TokenizerTask:
+def make_task(shape=SHAPE, **fields) -> TokenizerTask:
     optimizer = fields.pop("optimizer", optax.sgd(0.1))
-    model = TokenizerModel(SHAPE, BinarySphericalQuantizer(3, commitment_weight=0.25))
+    model = TokenizerModel(shape, BinarySphericalQuantizer(3, commitment_weight=0.25))
     return TokenizerTask(model, optimizer, optax.constant_schedule(0.1), **fields)
 
 
@@ -42,19 +48,28 @@ def photographs(step: int, count: int = 16) -> dict[str, np.ndarray]:
     return {"pixels": np.clip(np.round(picture), 0, 255).astype(np.uint8)}
 
 
+def clips(step: int) -> dict[str, np.ndarray]:
+    """Eight clips, padded with noise to three frames."""
+    frames = np.asarray(LENGTHS, np.int32)
+    pixels = photographs(step, 24)["pixels"].reshape(8, 3, 16, 16, 3)
+    noise = np.random.default_rng(step).integers(0, 256, pixels.shape, np.uint8)
+    real = np.arange(3)[None, :] < frames[:, None]
+    return {"pixels": np.where(real[:, :, None, None, None], pixels, noise), "frames": frames}
+
+
 def one_device():
     return make_mesh(1, 1, 1, jax.devices()[:1])
 
 
 @functools.cache
-def first_params():
+def first_params(shape=SHAPE):
     """Random parameters, made once: making them is half the time of a test."""
-    return jax.device_get(make_task().init_state(one_device()).params)
+    return jax.device_get(make_task(shape).init_state(one_device()).params)
 
 
 def start(task: TokenizerTask, mesh):
     """The state at step 0 from `first_params`, laid out on the mesh as the task asks."""
-    params = jax.tree.map(np.copy, first_params())
+    params = jax.tree.map(np.copy, first_params(task.model.shape))
     ema = jax.tree.map(np.copy, params) if task.ema_decay else None
     state = TrainState(np.int32(0), params, ema, task.optimizer.init(params))
     layout = jax.tree.map(lambda leaf: leaf.sharding, task.abstract_state(mesh))
@@ -74,10 +89,10 @@ def compile_step(task: TokenizerTask, mesh):
     return step, state
 
 
-def train(task: TokenizerTask, mesh, steps: int = 3):
+def train(task: TokenizerTask, mesh, steps: int = 3, batch=photographs):
     step, state = compile_step(task, mesh)
     for index in range(steps):
-        state, metrics = step(state, to_global(photographs(index), mesh), {})
+        state, metrics = step(state, to_global(batch(index), mesh), {})
     return jax.device_get((state, metrics))
 
 
@@ -135,7 +150,7 @@ def test_the_loss_is_its_weighted_terms_with_the_ramp():
     pixels = to_float(jnp.asarray(photographs(0)["pixels"]))
     gradients = jax.jit(task.gradients)
     for step, factor in [(0, 3), (1000, 2), (2000, 1), (9000, 1)]:
-        _, _, terms = gradients(params, None, pixels, jnp.int32(step), {})
+        _, _, terms = gradients(params, None, pixels, None, jnp.int32(step), {})
         wanted = 0.7 * terms["l1"] + 0.4 * terms["l2"] + 0.1 * factor * terms["entropy"]
         np.testing.assert_allclose(terms["loss"], wanted, rtol=1e-5)
         penalty = terms["token_entropy"] - terms["codebook_entropy"] + 0.25 * terms["commitment"]
@@ -207,8 +222,108 @@ def test_evaluation_measures_each_example_in_bytes():
 
     original = batch["pixels"].astype(np.float64)
     error = np.mean((original - np.asarray(out["reconstruction"])) ** 2, axis=(1, 2, 3, 4))
-    np.testing.assert_allclose(out["psnr"], 10 * np.log10(255**2 / error), rtol=1e-5)
+    assert out["psnr"].shape == (4, 1)
+    np.testing.assert_allclose(out["psnr"][:, 0], 10 * np.log10(255**2 / error), rtol=1e-5)
     means = original.reshape(4, 1, 2, 8, 2, 8, 3).mean(axis=(3, 5), keepdims=True)
     painted = np.broadcast_to(np.round(means), (4, 1, 2, 8, 2, 8, 3)).reshape(original.shape)
     error = np.mean((original - painted) ** 2, axis=(1, 2, 3, 4))
-    np.testing.assert_allclose(out["oracle_psnr"], 10 * np.log10(255**2 / error), rtol=1e-4)
+    np.testing.assert_allclose(out["oracle_psnr"][:, 0], 10 * np.log10(255**2 / error), rtol=1e-4)
+
+
+@functools.cache
+def gradients_of_clips():
+    """The gradients of a video model's task with all terms, on one device."""
+    task = make_task(VIDEO, weights=ALL_TERMS)
+    run = jax.jit(task.gradients)
+
+    def gradients(pixels, frames):
+        pixels = to_float(jnp.asarray(pixels))
+        found, _, metrics = run(first_params(VIDEO), None, pixels, frames, jnp.int32(0), {})
+        return jax.device_get((found, metrics))
+
+    return gradients
+
+
+@pytest.mark.smoke
+def test_a_padded_batch_is_its_clips_without_padding():
+    """Clips of each length by themselves; then one mean over all frames and all tokens."""
+    batch, model = clips(0), make_task(VIDEO).model
+    parts = [
+        to_float(jnp.asarray(batch["pixels"][batch["frames"] == count, :count])) for count in (2, 3)
+    ]
+
+    def run(params, x, method):
+        return model.apply({"params": params}, x, method=method)
+
+    @jax.jit
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def written_out(params):
+        latents = [run(params, part, "latents") for part in parts]
+        tokens = [model.quantizer(each).quantized for each in latents]
+        fakes = [run(params, each, "decode_quantized") for each in tokens]
+        pairs = zip(fakes, parts, strict=True)
+        errors = jnp.concatenate([jnp.ravel(fake - part) for fake, part in pairs])
+        quantized = model.quantizer(jnp.concatenate([each.reshape(-1, 6) for each in latents]))
+        terms = {"l1": jnp.abs(errors).mean(), "l2": jnp.square(errors).mean()}
+        terms |= {"entropy": quantized.loss, "bit_mean": quantized.bits.mean(axis=0)}
+        loss = terms["l1"] + 0.5 * terms["l2"] + 0.1 * 3 * terms["entropy"]
+        return loss, terms | {"loss": loss} | quantized.losses
+
+    (_, wanted), wanted_gradients = written_out(first_params(VIDEO))
+    ours, values = gradients_of_clips()(**batch)
+    for name, value in wanted.items():
+        np.testing.assert_allclose(values[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), ours, wanted_gradients)
+
+
+def test_what_padding_holds_has_no_influence():
+    batch = clips(0)
+    wanted = gradients_of_clips()(**batch)
+    other = batch["pixels"].copy()
+    other[0, 2] = 255
+    found = gradients_of_clips()(other, batch["frames"])
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+    other[0, 1] = 255
+    found = gradients_of_clips()(other, batch["frames"])
+    assert any(jax.tree.leaves(jax.tree.map(lambda a, b: (a != b).any(), found, wanted)))
+
+
+def test_clips_of_several_lengths_on_many_devices():
+    ours, values = train(make_task(VIDEO, weights=ALL_TERMS), make_mesh(4, 2, 1), 1, clips)
+    gradients, wanted = gradients_of_clips()(**clips(0))
+    moved = jax.tree.map(lambda p, g: p - 0.1 * g, first_params(VIDEO), gradients)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), ours.params, moved)
+    for name, value in wanted.items():
+        np.testing.assert_allclose(values[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_micro_batches_count_by_their_real_frames(count):
+    """In float64 numpy, with lengths that differ from one micro-batch to the next."""
+    values = np.random.default_rng(0).normal(size=(8, 4, 3)).astype(np.float32)
+    frames = np.array([1, 4, 2, 3, 1, 4, 2, 4], np.int32)
+
+    @jax.jit
+    def mean(values, frames):
+        return over_micro_batches(
+            lambda x, n: weighted_mean(x, None if n is None else real_frames(n, 4)),
+            *(values, frames, count),
+        )
+
+    real = np.arange(4)[None, :] < frames[:, None]
+    np.testing.assert_allclose(mean(values, frames), np.float64(values[real]).mean(), rtol=1e-5)
+    np.testing.assert_allclose(mean(values, None), np.float64(values).mean(), rtol=1e-5)
+
+
+def test_an_image_model_sees_clips_frame_by_frame():
+    task, params = make_task(), first_params()
+    pixels = to_float(jnp.asarray(clips(0)["pixels"]))
+    run = jax.jit(task.reconstruct)
+    of_clips, of_frames = run(params, pixels), run(params, pixels.reshape(24, 1, 16, 16, 3))
+    assert of_clips.pixels.shape == pixels.shape
+    bits = of_clips.quantized.bits
+    assert bits.shape == (8, 3, 2, 2, 6)
+    np.testing.assert_array_equal(bits.reshape(24, 1, 2, 2, 6), of_frames.quantized.bits)
+    one_by_one = of_clips.pixels.reshape(of_frames.pixels.shape)
+    np.testing.assert_allclose(one_by_one, of_frames.pixels, atol=1e-6)
+    np.testing.assert_allclose(of_clips.quantized.loss, of_frames.quantized.loss, rtol=1e-5)

@@ -1,7 +1,8 @@
 """Losses of the two players, and what keeps the discriminator in check.
 
-Logits are float32 of any shape; a loss is the mean over all of them. Inside one jitted program over
-a sharded batch that is the mean over the GLOBAL batch.
+Logits are float32 ``[batch, samples, ...]``; a loss is the mean over all of them, or the weighted
+mean where samples have weights ``[batch, samples]``, zero for those that are padding. Inside one
+jitted program over a sharded batch that is the mean over the GLOBAL batch.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from bsq_jax.core.clips import weighted_mean, with_axes
 from bsq_jax.core.errors import UserError
 
 KINDS = ("non_saturating", "hinge")
@@ -21,13 +23,14 @@ def _check_kind(kind: str) -> None:
         raise UserError(f"adversarial loss '{kind}': it must be one of {', '.join(KINDS)}")
 
 
-def generator_loss(kind: str, fake: jax.Array) -> jax.Array:
+def generator_loss(kind: str, fake: jax.Array, weights: jax.Array | None = None) -> jax.Array:
     """What the generator minimises.
 
     Args:
       kind: ``non_saturating``, mean softplus(-D) (Goodfellow et al. 2014; the published runs), or
         ``hinge``, mean(-D) (Lim and Ye 2017).
       fake: logits of reconstructions.
+      weights: of the samples; None: all count alike.
 
     Returns:
       A scalar.
@@ -37,11 +40,13 @@ def generator_loss(kind: str, fake: jax.Array) -> jax.Array:
     """
     _check_kind(kind)
     if kind == "hinge":
-        return -jnp.mean(fake)
-    return jnp.mean(jax.nn.softplus(-fake))
+        return -weighted_mean(fake, weights)
+    return weighted_mean(jax.nn.softplus(-fake), weights)
 
 
-def discriminator_loss(kind: str, real: jax.Array, fake: jax.Array) -> jax.Array:
+def discriminator_loss(
+    kind: str, real: jax.Array, fake: jax.Array, weights: jax.Array | None = None
+) -> jax.Array:
     """What the discriminator minimises: the mean of its losses on real pictures and on fake ones.
 
     Args:
@@ -49,6 +54,7 @@ def discriminator_loss(kind: str, real: jax.Array, fake: jax.Array) -> jax.Array
         max(0, 1 - D) and max(0, 1 + D).
       real: logits of real pictures.
       fake: logits of reconstructions.
+      weights: of the samples, of both kinds alike; None: all count alike.
 
     Returns:
       A scalar; the half in front of the sum is that of the published code.
@@ -58,11 +64,15 @@ def discriminator_loss(kind: str, real: jax.Array, fake: jax.Array) -> jax.Array
     """
     _check_kind(kind)
     if kind == "hinge":
-        return 0.5 * (jnp.mean(jax.nn.relu(1.0 - real)) + jnp.mean(jax.nn.relu(1.0 + fake)))
-    return 0.5 * (jnp.mean(jax.nn.softplus(-real)) + jnp.mean(jax.nn.softplus(fake)))
+        each = jax.nn.relu(1.0 - real) + jax.nn.relu(1.0 + fake)
+    else:
+        each = jax.nn.softplus(-real) + jax.nn.softplus(fake)
+    return 0.5 * weighted_mean(each, weights)
 
 
-def r1_penalty(logits: Callable[[jax.Array], jax.Array], pixels: jax.Array) -> jax.Array:
+def r1_penalty(
+    logits: Callable[[jax.Array], jax.Array], pixels: jax.Array, weights: jax.Array | None = None
+) -> jax.Array:
     """Squared gradient of the logits at real pictures (Mescheder et al. 2018, R1).
 
     Differentiating it with respect to the discriminator's parameters takes a second-order gradient,
@@ -72,18 +82,22 @@ def r1_penalty(logits: Callable[[jax.Array], jax.Array], pixels: jax.Array) -> j
       logits: maps pixels to logits ``[batch, samples, ...]``: a sample is a frame for
         discriminators of frames, a clip for those of clips.
       pixels: real pictures ``[batch, time, height, width, channel]``.
+      weights: of the samples, 1 for those that count and 0 for the others; None: all count.
 
     Returns:
       The mean over samples of the squared norm of d (sum of logits) / d pixels, a scalar. The
       caller multiplies by gamma / 2.
     """
     outputs, pull = jax.vjp(logits, pixels)
-    (gradient,) = pull(jnp.ones_like(outputs))
-    samples = outputs.shape[0] * outputs.shape[1]
-    return jnp.sum(jnp.square(gradient.astype(jnp.float32))) / samples
+    counted = jnp.ones(outputs.shape[:2], outputs.dtype) if weights is None else weights
+    cotangent = with_axes(counted.astype(outputs.dtype), outputs.ndim)
+    (gradient,) = pull(jnp.broadcast_to(cotangent, outputs.shape))
+    return jnp.sum(jnp.square(gradient.astype(jnp.float32))) / jnp.sum(counted)
 
 
-def lecam(real: jax.Array, fake: jax.Array, anchors: jax.Array) -> jax.Array:
+def lecam(
+    real: jax.Array, fake: jax.Array, anchors: jax.Array, weights: jax.Array | None = None
+) -> jax.Array:
     """LeCAM regulariser of the discriminator (Tseng et al. 2021, equation 4), for little data.
 
     Pulls the logits of each kind towards the averaged logits of the other, but only from outside.
@@ -92,10 +106,11 @@ def lecam(real: jax.Array, fake: jax.Array, anchors: jax.Array) -> jax.Array:
       real: logits of real pictures.
       fake: logits of reconstructions.
       anchors: float32 ``[2]``: averaged logits of real pictures and of reconstructions.
+      weights: of the samples; None: all count alike.
     """
-    above = jnp.mean(jnp.square(jax.nn.relu(real - anchors[1])))
-    below = jnp.mean(jnp.square(jax.nn.relu(anchors[0] - fake)))
-    return above + below
+    above = jnp.square(jax.nn.relu(real - anchors[1]))
+    below = jnp.square(jax.nn.relu(anchors[0] - fake))
+    return weighted_mean(above + below, weights)
 
 
 def adaptive_weight(reconstruction: jax.Array, adversarial: jax.Array) -> jax.Array:

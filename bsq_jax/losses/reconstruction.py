@@ -1,17 +1,22 @@
-"""Reconstruction losses: pure functions of pixels ``[batch, time, height, width, channel]``."""
+"""Reconstruction losses: pure functions of pixels ``[batch, time, height, width, channel]``.
+
+Frames may be weighted, ``[batch, time]``: padding has the weight zero.
+"""
 
 import jax
 import jax.numpy as jnp
 
+from bsq_jax.core.clips import weighted_mean
 
-def l1(target: jax.Array, prediction: jax.Array) -> jax.Array:
+
+def l1(target: jax.Array, prediction: jax.Array, weights: jax.Array | None = None) -> jax.Array:
     """Mean absolute error, a scalar, in the units of the pixels ([-1, 1])."""
-    return jnp.mean(jnp.abs(target - prediction))
+    return weighted_mean(jnp.abs(target - prediction), weights)
 
 
-def l2(target: jax.Array, prediction: jax.Array) -> jax.Array:
+def l2(target: jax.Array, prediction: jax.Array, weights: jax.Array | None = None) -> jax.Array:
     """Mean squared error, a scalar."""
-    return jnp.mean(jnp.square(target - prediction))
+    return weighted_mean(jnp.square(target - prediction), weights)
 
 
 def ramp(step: jax.Array, start: float, steps: int) -> jax.Array:

@@ -1,8 +1,8 @@
 """How close a reconstruction is to its original.
 
 Each metric is a pure function of two arrays of pixels ``[batch, time, height, width, channel]`` in
-0..255 (uint8 or float) and can be jitted. It scores every frame by itself and returns the mean over
-the frames of each example, ``[batch]`` in float32.
+0..255 (uint8 or float) and can be jitted. It scores every frame by itself, ``[batch, time]`` in
+float32.
 """
 
 import jax
@@ -42,7 +42,7 @@ def psnr(reference: Pixels, distorted: Pixels) -> jax.Array:
       distorted: the same shape and range.
 
     Returns:
-      ``[batch]`` float32, in dB: the mean over the frames.
+      ``[batch, time]`` float32, in dB.
 
     Raises:
       UserError: if the shapes differ or are not those of videos.
@@ -50,7 +50,7 @@ def psnr(reference: Pixels, distorted: Pixels) -> jax.Array:
     reference, distorted = _as_float(reference, distorted)
     mse = jnp.mean(jnp.square(reference - distorted), axis=(2, 3, 4))  # [batch, time]
     floor = _PEAK**2 * 10 ** (-PSNR_CAP / 10)
-    return jnp.mean(10 * jnp.log10(_PEAK**2 / jnp.maximum(mse, floor)), axis=1)
+    return 10 * jnp.log10(_PEAK**2 / jnp.maximum(mse, floor))
 
 
 def ssim(reference: Pixels, distorted: Pixels) -> jax.Array:
@@ -64,14 +64,14 @@ def ssim(reference: Pixels, distorted: Pixels) -> jax.Array:
       distorted: the same shape and range.
 
     Returns:
-      ``[batch]`` float32, at most 1: the mean over windows, channels and frames.
+      ``[batch, time]`` float32, at most 1: the mean over windows and channels.
 
     Raises:
       UserError: if the shapes differ, are not those of videos, or are smaller than the window.
     """
     reference, distorted = _as_float(reference, distorted, min_side=SSIM_MIN_SIDE, metric="SSIM")
     luminance, contrast = _ssim_terms(reference - _CENTRE, distorted - _CENTRE)
-    return jnp.mean(luminance * contrast, axis=(1, 2, 3, 4))
+    return jnp.mean(luminance * contrast, axis=(2, 3, 4))
 
 
 def ms_ssim(reference: Pixels, distorted: Pixels) -> jax.Array:
@@ -89,7 +89,7 @@ def ms_ssim(reference: Pixels, distorted: Pixels) -> jax.Array:
       distorted: the same shape and range.
 
     Returns:
-      ``[batch]`` float32 in [0, 1]: the mean over channels and frames.
+      ``[batch, time]`` float32 in [0, 1]: the mean over channels.
 
     Raises:
       UserError: if the shapes differ, are not those of videos, or are too small for five scales.
@@ -107,7 +107,7 @@ def ms_ssim(reference: Pixels, distorted: Pixels) -> jax.Array:
         score = score * jnp.maximum(term, 0.0) ** weight
         if scale < last:
             x, y = _halve(x), _halve(y)
-    return jnp.mean(score, axis=(1, 2))
+    return jnp.mean(score, axis=2)
 
 
 def patch_mean(x: Pixels, patch: int) -> jax.Array:
@@ -138,6 +138,28 @@ def patch_mean(x: Pixels, patch: int) -> jax.Array:
     blocks = jnp.asarray(x, jnp.float32).reshape(split)  # [b, t, rows, patch, columns, patch, c]
     means = jnp.mean(blocks, axis=(3, 5), keepdims=True)
     return jnp.broadcast_to(means, split).reshape(x.shape)
+
+
+def measure(original: Pixels, reconstruction: Pixels, patch: int) -> dict[str, jax.Array]:
+    """All metrics that frames of this size are large enough for.
+
+    Args:
+      original: uint8 ``[batch, time, height, width, 3]``.
+      reconstruction: the same shape.
+      patch: side of a patch in pixels.
+
+    Returns:
+      By name ``[batch, time]``: ``psnr``, ``ssim`` and ``ms_ssim``, and ``oracle_psnr``, that of
+      the best picture with one colour per patch.
+    """
+    oracle = jnp.round(patch_mean(original, patch))
+    measured = {"psnr": psnr(original, reconstruction), "oracle_psnr": psnr(original, oracle)}
+    side = min(original.shape[2:4])
+    if side >= SSIM_MIN_SIDE:
+        measured["ssim"] = ssim(original, reconstruction)
+    if side >= MS_SSIM_MIN_SIDE:
+        measured["ms_ssim"] = ms_ssim(original, reconstruction)
+    return measured
 
 
 def _rank_message(shape: tuple[int, ...]) -> str:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bsq_jax.core.clips import weighted_mean
 from bsq_jax.quantizers import entropy
 
 
@@ -73,11 +74,16 @@ class BinarySphericalQuantizer:
     codebook_weight: float = 1.0
     commitment_weight: float = 0.0
 
-    def __call__(self, latents: jax.Array) -> Quantized:
-        """Quantises ``[..., L]`` latents of any float type."""
-        return self.quantize_unit(to_sphere(latents.astype(jnp.float32)))
+    def __call__(self, latents: jax.Array, weights: jax.Array | None = None) -> Quantized:
+        """Quantises latents.
 
-    def quantize_unit(self, unit: jax.Array) -> Quantized:
+        Args:
+          latents: ``[..., L]`` of any float type.
+          weights: of the tokens in the losses, see `entropy`; None: all count alike.
+        """
+        return self.quantize_unit(to_sphere(latents.astype(jnp.float32)), weights)
+
+    def quantize_unit(self, unit: jax.Array, weights: jax.Array | None = None) -> Quantized:
         """Quantises points that lie on the unit sphere already, float32 ``[..., L]``."""
         channels = unit.shape[-1]
         quantized = straight_through_sign(unit) / np.float32(np.sqrt(channels))
@@ -86,9 +92,9 @@ class BinarySphericalQuantizer:
         logits = entropy.soft_logits(unit, self.inv_temperature)
         error = jnp.sum(jnp.square(jax.lax.stop_gradient(quantized) - unit), axis=-1)
         losses = {
-            "token_entropy": entropy.token_entropy(logits),
-            "codebook_entropy": entropy.codebook_entropy(logits, self.group_size),
-            "commitment": jnp.mean(error),
+            "token_entropy": entropy.token_entropy(logits, weights),
+            "codebook_entropy": entropy.codebook_entropy(logits, self.group_size, weights),
+            "commitment": weighted_mean(error, weights),
         }
         # The division keeps the gradient's size when the assignment is made sharper.
         penalty = (

@@ -2,12 +2,16 @@
 
 The soft assignment factorises: bit d is one with probability sigmoid(logit_d). Both terms of the
 entropy penalty follow from the L logits of a token, without ever touching 2^L codes.
+
+Tokens may be weighted. The axes of the weights are the first of the tokens' axes, so that frames
+can be weighted as a whole. Weights are not negative and not all zero; zero leaves tokens out.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bsq_jax.core.clips import weighted_mean, with_axes
 from bsq_jax.quantizers.bits import group_sizes
 
 
@@ -31,13 +35,26 @@ def binary_entropy(logits: jax.Array) -> jax.Array:
     return jnp.log1p(decay) + a * decay / (1.0 + decay)
 
 
-def token_entropy(logits: jax.Array) -> jax.Array:
+def token_entropy(logits: jax.Array, weights: jax.Array | None = None) -> jax.Array:
     """Mean over tokens of a token's entropy in nats: ``E_u[H(q(.|u))]``, exact in O(L).
 
     Args:
       logits: ``[..., L]``.
+      weights: of the tokens; None: all count alike.
     """
-    return jnp.mean(jnp.sum(binary_entropy(logits), axis=-1))
+    return weighted_mean(jnp.sum(binary_entropy(logits), axis=-1), weights)
+
+
+def token_shares(shape: tuple[int, ...], weights: jax.Array) -> jax.Array:
+    """The share of each token in a weighted mean: ``[token]``, sums to one.
+
+    Args:
+      shape: axes of the tokens.
+      weights: see the top of this module.
+    """
+    weights = with_axes(weights.astype(jnp.float32), len(shape))
+    every = jnp.broadcast_to(weights, shape).reshape(-1)
+    return every / jnp.sum(every)
 
 
 def _code_probabilities(logits: jax.Array) -> jax.Array:
@@ -56,15 +73,20 @@ def _code_probabilities(logits: jax.Array) -> jax.Array:
     return jnp.exp(log_joint)
 
 
-def _mean_distribution(groups: jax.Array) -> jax.Array:
+def _mean_distribution(groups: jax.Array, shares: jax.Array | None) -> jax.Array:
     """Mean over tokens: logits ``[token, group, bit]`` to ``[group, 2^bits]``."""
     half = groups.shape[-1] // 2
     high, low = _code_probabilities(groups[..., :half]), _code_probabilities(groups[..., half:])
+    if shares is not None:
+        high = high * shares[:, None, None]
     joint = jnp.einsum("ngi,ngj->gij", high, low, precision=jax.lax.Precision.HIGHEST)
-    return joint.reshape(groups.shape[1], -1) / groups.shape[0]
+    joint = joint.reshape(groups.shape[1], -1)
+    return joint / groups.shape[0] if shares is None else joint
 
 
-def group_distributions(logits: jax.Array, group_size: int) -> list[jax.Array]:
+def group_distributions(
+    logits: jax.Array, group_size: int, weights: jax.Array | None = None
+) -> list[jax.Array]:
     """Average over tokens of the soft assignment, for each group of channels.
 
     The average over tokens of an outer product is a matrix product over tokens, so a group of g
@@ -74,6 +96,7 @@ def group_distributions(logits: jax.Array, group_size: int) -> list[jax.Array]:
     Args:
       logits: ``[..., L]``; all leading axes are tokens.
       group_size: bits a group, g.
+      weights: of the tokens; None: all count alike.
 
     Returns:
       ``[group, 2^g]`` of the groups of equal size and, where g does not divide L, ``[1, 2^rest]``
@@ -83,9 +106,10 @@ def group_distributions(logits: jax.Array, group_size: int) -> list[jax.Array]:
     sizes = group_sizes(logits.shape[-1], group_size)
     equal = sum(size == group_size for size in sizes)
     split = equal * group_size
-    averages = [_mean_distribution(flat[:, :split].reshape(-1, equal, group_size))]
+    shares = None if weights is None else token_shares(logits.shape[:-1], weights)
+    averages = [_mean_distribution(flat[:, :split].reshape(-1, equal, group_size), shares)]
     if equal < len(sizes):
-        averages.append(_mean_distribution(flat[:, None, split:]))
+        averages.append(_mean_distribution(flat[:, None, split:], shares))
     return averages
 
 
@@ -94,7 +118,9 @@ def _entr(p: jax.Array) -> jax.Array:
     return jax.scipy.special.entr(jnp.maximum(p, np.finfo(np.float32).tiny))
 
 
-def codebook_entropy(logits: jax.Array, group_size: int = 1) -> jax.Array:
+def codebook_entropy(
+    logits: jax.Array, group_size: int = 1, weights: jax.Array | None = None
+) -> jax.Array:
     """Entropy in nats of the average soft assignment, groups of channels taken as independent.
 
     ``H(E_u[q])`` summed over groups: exact when the group is the whole token, an upper bound
@@ -104,9 +130,14 @@ def codebook_entropy(logits: jax.Array, group_size: int = 1) -> jax.Array:
     Args:
       logits: ``[..., L]``.
       group_size: bits a group; 1 costs O(L).
+      weights: of the tokens; None: all count alike.
     """
     if group_size == 1:
-        average = jnp.mean(jax.nn.sigmoid(logits.reshape(-1, logits.shape[-1])), axis=0)
+        ones = jax.nn.sigmoid(logits.reshape(-1, logits.shape[-1]))
+        if weights is None:
+            average = jnp.mean(ones, axis=0)
+        else:
+            average = jnp.sum(ones * token_shares(logits.shape[:-1], weights)[:, None], axis=0)
         return jnp.sum(_entr(average) + _entr(1 - average))
-    groups = group_distributions(logits, group_size)
+    groups = group_distributions(logits, group_size, weights)
     return sum((jnp.sum(_entr(p)) for p in groups), start=jnp.float32(0))

@@ -5,15 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from bsq_jax.quantizers.bits import to_group_indices
+from bsq_jax.quantizers.entropy import token_shares
 
 WATCHED_GROUP = 8
 
 
-def bit_health(bits: jax.Array) -> dict[str, jax.Array]:
+def bit_health(bits: jax.Array, weights: jax.Array | None = None) -> dict[str, jax.Array]:
     """Statistics of the tokens of one (global) batch.
 
     Args:
       bits: 0/1 ``[..., L]``.
+      weights: of the tokens, see `bsq_jax.quantizers.entropy`; None: all count alike.
 
     Returns:
       ``bit_mean`` ``[L]``, the share of ones of each bit; ``bit_entropy`` and ``bit_entropy_min``,
@@ -22,7 +24,13 @@ def bit_health(bits: jax.Array) -> dict[str, jax.Array]:
       batch has some thousand tokens, and a few per cent after a collapse.
     """
     tokens = bits.reshape(-1, bits.shape[-1])
-    mean = jnp.mean(tokens.astype(jnp.float32), axis=0)
+    ones = tokens.astype(jnp.float32)
+    if weights is None:
+        mean, counted = jnp.mean(ones, axis=0), jnp.ones(len(tokens), jnp.bool_)
+    else:
+        shares = token_shares(bits.shape[:-1], weights)
+        mean = jnp.minimum(jnp.sum(ones * shares[:, None], axis=0), 1.0)  # rounding may pass 1
+        counted = shares > 0
     entropy = (jax.scipy.special.entr(mean) + jax.scipy.special.entr(1 - mean)) / np.float32(
         np.log(2)
     )
@@ -30,7 +38,7 @@ def bit_health(bits: jax.Array) -> dict[str, jax.Array]:
     whole = tokens[:, : tokens.shape[-1] // size * size]
     indices = to_group_indices(whole, size)
     seen = jnp.zeros((indices.shape[1], 2**size), jnp.bool_)
-    seen = seen.at[jnp.arange(indices.shape[1])[None, :], indices].set(True)
+    seen = seen.at[jnp.arange(indices.shape[1])[None, :], indices].max(counted[:, None])
     return {
         "bit_mean": mean,
         "bit_entropy": jnp.mean(entropy),

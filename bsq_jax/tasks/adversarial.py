@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import optax
 
 from bsq_jax import losses
+from bsq_jax.core.clips import weighted_mean
+from bsq_jax.core.errors import UserError
 from bsq_jax.tasks.state import Adversary
 
 
@@ -41,7 +43,7 @@ class AdversarialRules:
     """The discriminator and how it is trained. All methods are pure.
 
     Attributes:
-      discriminator: maps pixels to logits ``[batch, samples, ...]``.
+      discriminator: maps pixels to logits ``[batch, samples, ...]``; a sample is a frame or a clip.
       optimizer: optax transformation of the discriminator's gradients.
       weight: weight of the generator's adversarial loss.
       kind: ``non_saturating`` or ``hinge``.
@@ -52,6 +54,8 @@ class AdversarialRules:
         Karras et al. 2020). The other steps do not pay for it.
       lecam: weight of the LeCAM regulariser.
       lecam_decay: decay of its averaged logits.
+      clip_frames: the one length that a discriminator of whole clips takes; shorter clips are held
+        at their last real frame, reconstructions too. 0 for discriminators of frames.
     """
 
     discriminator: nn.Module
@@ -64,44 +68,78 @@ class AdversarialRules:
     r1_every: int = 16
     lecam: float = 0.0
     lecam_decay: float = 0.999
+    clip_frames: int = 0
 
     def logits(self, params: Any, pixels: jax.Array) -> jax.Array:
         """Logits of float pixels ``[batch, time, height, width, 3]``."""
         return jnp.asarray(self.discriminator.apply({"params": params}, pixels))
 
-    def play(self, adversary: Adversary, real: jax.Array, fake: jax.Array, step: jax.Array) -> Play:
+    def play(
+        self,
+        adversary: Adversary,
+        real: jax.Array,
+        fake: jax.Array,
+        step: jax.Array,
+        weights: jax.Array | None = None,
+    ) -> Play:
         """Both players' losses and gradients for a batch; nothing is updated.
 
         Args:
           adversary: the discriminator's state.
-          real: float pixels ``[batch, time, height, width, 3]``.
-          fake: their reconstructions.
+          real: float pixels ``[batch, time, height, width, 3]``, padded with the last real frame.
+          fake: their reconstructions; padding is that of `real`.
           step: of the run.
+          weights: 1 for real frames and 0 for padding, ``[batch, time]``; None without padding. A
+            discriminator of clips judges them whole.
+
+        Raises:
+          UserError: clips are longer than a discriminator of clips takes.
         """
         if not self.start:
-            return self._play(adversary, real, fake, step)
+            return self._play(adversary, real, fake, step, weights)
 
-        def rest(adversary: Adversary, real: jax.Array, fake: jax.Array, step: jax.Array) -> Play:
-            shapes = jax.eval_shape(self._play, adversary, real, fake, step)
+        def rest(*arguments: Any) -> Play:
+            shapes = jax.eval_shape(self._play, *arguments)
             return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
-        return jax.lax.cond(step >= self.start, self._play, rest, adversary, real, fake, step)
+        arguments = (adversary, real, fake, step, weights)
+        return jax.lax.cond(step >= self.start, self._play, rest, *arguments)
+
+    def _hold(self, real: jax.Array, fake: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Both made as long as a discriminator of clips wants them."""
+        missing = self.clip_frames - real.shape[1]
+        if missing < 0:
+            raise UserError(
+                f"the discriminator judges clips of {self.clip_frames} frames, but the data have "
+                f"{real.shape[1]}: raise model.frames or choose another discriminator.name"
+            )
+        held = jnp.repeat(real[:, -1:], missing, axis=1)
+        return jnp.concatenate([real, held], axis=1), jnp.concatenate([fake, held], axis=1)
 
     def _play(
-        self, adversary: Adversary, real: jax.Array, fake: jax.Array, step: jax.Array
+        self,
+        adversary: Adversary,
+        real: jax.Array,
+        fake: jax.Array,
+        step: jax.Array,
+        weights: jax.Array | None,
     ) -> Play:
+        time = real.shape[1]
+        if self.clip_frames:
+            real, fake = self._hold(real, fake)
+            weights = None
         # One forward pass of the reconstructions serves both players' gradients.
         fake_logits, pull_fake = jax.vjp(self.logits, adversary.params, fake)
         real_logits, pull_real = jax.vjp(lambda p: self.logits(p, real), adversary.params)
 
         generator_loss, cotangent = jax.value_and_grad(
-            lambda logits: losses.generator_loss(self.kind, logits)
+            lambda logits: losses.generator_loss(self.kind, logits, weights)
         )(fake_logits)
         _, pixel_gradient = pull_fake(cotangent)
 
         def discriminator_loss(real: jax.Array, fake: jax.Array) -> tuple[jax.Array, jax.Array]:
-            loss = losses.discriminator_loss(self.kind, real, fake)
-            lecam = losses.lecam(real, fake, adversary.anchors)
+            loss = losses.discriminator_loss(self.kind, real, fake, weights)
+            lecam = losses.lecam(real, fake, adversary.anchors, weights)
             return loss + self.lecam * lecam if self.lecam else loss, lecam
 
         (loss, lecam), (real_cotangent, fake_cotangent) = jax.value_and_grad(
@@ -110,21 +148,26 @@ class AdversarialRules:
         gradients = jax.tree.map(
             jnp.add, pull_real(real_cotangent)[0], pull_fake(fake_cotangent)[0]
         )
-        gradients, r1 = self._add_r1(gradients, adversary, real, step)
+        gradients, r1 = self._add_r1(gradients, adversary, real, step, weights)
         watched = {
             "adversarial": generator_loss,
             "discriminator": loss,
-            "logits_real": jnp.mean(real_logits),
-            "logits_fake": jnp.mean(fake_logits),
+            "logits_real": weighted_mean(real_logits, weights),
+            "logits_fake": weighted_mean(fake_logits, weights),
         }
         if self.r1:
             watched["r1"] = r1
         if self.lecam:
             watched["lecam"] = lecam
-        return Play(pixel_gradient, gradients, watched)
+        return Play(pixel_gradient[:, :time], gradients, watched)
 
     def _add_r1(
-        self, gradients: Any, adversary: Adversary, real: jax.Array, step: jax.Array
+        self,
+        gradients: Any,
+        adversary: Adversary,
+        real: jax.Array,
+        step: jax.Array,
+        weights: jax.Array | None,
     ) -> tuple[Any, jax.Array]:
         """Adds the penalty's gradient on the steps that have one, inside the one program."""
         if not self.r1:
@@ -132,7 +175,7 @@ class AdversarialRules:
 
         def penalise(gradients: Any) -> tuple[Any, jax.Array]:
             def penalty(params: Any) -> jax.Array:
-                return losses.r1_penalty(lambda pixels: self.logits(params, pixels), real)
+                return losses.r1_penalty(lambda pixels: self.logits(params, pixels), real, weights)
 
             r1, extra = jax.value_and_grad(penalty)(adversary.params)
             factor = 0.5 * self.r1 * self.r1_every

@@ -13,18 +13,21 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import optax
+from einops import rearrange
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from bsq_jax import losses, metrics
+from bsq_jax.core.clips import hold_last, real_frames, weighted_mean, with_axes
 from bsq_jax.core.pixels import to_float, to_uint8
 from bsq_jax.core.rng import stream_key
 from bsq_jax.core.sharding import replicate
-from bsq_jax.features.lpips import load_lpips, lpips
+from bsq_jax.features.lpips import load_lpips, lpips_layers
 from bsq_jax.models.factory import make_discriminator, make_tokenizer
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerOutput
 from bsq_jax.optim import make_discriminator_optimizer, make_optimizer, make_schedule, update_ema
 from bsq_jax.quantizers.health import bit_health
+from bsq_jax.tasks.accumulate import over_micro_batches
 from bsq_jax.tasks.adversarial import AdversarialRules
 from bsq_jax.tasks.state import Adversary, Player, TrainState, abstract_state, initial_state
 
@@ -63,9 +66,10 @@ class LossWeights:
 class TokenizerTask:
     """``(state, batch, frozen) -> (state, metrics)`` for a tokenizer.
 
-    A batch is ``{"pixels": uint8 [batch, time, height, width, 3]}``. All methods are pure; the
-    train loop jits them with donated, sharded state, so every mean over the batch is a mean over
-    the GLOBAL batch.
+    A batch is ``{"pixels": uint8 [batch, time, height, width, 3], "frames": int32 [batch]}``: so
+    many frames of each clip are real, the rest is padding that no loss counts. Without ``frames``
+    all are real. All methods are pure; the train loop jits them with donated, sharded state, so
+    every mean over the batch is a mean over the real frames of the GLOBAL batch.
 
     Attributes:
       model: the network.
@@ -75,8 +79,8 @@ class TokenizerTask:
       adversarial: the discriminator and its rules; None for none.
       ema_decay: decay of the averaged parameters; 0 keeps none.
       ema_warmup: let the decay start small, for runs that start from random parameters.
-      accumulate: micro-batches a step. The codebook entropy and the statistics of the
-        discriminator's minibatch are those of a micro-batch.
+      accumulate: micro-batches a step, averaged by their numbers of real frames. The codebook
+        entropy and the statistics of the discriminator's minibatch are those of a micro-batch.
       seed: the run's seed.
     """
 
@@ -134,24 +138,53 @@ class TokenizerTask:
 
     # --- training ---
 
-    def reconstruct(self, params: Any, pixels: jax.Array) -> TokenizerOutput:
-        """The network's output for float pixels."""
-        return cast(TokenizerOutput, self.model.apply({"params": params}, pixels))
+    def _apply(self, params: Any, x: jax.Array, method: str) -> jax.Array:
+        """A method of the network, ``[batch, time, ...]`` to the same.
+
+        An image model sees the frames of a clip one by one.
+        """
+        batch, time = x.shape[:2]
+        by_frame = self.model.shape.frames == 1 and time > 1
+        if by_frame:
+            x = rearrange(x, "b t ... -> (b t) 1 ...")
+        y = cast(jax.Array, self.model.apply({"params": params}, x, method=method))
+        return y.reshape(batch, time, *y.shape[2:]) if by_frame else y
+
+    def reconstruct(
+        self, params: Any, pixels: jax.Array, weights: jax.Array | None = None
+    ) -> TokenizerOutput:
+        """The network's output for float pixels.
+
+        Args:
+          params: the network's parameters.
+          pixels: ``[batch, time, height, width, 3]``.
+          weights: of the frames in the quantiser's losses, ``[batch, time]``; None: all alike.
+        """
+        quantized = self.model.quantizer(self._apply(params, pixels, "latents"), weights)
+        decoded = self._apply(params, quantized.quantized, "decode_quantized")
+        return TokenizerOutput(decoded, quantized)
 
     def pixel_loss(
-        self, reconstruction: jax.Array, pixels: jax.Array, frozen: Frozen
+        self,
+        reconstruction: jax.Array,
+        pixels: jax.Array,
+        frozen: Frozen,
+        weights: jax.Array | None = None,
     ) -> tuple[jax.Array, Metrics]:
         """Weighted reconstruction and perceptual losses, and their terms.
 
         The reconstruction is not clamped: a clamp would remove the gradient of every pixel outside
-        [-1, 1].
+        [-1, 1]. Frames may have weights ``[batch, time]``.
         """
-        terms = {"l1": losses.l1(pixels, reconstruction), "l2": losses.l2(pixels, reconstruction)}
+        terms = {
+            "l1": losses.l1(pixels, reconstruction, weights),
+            "l2": losses.l2(pixels, reconstruction, weights),
+        }
         if self.weights.perceptual:
-            distances = lpips(
+            shares = lpips_layers(
                 frozen[PERCEPTUAL], pixels, reconstruction, net=PERCEPTUAL, dtype=self.model.dtype
             )
-            terms["perceptual"] = jnp.mean(distances)
+            terms["perceptual"] = weighted_mean(jnp.sum(shares, axis=-1), weights)
         loss = jnp.float32(0)
         for name, value in terms.items():
             if getattr(self.weights, name):
@@ -169,6 +202,7 @@ class TokenizerTask:
         params: Any,
         adversary: Adversary | None,
         pixels: jax.Array,
+        frames: jax.Array | None,
         step: jax.Array,
         frozen: Frozen,
     ) -> tuple[Any, Any, Metrics]:
@@ -178,20 +212,29 @@ class TokenizerTask:
           params: the generator's parameters.
           adversary: the discriminator's state, if there is one.
           pixels: float pixels ``[batch, time, height, width, 3]``.
+          frames: int32 ``[batch]``, real frames of each clip; None: all are.
           step: of the run.
           frozen: what `load_frozen` returned.
 
         Returns:
           ``(of the generator, of the discriminator or None, metrics)``.
         """
+        weights = None
+        if frames is not None and pixels.shape[1] > 1:  # of single frames none is padding
+            weights = real_frames(frames, pixels.shape[1]).astype(jnp.float32)
+            # Discriminators see the padding, so that it must not matter what it holds.
+            pixels = hold_last(pixels, frames)
 
         def forward(params: Any) -> tuple[tuple[jax.Array, jax.Array], Any]:
-            output = self.reconstruct(params, pixels)
-            return (output.pixels, output.quantized.loss), output.quantized
+            output = self.reconstruct(params, pixels, weights)
+            fake = output.pixels
+            if weights is not None:  # at the source, so that no loss has a gradient there
+                fake = jnp.where(with_axes(weights, 5) > 0, fake, pixels)
+            return (fake, output.quantized.loss), output.quantized
 
         (fake, entropy), pull, quantized = jax.vjp(forward, params, has_aux=True)
         (loss, terms), pixel_gradient = jax.value_and_grad(self.pixel_loss, has_aux=True)(
-            fake, pixels, frozen
+            fake, pixels, frozen, weights
         )
         entropy_weight = self.entropy_weight(step)
         loss += entropy_weight * entropy
@@ -200,7 +243,7 @@ class TokenizerTask:
         second = None
         if self.adversarial is not None:
             assert adversary is not None
-            play = self.adversarial.play(adversary, pixels, fake, step)
+            play = self.adversarial.play(adversary, pixels, fake, step, weights)
             playing = step >= self.adversarial.start
             weight = jnp.where(playing, jnp.float32(self.adversarial.weight), 0.0)
             if self.adversarial.adaptive:
@@ -217,48 +260,29 @@ class TokenizerTask:
             second = play.gradients
 
         (first,) = pull((pixel_gradient, entropy_weight))
-        clamped = jnp.clip(fake, -1.0, 1.0)
+        error = losses.l2(pixels, jnp.clip(fake, -1.0, 1.0), weights)
         watched |= {
             "loss": loss,
             **quantized.losses,
-            **bit_health(quantized.bits),
+            **bit_health(quantized.bits, weights),
             # Of the batch as a whole; evaluation averages over pictures.
-            "psnr": 10.0 * jnp.log10(4.0 / jnp.maximum(losses.l2(pixels, clamped), 1e-10)),
+            "psnr": 10.0 * jnp.log10(4.0 / jnp.maximum(error, 1e-10)),
         }
         return first, second, watched
-
-    def _mean_gradients(
-        self, state: TrainState, batch: Batch, frozen: Frozen
-    ) -> tuple[Any, Any, Metrics]:
-        """`gradients`, averaged over the micro-batches of a step."""
-
-        def gradients(pixels: jax.Array) -> tuple[Any, Any, Metrics]:
-            return self.gradients(
-                state.params, state.adversary, to_float(pixels), state.step, frozen
-            )
-
-        if self.accumulate == 1:
-            return gradients(batch["pixels"])
-
-        def micro_batches(x: jax.Array) -> jax.Array:
-            # Strided, so that each device's rows stay on it.
-            split = x.reshape(x.shape[0] // self.accumulate, self.accumulate, *x.shape[1:])
-            return jnp.swapaxes(split, 0, 1)
-
-        def add(total: Any, pixels: jax.Array) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, gradients(pixels)), None
-
-        pixels = micro_batches(batch["pixels"])
-        shapes = jax.eval_shape(gradients, pixels[0])
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        total, _ = jax.lax.scan(add, zeros, pixels)
-        return jax.tree.map(lambda leaf: leaf / self.accumulate, total)
 
     def train_step(
         self, state: TrainState, batch: Batch, frozen: Frozen
     ) -> tuple[TrainState, Metrics]:
         """One optimiser step of each player on one global batch."""
-        gradients, second, watched = self._mean_gradients(state, batch, frozen)
+
+        def gradients_of(pixels: jax.Array, frames: jax.Array | None) -> tuple[Any, Any, Metrics]:
+            return self.gradients(
+                state.params, state.adversary, to_float(pixels), frames, state.step, frozen
+            )
+
+        gradients, second, watched = over_micro_batches(
+            gradients_of, batch["pixels"], batch.get("frames"), self.accumulate
+        )
         updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema, adversary = state.ema, state.adversary
@@ -275,31 +299,18 @@ class TokenizerTask:
     # --- evaluation ---
 
     def evaluate_step(self, params: Any, batch: Batch) -> dict[str, jax.Array]:
-        """Reconstructs a batch and measures each example.
+        """Reconstructs a batch and measures each frame.
 
         Returns:
-          ``reconstruction`` uint8 ``[batch, time, height, width, 3]``; ``bits`` uint8; and per
-          example ``[batch]`` the metrics ``psnr``, where the pictures are large enough ``ssim`` and
-          ``ms_ssim``, and ``oracle_psnr``: that of the best one-colour-per-patch picture.
+          ``reconstruction`` uint8 ``[batch, time, height, width, 3]``; ``bits`` uint8; and for each
+          frame ``[batch, time]``, padding included, the metrics ``psnr``, where the pictures are
+          large enough ``ssim`` and ``ms_ssim``, and ``oracle_psnr``: that of the best
+          one-colour-per-patch picture.
         """
         output = self.reconstruct(params, to_float(batch["pixels"]))
         reconstruction = to_uint8(output.pixels)
-        measured = measure(batch["pixels"], reconstruction, self.model.shape.patch_size)
+        measured = metrics.measure(batch["pixels"], reconstruction, self.model.shape.patch_size)
         return {"reconstruction": reconstruction, "bits": output.quantized.bits, **measured}
-
-
-def measure(original: jax.Array, reconstruction: jax.Array, patch: int) -> dict[str, jax.Array]:
-    """Metrics ``[batch]`` of uint8 pixels ``[batch, time, height, width, 3]``."""
-    measured = {
-        "psnr": metrics.psnr(original, reconstruction),
-        "oracle_psnr": metrics.psnr(original, jnp.round(metrics.patch_mean(original, patch))),
-    }
-    side = min(original.shape[2:4])
-    if side >= metrics.SSIM_MIN_SIDE:
-        measured["ssim"] = metrics.ssim(original, reconstruction)
-    if side >= metrics.MS_SSIM_MIN_SIDE:
-        measured["ms_ssim"] = metrics.ms_ssim(original, reconstruction)
-    return measured
 
 
 def make_tokenizer_task(config: ConfigDict) -> TokenizerTask:
@@ -318,6 +329,7 @@ def make_tokenizer_task(config: ConfigDict) -> TokenizerTask:
             r1_every=loss.r1_every,
             lecam=loss.lecam,
             lecam_decay=loss.lecam_decay,
+            clip_frames=config.model.frames if config.discriminator.name == "stylegan3d" else 0,
         )
     return TokenizerTask(
         model=make_tokenizer(config),
