@@ -11,13 +11,16 @@ from collections.abc import Callable
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.data import datasets, embedded, folders
+from bsq_jax.data.motion import MotionSource
 from bsq_jax.data.records import SPLITS, Record, Source
 
 __all__ = ["SPLITS", "Record", "Source", "make_source"]
 
 
 def make_source(spec: str, split: str, *, divide: bool = True) -> Source:
-    """Opens the pictures that a source spec names.
+    """Opens the pictures or videos that a source spec names.
+
+    Pictures:
 
     ``photos``
       Eleven real colour photographs that come inside scikit-image and scikit-learn, divided by
@@ -27,14 +30,25 @@ def make_source(spec: str, split: str, *, divide: bool = True) -> Source:
       ``validation``, ``valid`` or ``test``, those are the splits. Otherwise a picture belongs to
       val when a hash of its path below PATH falls in the lowest tenth, so adding pictures moves no
       other; if none does, the one with the lowest hash is val.
-    ``tfds:NAME`` or ``tfds:NAME@DATA_DIR``
-      A dataset that tensorflow-datasets has prepared as array_record files; val is its
-      ``validation`` split if it has one, else ``test``.
-    ``array_record:GLOB`` or ``array_record:TRAIN_GLOB|VAL_GLOB``
-      Files whose records are encoded pictures, sorted by path. With one glob every tenth record,
-      from the first, is val.
     ``synthetic``
       64 drawn pictures of 96 x 96 a split, for tests.
+
+    Videos:
+
+    ``motion``
+      A camera pans, zooms and turns over these photographs, see :mod:`bsq_jax.data.motion`: 128
+      videos of 96 frames over those to train on, 24 over those to validate on.
+    ``clips:PATH``
+      Every video file below PATH, divided as the pictures of a folder; or one file, undivided.
+
+    Either, told apart by what is stored:
+
+    ``tfds:NAME`` or ``tfds:NAME@DATA_DIR``
+      A dataset that tensorflow-datasets has prepared as array_record files; val is its
+      ``validation`` split if it has one, else ``test``. Of a dataset with both, videos are taken.
+    ``array_record:GLOB`` or ``array_record:TRAIN_GLOB|VAL_GLOB``
+      Files whose records are encoded pictures or video files, sorted by path. With one glob every
+      tenth record, from the first, is val.
 
     Args:
       spec: One of the above.
@@ -43,13 +57,14 @@ def make_source(spec: str, split: str, *, divide: bool = True) -> Source:
         folders, or a lone glob, is used whole instead of being divided.
 
     Raises:
-      UserError: The spec or split is unknown, or what it names is missing or holds no pictures.
+      UserError: The spec or split is unknown, or what it names is missing or holds none.
     """
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}")
     scheme, colon, rest = spec.partition(":")
     plain: dict[str, Callable[[str], Source]] = {
         "photos": embedded.photos,
+        "motion": lambda split: MotionSource(embedded.photos(split), split),
         "synthetic": embedded.SyntheticSource,
     }
     with_place: dict[str, Callable[[str, str, bool], Source]] = {
@@ -72,7 +87,8 @@ def make_source(spec: str, split: str, *, divide: bool = True) -> Source:
         return with_place[scheme](rest, split, divide)
     if os.path.isdir(os.path.expanduser(spec)):
         raise UserError(
-            f"unknown data source {spec!r}: for a folder of pictures write 'folder:{spec}'"
+            f"unknown data source {spec!r}: for a folder of pictures write 'folder:{spec}', "
+            f"for one of videos 'clips:{spec}'"
         )
     known = [*plain, *with_place]
     near = difflib.get_close_matches(scheme.lower(), known, n=1, cutoff=0)[0]
