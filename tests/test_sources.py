@@ -1,15 +1,19 @@
 """Sources, against files and datasets written here by the libraries that define the formats."""
 
 import io
+import json
 import pathlib
+import shutil
 import sys
 
 import numpy as np
 import pytest
 from PIL import Image
+from video_files import write_video
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.data import embedded, sources, transforms
+from bsq_jax.data.footage import open_footage
 from bsq_jax.data.sources import make_source
 
 
@@ -156,6 +160,21 @@ def test_array_record_globs(tmp_path):
         make_source(f"array_record:{tmp_path}/text.array_record", "train")
 
 
+def test_array_record_of_videos_is_told_by_content(tmp_path):
+    path = write_video(tmp_path / "a.mp4", 5)
+    videos = [path.read_bytes()] * 2
+    write_array_records(tmp_path / "videos.array_record", [b"damaged", *videos])
+    write_array_records(tmp_path / "pictures.array_record", [b"", encode(picture(0)), *videos])
+    source = make_source(f"array_record:{tmp_path}/videos*", "train", divide=False)
+    assert source.videos
+    with open_footage(source[1]) as footage:
+        assert len(footage) == 5
+    pictures = make_source(f"array_record:{tmp_path}/pictures*", "train", divide=False)
+    assert not pictures.videos
+    with open_footage(pictures[1]) as footage:
+        assert len(footage) == 1
+
+
 def test_array_record_without_its_package_is_a_user_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "array_record.python", None)
     with pytest.raises(UserError, match="needs 'pip install array_record'") as raised:
@@ -163,35 +182,48 @@ def test_array_record_without_its_package_is_a_user_error(monkeypatch):
     assert "\n" not in str(raised.value)
 
 
-@pytest.fixture(scope="module")
-def tfds_place(tmp_path_factory):
-    """A tiny dataset that tensorflow-datasets itself prepares: 5 train and 3 test pictures."""
+def prepared(folder, class_name, feature, value):
+    """A tiny dataset that tensorflow-datasets itself prepares: 5 train and 3 test examples.
+
+    ``feature`` is (name, feature), ``value`` maps the number of an example to what is stored.
+    """
     import tensorflow_datasets as tfds
 
-    class TinyPictures(tfds.core.GeneratorBasedBuilder):
-        VERSION = tfds.core.Version("1.0.0")
+    def info(self):
+        features = {"label": tfds.features.Scalar(np.int64), feature[0]: feature[1]}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
-        def _info(self):
-            features = {"label": tfds.features.Scalar(np.int64), "image": tfds.features.Image()}
-            return tfds.core.DatasetInfo(
-                builder=self, features=tfds.features.FeaturesDict(features)
-            )
+    def examples(first, last):
+        for n in range(first, last):
+            yield n, {"label": n, feature[0]: value(n)}
 
-        def _split_generators(self, dl_manager):
-            return {"train": self._pictures(0, 5), "test": self._pictures(5, 8)}
+    class_members = {
+        "__module__": __name__,
+        "VERSION": tfds.core.Version("1.0.0"),
+        "_info": info,
+        "_split_generators": lambda *_: {"train": examples(0, 5), "test": examples(5, 8)},
+        "_generate_examples": lambda *_: None,
+    }
+    builder = type(class_name, (tfds.core.GeneratorBasedBuilder,), class_members)
+    return builder(data_dir=folder, file_format="array_record")
 
-        def _generate_examples(self):
-            raise NotImplementedError
 
-        def _pictures(self, first, last):
-            for n in range(first, last):
-                yield n, {"label": n, "image": io.BytesIO(encode(picture(n), "JPEG"))}
+@pytest.fixture(scope="module")
+def tfds_place(tmp_path_factory):
+    """A tiny dataset of pictures."""
+    import tensorflow_datasets as tfds
 
     folder = tmp_path_factory.mktemp("tfds")
+    builder = prepared(
+        folder,
+        "TinyPictures",
+        ("image", tfds.features.Image()),
+        lambda n: io.BytesIO(encode(picture(n), "JPEG")),
+    )
     spec = f"tfds:tiny_pictures@{folder}"
     with pytest.raises(UserError, match=r"not prepared.*download_and_prepare\(\)"):
         make_source(spec, "train")
-    TinyPictures(data_dir=folder, file_format="array_record").download_and_prepare()
+    builder.download_and_prepare()
     return spec
 
 
@@ -205,8 +237,66 @@ def test_tfds_gives_the_stored_bytes(tfds_place):
     assert train[2].id == "tfds:tiny_pictures/train#2"
 
 
+def frames_of(number):
+    """The frames of video ``number``: two more than that."""
+    return [picture(10 * number + frame) for frame in range(number + 2)]
+
+
+@pytest.fixture(scope="module")
+def tfds_videos(tmp_path_factory):
+    """A tiny dataset of videos: a folder."""
+    import tensorflow_datasets as tfds
+
+    folder = tmp_path_factory.mktemp("tfds_videos")
+    prepared(
+        folder,
+        "TinyVideos",
+        ("video", tfds.features.Sequence(tfds.features.Image())),
+        lambda n: [io.BytesIO(encode(frame)) for frame in frames_of(n)],
+    ).download_and_prepare()
+    return folder
+
+
+def test_tfds_videos_are_sequences_of_stored_pictures(tfds_videos):
+    source = make_source(f"tfds:tiny_videos@{tfds_videos}", "val")
+    assert source.videos
+    assert len(source) == 3
+    for record in (source[n] for n in range(3)):
+        number = len(record.content) - 2
+        assert list(record.content) == [encode(frame) for frame in frames_of(number)]
+        with open_footage(record) as footage:
+            assert len(footage) == number + 2
+            shown = {n: render() for n, render in footage.frames([1, number])}
+        for n, pixels in shown.items():
+            np.testing.assert_array_equal(pixels, frames_of(number)[n])
+    assert {len(source[n].content) for n in range(3)} == {7, 8, 9}
+
+
+def test_tfds_video_feature_needs_tensorflow_and_says_so(tfds_videos, tmp_path, monkeypatch):
+    """The same files, described as the features.Video that ucf101 has."""
+    name = "of_video_feature"  # unknown as a class, so the folder describes the dataset
+    shutil.copytree(tfds_videos / "tiny_videos", tmp_path / name)
+    folder = tmp_path / name / "1.0.0"
+    for path in folder.iterdir():
+        path.rename(folder / path.name.replace("tiny_videos", name))
+    info = (folder / "dataset_info.json").read_text()
+    (folder / "dataset_info.json").write_text(info.replace("tiny_videos", name))
+    features = json.loads((folder / "features.json").read_text())
+    features["featuresDict"]["features"]["video"] = {
+        "pythonClassName": "tensorflow_datasets.core.features.video_feature.Video",
+        "video": {"dtype": "uint8", "encodingFormat": "png"},
+    }
+    (folder / "features.json").write_text(json.dumps(features))
+    spec = f"tfds:{name}@{tmp_path}"
+
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(UserError, match=r"without tensorflow.*clips:PATH") as raised:
+        make_source(spec, "val")
+    assert "\n" not in str(raised.value)
+
+
 def test_tfds_unknown_name(tmp_path):
-    with pytest.raises(UserError, match="unknown to tensorflow-datasets"):
+    with pytest.raises(UserError, match=r"unknown to tensorflow-datasets .*; its video"):
         make_source(f"tfds:no_such_dataset_here@{tmp_path}", "train")
 
 

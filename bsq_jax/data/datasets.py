@@ -1,6 +1,7 @@
 """Prepared data sets: array_record files, and what tensorflow-datasets makes of them."""
 
 import glob
+import importlib.util
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -9,18 +10,24 @@ import numpy as np
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.data.folders import VAL_FRACTION
-from bsq_jax.data.records import Record, Source
+from bsq_jax.data.footage import is_video, size_of
+from bsq_jax.data.records import BrokenRecord, Record, Source
+
+_LOOKED_AT = 8  # records, to find out what a file holds
 
 
 class ArrayRecordSource:
-    """Encoded pictures in array_record files: each record is the bytes of one picture file."""
+    """Encoded files in array_record files: each record is the bytes of one picture or video."""
 
     def __init__(self, name: str, records: Sequence[bytes], positions: np.ndarray):
-        """Takes open ``records`` and which ``positions`` of them belong to this source."""
+        """Takes open ``records`` and which ``positions`` of them belong to this source.
+
+        Whether they are videos is what the first readable one says.
+        """
         self.name = name
-        self.videos = False
         self._records = records
         self._positions = positions
+        self.videos = self._hold_videos()
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -29,13 +36,28 @@ class ArrayRecordSource:
         position = int(self._positions[index])
         return Record(f"{self.name}#{position}", _read(self._records, position))
 
+    def _hold_videos(self) -> bool:
+        for index in range(min(len(self), _LOOKED_AT)):
+            try:
+                record = self[index]
+                if is_video(record):
+                    return True
+                size_of(record)
+            except (BrokenRecord, OSError):
+                continue
+            return False
+        return False
+
 
 class TfdsSource:
-    """One split of a prepared TensorFlow dataset; pictures come as their stored bytes."""
+    """One split of a prepared TensorFlow dataset; pictures and frames are the stored bytes."""
 
-    def __init__(self, name: str, data_source: Sequence[dict[str, Any]], feature: str):
+    def __init__(
+        self, name: str, data_source: Sequence[dict[str, Any]], feature: str, *, videos: bool
+    ):
+        """Takes the split's examples, and which feature of them to read."""
         self.name = name
-        self.videos = False
+        self.videos = videos
         self._data_source = data_source
         self._feature = feature
 
@@ -43,7 +65,8 @@ class TfdsSource:
         return len(self._data_source)
 
     def __getitem__(self, index: int) -> Record:
-        return Record(f"{self.name}#{index}", _read(self._data_source, index)[self._feature])
+        stored = _read(self._data_source, index)[self._feature]
+        return Record(f"{self.name}#{index}", list(stored) if self.videos else stored)
 
 
 def _read(records: Sequence[Any], position: int) -> Any:
@@ -98,10 +121,23 @@ def open_tfds(place: str, split: str, divide: bool) -> Source:
     folder = os.path.expanduser(data_dir) or None
     try:
         builder = tfds.builder(name, data_dir=folder, file_format="array_record")
+        splits, features = builder.info.splits, builder.info.features
+    except ImportError as error:  # such as of features.Video, which TensorFlow has to describe
+        raise UserError(
+            f"tfds:{place} cannot be opened without {error.name or error}: install it, or give the "
+            "files themselves with clips:PATH (videos) or folder:PATH (pictures)"
+        ) from error
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"tfds:{place} is unknown to tensorflow-datasets ({reason})") from error
-    if not builder.info.splits:
+        hint = (
+            ""
+            if importlib.util.find_spec("tensorflow")
+            else "; its video sets need TensorFlow: install it, or give the files with clips:PATH"
+        )
+        raise UserError(
+            f"tfds:{place} is unknown to tensorflow-datasets ({reason}){hint}"
+        ) from error
+    if not splits:
         where = f", data_dir={folder!r}" if folder else ""
         raise UserError(
             f"tfds:{place} is not prepared in {builder.data_path}; prepare it once with: python -c "
@@ -109,20 +145,33 @@ def open_tfds(place: str, split: str, divide: bool) -> Source:
             "file_format='array_record').download_and_prepare()\""
         )
     names = ["train"] if split == "train" else ["validation", "test"]
-    chosen = next((n for n in names if n in builder.info.splits), None)
+    chosen = next((n for n in names if n in splits), None)
     if chosen is None:
         raise UserError(
             f"tfds:{place} has no split {' or '.join(map(repr, names))} "
-            f"(it has: {', '.join(builder.info.splits)}); give another source for {split}"
+            f"(it has: {', '.join(splits)}); give another source for {split}"
         )
-    pictures = [k for k, f in builder.info.features.items() if isinstance(f, tfds.features.Image)]
-    if not pictures:
+    pictures = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
+    # features.Video is a sequence of pictures, too.
+    videos = [
+        k
+        for k, f in features.items()
+        if isinstance(f, tfds.features.Sequence) and isinstance(f.feature, tfds.features.Image)
+    ]
+    if not pictures and not videos:
         raise UserError(
-            f"tfds:{place} has no picture among its features ({', '.join(builder.info.features)})"
+            f"tfds:{place} has no picture or video among its features ({', '.join(features)})"
         )
-    feature = "image" if "image" in pictures else pictures[0]
-    # The bytes stay as they are stored; the pipeline's threads decode them.
-    decoders = {name: tfds.decode.SkipDecoding() for name in pictures}
+    known, usual = (pictures, "image") if pictures else (videos, "video")
+    feature = usual if usual in known else known[0]
+
+    class Stored(tfds.decode.SkipDecoding):
+        """The bytes stay as they are stored; the pipeline's threads decode them."""
+
+        def decode_batch_example_np(self, serialized_example: Any) -> Any:
+            return serialized_example
+
+    decoders = {name: Stored() for name in pictures + videos}
     try:
         data_source = builder.as_data_source(split=chosen, decoders=decoders)
     except NotImplementedError as error:  # prepared in a format without random access
@@ -130,4 +179,4 @@ def open_tfds(place: str, split: str, divide: bool) -> Source:
             f"tfds:{place} is stored as {builder.info.file_format}: prepare it in another folder "
             "with file_format='array_record' and give that as tfds:NAME@DATA_DIR"
         ) from error
-    return TfdsSource(f"tfds:{name}/{chosen}", data_source, feature)
+    return TfdsSource(f"tfds:{name}/{chosen}", data_source, feature, videos=not pictures)

@@ -45,7 +45,7 @@ def make_source(spec: str, split: str, *, divide: bool = True) -> Source:
 
     ``tfds:NAME`` or ``tfds:NAME@DATA_DIR``
       A dataset that tensorflow-datasets has prepared as array_record files; val is its
-      ``validation`` split if it has one, else ``test``. Of a dataset with both, videos are taken.
+      ``validation`` split if it has one, else ``test``. Of one with both, pictures are taken.
     ``array_record:GLOB`` or ``array_record:TRAIN_GLOB|VAL_GLOB``
       Files whose records are encoded pictures or video files, sorted by path. With one glob every
       tenth record, from the first, is val.
