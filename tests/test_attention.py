@@ -118,7 +118,7 @@ def test_gradients_do_not_depend_on_the_implementation():
     dense = gradient("dense")
     for implementation in ("by_head", "blocked"):
         for wanted, found in zip(dense, gradient(implementation), strict=True):
-            np.testing.assert_allclose(wanted, found, atol=2e-6)
+            np.testing.assert_allclose(wanted, found, atol=5e-6)
 
 
 def test_self_attention_with_rotation_and_past_against_numpy():

@@ -6,7 +6,10 @@ go through a clip a block of frames at a time and never compute what nobody sees
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -105,58 +108,72 @@ def attend(
     frames, tokens = key.shape[1:3]
     chosen = choose_implementation(implementation, causality, frames, tokens, query.dtype)
     first = frames - query.shape[1]  # frame of the first query
-    if chosen not in ("blocked", "cudnn"):
-        mask = causality.mask((first, frames), (0, frames), tokens)
-        function = {"dense": _dense, "by_head": _by_head, "splash": _splash}[chosen]
-        return _flat(function, query, key, value, mask)
-    parts = []
-    step = -(-query.shape[1] // _MOST_BLOCKS) if causality.limits else query.shape[1]
+    in_blocks = chosen in ("blocked", "cudnn") and causality.limits
+    step = -(-query.shape[1] // _MOST_BLOCKS) if in_blocks else query.shape[1]
+    blocks = []
     for begin in range(first, frames, step):
         end = min(begin + step, frames)
-        seen = causality.seen(begin, end, frames)
-        mask = causality.mask((begin, end), seen, tokens)
-        q = query[:, begin - first : end - first]
-        k, v = (x[:, seen[0] : seen[1]] for x in (key, value))
-        parts.append(_flat(_cudnn if chosen == "cudnn" else _one_block, q, k, v, mask))
-    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
+        seen = causality.seen(begin, end, frames) if in_blocks else (0, frames)
+        queries = slice((begin - first) * tokens, (end - first) * tokens)
+        keys = slice(seen[0] * tokens, seen[1] * tokens)
+        blocks.append(_Block(queries, keys, causality.mask((begin, end), seen, tokens)))
+    # Heads in front, once for all blocks: a CPU then multiplies contiguous matrices.
+    rows = [rearrange(x, "b t n h d -> b h (t n) d") for x in (query, key, value)]
+    parts = []
+    for apart, group in itertools.groupby(blocks, functools.partial(_by_itself, chosen)):
+        function = functools.partial(_attend_blocks, blocks=tuple(group), chosen=chosen)
+        parts.append(_one_head_at_a_time(function, *rows) if apart else function(*rows))
+    out = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=2)
+    return rearrange(out, "b h (t n) d -> b t n h d", n=tokens)
 
 
-def _flat(
-    function: Callable[..., jax.Array],
+class _Block(NamedTuple):
+    """Some queries against the span of keys that they see, both as slices of tokens.
+
+    Attributes:
+      queries: tokens of the queries.
+      keys: tokens of the keys.
+      mask: ``[query, key]``, True = sees; None where every query sees every key.
+    """
+
+    queries: slice
+    keys: slice
+    mask: np.ndarray | None
+
+
+def _by_itself(chosen: str, block: _Block) -> bool:
+    """Whether the heads of a block are computed one after the other."""
+    # The choice depends on nothing but the span of keys, so that a frame of a stream is computed
+    # by the very same operations as in its clip.
+    length = block.keys.stop - block.keys.start
+    on_cpu = jax.default_backend() == "cpu"
+    return chosen == "by_head" or (chosen == "blocked" and on_cpu and length >= _BY_HEAD_FROM)
+
+
+def _one_head_at_a_time(
+    function: Callable[..., jax.Array], query: jax.Array, key: jax.Array, value: jax.Array
+) -> jax.Array:
+    """Maps a function of ``[token, channel]`` over arrays ``[batch, head, token, channel]``."""
+    batch, heads = query.shape[:2]
+    rows = tuple(x.reshape(batch * heads, *x.shape[2:]) for x in (query, key, value))
+    out = jax.lax.map(jax.checkpoint(lambda row: function(*row)), rows)
+    return out.reshape(batch, heads, *out.shape[1:])
+
+
+def _attend_blocks(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
-    mask: np.ndarray | None,
+    blocks: tuple[_Block, ...],
+    chosen: str,
 ) -> jax.Array:
-    """Calls a function of ``[batch, token, head, channel]`` arrays, time and tokens in one axis."""
-    rows = (rearrange(x, "b t n h d -> b (t n) h d") for x in (query, key, value))
-    return function(*rows, mask).reshape(query.shape)
-
-
-def _one_block(
-    query: jax.Array, key: jax.Array, value: jax.Array, mask: np.ndarray | None
-) -> jax.Array:
-    # The choice depends on nothing but the span of keys, so that a frame of a stream is computed
-    # by the very same operations as in its clip.
-    by_head = jax.default_backend() == "cpu" and key.shape[1] >= _BY_HEAD_FROM
-    return (_by_head if by_head else _dense)(query, key, value, mask)
-
-
-def _dense(
-    query: jax.Array, key: jax.Array, value: jax.Array, mask: np.ndarray | None
-) -> jax.Array:
-    # Heads in front: a CPU then multiplies contiguous matrices.
-    q, k, v = (rearrange(x, "b n h d -> b h n d") for x in (query, key, value))
-    return rearrange(_softmax_attention(q, k, v, mask), "b h n d -> b n h d")
-
-
-def _by_head(
-    query: jax.Array, key: jax.Array, value: jax.Array, mask: np.ndarray | None
-) -> jax.Array:
-    rows = tuple(rearrange(x, "b n h d -> (b h) n d") for x in (query, key, value))
-    one_head = jax.checkpoint(lambda row: _softmax_attention(row[0], row[1], row[2], mask))
-    out = jax.lax.map(one_head, rows)
-    return rearrange(out, "(b h) n d -> b n h d", b=query.shape[0])
+    """Attention of ``[..., token, channel]`` arrays, the blocks' results one after another."""
+    function = {"cudnn": _cudnn, "splash": _splash}.get(chosen, _softmax_attention)
+    parts = []
+    for block in blocks:
+        k, v = key[..., block.keys, :], value[..., block.keys, :]
+        parts.append(function(query[..., block.queries, :], k, v, block.mask))
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-2)
 
 
 def _softmax_attention(
@@ -168,15 +185,26 @@ def _softmax_attention(
     if mask is not None:
         mask = mask.reshape((1,) * (scores.ndim - 2) + mask.shape)
         scores = jnp.where(mask, scores, -jnp.inf)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    return jnp.einsum("...qk,...kd->...qd", weights, value)
+    # The softmax's division comes after the product: it then goes over channels and not over keys.
+    highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+    weights = jnp.exp(scores - highest)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    out = jnp.einsum(
+        "...qk,...kd->...qd",
+        weights.astype(value.dtype),
+        value,
+        preferred_element_type=jnp.float32,
+    )
+    return (out / total).astype(value.dtype)
 
 
 def _cudnn(
     query: jax.Array, key: jax.Array, value: jax.Array, mask: np.ndarray | None
 ) -> jax.Array:
+    q, k, v = (rearrange(x, "b h n d -> b n h d") for x in (query, key, value))
     seen = None if mask is None else jnp.asarray(mask)[None, None]
-    return jax.nn.dot_product_attention(query, key, value, mask=seen, implementation="cudnn")
+    out = jax.nn.dot_product_attention(q, k, v, mask=seen, implementation="cudnn")
+    return rearrange(out, "b n h d -> b h n d")
 
 
 def _splash(
@@ -184,16 +212,15 @@ def _splash(
 ) -> jax.Array:
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
-    seen = np.ones((query.shape[1], key.shape[1]), np.bool_) if mask is None else mask
+    seen = np.ones((query.shape[2], key.shape[2]), np.bool_) if mask is None else mask
     kernel_ = splash.make_splash_mha(
-        splash.MultiHeadMask([splash.NumpyMask(seen)] * query.shape[2]),
+        splash.MultiHeadMask([splash.NumpyMask(seen)] * query.shape[1]),
         head_shards=1,
         q_seq_shards=1,
         interpret=jax.default_backend() != "tpu",
     )
     scaled = query * np.asarray(query.shape[-1] ** -0.5, query.dtype)
-    q, k, v = (rearrange(x, "b n h d -> b h n d") for x in (scaled, key, value))
-    return rearrange(jax.vmap(kernel_)(q, k, v), "b h n d -> b n h d").astype(query.dtype)
+    return jax.vmap(kernel_)(scaled, key, value).astype(query.dtype)
 
 
 # Keys and values of a layer, ``[batch, time, token, head, channel]`` each.
