@@ -103,7 +103,8 @@ def default_config() -> ConfigDict:
     loss.lecam_decay = 0.999  # of the averaged logits that LeCAM keeps
 
     config.discriminator = discriminator = ConfigDict()
-    discriminator.name = "stylegan"  # stylegan | stylegan3d (clips) | patchgan
+    # stylegan | stylegan3d (clips; shorter ones are held at their last frame) | patchgan
+    discriminator.name = "stylegan"
     discriminator.channel_base = 32768  # stylegan: channels at a resolution, times the resolution
     discriminator.channel_max = 512  # stylegan: the most channels
     discriminator.stddev_group = 4  # stylegan, stylegan3d: examples a group of minibatch-stddev
@@ -306,7 +307,7 @@ def run_identity(config: ConfigDict) -> dict[str, Any]:
 def finalize(config: ConfigDict) -> ConfigDict:
     """Fills derived values and checks the rest; returns a new locked config.
 
-    The keys of ``data`` are checked where they are used, by the data pipeline.
+    The keys of ``data`` alone are checked where they are used, by the data pipeline.
 
     Raises:
       UserError: a key too many or too few, a value of another type or out of range, or two that
@@ -367,6 +368,17 @@ def _validate(config: ConfigDict) -> None:
         config.quantizer.group_size in range(1, min(model.bits, 16) + 1),
         f"quantizer.group_size is {config.quantizer.group_size}: choose 1 to "
         f"{min(model.bits, 16)} for {model.bits} bits",
+    )
+    require(
+        config.data.frames <= model.frames or model.frames == 1 or model.positions != "learned",
+        f"data.frames is {config.data.frames}, and model.positions=learned has embeddings for "
+        f"model.frames={model.frames}: lower data.frames, raise model.frames or choose rotary",
+    )
+    judges_clips = bool(config.loss.adversarial) and config.discriminator.name == "stylegan3d"
+    require(
+        config.data.frames <= model.frames or not judges_clips,
+        f"data.frames is {config.data.frames}, and discriminator.name=stylegan3d takes clips of "
+        f"model.frames={model.frames}: lower data.frames or raise model.frames",
     )
     require(
         train.batch_size % train.accumulate == 0,

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,12 +21,15 @@ from bsq_jax.config import from_json, to_json
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.monitor import Monitor
 from bsq_jax.core.sharding import batch_shards, make_mesh
+from bsq_jax.data.batches import Batches
 from bsq_jax.data.factory import make_data_config
-from bsq_jax.data.pipeline import Batches, DataConfig, open_source, train_batches
+from bsq_jax.data.pipeline import batch_frames, open_source, train_batches
+from bsq_jax.data.settings import DataConfig
 from bsq_jax.data.sources import SPLITS
 from bsq_jax.export import is_export
 from bsq_jax.initial import ADAPTABLE, adapt, check_same_model, load_initial, place, start_from
 from bsq_jax.judges import Judging
+from bsq_jax.models.tokenizer import TokenizerModel
 from bsq_jax.tasks.state import TrainState
 from bsq_jax.tasks.tokenizer import TokenizerTask, make_tokenizer_task
 from bsq_jax.workdir import (
@@ -41,8 +45,11 @@ _SHOWN = (
     *("loss", "psnr", "perceptual", "logits_real", "logits_fake"),
     *("token_entropy", "codebook_entropy", "bit_entropy"),
 )
-# Keys of `data` that an evaluation's numbers depend on.
-_MEASURE_KEYS = ("source", "val_source", "eval_filter", "eval_resize", "eval_crop")
+# Settings of the data that an evaluation's numbers depend on.
+_MEASURE_KEYS = (
+    *("source", "val_source", "eval_filter", "eval_resize", "eval_crop"),
+    *("frames", "stride", "eval_clips"),
+)
 
 
 def start() -> None:
@@ -73,14 +80,15 @@ def train_job(config: ConfigDict, workdir: pathlib.Path) -> int:
             f"train.batch_size {batch_size} does not divide into {config.train.accumulate} "
             f"micro-batches (train.accumulate) over {batch_shards(mesh)} devices (data x fsdp)"
         )
-    if config.loss.adversarial and config.discriminator.name == "stylegan3d":
+    data = make_data_config(config)
+    for split in SPLITS:
+        open_source(data, split)  # mistakes in the data are told before anything is made
+    lengths = batch_frames(data)
+    if config.loss.adversarial and config.discriminator.name == "stylegan3d" and lengths == (1,):
         raise UserError(
             "discriminator stylegan3d judges clips, and the data are pictures: "
             "set discriminator.name=stylegan, or loss.adversarial=0"
         )
-    data = make_data_config(config)
-    for split in SPLITS:
-        open_source(data, split)  # mistakes in the data are told before anything is made
     with open_checkpoints(workdir, keep=config.train.keep) as checkpointer:
         meta = checkpointer.read_meta()
         if meta is not None:
@@ -112,10 +120,12 @@ def train_job(config: ConfigDict, workdir: pathlib.Path) -> int:
             total_steps=steps,
             start_step=first,
             batch_size=batch_size,
+            unit="images" if lengths == (1,) else "clips",
             show=_SHOWN,
             history=history,
         ) as monitor:
             monitor.info(_greeting(config, mesh, state, first))
+            monitor.info(_attention(task.model, lengths))
             if note:
                 monitor.info(note)
 
@@ -270,11 +280,23 @@ def _greeting(config: ConfigDict, mesh: jax.sharding.Mesh, state: TrainState, fi
     )
 
 
+def _attention(model: TokenizerModel, lengths: Sequence[int]) -> str:
+    """Which implementation of attention computes clips of which lengths, in a line."""
+    used: dict[str, list[str]] = {}
+    for frames in lengths:
+        # An image model sees the frames of a clip one by one.
+        name = model.attention_used(1 if model.shape.frames == 1 else frames)
+        used.setdefault(name, []).append(str(frames))
+    parts = [f"{name} for clips of {', '.join(clips)} frames" for name, clips in used.items()]
+    return f"attention ({model.attention}): {'; '.join(parts if len(used) > 1 else used)}"
+
+
 def _suffix(config: ConfigDict, meta: dict[str, Any]) -> str:
     """What the names of an evaluation's files end in: nothing if it is done as in the run."""
+    saved = from_json(meta["config"], "the checkpoint")
     own, asked = (
-        [settings.data[key] for key in _MEASURE_KEYS] + [settings.model.dtype]
-        for settings in (from_json(meta["config"], "the checkpoint"), config)
+        [getattr(make_data_config(settings), key) for key in _MEASURE_KEYS] + [settings.model.dtype]
+        for settings in (saved, config)
     )
     if own == asked:
         return ""

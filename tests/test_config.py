@@ -249,6 +249,9 @@ def rejected():
         ("loss.l1", "0"),
         ("model.dtype", "float16"),
         ("optimizer.clip", "norm"),
+        ("model.positions", "sine"),
+        ("model.causality", "causal"),
+        ("model.attention", "flash"),
     )
 
 
@@ -257,6 +260,61 @@ def test_what_is_out_of_range_is_named(key, text):
     config = default_config()
     set_value(config, key, text)
     assert key in message_of(finalize, config)
+
+
+def clip_config(**changes):
+    config = default_config()
+    values = {"model.frames": 8, "data.frames": 16, **changes}
+    for key, value in values.items():
+        set_value(config, key, str(value))
+    return config
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model.frames": 16}, None),
+        ({"model.frames": 32}, None),
+        ({"model.frames": 1}, None),  # an image model takes the frames of a clip one by one
+        ({"model.positions": "rotary"}, None),
+        ({"model.positions": "sincos"}, None),
+        ({}, "data.frames is 16, and model.positions=learned has embeddings for model.frames=8: "),
+        (
+            {"model.positions": "rotary", "discriminator.name": "stylegan3d"},
+            "discriminator.name=stylegan3d takes clips of model.frames=8: lower data.frames or",
+        ),
+        (
+            {
+                "model.positions": "rotary",
+                "discriminator.name": "stylegan3d",
+                "loss.adversarial": 0,
+            },
+            None,
+        ),
+    ],
+)
+def test_clips_that_are_longer_than_the_model_takes(changes, words):
+    config = clip_config(**changes)
+    if words is None:
+        finalize(config)
+    else:
+        assert words in message_of(finalize, config)
+
+
+def test_a_config_of_before_video_was_the_published_image_model():
+    saved = to_json(default_config())
+    for key in ("positions", "causality", "window"):
+        del saved["model"][key]
+    for key in ("frames", "stride", "min_frames", "image_share", "image_source", "eval_clips"):
+        del saved["data"][key]
+    del saved["eval"]["videos"]
+    config = from_json(saved, "x")
+    assert to_json(config) == to_json(default_config())
+    assert run_identity(config) == run_identity(default_config())
+    assert (
+        model_identity(config)["model"].items()
+        >= {**{"positions": "learned", "causality": "block_causal", "window": 0}}.items()
+    )
 
 
 def test_every_key_with_bounds_exists():

@@ -12,6 +12,7 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import batch_sharding, make_mesh, to_global
 from bsq_jax.data.factory import make_data_config
 from bsq_jax.data.pipeline import train_batches
+from bsq_jax.initial import Initial, check_same_model
 from bsq_jax.tasks.tokenizer import make_tokenizer_task
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
@@ -41,13 +42,20 @@ def shrink(path, variant):
     config = load_config_file(":".join([str(path), ",".join(arguments)]))
     if not has_local:
         config.model.update(image_size=(16, 16), width=16, layers=1, heads=2)
-        config.data.update(source="synthetic", resize=16, eval_resize=16, threads=1)
+        config.data.update(resize=16, eval_resize=16, threads=1)
         config.train.batch_size = 8
+        if config.model.frames > 1:
+            config.model.frames = 3
+            config.data.update(frames=3, min_frames=3)
+        else:
+            config.data.source = "synthetic"
+    if config.discriminator.name == "stylegan3d":
+        config.loss.r1 = 0.0  # its second derivatives take a minute to compile, and others test it
     return finalize(config)
 
 
 def test_there_are_configs():
-    assert {"quickstart.py", "tokenizer.py"} <= {path.name for path in FILES}
+    assert {"quickstart.py", "tokenizer.py", "video.py"} <= {path.name for path in FILES}
 
 
 @pytest.mark.parametrize(("path", "variant"), ALL, ids=lambda x: getattr(x, "stem", x))
@@ -67,8 +75,10 @@ def test_it_trains_a_step(path, variant):
     before = jax.device_get(state.params)
     data = make_data_config(config)
     batches = train_batches(data, global_batch=size, shard_index=0, shard_count=1)
-    batch = to_global({"pixels": next(batches)["pixels"]}, mesh)
+    local = next(batches)
     batches.close()
+    assert local["pixels"].shape[1] in (1, config.model.frames)
+    batch = to_global({name: local[name] for name in ("pixels", "frames")}, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     step = jax.jit(task.train_step, in_shardings=(shardings, batch_sharding(mesh), None))
     state, values = step(state, batch, task.load_frozen(mesh))
@@ -88,6 +98,18 @@ def test_the_variants_of_the_quickstart_differ_in_their_losses():
     assert (ours["loss"]["perceptual"], theirs["loss"]["perceptual"]) == (0.5, 0.0)
     with pytest.raises(UserError, match=r"variant 'l3' does not exist: did you mean l2\?"):
         load_config_file(f"{path}:l3")
+
+
+def test_the_image_model_of_the_quickstart_can_begin_the_laptops_video_model():
+    image, video = (
+        finalize(load_config_file(f"{FOLDER / name}.py")) for name in ("quickstart", "video")
+    )
+    check_same_model(video, Initial(image, {}, {}), "runs/quickstart", adaptable=["frames"])
+    published = [f"{FOLDER / 'tokenizer.py'}:{name}" for name in ("imagenet256", "ucf101")]
+    image, video = (finalize(load_config_file(name)) for name in published)
+    check_same_model(video, Initial(image, {}, {}), "x", adaptable=["frames", "image_size"])
+    assert (video.model.frames, video.model.image_size) == (16, (128, 128))
+    assert video.discriminator.name == "stylegan3d"
 
 
 def test_the_published_sizes():

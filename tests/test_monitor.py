@@ -99,6 +99,15 @@ def test_plain_lines_when_not_a_terminal(tmp_path, clock):
     ]
 
 
+def test_the_rate_of_clips_is_named_after_them(tmp_path, clock):
+    monitor, stream = make(tmp_path, unit="clips")
+    with monitor:
+        clock.now += 4
+        monitor.log(100, {"loss": 0.5})
+    assert stream.getvalue() == "step 100/2000  loss 0.5  400 clips/s  data wait 0.0%  eta 1m16s\n"
+    assert lines_of(tmp_path)[0]["clips_per_second"] == 400
+
+
 def test_the_first_window_with_its_compilation_does_not_spoil_the_eta(tmp_path, clock):
     monitor, stream = make(tmp_path, total_steps=300)
     with monitor:

@@ -63,8 +63,9 @@ class Monitor:
       workdir: folder of the run.
       total_steps: where the run will end.
       start_step: the step it starts or resumes from; from 0 the file begins anew.
-      batch_size: images in a step, over all hosts.
+      batch_size: examples in a step, over all hosts.
       is_main: whether this process writes; by default process 0 does.
+      unit: what an example is, ``images`` or ``clips``, for the name of the rate.
       stream: where lines or bar go; standard error by default.
       bar: whether to draw a bar; by default if ``stream`` is a terminal.
       show: names of the training metrics to show in lines and bar, where present.
@@ -78,6 +79,7 @@ class Monitor:
         total_steps: int,
         start_step: int = 0,
         batch_size: int,
+        unit: str = "images",
         is_main: bool | None = None,
         stream: TextIO | None = None,
         bar: bool | None = None,
@@ -86,6 +88,7 @@ class Monitor:
     ):
         self._total = total_steps
         self._batch_size = batch_size
+        self._unit = unit
         self._show = tuple(show)
         self._is_main = jax.process_index() == 0 if is_main is None else is_main
         self._stream = sys.stderr if stream is None else stream
@@ -129,8 +132,8 @@ class Monitor:
     def push(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Logs the training metrics of a step one push later, so that the device never waits.
 
-        They are logged with ``images_per_second`` and ``data_wait`` (the share of time, 0..1, in
-        which the loop waited for data) of the window that their step ends.
+        They are logged with ``images_per_second``, or clips, and ``data_wait`` (the share of time,
+        0..1, in which the loop waited for data) of the window that their step ends.
 
         Args:
           step: the step just dispatched.
@@ -228,7 +231,7 @@ class Monitor:
         self._windows += 1
         self._speeds.append((now - start) / (step - last))
         return {
-            "images_per_second": (step - last) * self._batch_size / (now - start),
+            f"{self._unit}_per_second": (step - last) * self._batch_size / (now - start),
             "data_wait": min(1.0, waited / (now - start)),
         }
 
@@ -269,13 +272,15 @@ class Monitor:
     def _words(self, metrics: dict[str, Any], prefix: str) -> list[str]:
         """The metrics that a line shows, as text."""
         scalars = {name: value for name, value in metrics.items() if isinstance(value, float)}
-        speed, wait = scalars.pop("images_per_second", None), scalars.pop("data_wait", None)
+        speed, wait = (
+            scalars.pop(name, None) for name in (f"{self._unit}_per_second", "data_wait")
+        )
         if prefix == "train":
             chosen = [name for name in self._show if name in scalars] or list(scalars)[:3]
         else:
             chosen = list(scalars)[:8]
         words = [f"{name} {scalars[name]:.4g}" for name in chosen]
-        words += [] if speed is None else [f"{speed:.3g} images/s"]
+        words += [] if speed is None else [f"{speed:.3g} {self._unit}/s"]
         words += [] if wait is None else [f"data wait {wait:.1%}"]
         return words
 
