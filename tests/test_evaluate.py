@@ -1,4 +1,7 @@
-"""Evaluation of a whole split. Oracle: float64 numpy and scikit-image over the same pictures."""
+"""Evaluation of a whole split.
+
+Oracle: float64 numpy and scikit-image over the same pictures, and over clips decoded by hand.
+"""
 
 import errno
 import functools
@@ -6,6 +9,7 @@ import json
 import pathlib
 import tempfile
 
+import av
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +22,7 @@ from bsq_jax.core import checksums
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.pixels import to_float, to_uint8
 from bsq_jax.core.sharding import make_mesh
+from bsq_jax.core.videos import write_mp4
 from bsq_jax.data.factory import make_data_config
 from bsq_jax.evaluate import Evaluator, evaluate, table, weight_sets
 from bsq_jax.features.lpips import load_lpips, lpips, vgg_pooled
@@ -134,6 +139,12 @@ def test_means_are_those_of_all_pictures(folder, tmp_path, crop, devices, batch,
     assert "05b.png" in report["measured"]["unreadable"][0]
     assert json.loads((tmp_path / "evaluation.json").read_text()) == report
     assert "05b.png" in table(report)
+    assert "per_frame" not in result
+    assert [pathlib.Path(path).name[:-12] for path in report["pictures"]] == [
+        "crops",
+        "photographs",
+    ]
+    assert report["videos"] == []
     for path in report["pictures"]:
         Image.open(path).verify()
 
@@ -142,10 +153,101 @@ def test_the_same_pictures_are_shown_in_order(folder):
     mesh = make_mesh()
     task, data = setup(folder, "tiles")
     evaluator = Evaluator(task, data, mesh, batch_size=16)
-    _, (originals, reconstructions) = evaluator(task.init_state(mesh).params, 20)
-    np.testing.assert_array_equal(originals, crops_of(folder, "tiles")[:20])
-    assert reconstructions.shape == originals.shape
-    assert reconstructions.dtype == np.uint8
+    _, shown = evaluator(task.init_state(mesh).params, 20)
+    np.testing.assert_array_equal(shown.originals[:, 0], crops_of(folder, "tiles")[:20])
+    assert shown.reconstructions.shape == shown.originals.shape
+    assert shown.reconstructions.dtype == np.uint8
+
+
+TIME = 4
+LENGTHS = (6, 2, 4, 5, 4)  # of the videos; one is shorter than a clip
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """Five readable videos of soft moving blobs, and one file that is none."""
+    folder = tmp_path_factory.mktemp("videos")
+    rng = np.random.default_rng(0)
+    for number, count in enumerate(LENGTHS):
+        wide = smooth_picture(rng, 32, 48 + 2 * count)
+        write_mp4(
+            folder / f"{number}.mp4", np.stack([wide[:, 2 * i : 2 * i + 48] for i in range(count)])
+        )
+    (folder / "1b.mp4").write_bytes(b"no video at all")
+    return folder
+
+
+def clips_of(videos):
+    """The clips ``[frames, 16, 16, 3]`` from the middles of the videos, without padding."""
+    found = []
+    for path in sorted(videos.glob("[0-9].mp4")):
+        with av.open(path) as container:
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        start = max(len(frames) - TIME, 0) // 2
+        found.append(np.stack(frames)[start : start + TIME, 8:24, 16:32])
+    return found
+
+
+@pytest.mark.parametrize(("frames", "devices"), [(TIME, 8), (1, 1)], ids=["video", "image"])
+def test_clips_of_several_lengths(videos, tmp_path, frames, devices):
+    """A video model, and an image model frame by frame, measured in the same way."""
+    config = load_config_file(TINY)
+    config.model.frames = frames
+    config.data.update(val_source=f"clips:{videos}", eval_resize=32, max_broken=0.2, frames=TIME)
+    config = finalize(config)
+    task, data = make_tokenizer_task(config), make_data_config(config)
+    mesh = make_mesh(devices=jax.devices()[:devices])
+    state = task.init_state(mesh)
+    evaluator = Evaluator(task, data, mesh, batch_size=3)
+    report = evaluate(
+        evaluator,
+        weight_sets(state.params, None),
+        tmp_path,
+        name="x",
+        step=3,
+        data=data,
+        videos_wanted=2,
+    )
+
+    clips, params = clips_of(videos), jax.device_get(state.params)
+    assert [len(clip) for clip in clips] == [4, 2, 4, 4, 4]
+    run = jax.jit(task.reconstruct)
+    outputs = [run(params, to_float(jnp.asarray(clip[None]))) for clip in clips]
+    made = [np.asarray(to_uint8(output.pixels))[0] for output in outputs]
+    bits = np.concatenate([np.asarray(o.quantized.bits).reshape(-1, 6) for o in outputs])
+    result, oracle = report["results"]["raw"], report["oracle"]
+    pairs = list(zip(clips, made, strict=True))
+    for name, measure, atol in (("psnr", psnr, 2e-3), ("ssim", ssim, 1e-4)):
+        wanted = np.mean([measure(*pair) for pair in pairs])
+        np.testing.assert_allclose(result[name], wanted, atol=atol)
+        for index, value in enumerate(result["per_frame"][name]):
+            here = [[x[index : index + 1] for x in pair] for pair in pairs if len(pair[0]) > index]
+            wanted = np.mean([measure(*pair) for pair in here])
+            np.testing.assert_allclose(value, wanted, atol=atol)
+    assert len(result["per_frame"]["psnr"]) == TIME
+    assert set(result["per_frame"]) == {"psnr", "ssim"}
+    assert set(oracle["per_frame"]) == {"psnr"}
+    np.testing.assert_allclose(np.mean(oracle["per_frame"]["psnr"]), oracle["psnr"], rtol=0.1)
+    assert result["tokens"] == len(bits) == 4 * sum(map(len, clips))
+    assert result["codes_used"] == len(np.unique(bits, axis=0))
+    assert (result["count"], report["measured"]["shorter"]) == (5, 1)
+
+    assert json.loads((tmp_path / "evaluation.json").read_text()) == report
+    text = table(report)
+    assert "x, step 3: 5 clips of 4x16x16 (center) from clips:" in text
+    assert "clips with fewer frames than that: 1\n" in text
+    assert "1b.mp4" in text
+    names = [pathlib.Path(path).name for path in report["pictures"] + report["videos"]]
+    assert names == [
+        *("clips_0000003.png", "per_frame_0000003.png"),
+        *("clip0_0000003.mp4", "clip1_0000003.mp4"),
+    ]
+    for path in report["pictures"]:
+        Image.open(path).verify()
+    # Evenly spaced over six records, of which the third is none.
+    for path, wanted in zip(report["videos"], (clips[0], clips[2]), strict=True):
+        with av.open(path) as container:
+            assert len(list(container.decode(video=0))) == len(wanted)
 
 
 def test_judges_see_what_is_measured(folder, tmp_path):
@@ -235,6 +337,7 @@ def test_the_table_has_a_column_for_each_set_of_weights():
     result = {"psnr": 20.123, "ssim": 0.5, "codes_used": 1234, "usage": 0.5}
     result |= {"bit_entropy": 1.0, "tokens": 2468}
     measured = {"count": 3, "crop": "center", "image_size": [16, 16], "source": "photos"}
+    measured |= {"frames": 1, "stride": 1, "shorter": 0}
     measured |= {"split": "val", "resize": "short side to 16 pixels, box", "unreadable": []}
     report = {
         "name": "x",
@@ -267,3 +370,8 @@ def test_the_table_has_a_column_for_each_set_of_weights():
     assert rows["precision (k=3)"][-3:] == ["0.500", "0.500", "-"]
     assert rows["recall (k=3)"][-3:] == ["0.750", "0.750", "-"]
     assert lines[-1] == "a line of its own"
+
+    measured |= {"frames": 8, "stride": 2, "shorter": 2}
+    text = table(report)
+    assert "3 clips of 8x16x16 (center) from photos (val), short side to 16 pixels, box" in text
+    assert "box, one frame in 2\nclips with fewer frames than that: 2\n" in text

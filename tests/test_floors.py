@@ -20,7 +20,7 @@ FLOORS = (
     ("losses", "metrics"),
     ("optim",),
     ("tasks",),
-    ("judges",),
+    ("judges", "showing", "tables"),
     ("train", "evaluate"),
     ("workdir", "export"),
     ("initial", "checkpoint_settings"),

@@ -31,23 +31,27 @@ def clips(frames=2, side=32, count=COUNT, seed=0):
     return original.astype(np.uint8), noisy.astype(np.uint8)
 
 
-def one_pass(judges, mesh, batch, original, reconstruction, broken=()):
-    """A pass over a split in padded batches; the means of what each example has, and the rest."""
+def one_pass(judges, mesh, batch, original, reconstruction, broken=(), frames=None):
+    """A pass over a split in padded batches; the means of what each frame has, and the rest."""
     seen, values, kinds = judges.begin(), {}, []
+    frames = np.full(len(original), original.shape[1]) if frames is None else frames
     for start in range(0, len(original), batch):
         index = np.arange(start, start + batch)
         index = np.where(index < len(original), index, -1)
         mask = np.array([i >= 0 and i not in broken for i in index], np.float32)
-        # What a masked row holds must not matter.
+        # What a masked row or frame holds must not matter.
+        real = (np.arange(original.shape[1]) < frames[index][:, None]) & (mask[:, None] > 0)
         pixels, output = (
-            np.where(mask[:, None, None, None, None] > 0, x[index], 77).astype(np.uint8)
+            np.where(real[:, :, None, None, None], x[index], 77).astype(np.uint8)
             for x in (original, reconstruction)
         )
         placed = to_global({"a": pixels, "b": output}, mesh)
         shown = jax.device_get(judges.look(placed["a"], placed["b"]))
         for name, each in shown["values"].items():
-            values.setdefault(name, []).extend(each[mask > 0])
-        seen.update(shown, {"mask": mask, "index": index})
+            values.setdefault(name, []).extend(each[real])
+        seen.update(
+            shown, {"pixels": pixels, "frames": frames[index], "mask": mask, "index": index}
+        )
         kinds.append(set(shown))
     means = {name: float(np.mean(each)) for name, each in values.items()}
     return means | judges.result(seen), kinds
@@ -66,34 +70,38 @@ def distance(a, b):
     return np.sum((a.mean(axis=0) - b.mean(axis=0)) ** 2) + spread - 2 * root
 
 
-def test_all_pictures_count_once():
+def test_all_frames_count_once():
     mesh = make_mesh()
     original, other = clips()
+    frames = np.full(COUNT, 2)
+    frames[[1, 7]] = 1
     judging = Judging(lpips=True, frechet=True, neighbours=2, neighbours_examples=12)
     judges = Judges(judging, mesh, clip=(2, 32, 32), patch=8, examples=COUNT)
-    result, _ = one_pass(judges, mesh, 8, original, other, broken=(3,))
+    result, _ = one_pass(judges, mesh, 8, original, other, broken=(3,), frames=frames)
 
-    kept = [i for i in range(COUNT) if i != 3]
-    a, b = to_float(jnp.asarray(original[kept])), to_float(jnp.asarray(other[kept]))
-    oracle = to_float(jnp.round(patch_mean(original[kept], 8)))
+    pairs = [(i, j) for i in range(COUNT) for j in range(frames[i]) if i != 3]
+    assert len(pairs) == 18
+    rows = tuple(np.transpose(pairs))
+    a, b = (to_float(jnp.asarray(x[rows]))[:, None] for x in (original, other))
+    oracle = to_float(jnp.round(patch_mean(original[rows][:, None], 8)))
     alex, vgg = load_lpips("alexnet"), load_lpips("vgg16")
     run = jax.jit(functools.partial(lpips, net="alexnet"))
     np.testing.assert_allclose(result["lpips"], np.mean(run(alex, a, b)), rtol=1e-4)
     np.testing.assert_allclose(result["oracle_lpips"], np.mean(run(alex, a, oracle)), atol=1e-6)
-    seen, made = (np.asarray(jax.jit(vgg_pooled)(vgg, pixels)) for pixels in (a, b))
+    seen, made = (np.asarray(jax.jit(vgg_pooled)(vgg, pixels))[:, 0] for pixels in (a, b))
     np.testing.assert_allclose(result["frechet_vgg16"], distance(seen, made), rtol=1e-3)
     # Of 11 examples 6 with 2 frames each: evenly spaced, and the broken one is not made up for.
     chosen = [i for i in range(COUNT) if (i + 1) * 6 // COUNT > i * 6 // COUNT]
     assert len(chosen) == 6
-    assert 3 in chosen
-    rows = [kept.index(i) for i in chosen if i != 3]
-    wanted = precision_recall(seen[rows].reshape(-1, 512), made[rows].reshape(-1, 512), k=2)
-    assert (result["precision"], result["recall"]) == wanted
+    assert {1, 3, 7} < set(chosen)
+    kept = [number for number, (i, _) in enumerate(pairs) if i in chosen]
+    assert (result["precision"], result["recall"]) == precision_recall(seen[kept], made[kept], k=2)
     notes = "\n".join(judges.notes())
     assert "FID: no weights (get pt_inception-2015-12-05-6726825d.pth from github.com" in notes
-    assert "precision and recall: k=2, VGG16 features of 10 frames" in notes
-    assert "VGG16 20 frames in 512 dimensions" in notes
-    assert judges.about()["frechet_vgg16"]["samples"] == 20
+    assert "precision and recall: k=2, VGG16 features of 8 frames" in notes
+    assert "VGG16 18 frames in 512 dimensions" in notes
+    assert "FVD needs clips of at least 9 frames" in notes
+    assert judges.about()["frechet_vgg16"]["samples"] == 18
 
 
 def moments_of_colour(pixels, dimension):
@@ -169,6 +177,26 @@ def test_inception_and_fvd_on_any_mesh(stand_ins, devices, batch):
     assert better["precision"] == better["recall"] == 1
 
 
+def test_fvd_is_of_whole_clips(stand_ins):
+    path, _ = stand_ins
+    mesh = make_mesh(devices=jax.devices()[:2])
+    time = module.i3d.MIN_FRAMES
+    original, other = (x[:, :, ::4, ::4] for x in clips(time))
+    frames = np.full(COUNT, time)
+    frames[[0, 4]] = time - 1, 1
+    judges = Judges(
+        Judging(frechet=True, inception=str(path)), mesh, clip=(time, 8, 8), patch=4, examples=COUNT
+    )
+    result, _ = one_pass(judges, mesh, 6, original, other, broken=(3,), frames=frames)
+    whole = [i for i in range(COUNT) if i not in (0, 3, 4)]
+    a, b = (moments_of_colour(to_float(jnp.asarray(x[whole])), 2) for x in (original, other))
+    wanted = distance(*(10 * np.mean(np.asarray(x), axis=1) for x in (a, b)))
+    np.testing.assert_allclose(result["fvd"], wanted, rtol=1e-3)
+    assert judges.about()["fvd"]["samples"] == len(whole)
+    assert judges.about()["fid"]["samples"] == len(whole) * time + time
+    assert "FVD: 2 clips that are too short are left out" in judges.notes()
+
+
 def test_a_broken_off_pass_leaves_nothing(stand_ins):
     path, _ = stand_ins
     mesh = make_mesh()
@@ -177,7 +205,8 @@ def test_a_broken_off_pass_leaves_nothing(stand_ins):
     seen = judges.begin()
     placed = to_global({"a": original[:8], "b": other[:8]}, mesh)
     shown = jax.device_get(judges.look(placed["a"], placed["b"]))
-    seen.update(shown, {"mask": np.ones(8), "index": np.arange(8)})
+    batch = {"pixels": original[:8], "frames": np.ones(8, int), "mask": np.ones(8)}
+    seen.update(shown, batch | {"index": np.arange(8)})
     one_pass(judges, mesh, 8, original, other)
     assert judges.about()["fid"]["samples"] == COUNT
 

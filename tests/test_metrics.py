@@ -202,6 +202,32 @@ def test_mean_accumulator_weights_and_refusals():
         mean.update({"a": [1.0]}, [-1.0])
 
 
+def test_clips_count_alike_and_frames_count_where_they_are_real():
+    rng = np.random.default_rng(2)
+    values = rng.normal(20, 3, (7, 4))
+    frames, mask = np.array([4, 1, 2, 3, 3, 4, 2]), np.array([1, 1, 1, 0, 1, 0, 1], bool)
+    real = np.arange(4)[None, :] < frames[:, None]
+    means = metrics.ClipMeans()
+    for part in (slice(0, 3), slice(3, 7)):
+        # The longest clip that counts has its fourth frame in the first part alone.
+        given = np.where(real & mask[:, None], values, np.nan)[part]
+        means.update({"a": given, "twice": 2 * given}, mask[part], frames[part])
+    kept = [values[i, : frames[i]] for i in np.flatnonzero(mask)]
+    wanted = np.mean([clip.mean() for clip in kept])
+    assert abs(wanted - np.concatenate(kept).mean()) > 0.01  # another mean
+    np.testing.assert_allclose(means.result()["a"], wanted, rtol=1e-12)
+    np.testing.assert_allclose(means.result()["twice"], 2 * wanted, rtol=1e-12)
+    at = [np.mean([clip[index] for clip in kept if len(clip) > index]) for index in range(4)]
+    np.testing.assert_allclose(means.per_frame()["a"], at, rtol=1e-12)
+
+    short = metrics.ClipMeans()
+    short.update({"a": values}, mask, np.minimum(frames, 2))
+    assert len(short.per_frame()["a"]) == 2
+    assert metrics.ClipMeans().per_frame() == {}
+    with pytest.raises(UserError, match="one value per frame"):
+        short.update({"a": values[:, 0]}, mask, frames)
+
+
 def entropy(items: list) -> float:
     total = len(items)
     return -sum(n / total * math.log2(n / total) for n in Counter(items).values())
@@ -221,6 +247,12 @@ def test_code_usage_counts_every_code(length):
         mask = np.array([True, step != 3, True])
         seen += [tuple(row.tolist()) for row in bits[mask].reshape(-1, length)]
         usage.update(bits, mask)
+    # Of frames by themselves: the second of the first example is padding.
+    of_frames = metrics.CodeUsage(length)
+    of_frames.update(bits, mask[:, None] & np.array([[True, False], [True, True], [True, True]]))
+    wanted = Counter(map(tuple, np.concatenate([bits[0, 0], *bits[2]]).tolist()))
+    assert of_frames.result()["tokens"] == wanted.total() == 15
+    assert of_frames.result()["codes_used"] == len(wanted)
     result = usage.result()
     assert result["tokens"] == len(seen) == 110
     assert result["codes_used"] == len(set(seen))

@@ -71,6 +71,18 @@ def test_labels_stand_at_the_left_of_their_rows():
     assert not (strip[:, -4:] < 255).any()  # the longest label is not cut off
 
 
+def test_captions_stand_above_their_pictures_in_every_block():
+    rows = [np.full((3, 32, 32, 3), value, np.uint8) for value in (50, 100)]
+    sheet = grid(rows, scale=1, columns=2, captions=["one", "two", ""])
+    tops = [top for top in range(sheet.shape[0] - 32) if (sheet[top : top + 32, 5] == 50).all()]
+    assert len(tops) == 2
+    assert (sheet[tops[0] + 34 : tops[0] + 66, 5] == 100).all()
+    places = [(top, left) for top in tops for left in (2, 36)]
+    above = [sheet[top - 16 : top, left : left + 32] for top, left in places]
+    assert [(strip < 128).any() for strip in above] == [True, True, False, False]
+    assert (sheet[tops[1] : tops[1] + 66, 36:] == 255).all()  # no fourth picture
+
+
 @pytest.mark.parametrize(
     ("rows", "options", "words"),
     [
@@ -80,6 +92,7 @@ def test_labels_stand_at_the_left_of_their_rows():
         ([np.zeros((1, 2, 2, 3), np.uint8), np.zeros((1, 3, 2, 3), np.uint8)], {}, "one shape"),
         ([np.zeros((1, 2, 2, 3), np.uint8)], {"labels": ["a", "b"]}, "as many labels"),
         ([np.zeros((1, 2, 2, 3), np.uint8)], {"scale": 0}, "scale=0"),
+        ([np.zeros((2, 2, 2, 3), np.uint8)], {"captions": ["a"]}, "as many captions"),
     ],
 )
 def test_what_is_no_grid_is_named(rows, options, words):

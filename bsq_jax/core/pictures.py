@@ -14,6 +14,7 @@ from bsq_jax.core.errors import UserError
 _TARGET_WIDTH = 1000  # pixels: what a page or a screen shows without shrinking it
 _LARGEST_SCALE = 16
 _INK = (40, 40, 40)
+_CAPTION = 18  # pixels: height of the captions above a row
 
 
 def _check_rows(rows: Sequence[np.ndarray], labels: Sequence[str] | None) -> list[np.ndarray]:
@@ -58,10 +59,29 @@ def _label_strip(labels: Sequence[str], tops: Sequence[int], shape: tuple[int, i
     return np.asarray(strip)
 
 
+def _caption_strip(
+    captions: Sequence[str], lefts: Sequence[int], shape: tuple[int, int]
+) -> np.ndarray:
+    """A white strip with a caption at the left edge of each picture below it.
+
+    Args:
+      captions: one a picture.
+      lefts: the first pixel of each picture.
+      shape: height and width of the strip, in pixels.
+    """
+    strip = Image.new("RGB", shape[::-1], "white")
+    draw = ImageDraw.Draw(strip)
+    for caption, left in zip(captions, lefts, strict=False):
+        font = ImageFont.load_default(size=shape[0] - 4)
+        draw.text((left, shape[0] / 2), caption, fill=_INK, font=font, anchor="lm")
+    return np.asarray(strip)
+
+
 def grid(
     rows: Sequence[np.ndarray],
     *,
     labels: Sequence[str] | None = None,
+    captions: Sequence[str] | None = None,
     scale: int | None = None,
     columns: int = 8,
 ) -> np.ndarray:
@@ -73,6 +93,7 @@ def grid(
     Args:
       rows: each uint8 [N, height, width, channel 3]; all of one shape.
       labels: a short name for each row, written at its left.
+      captions: a short name for each of the N pictures, written above the first row.
       scale: how much to enlarge; by default as much as brings the grid to about 1000 pixels.
       columns: pictures beside each other, at most.
 
@@ -80,10 +101,13 @@ def grid(
       uint8 [height, width, channel 3] on a white background.
 
     Raises:
-      UserError: the rows are no pictures or differ in shape, or labels and rows differ in number.
+      UserError: the rows are no pictures or differ in shape, or labels and rows, or captions and
+        pictures, differ in number.
     """
     arrays = _check_rows(rows, labels)
     count, height, width, _ = arrays[0].shape
+    if captions is not None and len(captions) != count:
+        raise UserError(f"{count} pictures need as many captions, not {len(captions)}")
     columns = min(max(1, columns), count)
     if scale is None:
         scale = min(_LARGEST_SCALE, max(1, round(_TARGET_WIDTH / (columns * width))))
@@ -92,20 +116,25 @@ def grid(
     height, width = height * scale, width * scale
     gap = max(2, min(height, width) // 32)
     blocks = -(-count // columns)
+    head = 0 if captions is None else _CAPTION
 
     # Pictures of one column stand close together; blocks are set apart, so that pairs are seen.
+    each = head + len(arrays) * (height + gap) + 3 * gap
     tops = [
-        gap + block * (len(arrays) * (height + gap) + 3 * gap) + index * (height + gap)
+        gap + head + block * each + index * (height + gap)
         for block in range(blocks)
         for index in range(len(arrays))
     ]
     sheet = np.full((tops[-1] + height + gap, gap + columns * (width + gap), 3), 255, np.uint8)
+    lefts = [gap + column * (width + gap) for column in range(columns)]
     for number, top in enumerate(tops):
         block, index = divmod(number, len(arrays))
+        if captions is not None and index == 0:
+            here = captions[block * columns : (block + 1) * columns]
+            sheet[top - head : top] = _caption_strip(here, lefts, (head, sheet.shape[1]))
         for column, picture in enumerate(arrays[index][block * columns : (block + 1) * columns]):
-            left = gap + column * (width + gap)
             large = picture.repeat(scale, axis=0).repeat(scale, axis=1)
-            sheet[top : top + height, left : left + width] = large
+            sheet[top : top + height, lefts[column] : lefts[column] + width] = large
     if labels is None:
         return sheet
     return np.concatenate(

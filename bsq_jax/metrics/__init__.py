@@ -1,6 +1,11 @@
 """How close a reconstruction is to its original, and how well the codes are used."""
 
-from bsq_jax.metrics.accumulators import CodeUsage, CodeUsageResult, MeanAccumulator
+from bsq_jax.metrics.accumulators import (
+    ClipMeans,
+    CodeUsage,
+    CodeUsageResult,
+    MeanAccumulator,
+)
 from bsq_jax.metrics.feature_set import FeatureSet
 from bsq_jax.metrics.frechet import Moments, frechet_distance
 from bsq_jax.metrics.inception_score import InceptionScore
@@ -22,6 +27,7 @@ __all__ = [
     "MS_SSIM_WEIGHTS",
     "PSNR_CAP",
     "SSIM_MIN_SIDE",
+    "ClipMeans",
     "CodeUsage",
     "CodeUsageResult",
     "FeatureSet",

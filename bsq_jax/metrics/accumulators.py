@@ -9,6 +9,7 @@ from typing import TypedDict
 import numpy as np
 import numpy.typing as npt
 
+from bsq_jax.core.clips import real_frames
 from bsq_jax.core.errors import UserError
 from bsq_jax.quantizers.bits import group_sizes, pack_bytes
 
@@ -51,15 +52,80 @@ class MeanAccumulator:
             self._sums[name] = self._sums.get(name, 0.0) + total
             self._weights[name] = self._weights.get(name, 0.0) + float(np.sum(weights))
 
+    def counted(self) -> bool:
+        """Whether there is something to take a mean of."""
+        return bool(self._sums) and min(self._weights.values()) > 0
+
     def result(self) -> dict[str, float]:
         """The weighted mean of each name.
 
         Raises:
           UserError: if no example was counted.
         """
-        if not self._sums or min(self._weights.values()) == 0:
+        if not self.counted():
             raise UserError("no example was counted: check that the split is not empty")
         return {name: self._sums[name] / self._weights[name] for name in self._sums}
+
+
+class ClipMeans:
+    """Exact streaming means of named per-frame values of clips, in float64 on the host.
+
+    A clip's value is the mean over its real frames, and all clips count alike, whatever their
+    lengths. Besides there is for each frame index the mean over the clips that have that frame.
+    """
+
+    def __init__(self) -> None:
+        self._of_clips = MeanAccumulator()
+        self._of_frames: list[MeanAccumulator] = []
+
+    def update(
+        self, values: Mapping[str, npt.ArrayLike], mask: npt.ArrayLike, frames: npt.ArrayLike
+    ) -> None:
+        """Adds a batch.
+
+        Args:
+          values: name to ``[batch, time]`` values, one per frame.
+          mask: ``[batch]`` as in `MeanAccumulator.update`.
+          frames: ``[batch]``, real frames of each clip. Whatever padding holds leaves no trace.
+
+        Raises:
+          UserError: as `MeanAccumulator.update`, and if there are not values for each frame.
+        """
+        mask, frames = np.asarray(mask, np.float64), np.asarray(frames)
+        arrays = {name: np.asarray(value, np.float64) for name, value in values.items()}
+        time = max((array.shape[-1] for array in arrays.values()), default=0)
+        for name, array in arrays.items():
+            if array.shape != (*mask.shape, time):
+                raise UserError(
+                    f"values of {name!r} have shape {array.shape}, but the mask {mask.shape} and "
+                    f"clips {time} frames: give one value per frame"
+                )
+        real = real_frames(frames, time)
+        self._of_clips.update(
+            {
+                name: np.sum(np.where(real, array, 0.0), axis=1) / np.maximum(frames, 1)
+                for name, array in arrays.items()
+            },
+            mask,
+        )
+        self._of_frames += [MeanAccumulator() for _ in range(time - len(self._of_frames))]
+        for index in range(time):
+            of_frame = {name: array[:, index] for name, array in arrays.items()}
+            self._of_frames[index].update(of_frame, mask * real[:, index])
+
+    def result(self) -> dict[str, float]:
+        """The mean over clips of each name.
+
+        Raises:
+          UserError: if no clip was counted.
+        """
+        return self._of_clips.result()
+
+    def per_frame(self) -> dict[str, list[float]]:
+        """For each name the mean at frame index 0, 1, ..., up to the last that a clip has."""
+        results = [frame.result() for frame in self._of_frames if frame.counted()]
+        names = results[0] if results else {}
+        return {name: [result[name] for result in results] for name in names}
 
 
 class CodeUsageResult(TypedDict):
@@ -116,7 +182,8 @@ class CodeUsage:
 
         Args:
           bits: zeros and ones ``[batch, ..., L]``.
-          mask: ``[batch]``, True for examples that count; all of them if None.
+          mask: True for tokens that count, its axes the first axes of `bits` before the last; all
+            of them if None.
 
         Raises:
           UserError: if the shapes do not fit or a value is neither 0 nor 1.
@@ -126,8 +193,8 @@ class CodeUsage:
             raise UserError(f"expected bits [batch, ..., {self.bits}], got shape {tokens.shape}")
         if mask is not None:
             keep = np.asarray(mask, bool)
-            if keep.shape != tokens.shape[:1]:
-                raise UserError(f"mask has shape {keep.shape} but the batch is {len(tokens)}")
+            if keep.shape != tokens.shape[:-1][: keep.ndim]:
+                raise UserError(f"mask has shape {keep.shape}, but the bits {tokens.shape}")
             tokens = tokens[keep]
         if not np.all((tokens == 0) | (tokens == 1)):
             raise UserError("bits must be zeros and ones")

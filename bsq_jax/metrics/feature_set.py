@@ -42,9 +42,10 @@ class FeatureSet:
         """Adds a batch.
 
         Args:
-          features: ``[batch, samples, dimension]`` of each kind; an example may give several.
-          logits: ``[batch, samples, classes]``, or None.
-          mask: ``[batch]``, positive for examples that count.
+          features: ``[batch, samples, dimension]`` of each kind: a sample for each frame, or one
+            for a clip.
+          logits: ``[batch, time, classes]``, or None.
+          mask: ``[batch, time]``, True for frames that count. A clip counts if all its frames do.
           index: ``[batch]``, the number of each example in the split.
 
         Raises:
@@ -57,8 +58,7 @@ class FeatureSet:
         if self._kept is not None:
             wanted, total = self._share
             chosen = (index + 1) * wanted // total > index * wanted // total
-            values = features[self._kept][chosen & (mask > 0)]
-            self._sample.append(values.reshape(-1, values.shape[-1]))
+            self._sample.append(features[self._kept][chosen[:, None] & mask])
 
     def sample(self) -> np.ndarray:
         """The features ``[n, dimension]`` that were kept."""
@@ -72,4 +72,6 @@ class FeatureSet:
 
 def _rows(values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """``[batch, samples, n]`` as rows ``[batch * samples, n]``, with the mask of each row."""
-    return values.reshape(-1, values.shape[-1]), np.repeat(mask > 0, values.shape[1])
+    if values.shape[1] != mask.shape[1]:
+        mask = np.all(mask, axis=1, keepdims=True)
+    return values.reshape(-1, values.shape[-1]), mask.reshape(-1)

@@ -1,0 +1,74 @@
+"""What an evaluation shows. Oracle: the grid and the movies laid out by hand."""
+
+import numpy as np
+
+from bsq_jax.core.pictures import grid
+from bsq_jax.showing import ORACLE, Shown, best_one_colour, movies, photographs, picture
+
+LABELS = ["original", "reconstruction", ORACLE]
+
+
+def examples(count, time, frames, seed=0):
+    shape = (2, count, time, 8, 16, 3)
+    originals, made = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+    return Shown(originals, made, np.asarray(frames))
+
+
+def test_one_colour_a_patch():
+    pixels = examples(2, 3, [3, 3]).originals
+    wanted = np.empty_like(pixels)
+    for index in np.ndindex(2, 3, 2):
+        block = pixels[*index[:2], :, 8 * index[2] : 8 * index[2] + 8]
+        wanted[*index[:2], :, 8 * index[2] : 8 * index[2] + 8] = np.rint(block.mean(axis=(0, 1)))
+    np.testing.assert_array_equal(best_one_colour(pixels, 8), wanted)
+    np.testing.assert_array_equal(best_one_colour(pixels[0, 0], 8), wanted[0, 0])
+
+
+def test_pictures_stand_beside_each_other():
+    shown = examples(4, 1, [1] * 4)
+    rows = [shown.originals[:, 0], shown.reconstructions[:, 0]]
+    rows.append(best_one_colour(rows[0], 8))
+    np.testing.assert_array_equal(picture(shown, 8), grid(rows, labels=LABELS))
+    assert movies(shown, 2, 18) == movies(None, 2, 18) == []
+
+
+def test_clips_are_shown_over_time_without_padding():
+    """From the first frame to the last; of four clips three, the second of three frames."""
+    shown = examples(4, 12, [12, 3, 9, 12])
+    chosen = [[0, 2, 3, 5, 6, 8, 9, 11], [0, 1, 2], [0, 1, 2, 3, 5, 6, 7, 8]]
+    rows = [[], [], []]
+    for clip, indices in enumerate(chosen):
+        empty = np.full((8 - len(indices), 8, 16, 3), 255, np.uint8)
+        original = shown.originals[clip]
+        parts = (original, shown.reconstructions[clip], best_one_colour(original, 8))
+        for row, part in zip(rows, parts, strict=True):
+            row.append(np.concatenate([part[indices], empty]))
+    captions = [f"frame {i}" for i in chosen[0] + chosen[1]] + [""] * 5
+    captions += [f"frame {i}" for i in chosen[2]]
+    wanted = grid([np.concatenate(row) for row in rows], labels=LABELS, captions=captions)
+    np.testing.assert_array_equal(picture(shown, 8), wanted)
+
+
+def test_movies_have_the_real_frames():
+    shown = examples(3, 12, [12, 3, 9])
+    found = movies(shown, 2, 18)
+    assert [len(movie) for movie in found] == [12, 3]
+    scale = 320 // 16
+    bar = found[1].shape[1] - 8 * scale
+    for clips, left in ((shown.originals, 0), (shown.reconstructions, 16 * scale + 4)):
+        part = found[1][:, bar::scale, left : left + 16 * scale : scale]
+        np.testing.assert_array_equal(part, clips[1, :3])
+
+
+def test_photographs_of_any_sizes():
+    rng = np.random.default_rng(1)
+    originals = [rng.integers(0, 256, (*size, 3), np.uint8) for size in ((16, 24), (32, 8))]
+    made = [255 - image for image in originals]
+    sheet = photographs(originals, made, patch=8, bits=18)
+    rows = []
+    for images in (originals, made, [best_one_colour(image, 8) for image in originals]):
+        row = np.full((2, 32, 24, 3), 255, np.uint8)
+        row[0, 8:24], row[1, :, 8:16] = images
+        rows.append(row)
+    labels = ["original", "18 bits a patch", "24 bits: one colour"]
+    np.testing.assert_array_equal(sheet, grid(rows, labels=labels, columns=2))
