@@ -17,7 +17,7 @@ from bsq_jax.core.checkpoint import Checkpointer
 from bsq_jax.core.deferred import check_finite
 from bsq_jax.core.monitor import Monitor
 from bsq_jax.core.sharding import batch_sharding, host_shard, replicated, to_global
-from bsq_jax.data.pipeline import Batches
+from bsq_jax.data.batches import Batches
 from bsq_jax.tasks.state import TrainState
 
 
@@ -92,7 +92,8 @@ def train(
       task: has ``train_step(state, batch, frozen) -> (state, metrics)``, and ``load_frozen(mesh)``
         for the parameters of frozen networks that it takes.
       mesh: the run's mesh.
-      make_batches: ``(start_step, shard_index, shard_count)`` to this host's batches.
+      make_batches: ``(start_step, shard_index, shard_count)`` to this host's batches. They may have
+        several lengths of clips; a program is compiled for each.
       state: sharded state; it is donated.
       steps: where to end.
       batch_size: global.
@@ -125,6 +126,7 @@ def train(
         donate_argnums=0,
     )
 
+    compiled: set[int] = set()  # lengths of clips
     frozen = task.load_frozen(mesh)
     norm = jax.jit(optax.tree.norm, out_shardings=replicated(mesh))
 
@@ -144,7 +146,13 @@ def train(
             began = time.monotonic()
             local = next(batches)
             monitor.data_wait(time.monotonic() - began)
-            state, values = step_fn(state, to_global({"pixels": local["pixels"]}, mesh), frozen)
+            frames = local["pixels"].shape[1]
+            if frames not in compiled and (compiled or frames > 1):  # the wait has a reason
+                what = f"clips of {frames} frames" if frames > 1 else "single frames"
+                monitor.info(f"step {step}: compiling for {what}")
+            compiled.add(frames)
+            batch = to_global({name: local[name] for name in ("pixels", "frames")}, mesh)
+            state, values = step_fn(state, batch, frozen)
             monitor.progress(step)
             last = step == steps
             if step % log_every == 0 or last:

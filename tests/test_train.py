@@ -1,0 +1,110 @@
+"""The training loop. Oracle: what a task that only counts must have seen."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bsq_jax.core.sharding import make_mesh, replicate
+from bsq_jax.tasks.state import TrainState
+from bsq_jax.train import StopSignal, train
+
+
+class Counting:
+    """A task whose one parameter is the number of real frames it has seen."""
+
+    def load_frozen(self, mesh):
+        return {}
+
+    def train_step(self, state, batch, frozen):
+        assert set(batch) == {"pixels", "frames"}
+        seen = state.params["seen"] + jnp.sum(batch["frames"])
+        length = jnp.float32(batch["pixels"].shape[1])
+        return state.replace(step=state.step + 1, params={"seen": seen}), {"length": length}
+
+
+class Batches:
+    """Batches of the given lengths; in each the first clip has one frame."""
+
+    def __init__(self, lengths):
+        self._lengths = iter(lengths)
+
+    def __next__(self):
+        time = next(self._lengths)
+        frames = np.full(8, time, np.int32)
+        frames[0] = 1
+        pixels = np.zeros((8, time, 2, 2, 3), np.uint8)
+        return {"pixels": pixels, "frames": frames, "index": np.arange(8)}
+
+    def stats(self):
+        return {"broken": 0}
+
+    def close(self):
+        pass
+
+
+class Log:
+    """What a run says, and the metrics of its steps."""
+
+    def __init__(self):
+        self.lines, self.lengths = [], []
+
+    def info(self, line):
+        self.lines.append(line)
+
+    def push(self, step, values):
+        self.lengths.append(float(values["length"]))
+
+    def history(self):
+        return []
+
+    def flush(self):
+        pass
+
+    data_wait = progress = lambda self, value: None
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    ("lengths", "lines"),
+    [
+        ([1, 1, 1], []),
+        (
+            [2, 4, 2, 1, 4],
+            [
+                "step 1: compiling for clips of 2 frames",
+                "step 2: compiling for clips of 4 frames",
+                "step 4: compiling for single frames",
+            ],
+        ),
+    ],
+)
+def test_clips_of_several_lengths(lengths, lines):
+    mesh, log, saved = make_mesh(), Log(), []
+    state = TrainState(*replicate((np.int32(0), {"seen": np.int32(0)}), mesh), None, None)
+    with StopSignal() as stop:
+        state, finished = train(
+            Counting(),
+            mesh,
+            lambda start, index, count: Batches(lengths[start:]),
+            state=state,
+            steps=len(lengths),
+            batch_size=8,
+            checkpointer=types.SimpleNamespace(
+                save=lambda step, state, meta: saved.append(step), wait=lambda: None
+            ),
+            monitor=log,
+            stop=stop,
+            meta={},
+            log_every=1,
+            checkpoint_every=100,
+            evaluate=None,
+        )
+    assert finished
+    assert log.lines == lines
+    assert log.lengths == lengths
+    assert saved == [len(lengths)]
+    assert int(state.params["seen"]) == sum(7 * length + 1 for length in lengths)
+    assert jax.tree.leaves(state)[0].sharding.is_fully_replicated
