@@ -1,33 +1,196 @@
-"""Video files, against clips written here whose frames say which they are."""
+"""Video files, against files written here whose frames say which they are."""
 
-import dataclasses
-
+import av
 import numpy as np
 import pytest
-from video_files import numbers_of, write_video
+from video_files import LOSSLESS, coordinates, numbers_of, write_video
 
-from bsq_jax.data.pipeline import DataConfig, eval_batches, train_batches
+from bsq_jax.data.records import BrokenRecord
+from bsq_jax.data.video import VIDEO_EXTENSIONS, Video
 
-SMALL = DataConfig(
-    image_size=16, resize=16, eval_resize=16, flip=False, frames=4, stride=3, threads=1, seed=7
-)
+# What sets formats apart: B-frames, times that are irregular, absent or wrong, key frames that are
+# none, seeking by showing or decoding time or not at all.
+FILES = {
+    "b_frames.mp4": {},
+    "open_gop.mp4": {"x264-params": "open-gop=1:scenecut=0"},
+    "refresh.mp4": {"x264-params": "intra-refresh=1:bframes=0"},  # key frames are P-frames
+    "irregular.mp4": {"times": np.cumsum(np.random.default_rng(0).integers(10, 90, 40)).tolist()},
+    "irregular.mkv": {"times": np.cumsum(np.random.default_rng(1).integers(10, 90, 40)).tolist()},
+    "b_frames.ts": {},
+    "b_frames.avi": {"codec": "mpeg4", "bf": "2"},  # decoding times alone
+    "made_up_times.avi": {},  # H.264 with B-frames in AVI
+    "b_frames.mpg": {"codec": "mpeg2video"},
+    "vp9.webm": {"codec": "libvpx-vp9"},
+    "hevc.mov": {"codec": "libx265", "x265-params": "log-level=none"},
+}
+
+
+def read(video, numbers):
+    """The wanted frames, and the numbers of all that were decoded."""
+    frames = dict(video.frames(numbers))
+    return np.stack([frames[number]() for number in numbers]), list(frames)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_frame_is_found_in_every_format(tmp_path, name):
+    path = write_video(tmp_path / name, 40, size=(32, 48), **FILES[name])
+    with Video(path) as video:
+        assert len(video) == 40
+        table = video.table
+        pixels, numbers = read(video, range(40))
+        np.testing.assert_array_equal(numbers_of(pixels), range(40))
+        assert numbers == list(range(40))
+        assert pixels.shape == (40, 32, 48, 3)
+        assert pixels.dtype == np.uint8
+        for start in (30, 17, 3, 38):  # to and fro in one open file
+            np.testing.assert_array_equal(
+                numbers_of(read(video, [start, start + 1])[0]), [start, start + 1]
+            )
+    for start in range(0, 38, 5):
+        with Video(path.read_bytes(), table) as video:  # from memory as well
+            pixels, _ = read(video, [start, start + 2])
+        np.testing.assert_array_equal(numbers_of(pixels), [start, start + 2])
 
 
 @pytest.mark.smoke
-def test_clips_of_a_folder_become_batches(tmp_path):
-    for name in ("train/a.mp4", "train/b.mp4", "val/c.mp4"):
-        write_video(tmp_path / name, 20)
-    config = dataclasses.replace(SMALL, source=f"clips:{tmp_path}")
-    sizes = {"global_batch": 4, "shard_index": 0, "shard_count": 1}
-    iterator = train_batches(config, **sizes)
-    batch = next(iterator)
-    iterator.close()
-    assert batch["pixels"].shape == (4, 4, 16, 16, 3)
-    np.testing.assert_array_equal(batch["frames"], [4, 4, 4, 4])
-    for clip in batch["pixels"]:
-        numbers = numbers_of(clip)
-        np.testing.assert_array_equal(np.diff(numbers), [3, 3, 3])
-        assert 0 <= numbers[0] <= 10
-    (batch,) = eval_batches(config, **sizes)
-    np.testing.assert_array_equal(numbers_of(batch["pixels"][0]), [5, 8, 11, 14])  # the middle
-    np.testing.assert_array_equal(batch["mask"], [1, 0, 0, 0])
+def test_nothing_is_decoded_before_the_key_frame_or_after_the_last_wanted(tmp_path):
+    """Key frames are 0, 8, 16, ...; without B-frames a packet is a frame."""
+    path = write_video(tmp_path / "a.mp4", 40, bf="0")
+    with Video(path) as video:
+        table = video.table
+        assert video.packets == 0  # listing decodes nothing
+    for first, last in [(0, 0), (0, 5), (7, 7), (8, 8), (15, 18), (20, 22), (39, 39)]:
+        with Video(path, table) as video:
+            _, numbers = read(video, sorted({first, last}))
+            key = first // 8 * 8
+            assert numbers == list(range(key, last + 1))
+            assert video.packets == last - key + 1
+
+
+def test_b_frames_cost_no_more_than_their_delay(tmp_path):
+    path = write_video(tmp_path / "a.mp4", 40, **{"x264-params": "scenecut=0:bframes=2"})
+    with Video(path) as video:
+        table = video.table
+        delay = video._container.streams.video[0].codec_context.delay or 2
+    for first, last in [(0, 3), (9, 11), (20, 22), (33, 37)]:
+        with Video(path, table) as video:
+            assert read(video, [first, last])[1][0] == first // 8 * 8
+            assert video.packets <= last - first // 8 * 8 + 1 + 2 * delay
+
+
+def test_pixels_are_those_that_were_written(tmp_path):
+    path = write_video(tmp_path / "a.mkv", 12, picture=coordinates, size=(24, 30), **LOSSLESS)
+    with Video(path) as video:
+        pixels, _ = read(video, [0, 5, 11])
+    expected = [coordinates(number, (24, 30)) for number in (0, 5, 11)]
+    np.testing.assert_array_equal(pixels, expected)
+
+
+@pytest.mark.parametrize("degrees", [90, 180, -90])
+def test_a_phone_held_upright_gives_upright_frames(tmp_path, degrees):
+    path = write_video(
+        tmp_path / "a.mp4", 2, picture=coordinates, size=(24, 30), rotate=degrees, **LOSSLESS
+    )
+    with Video(path) as video:
+        pixels, _ = read(video, [1])
+    np.testing.assert_array_equal(pixels[0], np.rot90(coordinates(1, (24, 30)), degrees // 90))
+
+
+@pytest.mark.parametrize("matrix", ["ITU709", "ITU601"])
+@pytest.mark.parametrize("levels", ["MPEG", "JPEG"])
+def test_colours_follow_what_the_file_says(tmp_path, matrix, levels):
+    from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+
+    colour = np.full((16, 16, 3), (200, 50, 30), np.uint8)
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "4"})
+        stream.height = stream.width = 16
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.colorspace = Colorspace[matrix]
+        stream.codec_context.color_range = ColorRange[levels]
+        frame = VideoReformatter().reformat(
+            av.VideoFrame.from_ndarray(colour, format="rgb24"),
+            format="yuv420p",
+            dst_colorspace=Colorspace[matrix],
+            dst_color_range=ColorRange[levels],
+        )
+        frame.pts = 0
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    for exact, tolerance in ((True, 2), (False, 4)):
+        with Video(path, exact=exact) as video:
+            assert np.abs(read(video, [0])[0].astype(int) - colour).max() <= tolerance
+
+
+def test_a_listed_frame_that_is_missing_is_the_one_on_the_screen(tmp_path):
+    path = write_video(tmp_path / "a.mp4", 20)
+    with Video(path) as video:
+        table = video.table
+    between = (table.times[10] + table.times[11]) // 2
+    table = table._replace(times=np.insert(table.times, 11, between))
+    with Video(path, table) as video:
+        np.testing.assert_array_equal(numbers_of(read(video, [9, 11, 13])[0]), [9, 10, 12])
+    table = table._replace(times=np.append(table.times, table.times[-1] + 900))
+    with (
+        Video(path, table) as video,
+        pytest.raises(BrokenRecord, match="frame 21 of 22 cannot be decoded"),
+    ):
+        read(video, [21])
+
+
+def test_raw_video(tmp_path):
+    """YUV4MPEG2, written out: a line of text, then planes of bytes."""
+    planes = [
+        np.full(16 * 16, 40 + number, np.uint8).tobytes() + b"\x80" * 128 for number in range(9)
+    ]
+    header = b"YUV4MPEG2 W16 H16 F25:1 Ip A1:1 C420jpeg\n"
+    path = tmp_path / "a.y4m"
+    path.write_bytes(header + b"".join(b"FRAME\n" + plane for plane in planes))
+    for file in (path, path.read_bytes()):
+        with Video(file) as video:
+            assert len(video) == 9
+            pixels, _ = read(video, [0, 6, 7])
+        assert (np.ptp(pixels, axis=(1, 2, 3)) == 0).all()
+        np.testing.assert_array_equal(
+            pixels[:, 0, 0, 0], np.rint(255 / 219 * np.array([24, 30, 31]))
+        )
+
+
+def broken_files(folder):
+    """Files that are no videos, or not whole, and what is said of them."""
+    whole = write_video(folder / "whole.mp4", 30).read_bytes()
+    early = write_video(folder / "early.mp4", 30, flags="faststart").read_bytes()
+    (folder / "list.m3u8").write_text(f"#EXTM3U\n#EXTINF:1,\n{folder}/whole.mp4\n#EXT-X-ENDLIST\n")
+    with av.open(str(folder / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        frame.rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return {
+        "empty": (b"", "empty"),
+        "text": (b"this is not a video at all" * 20, "."),
+        "index cut off": (whole[: len(whole) * 2 // 3], "."),
+        "frames cut off": (early[: len(early) - 200], r"cut short"),
+        "playlist": ((folder / "list.m3u8").read_bytes(), "."),
+        "sound": ((folder / "sound.mp4").read_bytes(), "no video"),
+    }
+
+
+def test_broken_files(tmp_path):
+    for kind, (content, message) in broken_files(tmp_path).items():
+        file = tmp_path / kind
+        file.write_bytes(content)
+        for given in (content, file):
+            with pytest.raises(BrokenRecord, match=message) as raised:
+                Video(given)
+            assert str(raised.value), kind
+            assert "\n" not in str(raised.value)
+    with pytest.raises(FileNotFoundError):
+        Video(tmp_path / "nowhere.mp4")
+
+
+def test_extensions_are_of_videos():
+    assert {".mp4", ".avi", ".mkv", ".webm", ".mov"} <= VIDEO_EXTENSIONS
+    assert not {".png", ".jpg", ".gif", ".txt"} & VIDEO_EXTENSIONS

@@ -69,7 +69,8 @@ def open_footage(
 
     Args:
       record: What the source holds.
-      draft_side: As in :func:`bsq_jax.data.stills.decode`, for encoded pictures.
+      draft_side: As in :func:`bsq_jax.data.stills.decode` for pictures; colours of videos are
+        converted exactly where it is 0 and fast elsewhere.
       table: ``table`` of the record's footage when it was open before; None finds it anew.
 
     Raises:
@@ -79,7 +80,8 @@ def open_footage(
     content = record.content
     if is_video(record):
         assert isinstance(content, bytes | pathlib.Path)
-        with Video(content, table if isinstance(table, FrameTable) else None) as video:
+        known = table if isinstance(table, FrameTable) else None
+        with Video(content, known, exact=not draft_side) as video:
             yield video
     elif isinstance(content, bytes | np.ndarray):
         yield Stills([content], draft_side)
@@ -108,7 +110,9 @@ def looks_like_video(file: bytes) -> bool:
         head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # MP4, QuickTime
         or head.startswith(b"\x1a\x45\xdf\xa3")  # Matroska, WebM
         or (head.startswith(b"RIFF") and head[8:12] == b"AVI ")
-        or head.startswith((b"OggS", b"FLV", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3"))
+        or head.startswith(
+            (b"OggS", b"FLV", b"YUV4MPEG2 ", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3")
+        )
         or head.startswith(b"\x30\x26\xb2\x75\x8e\x66\xcf\x11")  # ASF: WMV
         or (head.startswith(b"G") and file[188:189] == b"G")  # MPEG transport stream
     )

@@ -114,8 +114,8 @@ def _fit(count: int, length: int, stride: int) -> tuple[int, int]:
 
 
 def _share(config: DataConfig) -> Fraction:
-    """The share of single frames as the decimal that was written, so that counts are exact."""
-    return Fraction(str(config.image_share))
+    """The share of single frames as the fraction that was meant, so that counts are exact."""
+    return Fraction(config.image_share).limit_denominator(10**6)
 
 
 def _spans(frames: int, min_frames: int) -> list[tuple[int, int]]:

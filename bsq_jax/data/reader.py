@@ -58,7 +58,7 @@ class FrameCache:
 
     def put_table(self, index: int, table: FrameTable | int) -> None:
         """Keeps what was found out about which frames a record has."""
-        size = 64 if isinstance(table, int) else sum(array.nbytes for array in table)
+        size = 64 if isinstance(table, int) else table.nbytes
         with self._lock:
             if index not in self._tables and size <= self._free_tables:
                 self._free_tables -= size
@@ -100,7 +100,8 @@ class Reader:
         self._met = bytearray(len(source))  # 1 where a record was asked for
         self._met_count = 0
         self._cache = cache
-        self._broken: dict[int, str] = {}
+        self._broken: dict[int, str] = {}  # by index, their ids
+        self._unreadable: set[int] = set()  # those of which no frame is
         self._lock = threading.Lock()
 
     def broken_ids(self) -> list[str]:
@@ -117,21 +118,11 @@ class Reader:
         with self._lock:
             self._met_count += not self._met[index]
             self._met[index] = 1
-        if index not in self._broken:
-            clip = self._cached(index, choose)
-            if clip is not None:
-                return clip
-            record_id = f"{self.source.name}#{index}"
-            try:
-                record = self.source[index]
-                record_id = record.id
-                with open_footage(
-                    record, draft_side=self._draft_side, table=self._cache.table(index)
-                ) as footage:
-                    self._cache.put_table(index, footage.table)
-                    return self._read(index, footage.frames, choose(len(footage)))
-            except (BrokenRecord, OSError) as error:
-                self._note_broken(index, record_id, str(error))
+        clip = self._cached(index, choose)
+        if clip is None and index not in self._unreadable:
+            clip = self._load(index, choose)
+        if clip is not None:
+            return clip
         # Checked at known ones too: the thread that found the last may be reading ahead of others.
         of = max(self._met_count, self._share)
         if len(self._broken) > self._limit(of):
@@ -158,13 +149,36 @@ class Reader:
         kind = "video" if self.source.videos else "picture"
         raise UserError(f"{self.source.name}: none of {total} records is a {kind} that can be read")
 
+    def _load(self, index: int, choose: Choose) -> list[np.ndarray] | None:
+        record_id, opened = f"{self.source.name}#{index}", False
+        try:
+            record = self.source[index]
+            record_id = record.id
+            table = self._cache.table(index)
+            with open_footage(record, draft_side=self._draft_side, table=table) as footage:
+                opened = True
+                self._cache.put_table(index, footage.table)
+                return self._read(index, footage.frames, choose(len(footage)))
+        except (BrokenRecord, OSError) as error:
+            self._note_broken(index, record_id, str(error))
+            # Other frames of a damaged video may be readable, and must be read whatever was asked
+            # for before: what a clip holds is a function of its position alone.
+            if not opened or not self.source.videos:
+                self._unreadable.add(index)
+        return None
+
     def _cached(self, index: int, choose: Choose) -> list[np.ndarray] | None:
         table = self._cache.table(index)
         if table is None:
             return None
         count = table if isinstance(table, int) else len(table.times)
-        clip = [self._cache.get(index, number) for number in choose(count)]
-        return None if any(image is None for image in clip) else [i for i in clip if i is not None]
+        clip: list[np.ndarray] = []
+        for number in choose(count):
+            image = self._cache.get(index, number)
+            if image is None:
+                return None
+            clip.append(image)
+        return clip if _of_one_size(clip) else None
 
     def _read(self, index: int, frames: Frames, numbers: Sequence[int]) -> list[np.ndarray]:
         """Renders the wanted frames; those on the way as well, while the cache can keep them."""
@@ -174,13 +188,23 @@ class Reader:
                 continue
             image = self._cache.get(index, number)
             if image is None:
-                image = render()
-                if self._size:
-                    image = transforms.resize_short_side(image, self._size, self._filter)
+                try:
+                    image = self._resized(render())
+                except BrokenRecord:
+                    if number in wanted:
+                        raise
+                    continue
                 self._cache.put(index, number, image)
             if number in wanted:
                 clip.append(image)
+        if not _of_one_size(clip):
+            raise BrokenRecord("its frames are not of one size")
         return clip
+
+    def _resized(self, image: np.ndarray) -> np.ndarray:
+        return (
+            transforms.resize_short_side(image, self._size, self._filter) if self._size else image
+        )
 
     def _note_broken(self, index: int, record_id: str, reason: str) -> None:
         with self._lock:
@@ -188,3 +212,7 @@ class Reader:
                 return
             self._broken[index] = record_id
         logging.warning("Skipping broken record %s: %s", record_id, reason)
+
+
+def _of_one_size(clip: Sequence[np.ndarray]) -> bool:
+    return len({image.shape for image in clip}) == 1
