@@ -23,6 +23,12 @@ RULES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def a_block_a_frame(monkeypatch):
+    """Frames are tiny here; blocks are those of large ones."""
+    monkeypatch.setattr(attention, "_BLOCK_TOKENS", 1)
+
+
 def reference(query, key, value, causality):
     """Softmax attention, [batch, time, token, head, channel], float64."""
     frames, tokens = key.shape[1:3]
@@ -76,6 +82,16 @@ def test_long_clips_are_cut_into_fewer_blocks_than_frames(monkeypatch):
         wanted = reference(query, key, value, RULES[rule])
         np.testing.assert_allclose(blocked(*rows), wanted, atol=2e-6)
         assert str(jax.make_jaxpr(blocked)(*rows)).count("dot_general") == 4  # two a block
+
+
+def test_small_frames_share_a_block(monkeypatch):
+    monkeypatch.setattr(attention, "_BLOCK_TOKENS", 4)
+    query, key, value = inputs(frames=5, tokens=2)
+    rows = [jnp.asarray(x, jnp.float32) for x in (query, key, value)]
+    blocked = jax.jit(functools.partial(attend, causality=RULES["block"], implementation="blocked"))
+    wanted = reference(query, key, value, RULES["block"])
+    np.testing.assert_allclose(blocked(*rows), wanted, atol=2e-6)
+    assert str(jax.make_jaxpr(blocked)(*rows)).count("dot_general") == 6  # frames 2 + 2 + 1
 
 
 def test_the_masked_half_is_not_computed():

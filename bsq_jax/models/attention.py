@@ -26,8 +26,10 @@ IMPLEMENTATIONS = ("auto", "dense", "by_head", "blocked", "cudnn", "splash")
 # From this many keys on, one head's scores at a time are never slower on a CPU than all heads' at
 # once, up to 1.6 times faster, and take a fraction of the memory (benchmarks/README.md).
 _BY_HEAD_FROM = 1024
-# Blocks that a clip is cut into at most, because each is a part of the program.
-_MOST_BLOCKS = 32
+# Each block is a part of the program, which takes a while to compile: there are at most so many,
+# and where frames are small a block has several, so that it has about as many tokens as this.
+_MOST_BLOCKS = 16
+_BLOCK_TOKENS = 256
 _SPLASH_TOKENS = 128  # splash attention works on tiles of this many tokens
 
 
@@ -109,7 +111,9 @@ def attend(
     chosen = choose_implementation(implementation, causality, frames, tokens, query.dtype)
     first = frames - query.shape[1]  # frame of the first query
     in_blocks = chosen in ("blocked", "cudnn") and causality.limits
-    step = -(-query.shape[1] // _MOST_BLOCKS) if in_blocks else query.shape[1]
+    step = query.shape[1]  # frames of a block
+    if in_blocks:
+        step = max(-(-step // _MOST_BLOCKS), -(-_BLOCK_TOKENS // tokens))
     blocks = []
     for begin in range(first, frames, step):
         end = min(begin + step, frames)
