@@ -1,6 +1,7 @@
-"""How fast pictures come: images a second on one core. Run ``python -m benchmarks.data``.
+"""How fast pictures and clips come, on one core. Run ``python -m benchmarks.data``.
 
 One thread reads, so the figures are per core; a training step that needs more uses more threads.
+Of a long video the clips are also decoded from its beginning, for comparison.
 """
 
 import argparse
@@ -11,15 +12,20 @@ import statistics
 import tempfile
 import time
 
+import av
 import numpy as np
 from PIL import Image
 
 from bsq_jax.data import transforms
 from bsq_jax.data.footage import first_frame
+from bsq_jax.data.motion import CameraPath, channels_of, render
 from bsq_jax.data.pipeline import DataConfig, train_batches
 from bsq_jax.data.sources import make_source
+from bsq_jax.data.video import Video
 
 JPEG_SIZE = (500, 375)  # width and height of a typical ImageNet file
+VIDEO_SIZE = (320, 240)  # width and height of the files of UCF-101
+CLIP = 16  # frames
 
 
 def write_jpegs(folder: pathlib.Path, count: int) -> None:
@@ -32,12 +38,30 @@ def write_jpegs(folder: pathlib.Path, count: int) -> None:
         Image.fromarray(crop).save(folder / f"{number:03d}.jpg", quality=92)
 
 
-def images_per_second(config: DataConfig, batch: int, images: int, runs: int) -> list[float]:
+def write_video(path: pathlib.Path, frames: int, gop: int) -> None:
+    """Saves a camera's path over a photograph as H.264 with a key frame every ``gop``."""
+    source = make_source("photos", "train")
+    photograph = transforms.resize_short_side(first_frame(source[2]), 480)
+    channels = channels_of(photograph)
+    camera = CameraPath(photograph.shape[0], photograph.shape[1], (0,))
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height = VIDEO_SIZE
+        stream.pix_fmt, stream.gop_size = "yuv420p", gop
+        for number in range(frames):
+            pixels = render(channels, camera.view(number), VIDEO_SIZE[::-1])
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def examples_per_second(config: DataConfig, batch: int, examples: int, runs: int) -> list[float]:
     """Speed of each run, after one batch that starts threads and fills the cache."""
     batches = train_batches(config, global_batch=batch, shard_index=0, shard_count=1)
     next(batches)
     speeds = []
-    steps = max(1, images // batch)
+    steps = max(1, examples // batch)
     for _ in range(runs):
         begin = time.perf_counter()
         for _ in range(steps):
@@ -47,6 +71,28 @@ def images_per_second(config: DataConfig, batch: int, images: int, runs: int) ->
     return speeds
 
 
+def clip_seconds(path: pathlib.Path, clips: int) -> dict[str, float]:
+    """Mean seconds for a clip anywhere in a video: as the pipeline does it, and without a seek."""
+    with Video(path) as video:
+        table = video.table
+    starts = np.linspace(0, len(table.times) - CLIP, clips).astype(int)
+    seconds = {"seek": 0.0, "from the beginning": 0.0}
+    for start in starts:
+        begin = time.perf_counter()
+        with Video(path, table, exact=False) as video:
+            for number, render_ in video.frames(range(start, start + CLIP)):
+                if number >= start:
+                    render_()
+        seconds["seek"] += time.perf_counter() - begin
+        begin = time.perf_counter()
+        with Video(path, table, exact=False) as video:
+            for number, render_ in video.frames(range(start + CLIP)):
+                if number >= start:
+                    render_()
+        seconds["from the beginning"] += time.perf_counter() - begin
+    return {name: total / clips for name, total in seconds.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=512, help="images a run")
@@ -54,34 +100,62 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--files", type=int, default=64, help="JPEG files written for the test")
     parser.add_argument("--json", type=pathlib.Path, help="also write the result here")
+    parser.add_argument("--frames", type=int, default=1500, help="of the long video")
+    parser.add_argument("--gop", type=int, default=12, help="frames from key frame to key frame")
     args = parser.parse_args()
 
-    with tempfile.TemporaryDirectory() as folder:
-        write_jpegs(pathlib.Path(folder), args.files)
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        for kind in ("jpegs", "clips"):
+            (folder / kind).mkdir()
+        write_jpegs(folder / "jpegs", args.files)
+        long = folder / "clips" / "long.mp4"
+        write_video(long, args.frames, args.gop)
         photos = DataConfig(image_size=64, resize=160, threads=0)  # read in this very thread
+        uncached = dataclasses.replace(photos, val_source="photos", cache_mb=0)
         jpegs = dataclasses.replace(
-            photos,
-            source=f"folder:{folder}",
-            val_source="photos",
-            image_size=256,
-            resize=256,
-            eval_resize=256,
-            cache_mb=0,
+            uncached, source=f"folder:{folder}/jpegs", image_size=256, resize=256, eval_resize=256
         )
-        cases = {
-            f"500x375 JPEG to 256, {name}": dataclasses.replace(jpegs, filter=name)
-            for name in ("bilinear", "bicubic", "lanczos")
+        clips = dataclasses.replace(
+            uncached, source=f"clips:{folder}/clips", image_size=128, frames=CLIP, filter="bicubic"
+        )
+        # Name, settings, and how much less or more of it fills the clock.
+        cases: list[tuple[str, DataConfig, float]] = [
+            *(
+                (f"500x375 JPEG to 256, {name}", dataclasses.replace(jpegs, filter=name), 1)
+                for name in ("bilinear", "bicubic", "lanczos")
+            ),
+            ("photos, 64-pixel crops, cached", photos, 20),
+            (f"clips of {CLIP}, 320x240 to 128", clips, 1 / 8),
+            (
+                f"motion, clips of {CLIP} to 128, not cached",
+                dataclasses.replace(clips, source="motion"),
+                1 / 16,
+            ),
+        ]
+        results = {
+            name: examples_per_second(config, args.batch, int(args.images * share), args.runs)
+            for name, config, share in cases
         }
-        cases["photos, 64-pixel crops, cached"] = photos
-        results: dict[str, list[float]] = {}
-        for name, config in cases.items():
-            factor = 20 if config.cache_mb else 1  # cached crops need more to fill the clock
-            results[name] = images_per_second(config, args.batch, args.images * factor, args.runs)
-    print(f"{'images/s on one core':<40}{'median':>10}{'lowest':>10}{'highest':>10}")
+        seconds = clip_seconds(long, 25)
+    print(f"{'examples/s on one core':<40}{'median':>10}{'lowest':>10}{'highest':>10}")
     medians = {name: statistics.median(speeds) for name, speeds in results.items()}
     for name, speeds in results.items():
-        print(f"{name:<40}{medians[name]:>10.0f}{min(speeds):>10.0f}{max(speeds):>10.0f}")
-    result = {"images_per_second_per_core": medians, "runs": results, "batch": args.batch}
+        print(f"{name:<40}{medians[name]:>10.1f}{min(speeds):>10.1f}{max(speeds):>10.1f}")
+    ratio = seconds["from the beginning"] / seconds["seek"]
+    print(
+        f"a clip of {CLIP} anywhere in {args.frames} frames, a key frame every {args.gop}: "
+        f"{1e3 * seconds['seek']:.1f} ms, from the beginning "
+        f"{1e3 * seconds['from the beginning']:.1f} ms: {ratio:.1f} times"
+    )
+    result = {
+        "examples_per_second_per_core": medians,
+        "runs": results,
+        "batch": args.batch,
+        "clip_seconds": seconds,
+        "frames": args.frames,
+        "gop": args.gop,
+    }
     text = json.dumps(result)
     print(text)
     if args.json:
