@@ -13,13 +13,13 @@ from bsq_jax.data.video import VIDEO_EXTENSIONS, Video
 FILES = {
     "b_frames.mp4": {},
     "open_gop.mp4": {"x264-params": "open-gop=1:scenecut=0"},
-    "refresh.mp4": {"x264-params": "intra-refresh=1:bframes=0"},  # key frames are P-frames
+    "refresh.mp4": {"x264-params": "intra-refresh=1:bframes=0", "gop": 16},  # keys are P-frames
     "irregular.mp4": {"times": np.cumsum(np.random.default_rng(0).integers(10, 90, 40)).tolist()},
     "irregular.mkv": {"times": np.cumsum(np.random.default_rng(1).integers(10, 90, 40)).tolist()},
     "b_frames.ts": {},
     "b_frames.avi": {"codec": "mpeg4", "bf": "2"},  # decoding times alone
     "made_up_times.avi": {},  # H.264 with B-frames in AVI
-    "b_frames.mpg": {"codec": "mpeg2video"},
+    "b_frames.mpg": {"codec": "mpeg2video", "bf": "2"},
     "vp9.webm": {"codec": "libvpx-vp9"},
     "hevc.mov": {"codec": "libx265", "x265-params": "log-level=none"},
 }
@@ -33,14 +33,14 @@ def read(video, numbers):
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_frame_is_found_in_every_format(tmp_path, name):
-    path = write_video(tmp_path / name, 40, size=(32, 48), **FILES[name])
+    path = write_video(tmp_path / name, 40, size=(48, 64), **FILES[name])
     with Video(path) as video:
         assert len(video) == 40
         table = video.table
         pixels, numbers = read(video, range(40))
         np.testing.assert_array_equal(numbers_of(pixels), range(40))
         assert numbers == list(range(40))
-        assert pixels.shape == (40, 32, 48, 3)
+        assert pixels.shape == (40, 48, 64, 3)
         assert pixels.dtype == np.uint8
         for start in (30, 17, 3, 38):  # to and fro in one open file
             np.testing.assert_array_equal(
@@ -161,7 +161,8 @@ def broken_files(folder):
     """Files that are no videos, or not whole, and what is said of them."""
     whole = write_video(folder / "whole.mp4", 30).read_bytes()
     early = write_video(folder / "early.mp4", 30, flags="faststart").read_bytes()
-    (folder / "list.m3u8").write_text(f"#EXTM3U\n#EXTINF:1,\n{folder}/whole.mp4\n#EXT-X-ENDLIST\n")
+    with av.open(str(folder / "early.mp4")) as container:
+        places = [packet.pos for packet in container.demux(video=0) if packet.size]
     with av.open(str(folder / "sound.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=8000)
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
@@ -172,8 +173,9 @@ def broken_files(folder):
         "empty": (b"", "empty"),
         "text": (b"this is not a video at all" * 20, "."),
         "index cut off": (whole[: len(whole) * 2 // 3], "."),
-        "frames cut off": (early[: len(early) - 200], r"cut short"),
-        "playlist": ((folder / "list.m3u8").read_bytes(), "."),
+        "frames cut off": (early[: places[20] + 2], "cut short after 20 frames"),
+        "frames missing": (early[: places[20]], "cut short: 20 of 30 frames are there"),
+        "playlist": (b"ffconcat version 1.0\nfile whole.mp4\n", "not a container"),
         "sound": ((folder / "sound.mp4").read_bytes(), "no video"),
     }
 

@@ -193,6 +193,8 @@ class Video:
         file = io.BytesIO(self._file) if isinstance(self._file, bytes) else str(self._file)
         try:
             container = av.open(file, options=_OPTIONS, metadata_errors="ignore")
+        except av.ArgumentError as error:
+            raise BrokenRecord("not a container of videos that is read here") from error
         except av.FFmpegError as error:
             raise _reason(error, self._file) from error
         if not container.streams.video:
