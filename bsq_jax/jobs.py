@@ -86,7 +86,7 @@ def train_job(config: ConfigDict, workdir: pathlib.Path) -> int:
     lengths = batch_frames(data)
     if config.loss.adversarial and config.discriminator.name == "stylegan3d" and lengths == (1,):
         raise UserError(
-            "discriminator stylegan3d judges clips, and the data are pictures: "
+            "discriminator stylegan3d judges clips, and the data are single frames: "
             "set discriminator.name=stylegan, or loss.adversarial=0"
         )
     with open_checkpoints(workdir, keep=config.train.keep) as checkpointer:
@@ -139,6 +139,7 @@ def train_job(config: ConfigDict, workdir: pathlib.Path) -> int:
                     step=step,
                     data=data,
                     pictures_wanted=config.eval.pictures if pictures else 0,
+                    videos_wanted=config.eval.videos if pictures else 0,
                     suffix=suffix,
                 )
                 if suffix:
@@ -228,6 +229,7 @@ def evaluate_job(config: ConfigDict, workdir: pathlib.Path) -> int:
         step=step,
         data=data,
         pictures_wanted=config.eval.pictures,
+        videos_wanted=config.eval.videos,
         suffix=_suffix(config, {"config": saved}),
     )
     _print_report(report)
@@ -288,7 +290,8 @@ def _attention(model: TokenizerModel, lengths: Sequence[int]) -> str:
         name = model.attention_used(1 if model.shape.frames == 1 else frames)
         used.setdefault(name, []).append(str(frames))
     parts = [f"{name} for clips of {', '.join(clips)} frames" for name, clips in used.items()]
-    return f"attention ({model.attention}): {'; '.join(parts if len(used) > 1 else used)}"
+    text = "; ".join(parts).replace("clips of 1 frames", "single frames")
+    return f"attention ({model.attention}): {text if len(used) > 1 else next(iter(used))}"
 
 
 def _suffix(config: ConfigDict, meta: dict[str, Any]) -> str:
@@ -309,6 +312,7 @@ def _print_report(report: dict[str, Any]) -> None:
     print()
     print(evaluate.table(report))
     print(f"report: {report['path']}")
-    for path in report["pictures"]:
-        print(f"picture: {path}")
+    for kind in ("picture", "video"):
+        for path in report[f"{kind}s"]:
+            print(f"{kind}: {path}")
     sys.stdout.flush()

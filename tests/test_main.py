@@ -8,9 +8,13 @@ import sys
 import pytest
 from PIL import Image
 
+from bsq_jax import jobs, workdir
 from bsq_jax import main as module
+from bsq_jax.config import to_json
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
+CLIPS = f"{TINY}:clips"
+JUDGE_OF_CLIPS = ("--config.loss.adversarial=0.1", "--config.discriminator.name=stylegan3d")
 
 
 @pytest.fixture
@@ -69,6 +73,22 @@ def trained(tmp_path_factory):
         (
             ("--config", TINY, "--workdir", "W", "--config.train.accumulate=2"),
             "train.batch_size 8 does not divide into 2 micro-batches",
+        ),
+        (
+            ("--config", TINY, "--workdir", "W", *JUDGE_OF_CLIPS, "--config.model.frames=4"),
+            "stylegan3d judges clips, and the data are single frames: set discriminator.name=",
+        ),
+        (  # whereas of clips the next mistake is told
+            ("--config", CLIPS, "--workdir", "W", *JUDGE_OF_CLIPS, "--config.train.init=/no/such"),
+            "/no/such is not the workdir of a run",
+        ),
+        (
+            ("--config", CLIPS, "--workdir", "W", "--config.data.frames=5"),
+            "data.frames is 5, and model.positions=learned has embeddings for model.frames=4",
+        ),
+        (
+            ("--config", CLIPS, "--workdir", "W", "--config.data.min_frames=5"),
+            "min_frames must be from 0 (all clips equally long) to frames=4, got 5",
         ),
         (("--config", TINY, "--workdir", "FILE"), "FILE"),
         (("--mode", "evaluate", "--workdir", "FILE"), "FILE"),
@@ -190,6 +210,73 @@ def test_other_validation_pictures_do_not_replace_the_runs_evaluation(trained, c
     assert added == [f"crops_0000003{suffix}.png", name, f"photographs_0000003{suffix}.png"]
     assert command("--mode", "evaluate", "--workdir", trained, "--config.data.threads=0")[0] == 0
     assert contents().keys() == after.keys()  # how fast is read changes no number
+
+
+@pytest.fixture(scope="module")
+def clips(trained):
+    """The workdir of a short run on clips that begins with the image model of the other run."""
+    workdir = trained.parent / "clips"
+    words = ["--config", CLIPS, "--workdir", str(workdir), f"--config.train.init={trained}"]
+    words += ["--config.train.steps=2", "--config.data.image_share=0", "--config.eval.videos=1"]
+    assert module.run(words) == 0
+    return workdir
+
+
+def test_a_run_on_clips(clips, command):
+    report = json.loads((clips / "evaluation.json").read_text())
+    assert report["measured"]["frames"] == 4
+    assert len(report["results"]["ema"]["per_frame"]["psnr"]) == 4
+    lines = [json.loads(line) for line in (clips / "metrics.jsonl").read_text().splitlines()]
+    assert "clips_per_second" in lines[1]
+    status, out, err = command("--mode", "evaluate", "--workdir", clips)
+    assert (status, err) == (0, "")
+    assert json.loads((clips / "evaluation.json").read_text()) == report
+    for kind in ("picture", "video"):
+        for path in report[f"{kind}s"]:
+            assert f"{kind}: {path}\n" in out
+            assert pathlib.Path(path).stat().st_size
+    assert len(report["videos"]) == 1
+    status, _, err = command("--workdir", clips)  # all is done
+    assert status == 0
+    assert "attention (auto): blocked\n" in err
+    assert "all 2 steps are done" in err
+
+
+def test_an_image_model_is_evaluated_on_the_same_clips(trained, clips, command):
+    words = ("--config.data.source=motion", "--config.data.frames=4")
+    status, out, _ = command("--mode", "evaluate", "--workdir", trained, *words)
+    assert status == 0
+    (path,) = (line for line in out.splitlines() if line.startswith("report: "))
+    report = json.loads(pathlib.Path(path.removeprefix("report: ")).read_text())
+    other = json.loads((clips / "evaluation.json").read_text())
+    assert report["measured"] == other["measured"]
+    assert report["oracle"] == other["oracle"]  # of the originals alone
+    assert len(report["results"]["raw"]["per_frame"]["psnr"]) == 4
+
+
+def test_a_run_of_before_video_goes_on(tmp_path, monkeypatch, command, caplog):
+    def of_before(config):
+        """What an older version saved."""
+        saved = to_json(config)
+        for key in ("positions", "causality", "window"):
+            del saved["model"][key]
+        for key in ("frames", "stride", "min_frames", "image_share", "image_source", "eval_clips"):
+            del saved["data"][key]
+        del saved["eval"]["videos"]
+        return saved
+
+    with monkeypatch.context() as patch:
+        for place in (jobs, workdir):
+            patch.setattr(place, "to_json", of_before)
+        words = ["--workdir", str(tmp_path), "--config.train.steps=2"]
+        assert module.run(["--config", TINY, *words]) == 0
+    assert "window" not in (tmp_path / "config.json").read_text()
+    status, _, err = command("--workdir", tmp_path, "--config.train.steps=3")
+    assert status == 0
+    assert "resuming at step 2" in err
+    (warning,) = (record.getMessage() for record in caplog.records)
+    assert warning == "settings that differ from the checkpoint's: train.steps: 2 -> 3"
+    assert "window" in (tmp_path / "config.json").read_text()
 
 
 def test_the_package_is_imported_without_loading_jax():

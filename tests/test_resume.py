@@ -30,6 +30,11 @@ FLAGS += ["--config.loss.adversarial=0.1", "--config.loss.r1_every=3", "--config
 FLAGS += ["--config.discriminator.channel_base=64"]
 
 PARTS = ["params", "ema", "opt_state", "adversary"]  # of the state
+PICTURES = ["--config", TINY, *FLAGS]
+# Clips of several lengths, without a second player.
+CLIP_STEPS, CLIP_EVERY = 15, 5
+CLIPS = ["--config", f"{TINY}:clips", f"--config.train.checkpoint_every={CLIP_EVERY}"]
+CLIPS += [f"--config.train.{key}={CLIP_STEPS}" for key in ("steps", "keep")]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,7 +53,7 @@ def start(workdir):
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    words = ["-m", "bsq_jax.main", "--config", TINY, "--workdir", str(workdir), *FLAGS]
+    words = ["-m", "bsq_jax.main", "--workdir", str(workdir), *PICTURES]
     root = pathlib.Path(main.__file__).parents[1]
     return subprocess.Popen(
         [sys.executable, *words], env=environment, cwd=root, stderr=subprocess.PIPE, text=True
@@ -74,18 +79,18 @@ def logged(workdir, step):
     return lambda: metrics.exists() and metrics.read_text().count("\n") >= step
 
 
-def finish(workdir, *flags):
-    assert main.run(["--config", TINY, "--workdir", str(workdir), *FLAGS, *flags]) == 0
+def finish(workdir, *flags, run=PICTURES):
+    assert main.run(["--workdir", str(workdir), *run, *flags]) == 0
 
 
-def result(workdir):
+def result(workdir, steps=STEPS, parts=PARTS):
     """All arrays of the last checkpoint by name, and the log without what clocks wrote."""
     with open_checkpoints(workdir) as checkpoints:
-        step, state, _ = checkpoints.restore_partial(PARTS)
-    assert step == STEPS
+        step, state, _ = checkpoints.restore_partial(parts)
+    assert step == steps
     arrays = {name: np.asarray(leaf) for name, leaf in leaves(state).items()}
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    clocks = ("time", "images_per_second", "data_wait")
+    clocks = ("time", "images_per_second", "clips_per_second", "data_wait")
     return arrays, [{k: v for k, v in line.items() if k not in clocks} for line in lines]
 
 
@@ -128,6 +133,20 @@ def test_kill_and_resume_end_in_the_same_bits(killed, tmp_path, uninterrupted):
     workdir = copy(killed, tmp_path)
     finish(workdir)
     assert_same(result(workdir), uninterrupted)
+
+
+def test_a_run_on_clips_of_several_lengths_goes_on_as_if_never_killed(tmp_path, capsys):
+    finish(tmp_path, run=CLIPS)
+    err = capsys.readouterr().err
+    assert "attention (auto): dense for single frames; blocked for clips of 4 frames" in err
+    assert "compiling for single frames" in err
+    whole = result(tmp_path, CLIP_STEPS, PARTS[:3])
+    # What a kill between two checkpoints leaves: an old checkpoint, and a log that is longer.
+    for step in range(2 * CLIP_EVERY, CLIP_STEPS + 1, CLIP_EVERY):
+        shutil.rmtree(tmp_path / "checkpoints" / str(step))
+    finish(tmp_path, run=CLIPS)
+    assert f"; resuming at step {CLIP_EVERY}\n" in capsys.readouterr().err
+    assert_same(result(tmp_path, CLIP_STEPS, PARTS[:3]), whole)
 
 
 def test_a_flipped_bit_in_the_newest_checkpoint(killed, tmp_path, uninterrupted, caplog):

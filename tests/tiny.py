@@ -1,10 +1,12 @@
-"""A config file for tests: a model that trains in moments, on pictures that are computed."""
+"""A config file for tests: a model that trains in moments, on pictures that are computed.
+
+With ``:clips`` a model of clips of three and four frames, and of single frames now and then.
+"""
 
 from bsq_jax.config import default_config
 
 
 def get_config(argument=""):
-    del argument
     config = default_config()
     config.name = "tiny"
     config.model.update(
@@ -17,4 +19,8 @@ def get_config(argument=""):
         steps=6, batch_size=8, log_every=1, checkpoint_every=2, evaluate_every=0, picture_every=0
     )
     config.eval.update(batch_size=8, lpips=False, frechet=False)
+    if argument == "clips":
+        config.name = "tiny clips"
+        config.model.frames = 4
+        config.data.update(source="motion", min_frames=3, image_share=0.25)
     return config
