@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from av.video.reformatter import Interpolation
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
@@ -177,12 +178,19 @@ def videos(tmp_path_factory):
     return folder
 
 
+# Colours rounded to the nearest, as evaluation reads them.
+EXACT = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
+
+
 def clips_of(videos):
     """The clips ``[frames, 16, 16, 3]`` from the middles of the videos, without padding."""
     found = []
     for path in sorted(videos.glob("[0-9].mp4")):
         with av.open(path) as container:
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+            frames = [
+                frame.to_ndarray(format="rgb24", interpolation=EXACT)
+                for frame in container.decode(video=0)
+            ]
         start = max(len(frames) - TIME, 0) // 2
         found.append(np.stack(frames)[start : start + TIME, 8:24, 16:32])
     return found
