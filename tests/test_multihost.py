@@ -18,7 +18,7 @@ from flax.traverse_util import flatten_dict
 from bsq_jax import main
 from bsq_jax.core import distributed
 from bsq_jax.core.errors import UserError
-from bsq_jax.workdir import open_checkpoints
+from bsq_jax.workdir import open_checkpoints, read_config
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 ROOT = pathlib.Path(main.__file__).parents[1]
@@ -63,14 +63,16 @@ def read(workdir):
     lines = {}
     for text in (workdir / "metrics.jsonl").read_text().splitlines():
         line = json.loads(text)
-        for name in ("time", "images_per_second", "data_wait"):
+        for name in ("time", "images_per_second", "clips_per_second", "data_wait"):
             line.pop(name, None)
         lines[f"{line.pop('prefix')} {line['step']}"] = line
     report = json.loads((workdir / "evaluation.json").read_text())
-    del report["path"], report["pictures"]
+    del report["path"], report["pictures"], report["videos"]
+    both = read_config(workdir).loss.adversarial > 0
     with open_checkpoints(workdir) as checkpoints:
-        _, state, _ = checkpoints.restore_partial(["params", "adversary"])
-    del state["adversary"]["opt_state"]
+        _, state, _ = checkpoints.restore_partial(["params", "adversary"] if both else ["params"])
+    if both:
+        del state["adversary"]["opt_state"]
     return {"lines": lines, "report": report, "state": flatten_dict(state, sep="/")}
 
 
@@ -90,14 +92,33 @@ def same(one, two, name=""):
         assert one == two, name
 
 
-def test_two_processes_do_what_one_does(tmp_path):
+def compare(tmp_path, words):
+    """Runs a command in two processes and in this one; what both wrote, and the two's output."""
     port = free_port()
-    command = ["-m", "bsq_jax.main", "--config", TINY, "--workdir", tmp_path / "two", *FLAGS]
+    command = ["-m", "bsq_jax.main", "--workdir", tmp_path / "two", *words]
     flags = ["--coordinator", f"localhost:{port}", "--processes", 2, "--process"]
     processes = [start(*command, *flags, index) for index in range(2)]
-    assert main.run(["--config", TINY, "--workdir", str(tmp_path / "one"), *FLAGS]) == 0
+    assert main.run(["--workdir", str(tmp_path / "one"), *words]) == 0
     outputs = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
+    one, two = (read(tmp_path / name) for name in ("one", "two"))
+    assert one["lines"].keys() == two["lines"].keys()
+    assert one["state"].keys() == two["state"].keys()
+    for name, value in one["state"].items():
+        # Four steps move a parameter by up to four thousandths.
+        np.testing.assert_allclose(two["state"][name], value, 1e-4, 1e-5, err_msg=name)
+    for kind in ("lines", "report"):
+        same(one[kind], two[kind])
+    for kind in ("pictures", "videos"):
+        names = (
+            sorted(p.name for p in tmp_path.glob(f"{name}/{kind}/*")) for name in ("one", "two")
+        )
+        assert len(set(map(tuple, names))) == 1
+    return one, outputs
+
+
+def test_two_processes_do_what_one_does(tmp_path):
+    one, outputs = compare(tmp_path, ["--config", TINY, *FLAGS])
     assert "mesh 1x8x1" in outputs[0][1]
     assert "PSNR (dB)" in outputs[0][0]
     # Gloo's threads write there too, sometimes in the middle of one another's lines.
@@ -105,21 +126,19 @@ def test_two_processes_do_what_one_does(tmp_path):
     own = [line for line in outputs[1][0].splitlines() if not gloo.search(line)]
     assert own == []  # process 1 computes and is silent
     assert "step" not in outputs[1][1]
-
-    one, two = (read(tmp_path / name) for name in ("one", "two"))
-    assert one["lines"].keys() == two["lines"].keys()
-    assert one["state"].keys() == two["state"].keys()
     assert {name.split("/")[0] for name in one["state"]} == {"params", "adversary"}
-    for name, value in one["state"].items():
-        # Four steps move a parameter by up to four thousandths.
-        np.testing.assert_allclose(two["state"][name], value, 1e-4, 1e-5, err_msg=name)
-    for kind in ("lines", "report"):
-        same(one[kind], two[kind])
     assert one["report"]["judges"]["frechet_vgg16"]["samples"] == 64
     assert {"lpips", "frechet_vgg16", "precision"} <= one["report"]["results"]["raw"].keys()
-    names = sorted(p.relative_to(tmp_path / "one") for p in (tmp_path / "one").glob("pictures/*"))
-    assert names == sorted(p.relative_to(tmp_path / "two") for p in tmp_path.glob("two/pictures/*"))
     assert len(list((tmp_path / "two" / "tensorboard").iterdir())) == 1
+
+
+def test_two_processes_have_one_length_of_clips_at_a_step(tmp_path):
+    words = ["--config", f"{TINY}:clips", "--config.train.steps=4", "--config.optimizer.ema=0"]
+    one, outputs = compare(tmp_path, [*words, "--config.data.image_share=0.5"])
+    for length in ("single frames", "clips of 4 frames"):
+        assert f"compiling for {length}" in outputs[0][1]
+    assert one["report"]["measured"]["frames"] == 4
+    assert len(list((tmp_path / "two" / "videos").iterdir())) == 2
 
 
 def test_sigterm_stops_both_processes_at_the_same_step(tmp_path):
