@@ -114,7 +114,7 @@ def test_a_short_video_gives_fewer_real_frames(count, length, stride, real, star
     clips = {tuple(train_frames(count, length, stride, d)) for d in np.linspace(0, 0.999, 50)}
     assert {len(clip) for clip in clips} == {real}
     assert len(clips) == starts
-    assert all(0 <= clip[0] and clip[-1] < count for clip in clips)
+    assert all(clip[0] >= 0 and clip[-1] < count for clip in clips)
     assert tuple(eval_frames(count, length, stride, 0, 1)) in clips
 
 
