@@ -25,12 +25,12 @@ FLOORS = (
     ("workdir", "export"),
     ("initial", "checkpoint_settings"),
     ("arrays", "streaming", "api", "convert", "jobs"),
-    ("main",),
+    ("main", "studies"),
 )
 # Typed arguments everywhere else: only these may import the config.
 READERS = (
     *("workdir", "export", "initial", "checkpoint_settings"),
-    *("api", "convert", "jobs", "main"),
+    *("api", "convert", "jobs", "main", "studies.variable_length"),
 )
 
 

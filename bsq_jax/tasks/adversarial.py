@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from bsq_jax import losses
-from bsq_jax.core.clips import weighted_mean
+from bsq_jax.core.clips import hold_last, weighted_mean
 from bsq_jax.core.errors import UserError
 from bsq_jax.tasks.state import Adversary
 
@@ -105,16 +105,20 @@ class AdversarialRules:
         arguments = (adversary, real, fake, step, weights)
         return jax.lax.cond(step >= self.start, self._play, rest, *arguments)
 
-    def _hold(self, real: jax.Array, fake: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Both made as long as a discriminator of clips wants them."""
-        missing = self.clip_frames - real.shape[1]
+    def _hold(self, pixels: jax.Array, weights: jax.Array | None) -> jax.Array:
+        """Clips made as long as a discriminator of clips wants them, each by its last real frame.
+
+        Reconstructions are held at a reconstruction: a cut to the original would give them away.
+        """
+        missing = self.clip_frames - pixels.shape[1]
         if missing < 0:
             raise UserError(
                 f"the discriminator judges clips of {self.clip_frames} frames, but the data have "
-                f"{real.shape[1]}: raise model.frames or choose another discriminator.name"
+                f"{pixels.shape[1]}: raise model.frames or choose another discriminator.name"
             )
-        held = jnp.repeat(real[:, -1:], missing, axis=1)
-        return jnp.concatenate([real, held], axis=1), jnp.concatenate([fake, held], axis=1)
+        if weights is not None:
+            pixels = hold_last(pixels, jnp.sum(weights > 0, axis=1))
+        return jnp.concatenate([pixels, jnp.repeat(pixels[:, -1:], missing, axis=1)], axis=1)
 
     def _play(
         self,
@@ -124,9 +128,10 @@ class AdversarialRules:
         step: jax.Array,
         weights: jax.Array | None,
     ) -> Play:
-        time = real.shape[1]
+        pull_held = None
         if self.clip_frames:
-            real, fake = self._hold(real, fake)
+            real = self._hold(real, weights)
+            fake, pull_held = jax.vjp(lambda pixels: self._hold(pixels, weights), fake)
             weights = None
         # One forward pass of the reconstructions serves both players' gradients.
         fake_logits, pull_fake = jax.vjp(self.logits, adversary.params, fake)
@@ -136,6 +141,8 @@ class AdversarialRules:
             lambda logits: losses.generator_loss(self.kind, logits, weights)
         )(fake_logits)
         _, pixel_gradient = pull_fake(cotangent)
+        if pull_held is not None:
+            (pixel_gradient,) = pull_held(pixel_gradient)
 
         def discriminator_loss(real: jax.Array, fake: jax.Array) -> tuple[jax.Array, jax.Array]:
             loss = losses.discriminator_loss(self.kind, real, fake, weights)
@@ -159,7 +166,7 @@ class AdversarialRules:
             watched["r1"] = r1
         if self.lecam:
             watched["lecam"] = lecam
-        return Play(pixel_gradient[:, :time], gradients, watched)
+        return Play(pixel_gradient, gradients, watched)
 
     def _add_r1(
         self,
