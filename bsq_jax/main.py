@@ -18,6 +18,10 @@ evaluate the newest checkpoint, with the config saved in the workdir:
   python -m bsq_jax.main --mode evaluate --workdir runs/a
 start a new run from the weights of another one, or of an export (which --mode evaluate takes too):
   python -m bsq_jax.main --workdir runs/b --config.train.init=runs/a
+train a video model that starts from an image model; evaluate an image model frame by frame:
+  ... --config configs/video.py --workdir runs/v --config.train.init=runs/quickstart
+  ... --mode evaluate --workdir runs/quickstart --config.data.source=clips:/videos \\
+      --config.data.frames=16
 several hosts find each other on TPU pods, under Slurm and Open MPI; elsewhere, on host I of N:
   ... --coordinator HOST:PORT --processes N --process I
 """
