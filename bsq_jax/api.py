@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import jax
@@ -12,15 +12,24 @@ import numpy as np
 import numpy.typing as npt
 from ml_collections import ConfigDict
 
-from bsq_jax.arrays import checked_bits, checked_dtype, checked_pixels
+from bsq_jax.arrays import (
+    checked_bits,
+    checked_dtype,
+    checked_pixels,
+    filled,
+    least_batch,
+    pieces,
+)
 from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
 from bsq_jax.core.pixels import to_float, to_uint8
 from bsq_jax.export import is_export, save_export
 from bsq_jax.initial import load_initial
+from bsq_jax.models.attention import choose_implementation
 from bsq_jax.models.factory import make_tokenizer
-from bsq_jax.streaming import Programs, Stream
+from bsq_jax.models.tokenizer import TokenizerModel
+from bsq_jax.streaming import MOST_FRAMES, Programs, Stream
 
 WEIGHTS = ("auto", "raw", "ema")
 # Bounds the memory of a call: a batch is at most this many tokens (16 pictures of 256x256).
@@ -37,7 +46,7 @@ class Tokenizer:
         pixels = tokenizer.decode(bits)  # float32 in [-1, 1] [batch, height, width, 3]
 
     Large batches are cut into pieces of a bounded size, powers of two, and each shape is compiled
-    once. Runs on JAX's default device.
+    once; so are long clips of models with a window. Runs on JAX's default device.
 
     Attributes:
       config: the config of the model, locked.
@@ -57,11 +66,10 @@ class Tokenizer:
         """
         self.config = config
         self.origin = dict(origin or {})
-        self._model = make_tokenizer(config)
+        self._model = _frame_by_frame(make_tokenizer(config))
         self._params = params
         self._check_params()
         self._device_params = jax.device_put(self._cast(params))
-        self._programs: Programs | None = None
         model = self._model
 
         def apply(params: Any, x: jax.Array, method: str) -> Any:
@@ -71,11 +79,11 @@ class Tokenizer:
             # uint8 goes to the device as it is: a quarter of the bytes of floats.
             return apply(params, to_float(x) if x.dtype == jnp.uint8 else x, "encode").bits
 
-        self._encode_fn = jax.jit(encode)
-        self._decode_fn = jax.jit(lambda params, bits: apply(params, bits, "decode"))
-        self._decode_uint8_fn = jax.jit(
-            lambda params, bits: to_uint8(apply(params, bits, "decode"))
-        )
+        self._functions = {
+            "encode": jax.jit(encode),
+            "float32": jax.jit(lambda params, bits: apply(params, bits, "decode")),
+            "uint8": jax.jit(lambda params, bits: to_uint8(apply(params, bits, "decode"))),
+        }
 
     @classmethod
     def load(
@@ -152,7 +160,7 @@ class Tokenizer:
           UserError: wrong shape, type or range.
         """
         array, is_video = checked_pixels(pixels, self._model.shape)
-        bits = self._in_pieces(self._encode_fn, array)
+        bits = self._in_pieces("encode", array)
         return bits if is_video else bits[:, 0]
 
     def decode(self, bits: npt.ArrayLike, *, dtype: str = "float32") -> np.ndarray:
@@ -168,11 +176,9 @@ class Tokenizer:
         Raises:
           UserError: wrong shape, values other than 0 and 1, or an unknown dtype.
         """
-        function = {"float32": self._decode_fn, "uint8": self._decode_uint8_fn}[
-            checked_dtype(dtype)
-        ]
+        what = checked_dtype(dtype)
         array, is_video = checked_bits(bits, self._model.shape)
-        pixels = self._in_pieces(function, array)
+        pixels = self._in_pieces(what, array)
         return pixels if is_video else pixels[:, 0]
 
     def reconstruct(self, pixels: npt.ArrayLike, *, dtype: str = "float32") -> np.ndarray:
@@ -188,8 +194,6 @@ class Tokenizer:
         Raises:
           UserError: tokens of this model see later frames.
         """
-        if self._programs is None:
-            self._programs = Programs(self._model, self._device_params)
         return Stream(self._programs, batch)
 
     # --- checks ---
@@ -220,36 +224,50 @@ class Tokenizer:
 
     # --- computation ---
 
-    def _in_pieces(self, function: Callable[..., jax.Array], array: np.ndarray) -> np.ndarray:
+    @functools.cached_property
+    def _programs(self) -> Programs:
+        return Programs(self._model, self._device_params)
+
+    def _in_pieces(self, what: str, array: np.ndarray) -> np.ndarray:
+        """Encodes or decodes ``[batch, time, ...]``, a bounded number of tokens at a time."""
+        shape, frames = self._model.shape, array.shape[1]
         if not len(array):
-            empty = jax.eval_shape(function, self._device_params, array)
+            empty = jax.eval_shape(self._functions[what], self._device_params, array)
             return np.zeros(empty.shape, empty.dtype)
+        long = frames > MOST_FRAMES and shape.window > 0 and shape.sees.streams
         done: list[np.ndarray] = []
-        ahead = None
-        for piece in _pieces(len(array), self._max_batch(array.shape[1])):
+        ahead: jax.Array | np.ndarray | None = None
+        most, least = self._max_batch(MOST_FRAMES if long else frames), least_batch(shape)
+        for piece in pieces(len(array), most, least):
             # One piece is computed while the one before is copied: no more is ever on the device.
-            latest = function(self._device_params, array[piece])
+            part = array[piece]
+            if long:
+                latest = self._programs.clip(what, part)
+            else:
+                latest = self._functions[what](self._device_params, filled(part, shape))
             if ahead is not None:
                 done.append(np.asarray(ahead))
             ahead = latest
-        return np.concatenate([*done, np.asarray(ahead)])
+        return np.concatenate([*done, np.asarray(ahead)])[: len(array)]
 
     def _max_batch(self, frames: int) -> int:
-        rows, columns = self._model.shape.grid
-        fitting = max(_MAX_TOKENS // (frames * rows * columns), 1)
-        return 2 ** (fitting.bit_length() - 1)
+        """Examples that are computed at once, a power of two."""
+        shape = self._model.shape
+        fitting = max(_MAX_TOKENS // (frames * shape.tokens), 1)
+        return max(2 ** (fitting.bit_length() - 1), least_batch(shape))
+
+
+def _frame_by_frame(model: TokenizerModel) -> TokenizerModel:
+    """The model with blocked attention that computes each frame by itself.
+
+    A frame of a stream, of a short clip and of a long one then comes out the same to the bit.
+    """
+    shape = model.shape
+    usual = choose_implementation("auto", shape.sees, 2, shape.tokens, model.dtype)
+    if "blocked" in (model.attention, usual) and model.attention in ("auto", "blocked"):
+        return model.clone(attention="by_frame")
+    return model
 
 
 def _leaves(tree: Any) -> list[tuple[tuple[Any, ...], Any]]:
     return jax.tree_util.tree_flatten_with_path(tree)[0]
-
-
-def _pieces(count: int, largest: int) -> Iterator[slice]:
-    """Cuts `count` rows into powers of two of at most `largest`, so that few shapes compile."""
-    start = 0
-    while start < count:
-        size = largest
-        while size > count - start:
-            size //= 2
-        yield slice(start, start + size)
-        start += size

@@ -1,6 +1,8 @@
-"""Checks of the arrays that users hand to the API."""
+"""The arrays that users hand to the API: checks, and cuts into pieces that can be computed."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,10 @@ import numpy.typing as npt
 from bsq_jax.core.errors import UserError
 from bsq_jax.models.positions import check_length
 from bsq_jax.models.tokenizer import TokenizerShape
+
+# See `least_batch`; measured with jax 0.10, where the limits are 51 rows and 4,096 numbers.
+_LEAST_ROWS = 64
+_LEAST_NUMBERS = 4096
 
 
 def checked_pixels(
@@ -102,3 +108,35 @@ def _check_frames(array: np.ndarray, shape: TokenizerShape) -> None:
     if not array.shape[1]:
         raise UserError("a clip of 0 frames: give 1 or more")
     check_length(shape.positions, array.shape[1] - 1, shape.frames)
+
+
+def least_batch(shape: TokenizerShape) -> int:
+    """Examples that a program should at least be given, a power of two.
+
+    XLA for CPUs sums arrays of few rows or few numbers in another order than larger ones. With so
+    many examples all arrays are large, even those of a single frame, so that a picture alone, in a
+    batch and as a frame of a stream gives the same to the bit.
+    """
+    rows = max(_LEAST_ROWS, -(-_LEAST_NUMBERS // shape.width))
+    return 2 ** (-(-rows // shape.tokens) - 1).bit_length()
+
+
+def filled(array: np.ndarray, shape: TokenizerShape) -> np.ndarray:
+    """The examples of an array, its last one repeated until there are `least_batch`."""
+    missing = least_batch(shape) - len(array)
+    return np.concatenate([array, np.repeat(array[-1:], missing, 0)]) if missing > 0 else array
+
+
+def pieces(count: int, largest: int, least: int = 1) -> Iterator[slice]:
+    """Cuts `count` rows into a few sizes, so that few shapes compile.
+
+    Each piece but the last is a power of two of at most `largest` rows, and so is the last, unless
+    it has fewer than `least`.
+    """
+    start = 0
+    while start < count:
+        size = largest
+        while size > count - start and size > least:
+            size //= 2
+        yield slice(start, min(start + size, count))
+        start += size

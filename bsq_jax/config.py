@@ -73,7 +73,7 @@ def default_config() -> ConfigDict:
     model.head_hidden = 3072  # hidden width of the pixel head; 0 for one linear layer
     model.dtype = "bfloat16"  # of the computation; parameters and quantiser are float32
     model.remat = "none"  # none | dots | full: what is computed again in the backward pass
-    model.attention = "auto"  # auto | dense | by_head | blocked | cudnn | splash
+    model.attention = "auto"  # auto | dense | by_head | blocked | by_frame | cudnn | splash
     model.positions = "learned"  # learned (published) | sincos | rotary
     model.causality = "block_causal"  # block_causal | token_causal | full: who sees whom
     model.window = 0  # frames that a token sees, its own included; 0: all that causality allows
@@ -391,7 +391,8 @@ def _validate(config: ConfigDict) -> None:
     )
     one_of("model.dtype", ("float32", "bfloat16"))
     one_of("model.remat", ("none", "dots", "full"))
-    one_of("model.attention", ("auto", "dense", "by_head", "blocked", "cudnn", "splash"))
+    kinds = ("auto", "dense", "by_head", "blocked", "by_frame", "cudnn", "splash")
+    one_of("model.attention", kinds)
     one_of("model.positions", ("learned", "sincos", "rotary"))
     one_of("model.causality", ("block_causal", "token_causal", "full"))
     one_of("optimizer.clip", ("none", "global", "parameter"))

@@ -15,23 +15,24 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from bsq_jax.arrays import checked_bits, checked_dtype, checked_pixels
+from bsq_jax.arrays import checked_bits, checked_dtype, checked_pixels, filled, pieces
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.pixels import to_float, to_uint8
 from bsq_jax.models.attention import Past
-from bsq_jax.models.positions import FrameTable
-from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
+from bsq_jax.models.positions import FrameTable, check_length
+from bsq_jax.models.tokenizer import TokenizerModel
+
+MOST_FRAMES = 16  # frames that are computed at once where a model has a window
 
 
 class Programs:
-    """The compiled halves of a model for one frame after others.
+    """The compiled halves of a model for some frames after others.
 
-    All streams of a tokenizer share them. A program belongs to one number of frames before and
-    one batch size.
+    All streams of a tokenizer share them. A program belongs to one batch size, one number of frames
+    and one number of frames before.
 
     Attributes:
-      model: the network.
-      params: its parameters, on the device.
+      shape: of the model.
     """
 
     def __init__(self, model: TokenizerModel, params: Any):
@@ -44,44 +45,84 @@ class Programs:
         Raises:
           UserError: tokens of the model see later frames, so that nothing can be streamed.
         """
-        shape = model.shape
-        if not shape.sees.streams:
+        self.shape = model.shape
+        if not self.shape.sees.streams:
             raise UserError(
-                f"model.causality={shape.causality}: a token sees later frames, so this model "
+                f"model.causality={self.shape.causality}: a token sees later frames, so this model "
                 "cannot stream: give whole clips, or train one with model.causality=block_causal"
             )
-        self.model = model
-        self.params = params
+        self._params = params
 
-        def apply(params: Any, *arguments: Any, method: str) -> Any:
-            return model.apply({"params": params}, *arguments, method=method)
+        def apply(method: str, params: Any, x: jax.Array, table: FrameTable, past: Any) -> Any:
+            applied: Any = model.apply({"params": params}, x, table, past, method=method)
+            out, present = applied
+            return out, _kept(past, present, self.shape.window)
 
-        def encode(
-            params: Any, x: jax.Array, table: FrameTable, past: tuple[Past, ...]
-        ) -> tuple[jax.Array, Past]:
-            floats = to_float(x) if x.dtype == jnp.uint8 else x
-            return apply(params, floats, table, _joined(past), method="encode_next")
+        def encode(params: Any, x: jax.Array, *rest: Any) -> tuple[jax.Array, Past | None]:
+            return apply("encode_next", params, to_float(x) if x.dtype == jnp.uint8 else x, *rest)
 
-        def decode(
-            params: Any, x: jax.Array, table: FrameTable, past: tuple[Past, ...], as_bytes: bool
-        ) -> tuple[jax.Array, Past]:
-            pixels, present = apply(params, x, table, _joined(past), method="decode_next")
-            return to_uint8(pixels) if as_bytes else pixels, present
+        def decode(params: Any, x: jax.Array, *rest: Any) -> tuple[jax.Array, Past | None]:
+            return apply("decode_next", params, x, *rest)
 
-        self.encode = jax.jit(encode)
-        self.decode = jax.jit(decode, static_argnames="as_bytes")
+        def decode_uint8(params: Any, x: jax.Array, *rest: Any) -> tuple[jax.Array, Past | None]:
+            pixels, past = decode(params, x, *rest)
+            return to_uint8(pixels), past
+
+        self._functions: dict[str, Any] = {
+            "encode": jax.jit(encode),
+            "float32": jax.jit(decode),
+            "uint8": jax.jit(decode_uint8),
+        }
+
+    def compiled(self) -> int:
+        """Number of programs so far."""
+        return sum(function._cache_size() for function in self._functions.values())
+
+    def next(self, what: str, x: np.ndarray, half: Half) -> tuple[np.ndarray, Half]:
+        """Codes the next frames.
+
+        Args:
+          what: ``encode``, or the type of the pixels to decode to, ``float32`` or ``uint8``.
+          x: checked pixels or bits, ``[batch, time, ...]``.
+          half: what is known of the frames before.
+
+        Returns:
+          Bits or pixels ``[batch, time, ...]``, and what the frames after these need.
+
+        Raises:
+          UserError: the model has no positions for these frames.
+        """
+        count = x.shape[1]
+        table = self.shape.frame_table(count, half.done)
+        out, past = self._functions[what](self._params, filled(x, self.shape), table, half.past)
+        return np.asarray(out)[: len(x)], Half(half.done + count, past)
+
+    def clip(self, what: str, x: np.ndarray) -> np.ndarray:
+        """Codes clips of any length, a bounded number of frames at a time; as `next`."""
+        half, parts = Half(), []
+        for piece in pieces(x.shape[1], MOST_FRAMES):
+            part, half = self.next(what, x[:, piece], half)
+            parts.append(part)
+        return np.concatenate(parts, axis=1)
 
 
-class _Half(NamedTuple):
-    """What encoder or decoder keeps: frames done, and keys and values of the last of them."""
+class Half(NamedTuple):
+    """What encoder or decoder keeps: the number of frames done, and keys and values of the last."""
 
     done: int = 0
-    past: tuple[Past, ...] = ()
+    past: Past | None = None
 
-    def after(self, present: Past, window: int) -> _Half:
-        """With one more frame, and without what the next one will not see."""
-        past = (*self.past, present)
-        return _Half(self.done + 1, past[max(len(past) - window + 1, 0) :] if window else past)
+
+def _kept(past: Past | None, present: Past, window: int) -> Past | None:
+    """Keys and values that the next frame will see, ``[layer, batch, time, ...]``."""
+    if window == 1:
+        return None
+    if past is None:
+        keys, values = present
+    else:
+        keys, values = (jnp.concatenate(pair, axis=2) for pair in zip(past, present, strict=True))
+    last = slice(1 - window if window else None, None)
+    return keys[:, :, last], values[:, :, last]
 
 
 class Stream:
@@ -109,8 +150,8 @@ class Stream:
 
     def reset(self) -> None:
         """Forgets all frames: the next one is the first of another video."""
-        self._encoder = _Half()
-        self._decoder = _Half()
+        self._encoder = Half()
+        self._decoder = Half()
 
     @property
     def encoded(self) -> int:
@@ -135,16 +176,10 @@ class Stream:
           UserError: wrong shape, type or range, or more frames than the model has positions for.
             The stream stays as it was.
         """
-        shape = self._programs.model.shape
-        array, _ = checked_pixels(frame, shape, clips=False)
-        self._check_batch(array)
-        table = _next_table(shape, self._encoder.done)
-        bits, present = self._programs.encode(
-            self._programs.params, array, table, self._encoder.past
-        )
-        result = np.asarray(bits)[:, 0]
-        self._encoder = self._encoder.after(present, shape.window)
-        return result
+        array, _ = checked_pixels(frame, self._programs.shape, clips=False)
+        self._check(array, self._encoder)
+        bits, self._encoder = self._programs.next("encode", array, self._encoder)
+        return bits[:, 0]
 
     def decode(self, bits: npt.ArrayLike, *, dtype: str = "float32") -> np.ndarray:
         """Pixels of the next frame.
@@ -159,48 +194,26 @@ class Stream:
         Raises:
           UserError: as `encode`, or an unknown dtype.
         """
-        shape = self._programs.model.shape
-        as_bytes = checked_dtype(dtype) == "uint8"
-        array, _ = checked_bits(bits, shape, clips=False)
-        self._check_batch(array)
-        table = _next_table(shape, self._decoder.done)
-        pixels, present = self._programs.decode(
-            self._programs.params, array, table, self._decoder.past, as_bytes
-        )
-        result = np.asarray(pixels)[:, 0]
-        self._decoder = self._decoder.after(present, shape.window)
-        return result
+        array, _ = checked_bits(bits, self._programs.shape, clips=False)
+        self._check(array, self._decoder)
+        pixels, self._decoder = self._programs.next(checked_dtype(dtype), array, self._decoder)
+        return pixels[:, 0]
 
-    def _check_batch(self, array: np.ndarray) -> None:
+    def _check(self, array: np.ndarray, half: Half) -> None:
         if len(array) != self._batch:
             raise UserError(
                 f"a batch of {len(array)} in a stream of {self._batch}: make the stream with "
                 f"stream(batch={len(array)})"
             )
-
-
-def _joined(past: tuple[Past, ...]) -> Past | None:
-    """Keys and values of some frames, each given by itself, along the axis of time."""
-    if not past:
-        return None
-    keys, values = (jnp.concatenate(parts, axis=2) for parts in zip(*past, strict=True))
-    return keys, values
-
-
-def _next_table(shape: TokenizerShape, done: int) -> FrameTable:
-    """The table of one frame after `done` others.
-
-    Raises:
-      UserError: the model has no positions for it; the message says what to do.
-    """
-    try:
-        return shape.frame_table(1, done)
-    except UserError:
-        if shape.frames == 1:
-            problem = "this is an image model, reset() the stream before each picture"
-        else:
-            problem = (
-                f"this model has learned positions for {shape.frames}: reset() the stream to "
-                "begin anew, or train a model with model.positions=rotary and a model.window"
-            )
-        raise UserError(f"frame {done + 1} of a stream: {problem}") from None
+        shape = self._programs.shape
+        try:
+            check_length(shape.positions, half.done, shape.frames)
+        except UserError:
+            if shape.frames == 1:
+                problem = "this is an image model, reset() the stream before each picture"
+            else:
+                problem = (
+                    f"this model has learned positions for {shape.frames}: reset() the stream to "
+                    "begin anew, or train a model with model.positions=rotary and a model.window"
+                )
+            raise UserError(f"frame {half.done + 1} of a stream: {problem}") from None

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bsq_jax import api
+from bsq_jax import api, arrays
 from bsq_jax.api import Tokenizer
 from bsq_jax.config import finalize, load_config_file, to_json
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import make_mesh
 from bsq_jax.models.factory import make_tokenizer
+from bsq_jax.models.tokenizer import TokenizerShape
 from bsq_jax.tasks.tokenizer import make_tokenizer_task
 from bsq_jax.workdir import open_checkpoints, write_config
 
@@ -123,6 +124,8 @@ def test_pixels_are_clamped(tokenizer):
 
 def test_pieces_change_nothing_and_few_shapes_are_compiled(monkeypatch):
     monkeypatch.setattr(api, "_MAX_TOKENS", 19)  # 4 tokens a picture: pieces of 4, 2 and 1
+    for module in (api, arrays):
+        monkeypatch.setattr(module, "least_batch", lambda shape: 1)
     tokenizer = make()
     pixels = images(11)
     alone_bits = np.concatenate([tokenizer.encode(pixels[i : i + 1]) for i in range(11)])
@@ -135,15 +138,53 @@ def test_pieces_change_nothing_and_few_shapes_are_compiled(monkeypatch):
         assert (decoded.shape, decoded.dtype) == ((count, 16, 16, 3), np.float32)
         np.testing.assert_allclose(decoded, alone[:count], atol=1e-5)
     assert tokenizer.decode(bits, dtype="uint8").dtype == np.uint8
-    assert tokenizer._encode_fn._cache_size() == 3
-    assert tokenizer._decode_fn._cache_size() == 3
+    assert tokenizer._functions["encode"]._cache_size() == 3
+    assert tokenizer._functions["float32"]._cache_size() == 3
+
+
+def test_few_small_pictures_are_computed_as_many(tokenizer):
+    # 4 tokens of 16 channels a picture: 64 of them are the 4,096 numbers that it takes.
+    assert arrays.least_batch(tokenizer._model.shape) == 64
+    assert arrays.least_batch(TokenizerShape()) == 1
+    before = tokenizer._functions["encode"]._cache_size()
+    for count in (1, 5, 64):
+        tokenizer.encode(images(count))
+    assert tokenizer._functions["encode"]._cache_size() <= before + 1
+    pixels = images(70)  # 64 + 6
+    bits = tokenizer.encode(pixels)
+    decoded = tokenizer.decode(bits)
+    for i in (0, 63, 64, 69):
+        np.testing.assert_array_equal(tokenizer.encode(pixels[i : i + 1]), bits[i : i + 1])
+        np.testing.assert_allclose(tokenizer.decode(bits[i : i + 1])[0], decoded[i], atol=1e-5)
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 8, 13, 64])
 def test_pieces_cover_each_row_once(count):
-    pieces = list(api._pieces(count, 8))
-    assert [i for piece in pieces for i in range(piece.start, piece.stop)] == list(range(count))
-    assert {piece.stop - piece.start for piece in pieces} <= {1, 2, 4, 8}
+    cut = list(arrays.pieces(count, 8))
+    assert [i for piece in cut for i in range(piece.start, piece.stop)] == list(range(count))
+    assert {piece.stop - piece.start for piece in cut} <= {1, 2, 4, 8}
+    cut = list(arrays.pieces(count, 8, least=4))
+    assert [i for piece in cut for i in range(piece.start, piece.stop)] == list(range(count))
+    assert {piece.stop - piece.start for piece in cut[:-1]} <= {4, 8}
+
+
+def test_memory_is_bounded_for_long_clips(video):
+    # Closed form: 16,384 tokens at once, 6 a frame; at least 64 clips, because they are small.
+    assert [video._max_batch(frames) for frames in (1, 10, 1000)] == [2048, 256, 64]
+    large = make(frames=3, image_size=(64, 64), width=64)  # 64 tokens a frame
+    assert [large._max_batch(frames) for frames in (1, 4, 100, 1000)] == [256, 64, 2, 1]
+
+
+def test_clips_longer_than_trained(video):
+    pixels = images(1, 16, 24, frames=5)
+    message = message_of(video.encode, pixels)
+    assert message.startswith("a clip of 5 frames: this model has learned positions for 3")
+    assert "a clip of 5 frames" in message_of(video.decode, np.zeros((1, 5, 2, 3, 6), int))
+    rotary = make(frames=3, image_size=(16, 24), positions="rotary", width=24)
+    bits = rotary.encode(pixels)
+    assert bits.shape == (1, 5, 2, 3, 6)
+    assert rotary.decode(bits).shape == pixels.shape
+    np.testing.assert_array_equal(rotary.encode(pixels[:, :3]), bits[:, :3])
 
 
 @pytest.mark.parametrize(

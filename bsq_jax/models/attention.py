@@ -22,7 +22,7 @@ from bsq_jax.models.causality import EVERYTHING, Causality
 from bsq_jax.models.initializers import bias, kernel
 from bsq_jax.models.positions import Rotation, rotate
 
-IMPLEMENTATIONS = ("auto", "dense", "by_head", "blocked", "cudnn", "splash")
+IMPLEMENTATIONS = ("auto", "dense", "by_head", "blocked", "by_frame", "cudnn", "splash")
 # From this many keys on, one head's scores at a time are never slower on a CPU than all heads' at
 # once, up to 1.6 times faster, and take a fraction of the memory (benchmarks/README.md).
 _BY_HEAD_FROM = 1024
@@ -96,7 +96,8 @@ def attend(
         ``by_head``: the same, one head of one example at a time, computed again in the backward
         pass; the scores stay in a CPU's cache. ``blocked``: the queries of a frame against the
         span of keys that they see, which leaves the masked half out, and one head at a time where
-        that helps.
+        that helps. ``by_frame``: the same with a block for each frame, however small, so that the
+        frame of a stream or of a shorter clip is computed by the very same operations.
         ``cudnn``: blocks as well, each by cuDNN's flash attention (GPU, 16 bits). ``splash``: the
         block-sparse Pallas kernel for TPUs, interpreted elsewhere, which is slow. ``auto``: see
         `choose_implementation`.
@@ -110,9 +111,11 @@ def attend(
     frames, tokens = key.shape[1:3]
     chosen = choose_implementation(implementation, causality, frames, tokens, query.dtype)
     first = frames - query.shape[1]  # frame of the first query
-    in_blocks = chosen in ("blocked", "cudnn") and causality.limits
+    in_blocks = chosen in ("blocked", "by_frame", "cudnn") and causality.limits
     step = query.shape[1]  # frames of a block
-    if in_blocks:
+    if in_blocks and chosen == "by_frame":
+        step = 1
+    elif in_blocks:
         step = max(-(-step // _MOST_BLOCKS), -(-_BLOCK_TOKENS // tokens))
     blocks = []
     for begin in range(first, frames, step):
@@ -151,7 +154,8 @@ def _by_itself(chosen: str, block: _Block) -> bool:
     # by the very same operations as in its clip.
     length = block.keys.stop - block.keys.start
     on_cpu = jax.default_backend() == "cpu"
-    return chosen == "by_head" or (chosen == "blocked" and on_cpu and length >= _BY_HEAD_FROM)
+    in_blocks = chosen in ("blocked", "by_frame")
+    return chosen == "by_head" or (in_blocks and on_cpu and length >= _BY_HEAD_FROM)
 
 
 def _one_head_at_a_time(
