@@ -92,5 +92,5 @@ def get_config(argument: str = "") -> ConfigDict:
             config.model.frames = 4
             config.discriminator.width = 4
             config.data.update(source="motion", frames=4)
-            config.train.batch_size = config.eval.batch_size = 8
+            config.train.batch_size = config.eval.batch_size = 4  # as many frames as images above
     return config
