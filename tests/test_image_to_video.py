@@ -125,7 +125,9 @@ def assert_frames_equal(ours, theirs, frames=slice(None)):
     np.testing.assert_allclose(pixels[:, frames], wanted_pixels[:, frames], 0, 1e-6)
 
 
-@pytest.mark.parametrize("kind", ["workdir", "converted", "learned", "rotary"])
+@pytest.mark.parametrize(
+    "kind", ["workdir", "converted", pytest.param("learned", marks=pytest.mark.smoke), "rotary"]
+)
 def test_with_a_window_of_one_frame_it_begins_as_the_image_model(image_model, reconstruct, kind):
     image = load_initial(image_model(kind))
     state, config, said = begin(image_model(kind), frames=FRAMES, window=1)
