@@ -1,4 +1,4 @@
-"""The configuration: every default, its type, the derived values and the checks, in one place.
+"""The configuration: every default, its type and the derived values, in one place.
 
 A config file defines ``get_config(argument: str) -> ConfigDict``. It starts from `default_config`,
 changes what its experiment needs and returns it. The command line picks a variant and overrides
@@ -6,7 +6,8 @@ single values::
 
     --config configs/tokenizer.py:imagenet256,bits=36 --config.train.batch_size=64
 
-Configs are locked: an unknown key or a value of the wrong type is an error of one line.
+Configs are locked: an unknown key or a value of the wrong type is an error of one line. Ranges, and
+what goes together, are in `bsq_jax.config_checks`.
 """
 
 from __future__ import annotations
@@ -20,29 +21,12 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from bsq_jax.config_checks import check
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.settings import flatten, nearest, put, set_from_text
 
 # Keys of `model` that change how the network computes, not which parameters it has.
 COMPUTE_KEYS = ("dtype", "remat", "attention")
-_POSITIVE = {
-    *("model.frames", "model.patch_size", "model.bits", "model.width", "model.layers"),
-    *("model.heads", "model.mlp_ratio", "quantizer.inv_temperature"),
-    *("optimizer.learning_rate", "optimizer.clip_norm", "train.steps", "train.batch_size"),
-    *("train.accumulate", "train.log_every", "train.checkpoint_every", "train.keep"),
-    *("eval.batch_size", "eval.pictures", "eval.neighbours_examples"),
-    *("data.stride", "data.eval_clips"),
-    *("discriminator.channel_base", "discriminator.channel_max", "discriminator.stddev_group"),
-    *("discriminator.width", "discriminator.layers", "discriminator.learning_rate"),
-    "loss.r1_every",
-}
-_NOT_NEGATIVE = {
-    *("model.head_hidden", "loss.l1", "loss.l2", "loss.entropy", "loss.entropy_ramp_steps"),
-    *("loss.perceptual", "loss.adversarial", "loss.adversarial_start", "loss.r1", "loss.lecam"),
-    *("optimizer.warmup_steps", "optimizer.weight_decay", "train.evaluate_every"),
-    *("train.picture_every", "eval.neighbours", "eval.videos"),
-    *("model.window", "data.frames", "data.min_frames"),
-}
 _OPTIONAL = {"optimizer.learning_rate", "discriminator.learning_rate"}  # may be none
 # What keys that a saved config does not have yet meant then, where that is not today's default.
 _ABSENT = {"loss.perceptual": 0.0, "loss.adversarial": 0.0}
@@ -326,76 +310,7 @@ def finalize(config: ConfigDict) -> ConfigDict:
             put(config, key, given[key], _OPTIONAL)
         except TypeError as error:
             raise UserError(f"config: {key} is {given[key]!r}: it must be {error}") from None
-    _validate(config)
+    check(config)
     if config.optimizer.learning_rate is None:
         config.optimizer.learning_rate = LEARNING_RATE_PER_EXAMPLE * config.train.batch_size
     return config.lock()
-
-
-def _validate(config: ConfigDict) -> None:
-    model, train = config.model, config.train
-    values = dict(flatten(config))
-
-    def require(condition: bool, message: str) -> None:
-        if not condition:
-            raise UserError(f"config: {message}")
-
-    def one_of(key: str, choices: Sequence[str]) -> None:
-        value = values[key]
-        require(value in choices, f"{key} is '{value}': it must be one of {', '.join(choices)}")
-
-    for key, value in values.items():
-        if value is None:
-            continue
-        if key in _POSITIVE:
-            require(value > 0, f"{key} is {value}: it must be positive")
-        if key in _NOT_NEGATIVE:
-            require(value >= 0, f"{key} is {value}: it must not be negative")
-    for key in ("optimizer.ema", "optimizer.b1", "optimizer.b2", "loss.lecam_decay"):
-        require(0 <= values[key] < 1, f"{key} is {values[key]}: it must be in [0, 1)")
-
-    for name, side in zip(("height", "width"), model.image_size, strict=True):
-        require(
-            side > 0 and side % model.patch_size == 0,
-            f"model.image_size {name} {side} is not a multiple of model.patch_size "
-            f"{model.patch_size}",
-        )
-    require(
-        model.width % model.heads == 0,
-        f"model.width {model.width} does not divide into model.heads {model.heads}",
-    )
-    require(
-        config.quantizer.group_size in range(1, min(model.bits, 16) + 1),
-        f"quantizer.group_size is {config.quantizer.group_size}: choose 1 to "
-        f"{min(model.bits, 16)} for {model.bits} bits",
-    )
-    require(
-        config.data.frames <= model.frames or model.frames == 1 or model.positions != "learned",
-        f"data.frames is {config.data.frames}, and model.positions=learned has embeddings for "
-        f"model.frames={model.frames}: lower data.frames, raise model.frames or choose rotary",
-    )
-    judges_clips = bool(config.loss.adversarial) and config.discriminator.name == "stylegan3d"
-    require(
-        config.data.frames <= model.frames or not judges_clips,
-        f"data.frames is {config.data.frames}, and discriminator.name=stylegan3d takes clips of "
-        f"model.frames={model.frames}: lower data.frames or raise model.frames",
-    )
-    require(
-        train.batch_size % train.accumulate == 0,
-        f"train.batch_size {train.batch_size} does not divide by train.accumulate "
-        f"{train.accumulate}",
-    )
-    require(
-        config.loss.l1 + config.loss.l2 > 0,
-        "loss.l1 and loss.l2 are both 0: there is nothing to reconstruct with",
-    )
-    one_of("model.dtype", ("float32", "bfloat16"))
-    one_of("model.remat", ("none", "dots", "full"))
-    kinds = ("auto", "dense", "by_head", "blocked", "by_frame", "cudnn", "splash")
-    one_of("model.attention", kinds)
-    one_of("model.positions", ("learned", "sincos", "rotary"))
-    one_of("model.causality", ("block_causal", "token_causal", "full"))
-    one_of("optimizer.clip", ("none", "global", "parameter"))
-    one_of("discriminator.clip", ("none", "global", "parameter"))
-    one_of("loss.adversarial_kind", ("non_saturating", "hinge"))
-    one_of("discriminator.name", ("stylegan", "stylegan3d", "patchgan"))

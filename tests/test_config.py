@@ -7,6 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from bsq_jax import config as module
+from bsq_jax import config_checks
 from bsq_jax.config import (
     default_config,
     finalize,
@@ -232,8 +233,8 @@ def test_a_config_of_ones_own_has_all_keys_and_may_write_numbers_otherwise():
 
 
 def rejected():
-    yield from ((key, "0") for key in sorted(module._POSITIVE))
-    yield from ((key, "-1") for key in sorted(module._NOT_NEGATIVE))
+    yield from ((key, "0") for key in sorted(config_checks.POSITIVE))
+    yield from ((key, "-1") for key in sorted(config_checks.NOT_NEGATIVE))
     yield from (
         ("optimizer.ema", "1"),
         ("optimizer.b1", "1.5"),
@@ -319,7 +320,7 @@ def test_a_config_of_before_video_was_the_published_image_model():
 
 def test_every_key_with_bounds_exists():
     keys = dict(flatten(default_config()))
-    assert keys.keys() >= module._POSITIVE | module._NOT_NEGATIVE
+    assert keys.keys() >= config_checks.POSITIVE | config_checks.NOT_NEGATIVE
 
 
 def test_arguments_pick_a_variant_and_set_keys():

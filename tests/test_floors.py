@@ -11,7 +11,7 @@ ROOT = pathlib.Path(bsq_jax.__file__).parent
 # A package's name stands for all modules in it that are not listed by themselves.
 FLOORS = (
     ("core.errors", "core.settings"),
-    ("config",),
+    ("config", "config_checks"),
     ("core",),
     ("data",),
     ("features",),
