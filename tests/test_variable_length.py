@@ -73,7 +73,7 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     for flags, message in (
         (["--set", "banana"], "write KEY=VALUE"),
         (["--set", "train.bananas=3"], "train.bananas"),
-        (["--frames", "0"], "model.frames is 0"),
+        (["--frames", "0"], "frames must be 1 or more"),
     ):
         assert variable_length.main(["--workdir", str(tmp_path), *flags]) == 2
         error = capsys.readouterr().err
