@@ -12,9 +12,7 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.models.positions import check_length
 from bsq_jax.models.tokenizer import TokenizerShape
 
-# See `least_batch`; measured with jax 0.10, where the limits are 51 rows and 4,096 numbers.
-_LEAST_ROWS = 64
-_LEAST_NUMBERS = 4096
+_LEAST_ROWS = 64  # see `least_batch`; measured with jax 0.10 and 0.12, where the limit is 51
 
 
 def checked_pixels(
@@ -113,12 +111,11 @@ def _check_frames(array: np.ndarray, shape: TokenizerShape) -> None:
 def least_batch(shape: TokenizerShape) -> int:
     """Examples that a program should at least be given, a power of two.
 
-    XLA for CPUs sums arrays of few rows or few numbers in another order than larger ones. With so
-    many examples all arrays are large, even those of a single frame, so that a picture alone, in a
-    batch and as a frame of a stream gives the same to the bit.
+    XLA for CPUs multiplies matrices of few rows in another order than larger ones. With so many
+    examples even a single frame has enough tokens, so that a picture alone, in a batch and as a
+    frame of a stream gives the same to the bit.
     """
-    rows = max(_LEAST_ROWS, -(-_LEAST_NUMBERS // shape.width))
-    return 2 ** (-(-rows // shape.tokens) - 1).bit_length()
+    return 2 ** (-(-_LEAST_ROWS // shape.tokens) - 1).bit_length()
 
 
 def filled(array: np.ndarray, shape: TokenizerShape) -> np.ndarray:

@@ -101,11 +101,15 @@ def test_kinds_of_models(kind):
 
 
 def test_a_stream_is_its_clip_optimised(monkeypatch):
-    # The compiler may order sums by the shape of an array, and does so more when it optimises.
+    # The compiler may order sums by the shape of an array, and does so more when it optimises. On
+    # x86 nothing is left of that: 15 tokens a frame, 5 heads, and the pixels too equal to the bit.
     options = {"xla_backend_optimization_level": 3}
     monkeypatch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=options))
     model = build("odd", positions="rotary")
-    check_stream(model, clip(model, 3))
+    pixels = clip(model, 3)
+    check_stream(model, pixels)
+    bits, decoded = streamed(model, pixels)
+    np.testing.assert_array_equal(decoded, model.decode(bits))
 
 
 def test_windowed_streams_never_end_and_compile_no_more():

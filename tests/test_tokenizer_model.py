@@ -15,6 +15,7 @@ from einops import rearrange
 
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape, patchify, unpatchify
 from bsq_jax.models.torch_layout import from_torch_state
+from bsq_jax.models.transformer import LayerNorm
 from bsq_jax.quantizers import BinarySphericalQuantizer
 from bsq_jax.quantizers.bits import to_group_indices
 from bsq_jax.quantizers.bsq import to_sphere
@@ -88,6 +89,21 @@ def test_golden_stages(golden_stages):
 def test_golden_reconstruction_is_clamped_and_ours_in_training_is_not(golden_stages):
     ours, _ = golden_stages
     np.testing.assert_allclose(ours["recon"], np.clip(ours["output"], -1, 1), atol=1e-6)
+
+
+def test_layer_norm_against_numpy_and_whatever_follows():
+    x = np.random.default_rng(0).normal(3, 2, (4, 75, 40))
+    scale, bias = np.random.default_rng(1).normal(size=(2, 40))
+    wanted = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    params = {"params": {"scale": np.float32(scale), "bias": np.float32(bias)}}
+    apply = jax.jit(LayerNorm().apply)
+    whole = apply(params, np.float32(x))
+    np.testing.assert_allclose(whole, wanted * scale + bias, atol=2e-5)
+    for rows in (1, 2):  # an odd number of tokens
+        np.testing.assert_array_equal(apply(params, np.float32(x[:rows])), whole[:rows])
+    low = LayerNorm(jnp.dtype(jnp.bfloat16)).apply(params, jnp.asarray(x, jnp.bfloat16))
+    assert low.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(low, np.float32), wanted * scale + bias, atol=0.1)
 
 
 def test_parameter_count_of_the_published_size():

@@ -25,7 +25,7 @@ from bsq_jax.models.positions import (
     frame_table,
     rotation,
 )
-from bsq_jax.models.transformer import Compute, Transformer, layer_norm
+from bsq_jax.models.transformer import Compute, LayerNorm, Transformer
 from bsq_jax.quantizers import Quantized
 from bsq_jax.quantizers.bits import to_corners
 
@@ -132,14 +132,14 @@ class _Trunk(nn.Module):
             x, table
         )
         x = rearrange(x, "b t h w d -> b t (h w) d")
-        x = layer_norm(dtype, "norm_pre")(x)
+        x = LayerNorm(dtype, name="norm_pre")(x)
         turned = None
         if shape.positions == "rotary":
             turned = rotation(table, shape.grid, shape.width // shape.heads)
         x, present = Transformer(
             shape.layers, shape.heads, shape.mlp_ratio, shape.sees, self.compute, name="transformer"
         )(x, turned, past, streaming)
-        x = layer_norm(dtype, "norm_post")(x)
+        x = LayerNorm(dtype, name="norm_post")(x)
         return rearrange(x, "b t (h w) d -> b t h w d", h=rows), present
 
 

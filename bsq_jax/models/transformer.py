@@ -40,16 +40,46 @@ class Compute:
     attention: str = "auto"
 
 
-def layer_norm(dtype: jnp.dtype, name: str) -> nn.LayerNorm:
-    """The layer norm used everywhere; its statistics are float32 in any precision."""
-    return nn.LayerNorm(
-        epsilon=LAYER_NORM_EPSILON,
-        dtype=dtype,
-        scale_init=scale("embed"),
-        bias_init=bias("embed"),
-        use_fast_variance=False,  # the fast one cancels when the mean is large
-        name=name,
-    )
+class LayerNorm(nn.Module):
+    """Layer norm over channels; its statistics are float32 in any precision.
+
+    Attributes:
+      dtype: of the result.
+    """
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps ``[..., width]`` to the same shape."""
+        width = x.shape[-1:]
+        centred = x.astype(jnp.float32)
+        centred = centred - _mean(centred)
+        # Not as the mean of squares less the square of the mean, which cancels.
+        variance = _mean(jnp.square(centred))
+        scale_ = self.param("scale", scale("embed"), width)
+        bias_ = self.param("bias", bias("embed"), width)
+        factor = jax.lax.rsqrt(variance + LAYER_NORM_EPSILON) * _last(scale_, x.ndim)
+        return (centred * factor + _last(bias_, x.ndim)).astype(self.dtype)
+
+
+def _mean(x: jax.Array) -> jax.Array:
+    """Mean over channels, ``[..., width]`` to ``[..., 1]``."""
+    if jax.default_backend() != "cpu":
+        return jnp.mean(x, axis=-1, keepdims=True)
+    # XLA for CPUs sums such a mean in one order for long clips and in another for short ones, so
+    # that a frame would depend on how many follow it. A product with ones does not, if the rows
+    # fill the vector registers.
+    rows = x.reshape(-1, x.shape[-1])
+    missing = -len(rows) % 16
+    if missing:
+        rows = jnp.pad(rows, ((0, missing), (0, 0)))
+    sums = rows @ jnp.ones((x.shape[-1], 1), x.dtype)
+    return sums[: len(rows) - missing].reshape(*x.shape[:-1], 1) / x.shape[-1]
+
+
+def _last(vector: jax.Array, rank: int) -> jax.Array:
+    return vector.reshape((1,) * (rank - 1) + vector.shape)
 
 
 class Mlp(nn.Module):
@@ -106,9 +136,9 @@ class Block(nn.Module):
         attention = SelfAttention(
             self.heads, self.causality, dtype, self.compute.attention, name="attention"
         )
-        attended, present = attention(layer_norm(dtype, "norm1")(x), rotation, past)
+        attended, present = attention(LayerNorm(dtype, name="norm1")(x), rotation, past)
         x = x + attended
-        x = x + Mlp(hidden, dtype, name="mlp")(layer_norm(dtype, "norm2")(x))
+        x = x + Mlp(hidden, dtype, name="mlp")(LayerNorm(dtype, name="norm2")(x))
         return x, present if self.streaming else None
 
 
