@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from einops import rearrange
 
+from bsq_jax.models.linear import product
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape, patchify, unpatchify
 from bsq_jax.models.torch_layout import from_torch_state
 from bsq_jax.models.transformer import LayerNorm
@@ -104,6 +105,28 @@ def test_layer_norm_against_numpy_and_whatever_follows():
     low = LayerNorm(jnp.dtype(jnp.bfloat16)).apply(params, jnp.asarray(x, jnp.bfloat16))
     assert low.dtype == jnp.bfloat16
     np.testing.assert_allclose(np.asarray(low, np.float32), wanted * scale + bias, atol=0.1)
+
+
+def test_products_in_16_bits_have_the_gradient_of_plain_ones():
+    rng = np.random.default_rng(0)
+    x, weight = (rng.normal(size=size) for size in ((2, 3, 8), (8, 2, 4)))
+    dimensions = (((2,), (0,)), ((), ()))
+
+    def made(dot, dtype):
+        def f(x, weight):
+            return jnp.sum(jnp.sin(dot(x, weight, dimensions).astype(jnp.float32)))
+
+        rows = jnp.asarray(x, dtype), jnp.asarray(weight, dtype)
+        return dot(*rows, dimensions), *jax.jit(jax.grad(f, argnums=(0, 1)))(*rows)
+
+    exact = np.einsum("abk,kcd->abcd", x, weight)
+    for dtype, tolerance in ((jnp.float32, 1e-5), (jnp.bfloat16, 0.03)):
+        out, *gradients = made(product, dtype)
+        assert out.dtype == dtype
+        np.testing.assert_allclose(np.asarray(out, np.float64), exact, atol=tolerance)
+        for ours, plain in zip(gradients, made(jax.lax.dot_general, dtype)[1:], strict=True):
+            assert ours.dtype == dtype
+            np.testing.assert_allclose(*(np.float32(g) for g in (ours, plain)), atol=3 * tolerance)
 
 
 def test_parameter_count_of_the_published_size():

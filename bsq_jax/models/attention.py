@@ -20,6 +20,7 @@ from einops import rearrange
 from bsq_jax.core.errors import UserError
 from bsq_jax.models.causality import EVERYTHING, Causality
 from bsq_jax.models.initializers import bias, kernel
+from bsq_jax.models.linear import product
 from bsq_jax.models.positions import Rotation, rotate
 
 IMPLEMENTATIONS = ("auto", "dense", "by_head", "blocked", "by_frame", "cudnn", "splash")
@@ -268,6 +269,7 @@ class SelfAttention(nn.Module):
         qkv = nn.DenseGeneral(
             features=(3, self.heads, width // self.heads),
             dtype=self.dtype,
+            dot_general=product,
             kernel_init=kernel("embed", None, "heads", None),
             bias_init=bias(None, "heads", None),
             name="qkv",
@@ -283,6 +285,7 @@ class SelfAttention(nn.Module):
             features=width,
             axis=(-2, -1),
             dtype=self.dtype,
+            dot_general=product,
             kernel_init=kernel("heads", None, "embed"),
             bias_init=bias("embed"),
             name="out",

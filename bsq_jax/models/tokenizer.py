@@ -18,6 +18,7 @@ from einops import rearrange
 from bsq_jax.models.attention import Past, choose_implementation
 from bsq_jax.models.causality import Causality
 from bsq_jax.models.initializers import bias, kernel
+from bsq_jax.models.linear import product
 from bsq_jax.models.positions import (
     FrameTable,
     PositionEmbedding,
@@ -163,6 +164,7 @@ class Encoder(nn.Module):
             self.shape.width,
             use_bias=False,
             dtype=self.compute.dtype,
+            dot_general=product,
             kernel_init=kernel(None, "embed"),
             name="patch_embed",
         )(x)
@@ -190,6 +192,7 @@ class Decoder(nn.Module):
             x = nn.Dense(
                 self.shape.head_hidden,
                 dtype=self.compute.dtype,
+                dot_general=product,
                 kernel_init=kernel("embed", "mlp"),
                 bias_init=bias("mlp"),
                 name="head_hidden",
@@ -198,6 +201,7 @@ class Decoder(nn.Module):
         x = nn.Dense(
             CHANNELS * self.shape.patch_size**2,
             dtype=self.compute.dtype,
+            dot_general=product,
             kernel_init=kernel("mlp", None),
             bias_init=bias(None),
             name="head_out",
@@ -237,6 +241,7 @@ class TokenizerModel(nn.Module):
         self.from_latent = nn.Dense(
             self.shape.width,
             dtype=self.dtype,
+            dot_general=product,
             kernel_init=kernel(None, "embed"),
             bias_init=bias("embed"),
         )

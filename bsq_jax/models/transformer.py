@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from bsq_jax.models.attention import Past, SelfAttention
 from bsq_jax.models.causality import EVERYTHING, Causality
 from bsq_jax.models.initializers import bias, kernel, scale
+from bsq_jax.models.linear import product
 from bsq_jax.models.positions import Rotation
 
 LAYER_NORM_EPSILON = 1e-5  # published
@@ -95,6 +96,7 @@ class Mlp(nn.Module):
         x = nn.Dense(
             self.hidden,
             dtype=self.dtype,
+            dot_general=product,
             kernel_init=kernel("embed", "mlp"),
             bias_init=bias("mlp"),
             name="up",
@@ -103,6 +105,7 @@ class Mlp(nn.Module):
         return nn.Dense(
             width,
             dtype=self.dtype,
+            dot_general=product,
             kernel_init=kernel("mlp", "embed"),
             bias_init=bias("embed"),
             name="down",
