@@ -5,16 +5,17 @@ whatever comes after it.
 """
 
 import functools
+import itertools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding
 
-from bsq_jax.core.sharding import batch_sharding, make_mesh, replicated
+from bsq_jax.core.sharding import batch_sharding, make_mesh, parameter_shardings
 from bsq_jax.models import attention
+from bsq_jax.models.causality import Causality
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
 from bsq_jax.quantizers import BinarySphericalQuantizer
 
@@ -32,6 +33,7 @@ CASES = {
     "blocked, sincos": ("blocked", "sincos", "block_causal", 0, "float32"),
     "blocked, rotary, tokens": ("blocked", "rotary", "token_causal", 0, "float32"),
     "blocked, rotary, window": ("blocked", "rotary", "block_causal", 2, "float32"),
+    "by_frame, rotary, bfloat16": ("by_frame", "rotary", "block_causal", 0, "bfloat16"),
 }
 
 
@@ -93,16 +95,29 @@ def test_what_comes_later_changes_nothing_to_the_bit(case):
     check_past_does_not_move(watch, params, pixels, bits)
 
 
-@pytest.mark.parametrize("axes", [{"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}])
-def test_sharded_likewise(axes):
-    _, params, pixels, bits, watch = watched("blocked, learned")
-    mesh = make_mesh(**{"data": 1, "fsdp": 1, "tensor": 1, **axes})
+@pytest.mark.parametrize(
+    ("case", "axes"),
+    [
+        ("blocked, learned", (8, 1, 1)),
+        ("blocked, sincos", (2, 2, 2)),
+        ("dense, rotary, bfloat16", (2, 2, 2)),
+        ("by_head, learned, window", (2, 2, 2)),
+    ],
+)
+def test_sharded_likewise(case, axes):
+    model, params, pixels, bits, watch = watched(case)
+    mesh = make_mesh(*axes)
+    boxed = jax.eval_shape(model.init, jax.random.key(0), pixels)["params"]
+    params = jax.device_put(params, parameter_shardings(boxed, mesh))
+    kernel = params["encoder"]["trunk"]["transformer"]["blocks"]["mlp"]["up"]["kernel"]
+    assert kernel.addressable_shards[0].data.size == kernel.size / (axes[1] * axes[2])
     place = functools.partial(jax.device_put, device=batch_sharding(mesh))
 
     def sharded(params, pixels, bits):
-        return watch(jax.device_put(params, replicated(mesh)), place(pixels), place(bits))
+        return watch(params, place(pixels), place(bits))
 
-    assert isinstance(sharded(params, pixels, bits)[0].sharding, NamedSharding)
+    found = sharded(params, pixels, bits)
+    assert len(found[0].sharding.device_set) == 8
     check_past_does_not_move(sharded, params, pixels, bits)
 
 
@@ -119,21 +134,71 @@ def test_a_beginning_is_computed_as_in_the_whole_clip(case):
             np.testing.assert_allclose(found, wanted[:, :frames], atol=2e-6)
 
 
-@pytest.mark.parametrize("case", ["dense, learned", "by_head, rotary", "blocked, learned"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        *("dense, learned", "dense, sincos, tokens", "by_head, rotary", "blocked, learned"),
+        *("blocked, rotary, window", "by_frame, rotary, bfloat16"),
+    ],
+)
 def test_early_frames_have_no_gradient_to_later_pixels(case):
     model, params, pixels, bits, _ = watched(case)
 
     @jax.jit
-    def gradients(pixels):
-        def first_frames(pixels):
+    def gradient(pixels, counts):
+        def outputs(pixels):
             latents, _, made, _ = model.apply({"params": params}, pixels, bits[:1], method=parts)
-            return jnp.sum(jnp.sin(latents[:, :2])), jnp.sum(jnp.sin(made[:, :2]))
+            each = jnp.sum(jnp.sin(latents), (0, 2, 3, 4)) + jnp.sum(jnp.sin(made), (0, 2, 3, 4))
+            return jnp.sum(each * counts)
 
-        return jax.jacrev(first_frames)(pixels)
+        return jax.grad(outputs)(pixels)
 
-    for gradient in gradients(pixels[:1]):
-        assert not np.asarray(gradient)[:, 2:].any()
-        assert np.asarray(gradient)[:, :2].any(axis=(0, 2, 3, 4)).all()
+    for frames in (1, 2):
+        found = np.asarray(gradient(pixels[:1], np.float32(np.arange(FRAMES) < frames)))
+        assert not found[:, frames:].any()
+        assert found[:, :frames].any(axis=(0, 2, 3, 4)).all()
+
+
+RULES = {
+    "block": Causality("block_causal"),
+    "token": Causality("token_causal"),
+    "block, window": Causality("block_causal", 2),
+    "token, window": Causality("token_causal", 2),
+}
+
+
+ALONE = [
+    *itertools.product(("dense", "by_head", "blocked", "by_frame"), RULES, ("float32", "bfloat16")),
+    ("splash", "block", "float32"),  # interpreted, it is slow
+]
+
+
+@pytest.mark.parametrize(("implementation", "rule", "dtype"), ALONE)
+def test_attention_alone(implementation, rule, dtype):
+    tokens = 128 if implementation == "splash" else 3
+    frames, heads, causality = 3, 1, RULES[rule]
+    shape = (3, 2 if tokens == 3 else 1, frames, tokens, heads, 8)
+    rows = jnp.asarray(np.random.default_rng(0).normal(size=shape), dtype)
+
+    def some(rows, counts):
+        query, key, value = rows
+        out = attention.attend(query, key, value, causality, implementation)
+        return jnp.sum(jnp.sin(out.astype(jnp.float32)) * counts), out
+
+    both = jax.jit(jax.value_and_grad(some, has_aux=True))
+    # The first token that changes: of a frame, or any one where tokens are in order.
+    for first in (tokens, 2 * tokens, *([4] if causality.kind == "token_causal" else [])):
+        order = np.arange(frames * tokens).reshape(frames, tokens)
+        counts = np.float32(order < first)[None, :, :, None, None]
+        changed = rows * jnp.asarray(np.where(counts, 1, -3), dtype)[None]
+        (_, before), gradient = both(rows, counts)
+        (_, after), _ = both(changed, counts)
+        same = np.asarray(before == after).all(axis=(0, 3, 4))
+        assert same[order < first].all()
+        assert not same.all()
+        gradient = np.asarray(gradient, np.float32)
+        assert not gradient[:, :, order >= first].any()
+        assert gradient[:, :, order < first].any()
 
 
 def test_full_attention_is_not_causal():
