@@ -58,20 +58,23 @@ class Programs:
             out, present = applied
             return out, _kept(past, present, self.shape.window)
 
-        def encode(params: Any, x: jax.Array, *rest: Any) -> tuple[jax.Array, Past | None]:
-            return apply("encode_next", params, to_float(x) if x.dtype == jnp.uint8 else x, *rest)
+        def encode(params: Any, x: jax.Array, table: FrameTable, past: Any) -> Any:
+            floats = to_float(x) if x.dtype == jnp.uint8 else x
+            return apply("encode_next", params, floats, table, past)
 
-        def decode(params: Any, x: jax.Array, *rest: Any) -> tuple[jax.Array, Past | None]:
-            return apply("decode_next", params, x, *rest)
+        def decode(params: Any, x: jax.Array, table: FrameTable, past: Any) -> Any:
+            return apply("decode_next", params, x, table, past)
 
-        def decode_uint8(params: Any, x: jax.Array, *rest: Any) -> tuple[jax.Array, Past | None]:
-            pixels, past = decode(params, x, *rest)
+        def decode_uint8(params: Any, x: jax.Array, table: FrameTable, past: Any) -> Any:
+            pixels, past = decode(params, x, table, past)
             return to_uint8(pixels), past
 
-        self._functions: dict[str, Any] = {
-            "encode": jax.jit(encode),
-            "float32": jax.jit(decode),
-            "uint8": jax.jit(decode_uint8),
+        functions = {"encode": encode, "float32": decode, "uint8": decode_uint8}
+        # A cache that neither grows nor shrinks gives its memory to the next one.
+        self._functions: dict[tuple[str, bool], Any] = {
+            (what, full): jax.jit(function, donate_argnames="past" if full else ())
+            for what, function in functions.items()
+            for full in (False, True)
         }
 
     def compiled(self) -> int:
@@ -84,7 +87,7 @@ class Programs:
         Args:
           what: ``encode``, or the type of the pixels to decode to, ``float32`` or ``uint8``.
           x: checked pixels or bits, ``[batch, time, ...]``.
-          half: what is known of the frames before.
+          half: what is known of the frames before; not to be used again.
 
         Returns:
           Bits or pixels ``[batch, time, ...]``, and what the frames after these need.
@@ -94,7 +97,9 @@ class Programs:
         """
         count = x.shape[1]
         table = self.shape.frame_table(count, half.done)
-        out, past = self._functions[what](self._params, filled(x, self.shape), table, half.past)
+        full = half.past is not None and half.past[0].shape[2] == self.shape.window - 1
+        function = self._functions[what, full]
+        out, past = function(self._params, filled(x, self.shape), table, half.past)
         return np.asarray(out)[: len(x)], Half(half.done + count, past)
 
     def clip(self, what: str, x: np.ndarray) -> np.ndarray:
