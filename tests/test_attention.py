@@ -122,6 +122,26 @@ def test_splash_attention_against_numpy():
         np.testing.assert_allclose(ours, reference(query, key, value, RULES[rule]), atol=1e-5)
 
 
+def test_blocks_for_cudnn_against_numpy(monkeypatch):
+    """What goes to cuDNN and comes back; its kernel itself needs a GPU."""
+    plain = jax.nn.dot_product_attention
+
+    def instead(query, key, value, *, mask, implementation):
+        assert implementation == "cudnn"
+        return plain(query, key, value, mask=mask, implementation="xla")
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax.nn, "dot_product_attention", instead)
+    query, key, value = (jnp.asarray(x, jnp.bfloat16) for x in inputs())
+    rows = [np.asarray(x, np.float64) for x in (query, key, value)]
+    for rule in ("block", "token", "block, window", "full"):
+        for last in (1, 3):
+            ours = attend(query[:, -last:], key, value, RULES[rule])
+            assert ours.dtype == jnp.bfloat16
+            exact = reference(rows[0][:, -last:], *rows[1:], RULES[rule])
+            np.testing.assert_allclose(np.asarray(ours, np.float64), exact, atol=0.03)
+
+
 def test_gradients_do_not_depend_on_the_implementation():
     rows = tuple(jnp.asarray(x, jnp.float32) for x in inputs())
 

@@ -125,6 +125,10 @@ def attend(
         queries = slice((begin - first) * tokens, (end - first) * tokens)
         keys = slice(seen[0] * tokens, seen[1] * tokens)
         blocks.append(_Block(queries, keys, causality.mask((begin, end), seen, tokens)))
+    if chosen == "cudnn":
+        q, k, v = (rearrange(x, "b t n h d -> b (t n) h d") for x in (query, key, value))
+        parts = [_cudnn(q[:, b.queries], k[:, b.keys], v[:, b.keys], b.mask) for b in blocks]
+        return jnp.concatenate(parts, axis=1).reshape(query.shape)
     # Heads in front, once for all blocks: a CPU then multiplies contiguous matrices.
     rows = [rearrange(x, "b t n h d -> b h (t n) d") for x in (query, key, value)]
     parts = []
@@ -177,7 +181,7 @@ def _attend_blocks(
     chosen: str,
 ) -> jax.Array:
     """Attention of ``[..., token, channel]`` arrays, the blocks' results one after another."""
-    function = {"cudnn": _cudnn, "splash": _splash}.get(chosen, _softmax_attention)
+    function = _splash if chosen == "splash" else _softmax_attention
     parts = []
     for block in blocks:
         k, v = key[..., block.keys, :], value[..., block.keys, :]
@@ -210,10 +214,9 @@ def _softmax_attention(
 def _cudnn(
     query: jax.Array, key: jax.Array, value: jax.Array, mask: np.ndarray | None
 ) -> jax.Array:
-    q, k, v = (rearrange(x, "b h n d -> b n h d") for x in (query, key, value))
+    """As `_softmax_attention`, of ``[batch, token, head, channel]``."""
     seen = None if mask is None else jnp.asarray(mask)[None, None]
-    out = jax.nn.dot_product_attention(q, k, v, mask=seen, implementation="cudnn")
-    return rearrange(out, "b n h d -> b h n d")
+    return jax.nn.dot_product_attention(query, key, value, mask=seen, implementation="cudnn")
 
 
 def _splash(
