@@ -25,10 +25,10 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
 from bsq_jax.core.pixels import to_float, to_uint8
 from bsq_jax.export import is_export, save_export
-from bsq_jax.initial import load_initial
+from bsq_jax.initial import TOKENIZER_FOLDER, load_initial, read_saved_config
 from bsq_jax.models.attention import choose_implementation
 from bsq_jax.models.factory import make_tokenizer
-from bsq_jax.models.tokenizer import TokenizerModel
+from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
 from bsq_jax.streaming import MOST_FRAMES, Programs, Stream
 
 WEIGHTS = ("auto", "raw", "ema")
@@ -108,6 +108,10 @@ class Tokenizer:
             raise UserError(
                 f"{folder} is neither a workdir nor an export: there is no config.json in it"
             )
+        task = read_saved_config(folder).task
+        if task != "tokenizer":
+            inside = folder / TOKENIZER_FOLDER
+            raise UserError(f"{folder} holds a {task}; its tokenizer is in {inside}")
         for name in ("ema", "raw") if weights == "auto" else (weights,):
             initial = load_initial(folder, (name,))
             if name in initial.weights:
@@ -140,6 +144,16 @@ class Tokenizer:
             f"{shape.patch_size}x{shape.patch_size}, {self.num_params / 1e6:.1f}M parameters, "
             f"{self.origin}>"
         )
+
+    @property
+    def shape(self) -> TokenizerShape:
+        """The numbers that fix the model."""
+        return self._model.shape
+
+    @property
+    def params(self) -> Any:
+        """The parameters, a nested dict of float32 arrays on the host."""
+        return self._params
 
     @property
     def num_params(self) -> int:

@@ -64,7 +64,7 @@ def checked_bits(
 
     Args:
       bits: zeros and ones, integers or booleans; ``[batch, row, column, L]`` or
-        ``[batch, time, row, column, L]``.
+        ``[batch, time, row, column, L]``; models with ``min_bits`` take the first bits of tokens.
       shape: of the model.
       clips: whether the second is allowed.
 
@@ -76,7 +76,9 @@ def checked_bits(
     """
     array = np.asarray(bits)
     rows, columns = shape.grid
-    if array.ndim not in (4, 5)[: 1 + clips] or array.shape[-3:] != (rows, columns, shape.bits):
+    least = shape.min_bits or shape.bits
+    fits = array.ndim in (4, 5)[: 1 + clips] and array.shape[-3:-1] == (rows, columns)
+    if not fits or not least <= array.shape[-1] <= shape.bits:
         raise UserError(
             f"bits have shape {array.shape}: this model takes [batch, {rows}, {columns}, "
             f"{shape.bits}]"

@@ -43,6 +43,7 @@ def default_config() -> ConfigDict:
     """All keys with the published values of the 256x256, 36-bit image tokenizer."""
     config = ConfigDict()
     config.name = "tokenizer"  # shown in logs and tables
+    config.task = "tokenizer"  # tokenizer | prior: what is trained
     config.seed = 0  # of parameters, data order and augmentation
 
     config.model = model = ConfigDict()
@@ -62,6 +63,8 @@ def default_config() -> ConfigDict:
     model.causality = "block_causal"  # block_causal | token_causal | full: who sees whom
     model.window = 0  # frames that a token sees, its own included; 0: all that causality allows
 
+    model.min_bits = 0  # fewest bits of a token that it can be decoded from; 0: all are needed
+
     config.quantizer = quantizer = ConfigDict()
     quantizer.name = "bsq"
     quantizer.group_size = 1  # bits a group in the codebook entropy
@@ -69,6 +72,15 @@ def default_config() -> ConfigDict:
     quantizer.token_weight = 1.0  # gamma0
     quantizer.codebook_weight = 1.0  # gamma
     quantizer.commitment_weight = 0.0  # beta
+
+    config.prior = prior = ConfigDict()  # task prior; `model` is then that of its tokenizer
+    prior.tokenizer = ""  # workdir or export
+    prior.width = 192
+    prior.layers = 4
+    prior.heads = 6
+    prior.hidden = 96  # channels of the network that goes through the bits of a token
+    prior.window = 2  # frames that a token looks at, its own included
+    prior.order = "raster"  # raster | grids: three steps a frame
 
     config.loss = loss = ConfigDict()
     loss.l1 = 1.0  # weight of the mean absolute error, pixels in [-1, 1]
@@ -278,12 +290,17 @@ def from_json(saved: Mapping[str, Any], origin: str) -> ConfigDict:
 def model_identity(config: ConfigDict) -> dict[str, Any]:
     """The part of a config that a checkpoint's parameters depend on, as plain containers."""
     model = {k: v for k, v in to_json(config)["model"].items() if k not in COMPUTE_KEYS}
-    return {"model": model, "quantizer": {"name": config.quantizer.name}}
+    identity = {"task": config.task, "model": model, "quantizer": {"name": config.quantizer.name}}
+    if config.task == "prior":
+        prior = to_json(config)["prior"]
+        identity["prior"] = {key: prior[key] for key in prior if key != "tokenizer"}
+    return identity
 
 
 def run_identity(config: ConfigDict) -> dict[str, Any]:
     """The part of a config that a run's state depends on: both players' parameters."""
-    name = config.discriminator.name if config.loss.adversarial else "none"
+    adversarial = config.task == "tokenizer" and config.loss.adversarial
+    name = config.discriminator.name if adversarial else "none"
     sizes = {key: config.discriminator[key] for key in _DISCRIMINATOR_KEYS.get(name, ())}
     return {**model_identity(config), "discriminator": {"name": name, **sizes}}
 

@@ -18,6 +18,7 @@ POSITIVE = {
     *("data.stride", "data.eval_clips"),
     *("discriminator.channel_base", "discriminator.channel_max", "discriminator.stddev_group"),
     *("discriminator.width", "discriminator.layers", "discriminator.learning_rate"),
+    *("prior.width", "prior.layers", "prior.heads", "prior.hidden", "prior.window"),
     "loss.r1_every",
 }
 NOT_NEGATIVE = {
@@ -25,7 +26,7 @@ NOT_NEGATIVE = {
     *("loss.perceptual", "loss.adversarial", "loss.adversarial_start", "loss.r1", "loss.lecam"),
     *("optimizer.warmup_steps", "optimizer.weight_decay", "train.evaluate_every"),
     *("train.picture_every", "eval.neighbours", "eval.videos"),
-    *("model.window", "data.frames", "data.min_frames"),
+    *("model.window", "model.min_bits", "data.frames", "data.min_frames"),
 }
 
 
@@ -91,6 +92,21 @@ def check(config: ConfigDict) -> None:
         config.loss.l1 + config.loss.l2 > 0,
         "loss.l1 and loss.l2 are both 0: there is nothing to reconstruct with",
     )
+    require(
+        model.min_bits <= model.bits,
+        f"model.min_bits is {model.min_bits}, more than model.bits={model.bits}",
+    )
+    prior = config.prior
+    require(
+        prior.width % prior.heads == 0 and prior.width <= 1024,
+        f"prior.width {prior.width} must divide into prior.heads {prior.heads} and be 1024 at most",
+    )
+    require(
+        config.task != "prior" or bool(prior.tokenizer),
+        "task=prior needs a trained tokenizer: set prior.tokenizer to its workdir or export",
+    )
+    one_of("task", ("tokenizer", "prior"))
+    one_of("prior.order", ("raster", "grids"))
     one_of("model.dtype", ("float32", "bfloat16"))
     one_of("model.remat", ("none", "dots", "full"))
     kinds = ("auto", "dense", "by_head", "blocked", "by_frame", "cudnn", "splash")

@@ -13,7 +13,13 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from bsq_jax.config import LEARNING_RATE_PER_EXAMPLE, finalize, from_json, model_identity
+from bsq_jax.config import (
+    COMPUTE_KEYS,
+    LEARNING_RATE_PER_EXAMPLE,
+    finalize,
+    from_json,
+    model_identity,
+)
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
 from bsq_jax.core.settings import differing_keys
@@ -26,6 +32,7 @@ from bsq_jax.tasks.state import TrainState
 from bsq_jax.workdir import open_checkpoints, read_config, read_meta
 
 # Keys of `model` that weights can be adapted to, see `adapt`.
+TOKENIZER_FOLDER = "tokenizer"  # below the workdir or export of what is trained on its tokens
 ADAPTABLE = ("frames", "image_size", "causality", "window")
 
 
@@ -71,6 +78,33 @@ def read_initial_config(path: str | os.PathLike[str]) -> ConfigDict:
     return config
 
 
+def with_tokenizer(config: ConfigDict, workdir: str | os.PathLike[str]) -> ConfigDict:
+    """A prior's config with the model of its tokenizer, which it need not repeat.
+
+    Args:
+      config: of any task.
+      workdir: of the run; the tokenizer that lies in it counts more than ``prior.tokenizer``.
+
+    Raises:
+      UserError: there is no tokenizer, or it is damaged.
+    """
+    if config.task == "tokenizer":
+        return config
+    inside = local_path(workdir) / TOKENIZER_FOLDER
+    path = inside if is_export(inside) else config.prior.tokenizer
+    if not path:
+        return config  # finalize says so
+    saved = read_saved_config(path)
+    if saved.task != "tokenizer":
+        raise UserError(f"{path} (prior.tokenizer) holds a {saved.task}, not a tokenizer")
+    config = config.copy_and_resolve_references()
+    computed = {key: config.model[key] for key in COMPUTE_KEYS}
+    config.model.update(saved.model)
+    config.model.update(computed)
+    config.quantizer.update(saved.quantizer)
+    return config
+
+
 def load_initial(path: str | os.PathLike[str], names: Collection[str] = SETS) -> Initial:
     """Reads the weights of an export, or of the newest complete checkpoint of a workdir.
 
@@ -92,7 +126,7 @@ def load_initial(path: str | os.PathLike[str], names: Collection[str] = SETS) ->
         fields = {"raw": "params"}
         if config.optimizer.ema:
             fields["ema"] = "ema"
-        if config.loss.adversarial:
+        if config.task == "tokenizer" and config.loss.adversarial:
             fields["discriminator"] = "adversary"
         fields = {name: field for name, field in fields.items() if name in names}
         if not fields:

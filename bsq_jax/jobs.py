@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -23,15 +21,12 @@ from bsq_jax.core.monitor import Monitor
 from bsq_jax.core.sharding import batch_shards, make_mesh
 from bsq_jax.data.batches import Batches
 from bsq_jax.data.factory import make_data_config
-from bsq_jax.data.pipeline import batch_frames, open_source, train_batches
-from bsq_jax.data.settings import DataConfig
+from bsq_jax.data.pipeline import open_source, train_batches
 from bsq_jax.data.sources import SPLITS
 from bsq_jax.export import is_export
-from bsq_jax.initial import ADAPTABLE, adapt, check_same_model, load_initial, place, start_from
-from bsq_jax.judges import Judging
-from bsq_jax.models.tokenizer import TokenizerModel
+from bsq_jax.initial import check_same_model, load_initial, place
+from bsq_jax.recipes import Recipe, make_recipe
 from bsq_jax.tasks.state import TrainState
-from bsq_jax.tasks.tokenizer import TokenizerTask, make_tokenizer_task
 from bsq_jax.workdir import (
     check_resumable,
     open_checkpoints,
@@ -40,11 +35,6 @@ from bsq_jax.workdir import (
     write_config,
 )
 
-# Shown in progress lines; everything else is in metrics.jsonl and TensorBoard.
-_SHOWN = (
-    *("loss", "psnr", "perceptual", "logits_real", "logits_fake"),
-    *("token_entropy", "codebook_entropy", "bit_entropy"),
-)
 # Settings of the data that an evaluation's numbers depend on.
 _MEASURE_KEYS = (
     *("source", "val_source", "eval_filter", "eval_resize", "eval_crop"),
@@ -83,21 +73,17 @@ def train_job(config: ConfigDict, workdir: pathlib.Path) -> int:
     data = make_data_config(config)
     for split in SPLITS:
         open_source(data, split)  # mistakes in the data are told before anything is made
-    lengths = batch_frames(data)
-    if config.loss.adversarial and config.discriminator.name == "stylegan3d" and lengths == (1,):
-        raise UserError(
-            "discriminator stylegan3d judges clips, and the data are single frames: "
-            "set discriminator.name=stylegan, or loss.adversarial=0"
-        )
     with open_checkpoints(workdir, keep=config.train.keep) as checkpointer:
         meta = checkpointer.read_meta()
         if meta is not None:
             config = with_saved_init(config, meta, workdir)
-        task = make_tokenizer_task(config)
+        recipe = make_recipe(config, workdir, mesh)
+        recipe.check()
+        task = recipe.task
         history: list[dict[str, Any]] = []
         note = ""
         if meta is None:
-            state, note = _new_state(config, task, mesh)
+            state, note = recipe.new_state()
         else:
             check_resumable(config, meta, workdir)
             restored = checkpointer.restore_latest(task.abstract_state(mesh))
@@ -109,7 +95,6 @@ def train_job(config: ConfigDict, workdir: pathlib.Path) -> int:
             raise UserError(
                 f"{workdir} is at step {first} already: raise config.train.steps above {steps}"
             )
-        evaluator = _evaluator(config, task, data, mesh)
         suffix = ""
         if first < steps:
             write_config(workdir, config)
@@ -120,28 +105,17 @@ def train_job(config: ConfigDict, workdir: pathlib.Path) -> int:
             total_steps=steps,
             start_step=first,
             batch_size=batch_size,
-            unit="images" if lengths == (1,) else "clips",
-            show=_SHOWN,
+            unit=recipe.unit,
+            show=recipe.shown,
             history=history,
         ) as monitor:
-            monitor.info(_greeting(config, mesh, state, first))
-            monitor.info(_attention(task.model, lengths))
-            if note:
-                monitor.info(note)
+            for line in [*recipe.greeting(state, first), *filter(None, [note])]:
+                monitor.info(line)
 
             def evaluate_now(state: TrainState, pictures: bool) -> dict[str, Any]:
                 step = int(state.step)
-                report = evaluate.evaluate(
-                    evaluator,
-                    evaluate.weight_sets(state.params, state.ema),
-                    workdir,
-                    name=config.name,
-                    step=step,
-                    data=data,
-                    pictures_wanted=config.eval.pictures if pictures else 0,
-                    videos_wanted=config.eval.videos if pictures else 0,
-                    suffix=suffix,
-                )
+                weights = evaluate.weight_sets(state.params, state.ema)
+                report = recipe.evaluate(weights, step, pictures=pictures, suffix=suffix)
                 if suffix:
                     return report  # the run's metrics are of its own validation pictures
                 for label, result in report["results"].items():
@@ -188,7 +162,7 @@ def train_job(config: ConfigDict, workdir: pathlib.Path) -> int:
             if finished and report is None:
                 monitor.info("stopped by a signal: all is saved, run again to evaluate")
     if report is not None:
-        _print_report(report)
+        _print_report(recipe, report)
     return 0
 
 
@@ -202,61 +176,27 @@ def evaluate_job(config: ConfigDict, workdir: pathlib.Path) -> int:
       UserError: there are no weights, they are damaged, or belong to another model.
     """
     mesh = make_mesh(**config.mesh.to_dict())
-    data = make_data_config(config)
     if is_export(workdir):
         initial = load_initial(workdir, ("raw", "ema"))
         check_same_model(config, initial, workdir)
-        task = make_tokenizer_task(_alone(config))
-        wanted = task.abstract_state(mesh).params
+        recipe = make_recipe(_alone(config), workdir, mesh)
+        wanted = recipe.task.abstract_state(mesh).params
         weights = {name: place(tree, wanted) for name, tree in initial.weights.items()}
         step, saved = initial.step, to_json(initial.config)
     else:
-        task = make_tokenizer_task(config)
+        recipe = make_recipe(config, workdir, mesh)
         with open_checkpoints(workdir) as checkpointer:
             meta = read_meta(checkpointer, workdir)
             check_resumable(config, meta, workdir)
-            restored = checkpointer.restore_latest(task.abstract_state(mesh))
+            restored = checkpointer.restore_latest(recipe.task.abstract_state(mesh))
             assert restored is not None
             _, state, meta = restored
         weights = evaluate.weight_sets(state.params, state.ema)
         step, saved = int(state.step), meta["config"]
-    evaluator = _evaluator(config, task, data, mesh)
-    report = evaluate.evaluate(
-        evaluator,
-        weights,
-        workdir,
-        name=config.name,
-        step=step,
-        data=data,
-        pictures_wanted=config.eval.pictures,
-        videos_wanted=config.eval.videos,
-        suffix=_suffix(config, {"config": saved}),
-    )
-    _print_report(report)
+    suffix = _suffix(config, {"config": saved})
+    report = recipe.evaluate(weights, step, pictures=True, suffix=suffix)
+    _print_report(recipe, report)
     return 0
-
-
-def _evaluator(
-    config: ConfigDict, task: TokenizerTask, data: DataConfig, mesh: jax.sharding.Mesh
-) -> evaluate.Evaluator:
-    names = (field.name for field in dataclasses.fields(Judging))
-    judging = Judging(**{name: config.eval[name] for name in names})
-    return evaluate.Evaluator(task, data, mesh, batch_size=config.eval.batch_size, judging=judging)
-
-
-def _new_state(
-    config: ConfigDict, task: TokenizerTask, mesh: jax.sharding.Mesh
-) -> tuple[TrainState, str]:
-    """The state that a new run starts from, and where it comes from, if there is more to say."""
-    path = config.train.init
-    if not path:
-        return task.init_state(mesh), ""
-    initial = load_initial(path)
-    check_same_model(config, initial, path, flag="train.init", adaptable=ADAPTABLE)
-    weights, adapted = adapt(initial, config)
-    abstract = task.abstract_state(mesh)
-    state, origin = start_from(task.init_state(mesh), abstract, weights)
-    return state, f"from {path}: {'; '.join([origin, *adapted])}"
 
 
 def _alone(config: ConfigDict) -> ConfigDict:
@@ -264,34 +204,6 @@ def _alone(config: ConfigDict) -> ConfigDict:
     config = config.copy_and_resolve_references()
     config.loss.adversarial = 0.0
     return config
-
-
-def _greeting(config: ConfigDict, mesh: jax.sharding.Mesh, state: TrainState, first: int) -> str:
-    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    devices = f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
-    sizes = "x".join(str(size) for size in mesh.shape.values())
-    adversary = ""
-    if state.adversary is not None:
-        size = sum(leaf.size for leaf in jax.tree.leaves(state.adversary.params))
-        adversary = f" and a discriminator of {size / 1e6:.1f}M"
-    begin = f"resuming at step {first}" if first else "starting"
-    return (
-        f"{config.name}: {count / 1e6:.1f}M parameters{adversary}, "
-        f"{config.model.bits} bits a token, "
-        f"{config.model.dtype} on {devices}, mesh {sizes}; {begin}"
-    )
-
-
-def _attention(model: TokenizerModel, lengths: Sequence[int]) -> str:
-    """Which implementation of attention computes clips of which lengths, in a line."""
-    used: dict[str, list[str]] = {}
-    for frames in lengths:
-        # An image model sees the frames of a clip one by one.
-        name = model.attention_used(1 if model.shape.frames == 1 else frames)
-        used.setdefault(name, []).append(str(frames))
-    parts = [f"{name} for clips of {', '.join(clips)} frames" for name, clips in used.items()]
-    text = "; ".join(parts).replace("clips of 1 frames", "single frames")
-    return f"attention ({model.attention}): {text if len(used) > 1 else next(iter(used))}"
 
 
 def _suffix(config: ConfigDict, meta: dict[str, Any]) -> str:
@@ -306,11 +218,11 @@ def _suffix(config: ConfigDict, meta: dict[str, Any]) -> str:
     return "_" + hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]
 
 
-def _print_report(report: dict[str, Any]) -> None:
+def _print_report(recipe: Recipe, report: dict[str, Any]) -> None:
     if jax.process_index():
         return
     print()
-    print(evaluate.table(report))
+    print(recipe.table(report))
     print(f"report: {report['path']}")
     for kind in ("picture", "video"):
         for path in report[f"{kind}s"]:

@@ -83,7 +83,7 @@ def run(argv: Sequence[str]) -> int:
     from bsq_jax.core import distributed
     from bsq_jax.core.errors import UserError
     from bsq_jax.core.paths import local_path
-    from bsq_jax.initial import read_initial_config, read_saved_config
+    from bsq_jax.initial import read_initial_config, read_saved_config, with_tokenizer
 
     workdir = local_path(flags.workdir)
     if flags.config is not None:
@@ -96,7 +96,7 @@ def run(argv: Sequence[str]) -> int:
         raise UserError("give --config FILE.py: there is no saved config in the workdir")
     for key, text in overrides:
         set_value(config, key, text)
-    config = finalize(config)
+    config = finalize(with_tokenizer(config, workdir))
     distributed.initialize(flags.coordinator, flags.processes, flags.process)
     jobs.start()
     job = jobs.train_job if flags.mode == "train" else jobs.evaluate_job

@@ -17,19 +17,22 @@ FLOORS = (
     ("features",),
     ("quantizers",),
     ("models",),
+    ("coding",),
     ("losses", "metrics"),
     ("optim",),
     ("tasks",),
     ("judges", "showing", "tables"),
-    ("train", "evaluate"),
+    ("train", "evaluate", "evaluate_prior"),
     ("workdir", "export"),
     ("initial", "checkpoint_settings"),
+    ("recipes",),
     ("arrays", "streaming", "api", "convert", "jobs"),
-    ("main", "studies"),
+    ("compression",),
+    ("main", "studies", "codec"),
 )
 # Typed arguments everywhere else: only these may import the config.
 READERS = (
-    *("workdir", "export", "initial", "checkpoint_settings"),
+    *("workdir", "export", "initial", "checkpoint_settings", "compression"),
     *("api", "convert", "jobs", "main", "studies.variable_length"),
 )
 

@@ -11,7 +11,6 @@ import pytest
 from checkpoint_files import checkpoint, tiny_state
 from torch_writer import save_zip
 
-from bsq_jax import jobs
 from bsq_jax.config import finalize, load_config_file, set_value, to_json
 from bsq_jax.convert import convert
 from bsq_jax.core.errors import UserError
@@ -19,6 +18,7 @@ from bsq_jax.core.sharding import make_mesh
 from bsq_jax.core.trees import leaves
 from bsq_jax.export import save_export
 from bsq_jax.initial import Initial, adapt, load_initial, place
+from bsq_jax.recipes.tokenizer import TokenizerRecipe
 from bsq_jax.tasks.tokenizer import make_tokenizer_task
 from bsq_jax.workdir import open_checkpoints, write_config
 
@@ -115,7 +115,7 @@ def begin(path, mesh=None, **model):
     keys = ("width", "layers", "heads", "bits", "head_hidden", "positions", "image_size", "frames")
     config = config_of(path, **{key: saved[key] for key in keys} | model)
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
-    state, said = jobs._new_state(config, make_tokenizer_task(config), mesh)
+    state, said = TokenizerRecipe(config, pathlib.Path(), mesh).new_state()
     return state, config, said
 
 

@@ -152,6 +152,17 @@ def save_png(path: str | os.PathLike[str], picture: np.ndarray) -> None:
     Raises:
       UserError: it is no such picture.
     """
+    target = pathlib.Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    checksums.write_atomic(target, encode_png(picture))
+
+
+def encode_png(picture: np.ndarray) -> bytes:
+    """A picture, uint8 [height, width, channel 3], as the bytes of a PNG file.
+
+    Raises:
+      UserError: it is no such picture.
+    """
     picture = np.asarray(picture)
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
         raise UserError(
@@ -159,6 +170,4 @@ def save_png(path: str | os.PathLike[str], picture: np.ndarray) -> None:
         )
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="PNG")
-    target = pathlib.Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    checksums.write_atomic(target, buffer.getvalue())
+    return buffer.getvalue()

@@ -63,6 +63,12 @@ def make_mesh(
     )
 
 
+def describe_devices(mesh: Mesh) -> str:
+    """The devices of all hosts and the mesh, in words."""
+    sizes = "x".join(str(size) for size in mesh.shape.values())
+    return f"{jax.device_count()} {jax.devices()[0].platform} device(s), mesh {sizes}"
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding of an array that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())

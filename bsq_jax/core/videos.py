@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import fractions
 import io
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import av
@@ -82,15 +83,42 @@ def write_mp4(path: str | os.PathLike[str], frames: np.ndarray, fps: int = 8) ->
         )
     if frames.shape[1] % 2 or frames.shape[2] % 2:
         raise UserError(f"a video needs even sides, not {frames.shape[1]}x{frames.shape[2]}")
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        stream: Any = container.add_stream(_CODEC, rate=fps, options={"crf": "12"})
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"  # what players know
-        for frame in frames:
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode())
     target = pathlib.Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    checksums.write_atomic(target, buffer.getvalue())
+    checksums.write_atomic(target, encode_video([frames], fractions.Fraction(fps)))
+
+
+def encode_video(
+    groups: Iterable[np.ndarray], rate: fractions.Fraction, *, exact: bool = False
+) -> bytes:
+    """Frames as the bytes of a video file.
+
+    Args:
+      groups: uint8 ``[time, height, width, channel 3]``, one after the other; all of one size.
+      rate: frames a second.
+      exact: Matroska with FFV1, which keeps every pixel; else MP4 with H.264, which any browser
+        plays. Its colours are stored for squares of two by two pixels, so odd sides lose a line.
+    """
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="matroska" if exact else "mp4") as container:
+        stream: Any = None
+        for frames in groups:
+            if stream is None:
+                options = {} if exact else {"crf": "12"}
+                stream = container.add_stream(
+                    "ffv1" if exact else _CODEC, rate=rate, options=options
+                )
+                stream.height, stream.width = (
+                    side if exact else max(side - side % 2, 2) for side in frames.shape[1:3]
+                )
+                stream.pix_fmt = "bgr0" if exact else "yuv420p"  # the latter is what players know
+            if not exact:
+                least = [max(2 - side, 0) for side in frames.shape[1:3]]
+                frames = np.pad(
+                    frames, ((0, 0), (0, least[0]), (0, least[1]), (0, 0)), mode="edge"
+                )[:, : stream.height, : stream.width]
+            for frame in frames:
+                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+                container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    return buffer.getvalue()

@@ -11,6 +11,7 @@ same either way.
 """
 
 import bisect
+import fractions
 import functools
 import io
 import itertools
@@ -120,6 +121,18 @@ class Video:
     def __len__(self) -> int:
         """Number of frames."""
         return len(self.table.times)
+
+    @property
+    def rate(self) -> fractions.Fraction | None:
+        """Frames a second on average; None where the file does not tell."""
+        stream = self._container.streams.video[0]
+        found = stream.average_rate or stream.guessed_rate
+        return fractions.Fraction(found) if found else None
+
+    @property
+    def has_sound(self) -> bool:
+        """Whether there is sound in the file."""
+        return bool(self._container.streams.audio)
 
     def frames(self, numbers: Sequence[int]) -> Iterator[tuple[int, Callable[[], np.ndarray]]]:
         """Decodes from the key frame before the first wanted frame up to the last wanted one.

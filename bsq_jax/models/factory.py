@@ -12,6 +12,7 @@ from bsq_jax.models.discriminators import (
 from bsq_jax.models.discriminators.patchgan import map_side
 from bsq_jax.models.discriminators.stylegan import sizes
 from bsq_jax.models.positions import check_width
+from bsq_jax.models.prior import PriorModel, PriorShape
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
 from bsq_jax.quantizers import make_quantizer
 
@@ -42,11 +43,29 @@ def make_tokenizer(config: ConfigDict) -> TokenizerModel:
             positions=model.positions,
             causality=model.causality,
             window=model.window,
+            min_bits=model.min_bits,
         ),
         quantizer=make_quantizer(config.quantizer),
         dtype=jnp.dtype(model.dtype),
         remat=model.remat,
         attention=model.attention,
+    )
+
+
+def make_prior(config: ConfigDict) -> PriorModel:
+    """The prior that ``config.prior`` describes, over tiles of the tokens of ``config.model``."""
+    prior, shape = config.prior, make_tokenizer(config).shape
+    return PriorModel(
+        PriorShape(
+            *shape.grid,
+            bits=shape.bits,
+            width=prior.width,
+            layers=prior.layers,
+            heads=prior.heads,
+            hidden=prior.hidden,
+            window=prior.window,
+            order=prior.order,
+        )
     )
 
 

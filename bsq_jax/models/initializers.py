@@ -23,3 +23,8 @@ def bias(*names: str | None) -> nn.initializers.Initializer:
 def scale(*names: str | None) -> nn.initializers.Initializer:
     """Ones for the scale of a layer norm."""
     return nn.with_logical_partitioning(nn.initializers.ones_init(), names)
+
+
+def spread(deviation: float) -> nn.initializers.Initializer:
+    """Normal of another deviation, for a parameter that every device holds whole."""
+    return nn.initializers.normal(deviation)

@@ -51,6 +51,7 @@ class TokenizerShape:
       positions: kind of positions, see `bsq_jax.models.positions`.
       causality: kind of causality, see `bsq_jax.models.causality`.
       window: frames that a token sees, its own included; 0 for no limit.
+      min_bits: fewest bits of a token that it can be decoded from; 0: all are needed.
     """
 
     image_height: int = 256
@@ -66,6 +67,7 @@ class TokenizerShape:
     positions: str = "learned"
     causality: str = "block_causal"
     window: int = 0
+    min_bits: int = 0
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -276,8 +278,8 @@ class TokenizerModel(nn.Module):
         return self.decoder(self.from_latent(quantized), table)[0]
 
     def decode(self, bits: jax.Array) -> jax.Array:
-        """Pixels in [-1, 1] of tokens, 0/1 ``[batch, time, row, column, L]``."""
-        return jnp.clip(self.decode_quantized(to_corners(bits)), -1.0, 1.0)
+        """Pixels in [-1, 1] of tokens or their first bits, ``[batch, time, row, column, L]``."""
+        return jnp.clip(self.decode_quantized(to_corners(bits, self.shape.bits)), -1.0, 1.0)
 
     def encode_next(
         self, pixels: jax.Array, table: FrameTable, past: Past | None
@@ -300,6 +302,6 @@ class TokenizerModel(nn.Module):
         self, bits: jax.Array, table: FrameTable, past: Past | None
     ) -> tuple[jax.Array, Past | None]:
         """Pixels in [-1, 1] of the next frames of a stream; as `encode_next`."""
-        features = self.from_latent(to_corners(bits))
+        features = self.from_latent(to_corners(bits, self.shape.bits))
         pixels, present = self.decoder(features, table, past, streaming=True)
         return jnp.clip(pixels, -1.0, 1.0), present

@@ -92,7 +92,17 @@ def from_group_indices(indices: jax.Array, bits: int, group_size: int) -> jax.Ar
     return jnp.concatenate([flat[..., : bits - sizes[-1]], flat[..., last:]], axis=-1)
 
 
-def to_corners(bits: jax.Array, dtype: jnp.dtype = jnp.float32) -> jax.Array:
-    """The corner of the hypercube that a token stands for: ``(2 bits - 1) / sqrt(L)``."""
-    signs = 2 * bits.astype(dtype) - 1
-    return signs / np.sqrt(bits.shape[-1]).astype(dtype)
+def to_corners(bits: jax.Array, length: int | None = None) -> jax.Array:
+    """The corner of the hypercube that a token stands for: ``(2 bits - 1) / sqrt(L)``.
+
+    Args:
+      bits: 0/1, ``[..., L]``, or the first bits of tokens.
+      length: L; None: as many as are given.
+
+    Returns:
+      float32 ``[..., L]``, 0 where bits are missing.
+    """
+    given = bits.shape[-1]
+    length = given if length is None else length
+    corners = (2 * bits.astype(jnp.float32) - 1) / np.sqrt(length).astype(np.float32)
+    return jnp.pad(corners, ((0, 0),) * (bits.ndim - 1) + ((0, length - given),))

@@ -151,7 +151,11 @@ class TokenizerTask:
         return y.reshape(batch, time, *y.shape[2:]) if by_frame else y
 
     def reconstruct(
-        self, params: Any, pixels: jax.Array, weights: jax.Array | None = None
+        self,
+        params: Any,
+        pixels: jax.Array,
+        weights: jax.Array | None = None,
+        kept: jax.Array | None = None,
     ) -> TokenizerOutput:
         """The network's output for float pixels.
 
@@ -159,10 +163,26 @@ class TokenizerTask:
           params: the network's parameters.
           pixels: ``[batch, time, height, width, 3]``.
           weights: of the frames in the quantiser's losses, ``[batch, time]``; None: all alike.
+          kept: int32 ``[batch]``, bits of a token that the decoder gets; None: all.
         """
         quantized = self.model.quantizer(self._apply(params, pixels, "latents"), weights)
-        decoded = self._apply(params, quantized.quantized, "decode_quantized")
+        corners = quantized.quantized
+        if kept is not None:
+            there = jnp.arange(corners.shape[-1]) < with_axes(kept, corners.ndim)
+            corners = jnp.where(there, corners, 0.0)
+        decoded = self._apply(params, corners, "decode_quantized")
         return TokenizerOutput(decoded, quantized)
+
+    def kept_bits(self, examples: int, step: jax.Array) -> jax.Array | None:
+        """How many bits of its tokens the decoder gets of each example, int32 ``[examples]``.
+
+        Between ``min_bits`` and all, drawn for each example, so that the first bits learn to say
+        what matters most; None for models without ``min_bits``, whose decoder gets all.
+        """
+        least, most = self.model.shape.min_bits, self.model.shape.bits
+        if not least:
+            return None
+        return jax.random.randint(stream_key(self.seed, "bits", step), (examples,), least, most + 1)
 
     def pixel_loss(
         self,
@@ -225,8 +245,10 @@ class TokenizerTask:
             # Discriminators see the padding, so that it must not matter what it holds.
             pixels = hold_last(pixels, frames)
 
+        kept = self.kept_bits(len(pixels), step)
+
         def forward(params: Any) -> tuple[tuple[jax.Array, jax.Array], Any]:
-            output = self.reconstruct(params, pixels, weights)
+            output = self.reconstruct(params, pixels, weights, kept)
             fake = output.pixels
             if weights is not None:  # at the source, so that no loss has a gradient there
                 fake = jnp.where(with_axes(weights, 5) > 0, fake, pixels)

@@ -1,0 +1,198 @@
+"""How few bits the tokens of a validation split take with a prior: as entropy and as real bytes."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from bsq_jax.coding.entropy_coder import Encoder
+from bsq_jax.core import checksums
+from bsq_jax.core.clips import real_frames
+from bsq_jax.core.errors import UserError
+from bsq_jax.core.sharding import (
+    batch_shards,
+    gather_strings,
+    host_shard,
+    replicated,
+    to_global,
+)
+from bsq_jax.data.pipeline import eval_batches, eval_examples
+from bsq_jax.data.settings import DataConfig
+from bsq_jax.tasks.prior import PriorTask
+
+
+class PriorEvaluator:
+    """Measures parameters of a prior on a validation split, every example once."""
+
+    def __init__(self, task: PriorTask, data: DataConfig, mesh: Mesh, *, batch_size: int):
+        """Prepares an evaluation.
+
+        Args:
+          task: gives the evaluation step.
+          data: which split to read, and how.
+          mesh: the run's mesh.
+          batch_size: global; rounded up to what the mesh divides.
+
+        Raises:
+          UserError: the split cannot be read.
+        """
+        shards = batch_shards(mesh)
+        self._batch_size = -(-batch_size // shards) * shards
+        self._task, self._data, self._mesh = task, data, mesh
+        self._examples = eval_examples(data)
+        self._frozen = task.load_frozen(mesh)
+        self._step = jax.jit(task.evaluate_step, out_shardings=replicated(mesh))
+
+    def __call__(self, params: Any) -> dict[str, Any]:
+        """Measures one set of parameters.
+
+        Returns:
+          ``frames``, ``raw_bits``, ``entropy_bits`` (cross entropy) and ``coded_bytes`` (all
+          frames in one run of the arithmetic coder) of all real frames together; ``saved``, the
+          share of the raw bits that the coder saves; bits a pixel ``raw_bpp``, ``entropy_bpp`` and
+          ``coded_bpp``; ``per_frame``: the share saved by the index of the frame.
+        """
+        shard = host_shard(self._mesh, self._batch_size)
+        batches = eval_batches(
+            self._data,
+            global_batch=self._batch_size,
+            shard_index=shard.index,
+            shard_count=shard.count,
+            examples=self._examples,
+        )
+        shape = self._task.model.shape
+        coder = Encoder()
+        costs = np.zeros(self._examples.frames)
+        counts = np.zeros(self._examples.frames, np.int64)
+        for local in batches:
+            wanted = {name: local[name] for name in ("pixels", "frames", "mask")}
+            batch = to_global(wanted, self._mesh)
+            frames, mask = jax.device_get(
+                jax.jit(lambda x: x, out_shardings=replicated(self._mesh))(
+                    (batch["frames"], batch["mask"])
+                )
+            )
+            output = self._step(params, {"pixels": batch["pixels"]}, self._frozen)
+            found = jax.device_get(output)
+            real = real_frames(frames, self._examples.frames) & (mask > 0)[:, None]
+            costs += np.sum(np.where(real, found["cost"].astype(np.float64), 0), axis=0)
+            counts += np.sum(real, axis=0)
+            coder.write(found["bits"][real], found["logits"][real])
+        broken = gather_strings(batches.stats()["broken_ids"])
+        batches.close()
+        total = int(counts.sum())
+        if not total:
+            raise UserError("no example was counted: check that the split is not empty")
+        raw = total * shape.tokens * shape.bits
+        pixels = total * self._data.crop[0] * self._data.crop[1]
+        coded = len(coder.result())
+        per_frame = 1 - costs / np.maximum(counts * shape.tokens * shape.bits, 1)
+        return {
+            "frames": total,
+            "raw_bits": raw,
+            "entropy_bits": float(costs.sum()),
+            "coded_bytes": coded,
+            "saved": 1 - 8 * coded / raw,
+            "raw_bpp": raw / pixels,
+            "entropy_bpp": float(costs.sum()) / pixels,
+            "coded_bpp": 8 * coded / pixels,
+            "per_frame": per_frame[counts > 0].tolist(),
+            "unreadable": broken,
+        }
+
+
+def evaluate_prior(
+    evaluator: PriorEvaluator,
+    weights: Mapping[str, Any],
+    workdir: pathlib.Path,
+    *,
+    name: str,
+    step: int,
+    data: DataConfig,
+    suffix: str = "",
+) -> dict[str, Any]:
+    """Evaluates each set of weights; process 0 writes ``evaluation.json``.
+
+    Args:
+      evaluator: the evaluator.
+      weights: parameters by name, such as ``raw`` and ``ema``.
+      workdir: folder of the run.
+      name: the model's name, for the record.
+      step: training step of the weights, for the record.
+      data: how was measured, for the record.
+      suffix: put before the ending of the file's name.
+
+    Returns:
+      The report that was written.
+
+    Raises:
+      UserError: the folder cannot be written to.
+    """
+    path = workdir / f"evaluation{suffix}.json"
+    report = {
+        "name": name,
+        "step": step,
+        "results": {label: evaluator(params) for label, params in weights.items()},
+        "measured": {
+            "source": data.val_source or data.source,
+            "image_size": list(data.crop),
+            "resize": data.eval_resize,
+            "crop": data.eval_crop,
+            "frames": data.frames,
+            "stride": data.stride,
+        },
+        "path": str(path),
+        "pictures": [],
+        "videos": [],
+    }
+    if jax.process_index() == 0:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            checksums.write_atomic(path, (json.dumps(report, indent=2) + "\n").encode())
+        except OSError as error:
+            raise UserError(
+                f"cannot write the evaluation into {workdir} ({error.strerror})"
+            ) from error
+    return report
+
+
+def prior_table(report: Mapping[str, Any]) -> str:
+    """The report as text for a terminal."""
+    results = report["results"]
+    lines = [["bits a pixel", *results]]
+    for key, title in (
+        ("raw_bpp", "raw"),
+        ("entropy_bpp", "cross entropy"),
+        ("coded_bpp", "as bytes of the arithmetic coder"),
+    ):
+        lines.append([title, *(f"{result[key]:.4f}" for result in results.values())])
+    lines.append(["saved", *(f"{result['saved']:.1%}" for result in results.values())])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    rows = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    ]
+    rows.insert(1, "-" * len(rows[0]))
+    last = list(results.values())[-1]
+    measured = report["measured"]
+    side = "x".join(map(str, measured["image_size"]))
+    rows.append(
+        f"{report['name']}, step {report['step']}: {last['frames']:,d} frames of {side} "
+        f"({measured['crop']}) from {measured['source']} (val), short side to "
+        f"{measured['resize']} pixels"
+    )
+    if len(last["per_frame"]) > 1:
+        shares = " ".join(f"{share:.1%}" for share in last["per_frame"])
+        rows.append(f"saved by the index of the frame: {shares}")
+    if last["unreadable"]:
+        rows.append(f"not readable and left out: {', '.join(last['unreadable'])}")
+    return "\n".join(rows)

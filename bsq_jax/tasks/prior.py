@@ -1,0 +1,171 @@
+"""The task of training a prior on the tokens of a frozen tokenizer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from einops import rearrange
+from jax.sharding import Mesh
+
+from bsq_jax.core.clips import real_frames, weighted_mean
+from bsq_jax.core.pixels import to_float
+from bsq_jax.core.rng import stream_key
+from bsq_jax.core.sharding import replicate
+from bsq_jax.models.prior import PriorModel, cross_entropy
+from bsq_jax.models.tokenizer import TokenizerModel
+from bsq_jax.optim import update_ema
+from bsq_jax.tasks.accumulate import over_micro_batches
+from bsq_jax.tasks.state import Player, TrainState, abstract_state, initial_state
+
+Batch = Mapping[str, jax.Array]
+TOKENIZER = "tokenizer"  # its parameters among the frozen ones
+
+
+@dataclasses.dataclass(frozen=True)
+class PriorTask:
+    """``(state, batch, frozen) -> (state, metrics)`` for a prior.
+
+    A batch has ``pixels`` uint8 ``[batch, time, height, width, 3]``, of which the frozen tokenizer
+    makes tokens, or these: ``bits`` uint8 ``[batch, time, row, column, L]``. As for tokenizers
+    there may be ``frames`` int32 ``[batch]``, the number of real frames of each clip.
+
+    Attributes:
+      model: the network.
+      tokenizer: the network that makes the tokens.
+      tokenizer_params: its parameters, on the host.
+      optimizer: optax transformation of the gradients.
+      schedule: learning rate by step, for the log.
+      ema_decay: decay of the averaged parameters; 0 keeps none.
+      accumulate: micro-batches a step.
+      seed: the run's seed.
+    """
+
+    model: PriorModel
+    tokenizer: TokenizerModel
+    tokenizer_params: Any
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    ema_decay: float = 0.0
+    accumulate: int = 1
+    seed: int = 0
+
+    # --- state ---
+
+    @property
+    def _player(self) -> Player:
+        shape = self.model.shape
+
+        def init() -> Any:
+            signs = jnp.zeros((1, 1, shape.tokens, shape.bits))
+            return self.model.init(stream_key(self.seed, "init"), signs)["params"]
+
+        return init, self.optimizer
+
+    def abstract_state(self, mesh: Mesh) -> TrainState:
+        """Shapes and shardings of the state on `mesh`; allocates nothing."""
+        return abstract_state(self._player, mesh, ema=self.ema_decay > 0)
+
+    def init_state(self, mesh: Mesh) -> TrainState:
+        """The state at step 0."""
+        return initial_state(self._player, self.abstract_state(mesh))
+
+    def load_frozen(self, mesh: Mesh) -> dict[str, Any]:
+        """The tokenizer's parameters, on every device."""
+        return {TOKENIZER: replicate(self.tokenizer_params, mesh)}
+
+    # --- training ---
+
+    def tokens(self, batch: Batch, frozen: Mapping[str, Any]) -> jax.Array:
+        """Bits of a batch, uint8 ``[batch, time, token, L]``."""
+        if "bits" in batch:
+            bits = batch["bits"]
+        else:
+            pixels = to_float(batch["pixels"])
+            time = pixels.shape[1]
+            # A tokenizer codes clips of so many frames, an image model each frame by itself.
+            segment = min(self.tokenizer.shape.frames, time)
+            parts = []
+            for first in range(0, time, segment):
+                part = pixels[:, first : first + segment]
+                parts.append(self._encode(part, frozen))
+            bits = jnp.concatenate(parts, axis=1)
+        return rearrange(bits, "b t h w l -> b t (h w) l")
+
+    def _encode(self, pixels: jax.Array, frozen: Mapping[str, Any]) -> jax.Array:
+        quantized: Any = self.tokenizer.apply(
+            {"params": frozen[TOKENIZER]}, pixels, method="encode"
+        )
+        return quantized.bits
+
+    def _signs(self, bits: jax.Array, step: jax.Array | int) -> jax.Array:
+        """Signs of bits; of each clip only the first are kept if the tokenizer can do with fewer.
+
+        How many is drawn for each clip.
+        """
+        signs = 2.0 * bits.astype(jnp.float32) - 1
+        least, most = self.tokenizer.shape.min_bits, self.tokenizer.shape.bits
+        if not least:
+            return signs
+        key = stream_key(self.seed, "bits", step)
+        kept = jax.random.randint(key, (len(bits), 1, 1, 1), least, most + 1)
+        return jnp.where(jnp.arange(most) < kept, signs, 0.0)
+
+    def _cost(self, params: Any, signs: jax.Array) -> jax.Array:
+        """Bits that each sign costs, ``[batch, time, token, L]``."""
+        logits: Any = self.model.apply({"params": params}, signs)
+        return cross_entropy(logits, signs)
+
+    def train_step(
+        self, state: TrainState, batch: Batch, frozen: Mapping[str, Any]
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        """One optimiser step on one global batch."""
+        bits = self.tokens(batch, frozen)
+
+        def gradients_of(bits: jax.Array, frames: jax.Array | None) -> tuple[Any, Any]:
+            signs = self._signs(bits, state.step)
+            weights = None
+            if frames is not None:
+                weights = real_frames(frames, signs.shape[1]).astype(jnp.float32)
+
+            def loss(params: Any) -> jax.Array:
+                cost = jnp.sum(self._cost(params, signs), axis=(2, 3))
+                there = jnp.sum(jnp.abs(signs), axis=(2, 3))
+                return weighted_mean(cost, weights) / weighted_mean(there, weights)
+
+            value, gradients = jax.value_and_grad(loss)(state.params)
+            return gradients, {"loss": value}
+
+        gradients, watched = over_micro_batches(
+            gradients_of, bits, batch.get("frames"), self.accumulate
+        )
+        updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema is not None:
+            ema = update_ema(ema, params, state.step, self.ema_decay)
+        watched["saved"] = 1 - watched["loss"]
+        watched["gradient_norm"] = optax.tree.norm(gradients)
+        watched["learning_rate"] = self.schedule(state.step)
+        return TrainState(state.step + 1, params, ema, opt_state), watched
+
+    # --- evaluation ---
+
+    def evaluate_step(
+        self, params: Any, batch: Batch, frozen: Mapping[str, Any]
+    ) -> dict[str, jax.Array]:
+        """Logits and bits of a batch.
+
+        Returns:
+          ``bits`` uint8 and ``logits`` int16, ``[batch, time, token, L]``, and ``cost`` float32
+          ``[batch, time]``, the bits that each frame costs.
+        """
+        bits = self.tokens(batch, frozen)
+        signs = 2.0 * bits.astype(jnp.float32) - 1
+        logits: Any = self.model.apply({"params": params}, signs)
+        cost = jnp.sum(cross_entropy(logits, signs), axis=(2, 3))
+        return {"bits": bits, "logits": logits.astype(jnp.int16), "cost": cost}

@@ -1,0 +1,64 @@
+r"""A prior on the tokens of a tokenizer: it halves the files of the codec, or nearly.
+
+Command, after the quickstart::
+
+    python -m bsq_jax.main --config configs/prior.py --workdir runs/prior \
+        --config.prior.tokenizer=runs/quickstart
+
+for pictures of your own with ``--config.data.source=folder:/path/to/pictures``, and for videos::
+
+    python -m bsq_jax.main --config configs/prior.py:clips --workdir runs/prior \
+        --config.prior.tokenizer=runs/video --config.data.source=clips:/path/to/videos
+
+A tokenizer of images codes the frames of videos one by one; the prior finds what they share.
+``published`` has the size for the published tokenizers. Add ``--config.prior.order=grids`` for
+decoding in three steps a frame.
+"""
+
+from ml_collections import ConfigDict
+
+from bsq_jax.config import default_config, parse_argument
+
+VARIANTS = ("pictures", "clips", "published")
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """A prior for pictures, for clips, or of the published size."""
+    variant = parse_argument(argument, VARIANTS).variant
+    config = default_config()
+    config.name = f"prior, {variant}"
+    config.task = "prior"
+    if variant == "published":
+        config.prior.update(width=256, layers=12, heads=8, hidden=128, window=4)
+        config.data.frames = 16
+        config.optimizer.learning_rate = 2e-3
+        config.train.update(steps=100_000, batch_size=64)
+        return config
+    config.prior.update(width=128, layers=3, heads=4, hidden=64, window=1)
+    config.optimizer.update(
+        learning_rate=5e-3, warmup_steps=100, final=0.02, clip="global", ema=0.99
+    )
+    config.data.update(
+        resize=256,
+        scale=(1.0, 2.0),
+        filter="bilinear",
+        eval_resize=240,
+        eval_crop="tiles",
+        threads=1,
+        cache_mb=1024,
+    )
+    config.train.update(
+        steps=1000,
+        batch_size=32,
+        log_every=50,
+        checkpoint_every=500,
+        evaluate_every=0,
+        picture_every=0,
+    )
+    config.eval.batch_size = 32
+    if variant == "clips":
+        config.prior.window = 2
+        config.data.update(source="motion", frames=4, resize=0, scale=(1.0, 2.0), eval_clips=2)
+        config.train.batch_size = 8
+        config.eval.batch_size = 8
+    return config

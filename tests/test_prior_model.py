@@ -1,0 +1,262 @@
+"""The prior's network in whole numbers. Oracle: the same network in int64 numpy, token by token."""
+
+import hashlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bsq_jax.models.exact import divide, lowering, normalize, powers, shift, weights, whole
+from bsq_jax.models.prior import (
+    LARGEST_LOGIT,
+    ORDERS,
+    PriorModel,
+    PriorShape,
+    TokenBits,
+    begin_frame,
+    cross_entropy,
+    empty_cache,
+    end_frame,
+    steps_of,
+)
+
+pytestmark = pytest.mark.smoke
+
+
+def shape_of(order, **changes):
+    settings = {"width": 24, "layers": 2, "heads": 2, "hidden": 10, "window": 2, "order": order}
+    return PriorShape(2, 3, 5, **{**settings, **changes})
+
+
+def random_params(model, seed=0):
+    """Parameters far larger than fresh ones, so that every limit is reached somewhere."""
+    shape = model.shape
+    signs = jnp.zeros((1, 1, shape.tokens, shape.bits))
+    drawn = np.random.default_rng(seed)
+    params = model.init(jax.random.key(0), signs)["params"]
+    return jax.tree.map(lambda p: drawn.normal(0, 0.6, p.shape).astype(np.float32), params)
+
+
+def signs_of(shape, batch, time, seed=1):
+    drawn = np.random.default_rng(seed).integers(0, 2, (batch, time, shape.tokens, shape.bits))
+    return (2.0 * drawn - 1).astype(np.float32)
+
+
+class Reference:
+    """The network as a document would say it: Python's integers, one row after the other."""
+
+    def __init__(self, shape, params):
+        self.shape = shape
+        self.p = params
+
+    def whole(self, x, limit=127):
+        return np.round(np.clip(np.float64(x) * 64, -limit, limit)).astype(np.int64)
+
+    def matrix(self, x):
+        return self.whole(x, min(127, 2**24 // (127 * x.shape[0])))
+
+    def shift(self, x, fan_in, size, wanted):
+        bits = max(0, round(float(np.log2(size * 16 * np.sqrt(fan_in) / wanted))))
+        return (2 * x + 2**bits) >> (bits + 1)
+
+    def norm(self, x):
+        total = max(int(np.abs(x).sum()), len(x))
+        return np.clip((x * 32 * len(x) + total // 2) // total, -127, 127)
+
+    def rows(self, block, x):
+        width = self.shape.width
+        made = self.shift(self.norm(x) @ self.matrix(block["qkv"]), width, 40, 32)
+        return np.clip(made, -127, 127).reshape(3, self.shape.heads, -1)
+
+    def attend(self, block, query, pairs):
+        """`pairs`: (key, value, bias of each head) of what is seen, the null first."""
+        mixed = []
+        for head in range(self.shape.heads):
+            channels = self.shape.width // self.shape.heads
+            scores = [
+                int(self.shift(query[head] @ key[head], channels, 2, 23 / 32)) + int(bias[head])
+                for key, _, bias in pairs
+            ]
+            below = [min(max(scores) - score, 496) for score in scores]
+            shares = np.array([((32 - d % 16) << 2) >> (d // 16) for d in below], np.int64)
+            values = np.stack([value[head] for _, value, _ in pairs])
+            top, total = shares @ values, shares.sum()
+            mixed.append((2 * top + total) // (2 * total))
+        return np.concatenate(mixed)
+
+    def finish(self, block, x, mixed):
+        width = self.shape.width
+        x = x + self.shift(mixed @ self.matrix(block["out"]), width, 12, 96)
+        hidden = self.shift(self.norm(x) @ self.matrix(block["up"]), width, 40, 32)
+        hidden = np.clip(hidden + self.whole(block["up_bias"]), 0, 127)
+        x = x + self.shift(hidden @ self.matrix(block["down"]), 4 * width, 23, 96)
+        return np.clip(x, -(2**15 - 1), 2**15 - 1)
+
+    def logits(self, signs):
+        """``[time, token, bit]`` for one clip."""
+        shape, p = self.shape, self.p
+        signs = signs.astype(np.int64)
+        time, steps = len(signs), steps_of(shape.order, shape.rows, shape.columns)
+        before = np.concatenate([np.zeros_like(signs[:1]), signs[:-1]])
+        common = before @ self.whole(p["before"]) + self.whole(p["place"])
+        content = np.clip(4 * (common + signs @ self.whole(p["embed"])), -32767, 32767)
+        query = np.clip(4 * (common + self.whole(p["unknown"])), -32767, 32767)
+        for layer in range(shape.layers):
+            block = p[f"block_{layer}"]
+            made = [[self.rows(block, x) for x in frame] for frame in content]
+            null = self.whole(block["null"])
+            near = self.whole(block["near"])
+            fresh = [np.empty_like(content), np.empty_like(query)]
+            for kind, stream in enumerate((content, query)):
+                for t in range(time):
+                    for token in range(shape.tokens):
+                        pairs = [(null[0], null[1], np.zeros(shape.heads, int))]
+                        for past in range(max(0, t - shape.window + 1), t + 1):
+                            for other in range(shape.tokens):
+                                later = steps[other] > steps[token] - kind
+                                if past == t and later:
+                                    continue
+                                r, c = np.divmod([token, other], shape.columns)
+                                bias = near[
+                                    :, t - past, r[0] - r[1] + shape.rows - 1,
+                                    c[0] - c[1] + shape.columns - 1,
+                                ]  # fmt: skip
+                                pairs.append((*made[past][other][1:], bias))
+                        x = stream[t, token]
+                        mixed = self.attend(block, self.rows(block, x)[0], pairs)
+                        fresh[kind][t, token] = self.finish(block, x, mixed)
+            content, query = fresh
+        found = np.zeros(signs.shape, np.int64)
+        for t in range(time):
+            for token in range(shape.tokens):
+                sums = self.norm(query[t, token]) @ self.matrix(p["context"])
+                sums = self.shift(sums, shape.width, 40, 32) + self.whole(p["context_bias"])
+                for bit in range(shape.bits):
+                    made = np.clip(sums, 0, 127) @ self.whole(p["later"])[bit]
+                    made = self.shift(made, shape.hidden, 23, 64) + self.whole(p["logit_bias"])[bit]
+                    found[t, token, bit] = np.clip(made, -LARGEST_LOGIT, LARGEST_LOGIT)
+                    sums = sums + signs[t, token, bit] * self.whole(p["earlier"])[bit]
+        return found
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_against_integers(order):
+    model = PriorModel(shape_of(order))
+    params, signs = random_params(model), signs_of(model.shape, 2, 3)
+    ours = np.asarray(jax.jit(model.apply)({"params": params}, signs))
+    for clip, found in zip(signs, ours, strict=True):
+        np.testing.assert_array_equal(found, Reference(model.shape, params).logits(clip))
+    assert np.unique(ours).size > 20
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_every_way_gives_the_same(order):
+    """With and without jit, in any batch, frame by frame and step by step."""
+    shape = shape_of(order, window=3)
+    model = PriorModel(shape)
+    params, signs = random_params(model), signs_of(shape, 4, 4)
+
+    def apply(*arguments, method="__call__"):
+        return model.apply({"params": params}, *arguments, method=method)
+
+    whole_clip = np.asarray(jax.jit(apply)(signs))
+    np.testing.assert_array_equal(apply(signs[1:2]), whole_clip[1:2])
+    apply = jax.jit(apply, static_argnames="method")
+    cache, bits = empty_cache(shape, 4), TokenBits(shape, params)
+    cache_of_frames = empty_cache(shape, 4)
+    order_of_steps = shape.steps
+    for t in range(4):
+        logits, cache_of_frames = apply(signs[:, t : t + 1], cache_of_frames, method="frames")
+        np.testing.assert_array_equal(logits[:, 0], whole_clip[:, t])
+        begun, have = begin_frame(shape, 4), np.zeros(shape.tokens, bool)
+        taken = np.array([0])
+        for step in range(order_of_steps.max() + 1):
+            tokens = np.flatnonzero(order_of_steps == step)
+            contexts, begun = apply(
+                signs[:, t, taken], taken, tokens, have, begun, cache, method="advance"
+            )
+            sums = np.asarray(contexts).astype(np.int32)
+            for bit in range(shape.bits):
+                np.testing.assert_array_equal(bits.logits(sums, bit), whole_clip[:, t, tokens, bit])
+                sums = bits.after(sums, bit, signs[:, t, tokens, bit] > 0)
+            have[tokens] = True
+            taken = tokens
+        _, begun = apply(signs[:, t, taken], taken, taken, have, begun, cache, method="advance")
+        cache = end_frame(cache, begun, signs[:, t])
+
+
+def test_numbers_of_every_release():
+    """The logits of a fixed network, as all releases of JAX and all machines must give them."""
+    model = PriorModel(shape_of("raster"))
+    signs = signs_of(model.shape, 2, 3)
+    logits = np.asarray(model.apply({"params": random_params(model)}, signs)).astype("<i2")
+    assert hashlib.sha256(logits.tobytes()).hexdigest()[:16] == "56a1ca74d414d730"
+
+
+def test_no_bit_depends_on_itself_or_a_later_one():
+    shape = shape_of("raster")
+    model = PriorModel(shape)
+    params, signs = random_params(model), signs_of(shape, 1, 2)
+    run = jax.jit(lambda s: model.apply({"params": params}, s))
+    before = np.asarray(run(signs)).reshape(-1)
+    for place in range(before.size):
+        changed = signs.copy().reshape(-1)
+        changed[place] *= -1
+        after = np.asarray(run(changed.reshape(signs.shape))).reshape(-1)
+        np.testing.assert_array_equal(after[: place + 1], before[: place + 1])
+    assert (after == before).all()  # the last bit tells nobody anything
+    changed = signs.copy()
+    changed[0, 0, 0, 0] *= -1
+    assert (np.asarray(run(changed)).reshape(-1) != before).any()
+
+
+def test_orders():
+    steps = steps_of("grids", 8, 8)
+    assert [int((steps == step).sum()) for step in range(3)] == [16, 16, 32]
+    np.testing.assert_array_equal(steps_of("raster", 2, 2), [0, 1, 2, 3])
+    np.testing.assert_array_equal(steps_of("grids", 1, 1), [0])
+    np.testing.assert_array_equal(steps_of("grids", 2, 2).reshape(2, 2), [[0, 2], [2, 1]])
+    assert 64 / (steps.max() + 1) >= 20
+
+
+def test_division_is_that_of_integers():
+    drawn = np.random.default_rng(0)
+    top = drawn.integers(-(2**30), 2**30, 200_000)
+    bottom = drawn.integers(2**9, 2**24, 200_000)
+    exact = bottom * drawn.integers(-60, 60, 200_000)  # quotients where rounding decides
+    top = np.concatenate([top, exact, exact - 1])
+    bottom = np.concatenate([bottom, bottom, bottom])
+    found = divide(jnp.asarray(top, jnp.int32), jnp.asarray(bottom, jnp.int32))
+    np.testing.assert_array_equal(found, top // bottom)
+
+
+def test_gradients_are_those_of_the_smooth_functions():
+    x = jnp.linspace(-1.5, 1.5, 7)
+    np.testing.assert_allclose(jax.grad(lambda x: whole(x).sum())(x), 64.0)
+    np.testing.assert_allclose(jax.grad(lambda x: shift(64 * x, 3).sum())(x), 8.0)
+    scores = jnp.array([3.0, -20.0, 10.0, -70.0])
+    share = powers(scores)
+    np.testing.assert_array_equal(share, [((32 - 7) << 2) >> 0, ((32 - 14) << 2) >> 1, 128, 4])
+    np.testing.assert_allclose(share, 128 * 2 ** ((np.asarray(scores) - 10) / 16), rtol=0.07)
+    v = jnp.asarray(np.random.default_rng(0).normal(0, 200, 16).round(), jnp.float32)
+    found = jax.grad(lambda v: jnp.sum(normalize(v) * jnp.arange(16.0)))(v)
+    wanted = jax.grad(lambda v: jnp.sum(512 * v / jnp.sum(jnp.abs(v)) * jnp.arange(16.0)))(v)
+    inside = np.abs(np.asarray(normalize(v))) < 127
+    assert inside.all()
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_sums_stay_where_floats_are_exact():
+    for keys in (1, 64, 1024, 1033, 5000, 40_000):
+        assert keys * (128 >> lowering(keys)) * 127 <= 2**24
+    for inputs in (16, 1024, 4096):
+        largest = float(jnp.max(weights(jnp.full((inputs, 1), 9.0))))
+        assert inputs * 127 * largest <= 2**24
+
+
+def test_cost_is_that_of_the_logistic_distribution():
+    logits, signs = np.array([64.0, -128.0, 30.0]), np.array([1.0, 1.0, 0.0])
+    p = 1 / (1 + np.exp(-logits / 64))
+    np.testing.assert_allclose(cross_entropy(logits, signs)[:2], -np.log2(p[:2]), rtol=1e-5)
+    assert cross_entropy(logits, signs)[2] == 0
