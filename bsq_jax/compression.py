@@ -7,13 +7,12 @@ import fractions
 import functools
 import hashlib
 import io
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, Self
 
 import numpy as np
-from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
 
 from bsq_jax.api import Tokenizer
 from bsq_jax.coding.container import (
@@ -29,11 +28,11 @@ from bsq_jax.coding.container import (
 from bsq_jax.coding.entropy_coder import Decoder, Encoder
 from bsq_jax.coding.prior_coder import PriorCoder, check_prior
 from bsq_jax.coding.tiles import Tiles
-from bsq_jax.config import finalize, model_identity
+from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
 from bsq_jax.core.pixels import pixels_to_bytes
-from bsq_jax.export import save_export
+from bsq_jax.export import identity, save_export
 from bsq_jax.initial import TOKENIZER_FOLDER, load_initial, read_saved_config
 from bsq_jax.models.factory import make_prior
 
@@ -76,28 +75,26 @@ class Codec:
     def __init__(
         self,
         tokenizer: Tokenizer,
-        prior: tuple[Any, Any] | None = None,
+        prior: tuple[ConfigDict, Any] | None = None,
         *,
         name: str = "bsq",
-        prior_config: Any = None,
     ):
         """Puts a codec together.
 
         Args:
           tokenizer: the tokenizer.
-          prior: a `PriorModel` and its parameters.
+          prior: a prior's config and its parameters.
           name: what to call it.
-          prior_config: the config of the prior, kept in exports.
 
         Raises:
           UserError: the prior is for other tokens.
         """
         self.tokenizer, self.name = tokenizer, name
         self.has_prior = prior is not None
-        self._prior, self._prior_config = prior, prior_config
+        self._prior = prior
         self._shape = tokenizer.shape
         if prior is not None:
-            check_prior(prior[0], *self._shape.grid, self._shape.bits)
+            check_prior(make_prior(prior[0]), *self._shape.grid, self._shape.bits)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -115,8 +112,7 @@ class Codec:
         initial = load_initial(folder, ("raw", "ema"))
         weights = initial.weights.get("ema", initial.weights.get("raw"))
         tokenizer = Tokenizer.load(folder / TOKENIZER_FOLDER)
-        prior = make_prior(finalize(initial.config)), weights
-        return cls(tokenizer, prior, name=name, prior_config=initial.config)
+        return cls(tokenizer, (finalize(initial.config), weights), name=name)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes an export of all that coding needs; `load` reads it.
@@ -128,7 +124,7 @@ class Codec:
             self.tokenizer.save(path)
             return
         self.tokenizer.save(local_path(path) / TOKENIZER_FOLDER)
-        save_export(path, self._prior_config, {"ema": self._prior[1]}, origin={})
+        save_export(path, self._prior[0], {"ema": self._prior[1]}, origin={})
 
     # --- what it can do ---
 
@@ -146,18 +142,16 @@ class Codec:
 
     @functools.cached_property
     def _fingerprints(self) -> tuple[bytes, bytes]:
-        identity = json.dumps(model_identity(self.tokenizer.config), sort_keys=True).encode()
-        own = hashlib.sha256(identity + _digest(self.tokenizer.params)).digest()
+        own = identity(self.tokenizer.config, self.tokenizer.params)
         if self._prior is None:
             return own, b""
-        model, params = self._prior
-        shape = json.dumps(dataclasses.asdict(model.shape), sort_keys=True).encode()
-        return own, hashlib.sha256(shape + _digest(params)).digest()
+        return own, identity(*self._prior)
 
     @functools.cached_property
     def _coder(self) -> PriorCoder:
         assert self._prior is not None
-        return PriorCoder(*self._prior)
+        config, params = self._prior
+        return PriorCoder(make_prior(config), params)
 
     def _settings(
         self, mode: str | None, bits: int | None, overlap: int | None
@@ -430,13 +424,3 @@ def _checked(frames: np.ndarray) -> np.ndarray:
             "make them smaller or cut them"
         )
     return frames
-
-
-def _digest(tree: Any) -> bytes:
-    """SHA-256 of arrays by name."""
-    digest = hashlib.sha256()
-    for key, leaf in sorted(flatten_dict(tree).items()):
-        array = np.asarray(leaf, order="C")
-        digest.update(f"{'/'.join(key)} {array.dtype} {array.shape}".encode())
-        digest.update(array.tobytes())
-    return digest.digest()

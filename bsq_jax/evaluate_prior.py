@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -22,7 +22,7 @@ from bsq_jax.core.sharding import (
     replicated,
     to_global,
 )
-from bsq_jax.data.pipeline import eval_batches, eval_examples
+from bsq_jax.data.batches import Batches
 from bsq_jax.data.settings import DataConfig
 from bsq_jax.tasks.prior import PriorTask
 
@@ -30,22 +30,31 @@ from bsq_jax.tasks.prior import PriorTask
 class PriorEvaluator:
     """Measures parameters of a prior on a validation split, every example once."""
 
-    def __init__(self, task: PriorTask, data: DataConfig, mesh: Mesh, *, batch_size: int):
+    def __init__(
+        self,
+        task: PriorTask,
+        make_batches: Callable[..., Batches],
+        mesh: Mesh,
+        *,
+        batch_size: int,
+        frames: int,
+        pixels: tuple[int, int],
+    ):
         """Prepares an evaluation.
 
         Args:
           task: gives the evaluation step.
-          data: which split to read, and how.
+          make_batches: the validation batches of a host, for the keywords ``global_batch``,
+            ``shard_index`` and ``shard_count``.
           mesh: the run's mesh.
           batch_size: global; rounded up to what the mesh divides.
-
-        Raises:
-          UserError: the split cannot be read.
+          frames: of the clips in a batch.
+          pixels: (height, width) of a frame.
         """
         shards = batch_shards(mesh)
         self._batch_size = -(-batch_size // shards) * shards
-        self._task, self._data, self._mesh = task, data, mesh
-        self._examples = eval_examples(data)
+        self._task, self._make_batches, self._mesh = task, make_batches, mesh
+        self._frames, self._pixels = frames, pixels
         self._frozen = task.load_frozen(mesh)
         self._step = jax.jit(task.evaluate_step, out_shardings=replicated(mesh))
 
@@ -59,28 +68,24 @@ class PriorEvaluator:
           ``coded_bpp``; ``per_frame``: the share saved by the index of the frame.
         """
         shard = host_shard(self._mesh, self._batch_size)
-        batches = eval_batches(
-            self._data,
-            global_batch=self._batch_size,
-            shard_index=shard.index,
-            shard_count=shard.count,
-            examples=self._examples,
+        batches = self._make_batches(
+            global_batch=self._batch_size, shard_index=shard.index, shard_count=shard.count
         )
         shape = self._task.model.shape
         coder = Encoder()
-        costs = np.zeros(self._examples.frames)
-        counts = np.zeros(self._examples.frames, np.int64)
+        costs = np.zeros(self._frames)
+        counts = np.zeros(self._frames, np.int64)
         for local in batches:
-            wanted = {name: local[name] for name in ("pixels", "frames", "mask")}
-            batch = to_global(wanted, self._mesh)
+            batch = to_global({k: v for k, v in local.items() if k != "index"}, self._mesh)
             frames, mask = jax.device_get(
                 jax.jit(lambda x: x, out_shardings=replicated(self._mesh))(
                     (batch["frames"], batch["mask"])
                 )
             )
-            output = self._step(params, {"pixels": batch["pixels"]}, self._frozen)
+            shown = {name: batch[name] for name in ("pixels", "bits") if name in batch}
+            output = self._step(params, shown, self._frozen)
             found = jax.device_get(output)
-            real = real_frames(frames, self._examples.frames) & (mask > 0)[:, None]
+            real = real_frames(frames, self._frames) & (mask > 0)[:, None]
             costs += np.sum(np.where(real, found["cost"].astype(np.float64), 0), axis=0)
             counts += np.sum(real, axis=0)
             coder.write(found["bits"][real], found["logits"][real])
@@ -90,7 +95,7 @@ class PriorEvaluator:
         if not total:
             raise UserError("no example was counted: check that the split is not empty")
         raw = total * shape.tokens * shape.bits
-        pixels = total * self._data.crop[0] * self._data.crop[1]
+        pixels = total * self._pixels[0] * self._pixels[1]
         coded = len(coder.result())
         per_frame = 1 - costs / np.maximum(counts * shape.tokens * shape.bits, 1)
         return {

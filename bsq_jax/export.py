@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from bsq_jax.config import from_json, to_json
+from bsq_jax.config import from_json, model_identity, to_json
 from bsq_jax.core import checksums
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
@@ -121,6 +121,17 @@ def load_export(
     }
     config = from_json(described["config"], str(folder / CONFIG_FILE))
     return config, weights, described["origin"]
+
+
+def identity(config: ConfigDict, params: Any) -> bytes:
+    """Thirty-two bytes that tell a model with these parameters from all others."""
+    text = json.dumps(model_identity(config), sort_keys=True)
+    digest = hashlib.sha256(text.encode())
+    for key, leaf in sorted(flatten_dict(params).items()):
+        array = np.asarray(leaf, order="C")
+        digest.update(f"{'/'.join(key)} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.digest()
 
 
 def _describe(folder: pathlib.Path) -> dict[str, Any]:

@@ -19,10 +19,7 @@ from bsq_jax.config import from_json, to_json
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.monitor import Monitor
 from bsq_jax.core.sharding import batch_shards, make_mesh
-from bsq_jax.data.batches import Batches
 from bsq_jax.data.factory import make_data_config
-from bsq_jax.data.pipeline import open_source, train_batches
-from bsq_jax.data.sources import SPLITS
 from bsq_jax.export import is_export
 from bsq_jax.initial import check_same_model, load_initial, place
 from bsq_jax.recipes import Recipe, make_recipe
@@ -70,9 +67,6 @@ def train_job(config: ConfigDict, workdir: pathlib.Path) -> int:
             f"train.batch_size {batch_size} does not divide into {config.train.accumulate} "
             f"micro-batches (train.accumulate) over {batch_shards(mesh)} devices (data x fsdp)"
         )
-    data = make_data_config(config)
-    for split in SPLITS:
-        open_source(data, split)  # mistakes in the data are told before anything is made
     with open_checkpoints(workdir, keep=config.train.keep) as checkpointer:
         meta = checkpointer.read_meta()
         if meta is not None:
@@ -125,22 +119,13 @@ def train_job(config: ConfigDict, workdir: pathlib.Path) -> int:
                     monitor.image(step, pathlib.Path(path).stem, np.asarray(Image.open(path)))
                 return report
 
-            def batches(start: int, index: int, count: int) -> Batches:
-                return train_batches(
-                    data,
-                    global_batch=batch_size,
-                    shard_index=index,
-                    shard_count=count,
-                    start_step=start,
-                )
-
             report, finished = None, True
             with train.StopSignal() as stop:
                 if first < steps:
                     state, finished = train.train(
                         task,
                         mesh,
-                        batches,
+                        recipe.batches,
                         state=state,
                         steps=steps,
                         batch_size=batch_size,

@@ -20,6 +20,8 @@ from bsq_jax.core.sharding import batch_sharding, host_shard, replicated, to_glo
 from bsq_jax.data.batches import Batches
 from bsq_jax.tasks.state import TrainState
 
+_CONTENTS = ("pixels", "bits")  # one of them is in a batch, ``[batch, time, ...]``
+
 
 class _Stopped(BaseException):
     """SIGTERM came when there was nothing left to save; passes through ``except Exception``."""
@@ -146,12 +148,13 @@ def train(
             began = time.monotonic()
             local = next(batches)
             monitor.data_wait(time.monotonic() - began)
-            frames = local["pixels"].shape[1]
+            data = {name: rows for name, rows in local.items() if name in _CONTENTS}
+            frames = next(iter(data.values())).shape[1]
             if frames not in compiled and (compiled or frames > 1):  # the wait has a reason
                 what = f"clips of {frames} frames" if frames > 1 else "single frames"
                 monitor.info(f"step {step}: compiling for {what}")
             compiled.add(frames)
-            batch = to_global({name: local[name] for name in ("pixels", "frames")}, mesh)
+            batch = to_global({**data, "frames": local["frames"]}, mesh)
             state, values = step_fn(state, batch, frozen)
             monitor.progress(step)
             last = step == steps

@@ -24,3 +24,14 @@ def get_config(argument=""):
         config.model.frames = 4
         config.data.update(source="motion", min_frames=3, image_share=0.25)
     return config
+
+
+def get_prior(tokenizer, **changes):
+    """A prior on the tokens of `tokenizer`, a workdir or export of the model above."""
+    config = get_config()
+    config.name, config.task = "tiny prior", "prior"
+    config.prior.update(
+        tokenizer=str(tokenizer), width=16, layers=1, heads=2, hidden=8, window=2, **changes
+    )
+    config.optimizer.learning_rate = 5e-3
+    return config

@@ -79,10 +79,10 @@ def _folder(kind: _Kind, place: str, split: str, divide: bool) -> Source:
     val_folder = next((name for name in _VAL_FOLDERS if (root / name).is_dir()), None)
     if val_folder and (root / "train").is_dir():
         folder = "train" if split == "train" else val_folder
-        chosen = [f"{folder}/{path}" for path in _files_below(root / folder, kind.extensions)]
+        chosen = [f"{folder}/{path}" for path in files_below(root / folder, kind.extensions)]
         where = f"{place}/{folder}"
     else:
-        chosen = _files_below(root, kind.extensions)
+        chosen = files_below(root, kind.extensions)
         where = place
         if divide and chosen:
             chosen = _hash_split(kind, chosen, split, place)
@@ -90,7 +90,7 @@ def _folder(kind: _Kind, place: str, split: str, divide: bool) -> Source:
         other = _VIDEOS if kind is _PICTURES else _PICTURES
         hint = (
             f"it holds {other.plural}, write {other.scheme}:{place}"
-            if _files_below(root, other.extensions)
+            if files_below(root, other.extensions)
             else f"check the path (known file names: *{', *'.join(sorted(kind.extensions))})"
         )
         raise UserError(f"{kind.scheme}:{where} holds no {kind.plural}: {hint}")
@@ -98,8 +98,13 @@ def _folder(kind: _Kind, place: str, split: str, divide: bool) -> Source:
     return FileSource(f"{kind.scheme}:{where}", files, videos=kind is _VIDEOS)
 
 
-def _files_below(root: pathlib.Path, extensions: frozenset[str]) -> list[str]:
-    """Paths of files relative to ``root``, sorted; hidden ones are left out."""
+def files_below(root: pathlib.Path, extensions: frozenset[str]) -> list[str]:
+    """Paths of files relative to ``root``, sorted; hidden ones are left out.
+
+    Args:
+      root: A folder; links are followed.
+      extensions: The endings of names that count, such as ``.png``.
+    """
     found, entered = [], set()
     for folder, subfolders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)

@@ -23,15 +23,16 @@ from typing import Any, NamedTuple, Self
 import av
 import numpy as np
 from av.video.frame import PictureType
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
+from bsq_jax.data.raw_video import RAW_EXTENSION, RawLayout, raw_layout
 from bsq_jax.data.records import BrokenRecord
 
 VIDEO_EXTENSIONS = frozenset(
     f".{name}"
     for name in (
         *("3gp", "avi", "flv", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "mts"),
-        *("ogv", "ts", "webm", "wmv", "y4m"),
+        *("ogv", "ts", "webm", "wmv", "y4m", "yuv"),
     )
 )
 
@@ -82,7 +83,7 @@ class Video:
         """Opens a file and lists its frames.
 
         Args:
-          file: The encoded file, or its path.
+          file: The encoded file, or its path; of raw video the path, whose name has its size.
           table: What another ``Video`` of this file found; None lists the frames anew.
           exact: Whether colours are rounded to the nearest; else they are cut off, which is ten
             times as fast and makes frames darker by 1 to 1.5 of 255.
@@ -96,6 +97,9 @@ class Video:
         self._converter = VideoReformatter()
         self._interpolation = _EXACT if exact else Interpolation.BILINEAR
         self._kept: Any = None  # a packet that was read to see where a seek led
+        self._raw: RawLayout | None = None
+        if isinstance(file, pathlib.Path) and file.suffix.lower() == RAW_EXTENSION:
+            self._raw = raw_layout(file)
         self._container = self._open()
         try:
             self.table = self._list() if table is None else table
@@ -125,6 +129,8 @@ class Video:
     @property
     def rate(self) -> fractions.Fraction | None:
         """Frames a second on average; None where the file does not tell."""
+        if self._raw is not None:
+            return self._raw.rate
         stream = self._container.streams.video[0]
         found = stream.average_rate or stream.guessed_rate
         return fractions.Fraction(found) if found else None
@@ -204,8 +210,12 @@ class Video:
 
     def _open(self) -> Any:
         file = io.BytesIO(self._file) if isinstance(self._file, bytes) else str(self._file)
+        raw, kind, options = self._raw, None, _OPTIONS
+        if raw is not None:
+            kind, size = "rawvideo", f"{raw.width}x{raw.height}"
+            options = {**options, "format_whitelist": kind, "video_size": size}
         try:
-            container = av.open(file, options=_OPTIONS, metadata_errors="ignore")
+            container = av.open(file, format=kind, options=options, metadata_errors="ignore")
         except av.ArgumentError as error:
             raise BrokenRecord("not a container of videos that is read here") from error
         except av.FFmpegError as error:
@@ -215,11 +225,17 @@ class Video:
             raise BrokenRecord("there is no video in the file")
         self._moved = False  # whether the next packet is no longer the first
         # A second thread would decode ahead; the pipeline has threads of its own.
-        container.streams.video[0].codec_context.thread_count = 1
+        context: Any = container.streams.video[0].codec_context
+        context.thread_count = 1
+        if raw is not None:
+            context.colorspace = Colorspace.ITU709 if raw.high_definition else Colorspace.ITU601
         return container
 
     def _list(self) -> FrameTable:
-        """Reads all packets of the video, decoding none."""
+        """Reads all packets of the video, decoding none; of raw video nothing at all."""
+        if self._raw is not None:
+            numbers = np.arange(self._raw.frames, dtype=np.int64)
+            return FrameTable(numbers, numbers, numbers, counted=False)
         stream = self._container.streams.video[0]
         promised = len(stream.index_entries)
         found, ordered, timed = 0, True, True

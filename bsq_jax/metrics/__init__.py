@@ -6,6 +6,7 @@ from bsq_jax.metrics.accumulators import (
     CodeUsageResult,
     MeanAccumulator,
 )
+from bsq_jax.metrics.bd_rate import bd_rate
 from bsq_jax.metrics.feature_set import FeatureSet
 from bsq_jax.metrics.frechet import Moments, frechet_distance
 from bsq_jax.metrics.inception_score import InceptionScore
@@ -34,6 +35,7 @@ __all__ = [
     "InceptionScore",
     "MeanAccumulator",
     "Moments",
+    "bd_rate",
     "frechet_distance",
     "measure",
     "ms_ssim",

@@ -214,7 +214,9 @@ class PriorModel(nn.Module):
         self.context = self.param("context", fresh, (shape.width, shape.hidden))
         self.context_bias = self.param("context_bias", fresh, (shape.hidden,))
         self.earlier = self.param("earlier", spread(0.1), (shape.bits, shape.hidden))
-        self.later = self.param("later", fresh, (shape.bits, shape.hidden))
+        self.later = self.param(
+            "later", spread(0.05), (shape.bits, shape.hidden)
+        )  # unsure at first
         self.logit_bias = self.param("logit_bias", nn.initializers.zeros, (shape.bits,))
 
     # --- rows ---

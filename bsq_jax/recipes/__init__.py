@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import jax
 from ml_collections import ConfigDict
 
+from bsq_jax.data.batches import Batches
 from bsq_jax.recipes.prior import PriorRecipe
 from bsq_jax.recipes.tokenizer import TokenizerRecipe
 from bsq_jax.tasks.state import TrainState
@@ -45,6 +46,14 @@ class Recipe(Protocol):
 
         Raises:
           UserError: the data do not suit the model or cannot be read, or weights of a network.
+        """
+        ...
+
+    def batches(self, start: int, index: int, count: int) -> Batches:
+        """Training batches from step `start` on, of host `index` of `count`.
+
+        Raises:
+          UserError: the data cannot be read.
         """
         ...
 

@@ -10,11 +10,21 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import describe_devices, gather_strings
+from bsq_jax.data.batches import Batches
 from bsq_jax.data.factory import make_data_config
-from bsq_jax.data.pipeline import batch_frames
+from bsq_jax.data.pipeline import (
+    batch_frames,
+    eval_batches,
+    eval_examples,
+    open_source,
+    train_batches,
+)
+from bsq_jax.data.records import SPLITS
+from bsq_jax.data.tokens import SCHEME, TokenSet, read_description, token_batches
 from bsq_jax.evaluate_prior import PriorEvaluator, evaluate_prior, prior_table
-from bsq_jax.export import is_export, save_export
+from bsq_jax.export import identity, is_export, save_export
 from bsq_jax.initial import (
     TOKENIZER_FOLDER,
     Initial,
@@ -58,6 +68,7 @@ class PriorRecipe:
             accumulate=config.train.accumulate,
             seed=config.seed,
         )
+        self._tokens = self._open_tokens()
 
     def _load_tokenizer(self) -> tuple[str, Initial]:
         """The tokenizer in the workdir, where that is what the prior was trained with."""
@@ -69,18 +80,39 @@ class PriorRecipe:
         check_same_model(_tokenizer_of(self._config), initial, path, flag="prior.tokenizer")
         return ("ema" if "ema" in initial.weights else "raw"), initial
 
+    def _open_tokens(self) -> TokenSet | None:
+        """The token set that ``data.source`` names, if it names one."""
+        if not self._data.source.startswith(SCHEME):
+            return None
+        tokens = read_description(self._data.source.removeprefix(SCHEME))
+        mine = identity(_tokenizer_of(self._config), self.task.tokenizer_params)
+        if tokens.model != mine.hex():
+            raise UserError(
+                f"{tokens.folder} holds tokens of another tokenizer ({tokens.model[:16]}) than "
+                f"prior.tokenizer ({mine.hex()[:16]}): tokenize with that one"
+            )
+        return tokens
+
     @property
     def unit(self) -> str:
         """See `bsq_jax.recipes.Recipe`."""
-        return "images" if self._lengths == (1,) else "clips"
-
-    @functools.cached_property
-    def _lengths(self) -> tuple[int, ...]:
-        return batch_frames(self._data)
+        frames = self._tokens.frames if self._tokens else max(batch_frames(self._data))
+        return "images" if frames == 1 else "clips"
 
     def check(self) -> None:
         """See `bsq_jax.recipes.Recipe`."""
-        _ = self._lengths, self._evaluator
+        if not self._tokens:
+            for split in SPLITS:
+                open_source(self._data, split)
+        _ = self._evaluator
+
+    def batches(self, start: int, index: int, count: int) -> Batches:
+        """See `bsq_jax.recipes.Recipe`."""
+        shard = {"shard_index": index, "shard_count": count, "start_step": start}
+        size = self._config.train.batch_size
+        if self._tokens:
+            return token_batches(self._tokens, "train", self._data, global_batch=size, **shard)
+        return train_batches(self._data, global_batch=size, **shard)
 
     def new_state(self) -> tuple[TrainState, str]:
         """See `bsq_jax.recipes.Recipe`; also puts the tokenizer into the workdir."""
@@ -112,8 +144,17 @@ class PriorRecipe:
 
     @functools.cached_property
     def _evaluator(self) -> PriorEvaluator:
-        size = self._config.eval.batch_size
-        return PriorEvaluator(self.task, self._data, self._mesh, batch_size=size)
+        tokens, data, size = self._tokens, self._data, self._config.eval.batch_size
+        if tokens:
+            frames = tokens.frames
+            make = functools.partial(token_batches, tokens, "val", data)
+        else:
+            examples = eval_examples(data)
+            frames = examples.frames
+            make = functools.partial(eval_batches, data, examples=examples)
+        return PriorEvaluator(
+            self.task, make, self._mesh, batch_size=size, frames=frames, pixels=data.crop
+        )
 
     def evaluate(
         self, weights: Mapping[str, Any], step: int, *, pictures: bool, suffix: str = ""

@@ -14,8 +14,10 @@ from ml_collections import ConfigDict
 from bsq_jax import evaluate, tables
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import describe_devices
+from bsq_jax.data.batches import Batches
 from bsq_jax.data.factory import make_data_config
-from bsq_jax.data.pipeline import batch_frames
+from bsq_jax.data.pipeline import batch_frames, open_source, train_batches
+from bsq_jax.data.records import SPLITS
 from bsq_jax.initial import ADAPTABLE, adapt, check_same_model, load_initial, start_from
 from bsq_jax.judges import Judging
 from bsq_jax.models.tokenizer import TokenizerModel
@@ -64,6 +66,16 @@ class TokenizerRecipe:
         state, origin = start_from(self.task.init_state(self._mesh), abstract, weights)
         return state, f"from {path}: {'; '.join([origin, *adapted])}"
 
+    def batches(self, start: int, index: int, count: int) -> Batches:
+        """See `bsq_jax.recipes.Recipe`."""
+        return train_batches(
+            self._data,
+            global_batch=self._config.train.batch_size,
+            shard_index=index,
+            shard_count=count,
+            start_step=start,
+        )
+
     def greeting(self, state: TrainState, first: int) -> list[str]:
         """See `bsq_jax.recipes.Recipe`."""
         config = self._config
@@ -92,6 +104,8 @@ class TokenizerRecipe:
     def check(self) -> None:
         """See `bsq_jax.recipes.Recipe`."""
         config = self._config
+        for split in SPLITS:
+            open_source(self._data, split)
         judges_clips = config.loss.adversarial and config.discriminator.name == "stylegan3d"
         if judges_clips and self._lengths == (1,):
             raise UserError(

@@ -21,6 +21,7 @@ from bsq_jax.models.tokenizer import TokenizerModel
 from bsq_jax.optim import update_ema
 from bsq_jax.tasks.accumulate import over_micro_batches
 from bsq_jax.tasks.state import Player, TrainState, abstract_state, initial_state
+from bsq_jax.tasks.tokenizer import draw_kept, keep_bits
 
 Batch = Mapping[str, jax.Array]
 TOKENIZER = "tokenizer"  # its parameters among the frozen ones
@@ -102,18 +103,14 @@ class PriorTask:
         )
         return quantized.bits
 
-    def _signs(self, bits: jax.Array, step: jax.Array | int) -> jax.Array:
-        """Signs of bits; of each clip only the first are kept if the tokenizer can do with fewer.
-
-        How many is drawn for each clip.
-        """
+    def _signs(self, bits: jax.Array, step: jax.Array) -> jax.Array:
+        """Signs of bits; of each clip as many are kept as its tokenizer might have been left."""
         signs = 2.0 * bits.astype(jnp.float32) - 1
-        least, most = self.tokenizer.shape.min_bits, self.tokenizer.shape.bits
-        if not least:
+        shape = self.tokenizer.shape
+        if not shape.min_bits:
             return signs
-        key = stream_key(self.seed, "bits", step)
-        kept = jax.random.randint(key, (len(bits), 1, 1, 1), least, most + 1)
-        return jnp.where(jnp.arange(most) < kept, signs, 0.0)
+        kept = draw_kept(stream_key(self.seed, "bits", step), len(bits), shape)
+        return keep_bits(signs, kept)
 
     def _cost(self, params: Any, signs: jax.Array) -> jax.Array:
         """Bits that each sign costs, ``[batch, time, token, L]``."""

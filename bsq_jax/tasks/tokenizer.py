@@ -24,7 +24,7 @@ from bsq_jax.core.rng import stream_key
 from bsq_jax.core.sharding import replicate
 from bsq_jax.features.lpips import load_lpips, lpips_layers
 from bsq_jax.models.factory import make_discriminator, make_tokenizer
-from bsq_jax.models.tokenizer import TokenizerModel, TokenizerOutput
+from bsq_jax.models.tokenizer import TokenizerModel, TokenizerOutput, TokenizerShape
 from bsq_jax.optim import make_discriminator_optimizer, make_optimizer, make_schedule, update_ema
 from bsq_jax.quantizers.health import bit_health
 from bsq_jax.tasks.accumulate import over_micro_batches
@@ -168,21 +168,20 @@ class TokenizerTask:
         quantized = self.model.quantizer(self._apply(params, pixels, "latents"), weights)
         corners = quantized.quantized
         if kept is not None:
-            there = jnp.arange(corners.shape[-1]) < with_axes(kept, corners.ndim)
-            corners = jnp.where(there, corners, 0.0)
+            corners = keep_bits(corners, kept)
         decoded = self._apply(params, corners, "decode_quantized")
         return TokenizerOutput(decoded, quantized)
 
     def kept_bits(self, examples: int, step: jax.Array) -> jax.Array | None:
         """How many bits of its tokens the decoder gets of each example, int32 ``[examples]``.
 
-        Between ``min_bits`` and all, drawn for each example, so that the first bits learn to say
-        what matters most; None for models without ``min_bits``, whose decoder gets all.
+        All for about half of them, and from ``min_bits`` on for the others, so that the first bits
+        learn to say what matters most. None for models without ``min_bits``: always all.
         """
-        least, most = self.model.shape.min_bits, self.model.shape.bits
-        if not least:
+        shape = self.model.shape
+        if not shape.min_bits:
             return None
-        return jax.random.randint(stream_key(self.seed, "bits", step), (examples,), least, most + 1)
+        return draw_kept(stream_key(self.seed, "bits", step), examples, shape)
 
     def pixel_loss(
         self,
@@ -333,6 +332,20 @@ class TokenizerTask:
         reconstruction = to_uint8(output.pixels)
         measured = metrics.measure(batch["pixels"], reconstruction, self.model.shape.patch_size)
         return {"reconstruction": reconstruction, "bits": output.quantized.bits, **measured}
+
+
+def draw_kept(key: jax.Array, examples: int, shape: TokenizerShape) -> jax.Array:
+    """Numbers of bits, int32 ``[examples]``: about half all, the others uniform from min_bits."""
+    lowest = shape.min_bits - (shape.bits - shape.min_bits)
+    drawn = jax.random.randint(key, (examples,), lowest, shape.bits + 1)
+    return jnp.where(drawn < shape.min_bits, shape.bits, drawn)
+
+
+def keep_bits(values: jax.Array, kept: jax.Array) -> jax.Array:
+    """Zeros after the first `kept` ``[batch]`` bits of tokens ``[batch, ..., L]``."""
+    there = real_frames(kept, values.shape[-1])
+    there = there.reshape(len(there), *(1,) * (values.ndim - 2), there.shape[-1])
+    return jnp.where(there, values, 0.0)
 
 
 def make_tokenizer_task(config: ConfigDict) -> TokenizerTask:

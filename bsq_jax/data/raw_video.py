@@ -1,0 +1,86 @@
+"""Raw video files, ``.yuv``: planes without any header, whose size stands in the file's name.
+
+As the usual test sequences come: ``Beauty_1920x1080_120fps_420_8bit_YUV.yuv`` (UVG),
+``videoSRC01_1920x1080_30.yuv`` (MCL-JCV), ``BasketballPass_416x240_50.yuv``. Frames are 4:2:0 of 8
+bits a sample, one after the other: luma, then each of the chroma planes at half the size.
+"""
+
+import pathlib
+import re
+from fractions import Fraction
+from typing import NamedTuple
+
+from bsq_jax.data.records import BrokenRecord
+
+RAW_EXTENSION = ".yuv"
+
+_SIZE = re.compile(r"(?<!\d)(\d+)x(\d+)(?!\d)", re.IGNORECASE)
+_DEPTH = "(10|12|14|16)"
+_DEEP = re.compile(
+    rf"(?<!\d){_DEPTH}[-_ ]?(?:bits?|le|be)(?![a-z])|(?<![a-z])p0?{_DEPTH}(?:le|be)?(?![a-z0-9])",
+    re.IGNORECASE,
+)
+_CHROMA = re.compile(r"(?<![a-z0-9])(?:yuv)?4:?(11|22|44)(?:p|planar)?(?![a-z0-9])", re.IGNORECASE)
+_FPS = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)[-_ ]?(?:fps|hz)", re.IGNORECASE)
+_LAST_NUMBER = re.compile(r"_(\d+(?:\.\d+)?)(?=_|$)")
+_MOST_FPS = 300  # a larger number is something else, such as 420
+
+
+class RawLayout(NamedTuple):
+    """What the bytes of a raw video file are.
+
+    Attributes:
+      height: of a frame, pixels.
+      width: of a frame, pixels.
+      frames: how many there are.
+      rate: frames a second; None where the name does not tell.
+    """
+
+    height: int
+    width: int
+    frames: int
+    rate: Fraction | None
+
+    @property
+    def high_definition(self) -> bool:
+        """Whether colours are by BT.709, as players take them from 720 lines up; else BT.601."""
+        return self.height >= 720
+
+
+def raw_layout(path: pathlib.Path) -> RawLayout:
+    """Finds out what a raw video file holds, from its name and its length.
+
+    Raises:
+      BrokenRecord: The name does not tell the size, tells of samples that are not 4:2:0 of 8 bits,
+        or the length is that of no whole number of frames.
+      OSError: There is no such file.
+    """
+    length, name = path.stat().st_size, path.stem
+    found = _SIZE.search(name)
+    if found is None or not (int(found[1]) and int(found[2])):
+        raise BrokenRecord(
+            "a raw video has no header: put its size into its name, such as clip_1920x1080_30.yuv"
+        )
+    if deep := _DEEP.search(name):
+        bits = next(filter(None, deep.groups()))
+        raise BrokenRecord(
+            f"raw video of {bits} bits a sample, by its name: convert it to 8 bits, for example "
+            "with ffmpeg -pix_fmt yuv420p"
+        )
+    if chroma := _CHROMA.search(name):
+        raise BrokenRecord(
+            f"raw video of 4:{':'.join(chroma[1])}, by its name: convert it to 4:2:0, for example "
+            "with ffmpeg -pix_fmt yuv420p"
+        )
+    width, height = int(found[1]), int(found[2])
+    each = width * height + 2 * (-(-width // 2) * -(-height // 2))
+    if not length:
+        raise BrokenRecord("the file is empty")
+    if length % each:
+        raise BrokenRecord(
+            f"{length} bytes are no whole number of frames of {width}x{height} in 4:2:0 of 8 bits "
+            f"({each} bytes each): the file is cut short, or its name says another size"
+        )
+    rate = _FPS.search(name) or _LAST_NUMBER.search(name, found.end())
+    fps = Fraction(rate[1]) if rate else Fraction(0)
+    return RawLayout(height, width, length // each, fps if 0 < fps <= _MOST_FPS else None)

@@ -1,0 +1,247 @@
+"""Training priors, and token sets. Oracles: numpy, one device, the tokenizer itself, messages."""
+
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from bsq_jax import main as module
+from bsq_jax import tokenize
+from bsq_jax.api import Tokenizer
+from bsq_jax.config import finalize
+from bsq_jax.core.errors import UserError
+from bsq_jax.core.sharding import batch_sharding, make_mesh, replicated, to_global
+from bsq_jax.data.pipeline import DataConfig, eval_batches
+from bsq_jax.data.tokens import read_description, token_batches
+from bsq_jax.initial import with_tokenizer
+from bsq_jax.recipes.prior import PriorRecipe
+
+TINY = str(pathlib.Path(__file__).parent / "tiny.py")
+PRIOR = """
+import tiny
+
+def get_config(argument=""):
+    return tiny.get_prior("{tokenizer}", **{changes})
+"""
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    """The workdir of a tokenizer that can do with three of its six bits."""
+    workdir = tmp_path_factory.mktemp("prior") / "tokenizer"
+    flags = ["--config.train.steps=2", "--config.model.min_bits=3"]
+    assert module.run(["--config", TINY, "--workdir", str(workdir), *flags]) == 0
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def config_file(tokenizer, tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "prior.py"
+    path.write_text(PRIOR.format(tokenizer=tokenizer, changes={}))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def trained(config_file, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("trained") / "prior"
+    assert module.run(["--config", config_file, "--workdir", str(workdir)]) == 0
+    return workdir
+
+
+def recipe_of(tokenizer, workdir, mesh, **changes):
+    config = tiny.get_prior(tokenizer)
+    for key, value in changes.items():
+        config.train[key] = value
+    return PriorRecipe(finalize(with_tokenizer(config, workdir)), workdir, mesh)
+
+
+def one_step(task, mesh, batch):
+    state = task.init_state(mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step = jax.jit(
+        task.train_step,
+        in_shardings=(shardings, batch_sharding(mesh), replicated(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
+    )
+    state, watched = step(state, to_global(batch, mesh), task.load_frozen(mesh))
+    return jax.device_get((state.params, watched))
+
+
+def batch_of(time, seed=0):
+    drawn = np.random.default_rng(seed)
+    pixels = drawn.integers(0, 256, (8, time, 16, 16, 3), np.uint8)
+    return {"pixels": pixels, "frames": np.array([time, 1, time, 2] * 2, np.int32)}
+
+
+@pytest.mark.smoke
+def test_a_step_is_the_same_on_any_mesh_and_in_micro_batches(tokenizer, tmp_path):
+    batch = batch_of(2)
+    meshes = make_mesh(devices=jax.devices()[:1]), make_mesh(data=2, fsdp=4)
+    found = [one_step(recipe_of(tokenizer, tmp_path, mesh).task, mesh, batch) for mesh in meshes]
+    (params, watched), (others, watched_there) = found
+    np.testing.assert_allclose(watched["loss"], watched_there["loss"], rtol=1e-6)
+    norms = [float(values["gradient_norm"]) for _, values in found]
+    np.testing.assert_allclose(*norms, rtol=1e-4)
+    assert jax.tree.structure(params) == jax.tree.structure(others)
+
+
+def test_the_loss_is_the_cost_of_the_real_frames(tokenizer, tmp_path):
+    mesh = make_mesh(devices=jax.devices()[:1])
+    task = recipe_of(tokenizer, tmp_path, mesh).task
+    task = task.__class__(**{**vars(task), "tokenizer": task.tokenizer.clone(
+        shape=task.tokenizer.shape.__class__(**{**vars(task.tokenizer.shape), "min_bits": 0})
+    )})  # fmt: skip
+    batch = batch_of(2)
+    _, watched = one_step(task, mesh, batch)
+    fresh = task.init_state(mesh).params
+    measured = jax.jit(task.evaluate_step)(
+        fresh, {"pixels": batch["pixels"]}, task.load_frozen(mesh)
+    )
+    bits = Tokenizer.load(tokenizer).encode(batch["pixels"].reshape(16, 16, 16, 3))
+    np.testing.assert_array_equal(measured["bits"].reshape(16, 2, 2, 6), bits)
+    logits = np.asarray(measured["logits"], np.float64) / 64
+    signs = 2.0 * np.asarray(measured["bits"]) - 1
+    cost = np.log2(1 + np.exp(-signs * logits)).sum(axis=(2, 3))
+    np.testing.assert_allclose(measured["cost"], cost, rtol=1e-5)
+    real = np.arange(2) < batch["frames"][:, None]
+    np.testing.assert_allclose(watched["loss"], cost[real].mean() / 24, rtol=1e-5)
+    assert 0.8 < watched["loss"] < 1.3  # a fresh prior knows nothing
+
+
+def test_it_learns(trained):
+    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses[-1] < losses[0] - 0.02
+    result = json.loads((trained / "evaluation.json").read_text())["results"]["raw"]
+    assert result["raw_bits"] == result["frames"] * 4 * 6
+    assert abs(8 * result["coded_bytes"] - result["entropy_bits"]) < 0.01 * result["raw_bits"] + 64
+    assert result["saved"] == 1 - 8 * result["coded_bytes"] / result["raw_bits"]
+
+
+def test_the_workdir_holds_its_tokenizer(trained, tokenizer, tmp_path, capsys):
+    inside, outside = Tokenizer.load(trained / "tokenizer"), Tokenizer.load(tokenizer)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
+    np.testing.assert_array_equal(inside.encode(pixels), outside.encode(pixels))
+    with pytest.raises(UserError, match="holds a prior; its tokenizer is in"):
+        Tokenizer.load(trained)
+    # Another tokenizer in its old place changes nothing, and training goes on.
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    config = json.loads((copy / "config.json").read_text())
+    config["prior"]["tokenizer"] = str(tmp_path / "gone")
+    (copy / "config.json").write_text(json.dumps(config))
+    assert module.run(["--workdir", str(copy), "--config.train.steps=7"]) == 0
+    assert "resuming at step 6" in capsys.readouterr().err
+    assert module.run(["--mode", "evaluate", "--workdir", str(copy)]) == 0
+    assert "as bytes of the arithmetic coder" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--config.prior.tokenizer=",), "set prior.tokenizer"),
+        (("--config.prior.tokenizer=/no/such",), "not the workdir of a run"),
+        (("--config.prior.heads=3",), "must divide into prior.heads"),
+        (("--config.prior.order=spiral",), "must be one of raster, grids"),
+        (("--config.data.source=tokens:/no/such",), "make one with python -m bsq_jax.tokenize"),
+    ],
+)
+def test_mistakes(config_file, tmp_path, flags, said):
+    with pytest.raises(UserError, match=said):
+        module.run(["--config", config_file, "--workdir", str(tmp_path / "w"), *flags])
+
+
+def test_a_prior_is_no_tokenizer(trained, config_file, tmp_path):
+    with pytest.raises(UserError, match="holds a prior, not a tokenizer"):
+        module.run(
+            ["--config", config_file, "--workdir", str(tmp_path), "--config.prior.tokenizer",
+             str(trained)]
+        )  # fmt: skip
+
+
+# --- token sets ---
+
+
+@pytest.fixture(scope="module")
+def tokens(tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokens") / "set"
+    flags = ["--model", str(tokenizer), "--examples", "24", "--quiet"]
+    assert tokenize.main([str(folder), *flags]) == 0
+    return folder
+
+
+def test_a_token_set_holds_what_the_tokenizer_makes(tokens, tokenizer):
+    described = read_description(tokens)
+    data = DataConfig(source="synthetic", image_size=16, resize=16, eval_resize=16, threads=0)
+    alone = {"global_batch": 8, "shard_index": 0, "shard_count": 1}
+    count = 0
+    batches = token_batches(described, "val", data, **alone)
+    for pixels, bits in zip(eval_batches(data, **alone), batches, strict=True):
+        wanted = Tokenizer.load(tokenizer).encode(pixels["pixels"])
+        real = pixels["mask"] > 0
+        np.testing.assert_array_equal(bits["mask"], pixels["mask"])
+        np.testing.assert_array_equal(bits["bits"][real], wanted[real])
+        count += int(real.sum())
+    assert count == described.counts["val"]
+    first = next(token_batches(described, "train", data, **alone))
+    assert first["bits"].shape == (8, 1, 2, 2, 6)
+    halves = [
+        next(token_batches(described, "train", data, global_batch=8, shard_index=i, shard_count=2))
+        for i in range(2)
+    ]
+    joined = np.concatenate([half["bits"] for half in halves])
+    np.testing.assert_array_equal(joined, first["bits"])
+
+
+def test_training_from_a_token_set(tokens, config_file, tokenizer, tmp_path):
+    flags = [f"--config.data.source=tokens:{tokens}", "--config.train.steps=2"]
+    workdir = tmp_path / "w"
+    assert module.run(["--config", config_file, "--workdir", str(workdir), *flags]) == 0
+    result = json.loads((workdir / "evaluation.json").read_text())["results"]["ema"]
+    assert result["frames"] == read_description(tokens).counts["val"]
+
+
+def test_damaged_and_foreign_token_sets(tokens, config_file, trained, tmp_path):
+    def run(folder):
+        flags = [f"--config.data.source=tokens:{folder}", "--config.train.steps=1"]
+        module.run(["--config", config_file, "--workdir", str(tmp_path / "w"), *flags])
+
+    copy = tmp_path / "set"
+    shutil.copytree(tokens, copy)
+    text = (copy / "tokens.json").read_text()
+    for old, new, said in (
+        (read_description(tokens).model, "0" * 64, "tokens of another tokenizer"),
+        ('"version": 1', '"version": 2', "not of this version"),
+        ('"bits"', '"bots"', "is damaged"),
+        ('"train": 24', '"train": 25', "holds 24 clips, not the 25"),
+    ):
+        (copy / "tokens.json").write_text(text.replace(old, new))
+        with pytest.raises(UserError, match=said):
+            run(copy)
+    (copy / "tokens.json").write_text(text)
+    (copy / "train.array_record").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="tokenize again"):
+        run(copy)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--examples", "-1"), "--examples -1"),
+        (("--config.data.sorce=x",), "did you mean data.source"),
+        (("--what",), "is no flag"),
+    ],
+)
+def test_tokenize_mistakes(tokenizer, tmp_path, capsys, words, said):
+    assert tokenize.main([str(tmp_path / "x"), "--model", str(tokenizer), *words]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_tokenize_overwrites_only_when_told(tokens, tokenizer, capsys):
+    assert tokenize.main([str(tokens), "--model", str(tokenizer)]) == 2
+    assert "--force" in capsys.readouterr().err
