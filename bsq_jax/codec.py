@@ -125,7 +125,7 @@ def _decode(flags: argparse.Namespace) -> None:
 
     data = sys.stdin.buffer.read() if flags.input == "-" else _existing(flags.input).read_bytes()
     header = read_header(io.BytesIO(data), flags.input)
-    video = header.rate is not None
+    video = header.is_video
     kind = pathlib.Path(flags.output).suffix.lower() or (".mkv" if video else ".png")
     known = (*_EXACT, *_LOSSY) if video else (".png",)
     if flags.output != "-" and kind not in known:
@@ -151,7 +151,7 @@ def _decode(flags: argparse.Namespace) -> None:
 
     quiet = flags.quiet or header.frames < 2
     with progress(header.frames, "frames", quiet=quiet) as advance:
-        if video:
+        if header.rate is not None:
             from bsq_jax.core.videos import encode_video
 
             made = encode_video(advance(whole(), len), header.rate, exact=kind in _EXACT)

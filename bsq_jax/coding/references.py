@@ -119,6 +119,9 @@ class _Encoder:
       options: others.
       filter: what its packets go through.
       threads: how many; 0: it chooses.
+      block: (height, width) in pixels that sides are filled up to a multiple of. It codes whole
+        blocks of 8 or 16 in any case, but libx264 also reads 32 columns at once: what lies in
+        memory behind a narrower row then changes the file from one time to the next.
     """
 
     name: str
@@ -126,10 +129,13 @@ class _Encoder:
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)
     filter: str = "null"
     threads: int = 0
+    block: tuple[int, int] = (8, 8)
 
 
 # With several threads libx264 searches less: with four, files of a small clip were 16% larger.
-_X264 = _Encoder("libx264", "preset slow", filter="filter_units=remove_types=6", threads=1)
+_X264 = _Encoder(
+    "libx264", "preset slow", filter="filter_units=remove_types=6", threads=1, block=(16, 32)
+)
 _X265 = _Encoder("libx265", "preset slow", {"x265-params": "log-level=none:info=0:frame-threads=1"})
 _SVT = _Encoder("libsvtav1", "preset 4")
 _AOM = _Encoder("libaom-av1", "cpu-used 4")
@@ -170,13 +176,18 @@ def _write(
         options["x265-params"] += ":bframes=0"
     if encoder is _SVT:  # it prints by itself; this is where it looks how much
         os.environ.setdefault("SVT_LOG", "0")
-    sides = [max(side + side % 2, _LEAST_SIDE) for side in frames.shape[1:3]]
-    filling = [(0, sides[0] - frames.shape[1]), (0, sides[1] - frames.shape[2]), (0, 0)]
+    filling = [
+        (0, max(side + -side % block, _LEAST_SIDE) - side)
+        for side, block in zip(frames.shape[1:3], encoder.block, strict=True)
+    ]
     buffer, converter = io.BytesIO(), VideoReformatter()
     with av.open(buffer, "w", format="mp4") as container:
         stream: Any = container.add_stream(encoder.name, rate=rate, options=options)
         context = stream.codec_context
-        stream.height, stream.width, stream.pix_fmt = *sides, pixels
+        stream.height, stream.width = (
+            side + more for side, (_, more) in zip(frames.shape[1:3], filling, strict=True)
+        )
+        stream.pix_fmt = pixels
         context.bit_rate, context.gop_size = 0, _KEY_FRAMES
         context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
         context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
@@ -186,7 +197,7 @@ def _write(
         for number in range(len(frames) + 1):
             picture = None  # the end
             if number < len(frames):
-                filled = np.pad(frames[number], filling, mode="edge")
+                filled = np.pad(frames[number], [*filling, (0, 0)], mode="edge")
                 picture = _yuv(converter, filled, pixels)
                 picture.pts, picture.time_base = number, 1 / rate
             for packet in stream.encode(picture):

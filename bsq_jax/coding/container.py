@@ -1,0 +1,298 @@
+"""The ``.bsq`` file: a header and chunks of frames, each behind a checksum. See docs/format.md."""
+
+from __future__ import annotations
+
+import dataclasses
+import fractions
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from bsq_jax.core.errors import UserError
+
+# As in PNG: no text begins so, and whoever changes ends of lines on the way is found out.
+MAGIC = b"\x8bBSQ\r\n\x1a\n"
+VERSION = 1
+FINGERPRINT = 8  # bytes
+MOST_SIDE = 2**16
+MOST_FRAMES = 2**24
+MOST_BITS = 1024
+_PRIOR, _VIDEO, _FULL_RANGE = 1, 2, 4
+_PIECE = 2**20  # bytes that are read at once, whatever a file claims
+
+_LOOKS = (
+    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"\x89PNG", "a PNG picture"),
+    (b"GIF8", "a GIF picture"),
+    (b"RIFF", "a WebP picture or an AVI video"),
+    (b"\x1a\x45\xdf\xa3", "a Matroska or WebM video"),
+    (b"PK\x03\x04", "a zip file"),
+    (b"\x1f\x8b", "a gzip file"),
+)
+
+
+class DamagedFile(UserError):  # noqa: N818  # named for what it is
+    """The bytes of a file are not those that were written.
+
+    Attributes:
+      frames: whole frames before the damage.
+    """
+
+    def __init__(self, message: str, frames: int = 0):
+        """Takes the message and the number of frames."""
+        super().__init__(message)
+        self.frames = frames
+
+
+class TruncatedFile(DamagedFile):
+    """A file ends early."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """What a file says of itself.
+
+    Attributes:
+      mode: ``raw``, the bits of tokens as they are, or ``prior``.
+      fingerprint: eight bytes of the identity of the model.
+      height: of a frame, pixels.
+      width: of a frame, pixels.
+      frames: number of frames; 1 for a picture.
+      rate: frames a second of a video; None for a picture.
+      bits: bits of a token that are kept.
+      overlap: pixels that neighbouring tiles share at least.
+    """
+
+    mode: str
+    fingerprint: bytes
+    height: int
+    width: int
+    frames: int
+    rate: fractions.Fraction | None
+    bits: int
+    overlap: int
+
+    def __post_init__(self) -> None:
+        """Checks the values.
+
+        Raises:
+          UserError: one of them cannot be written.
+        """
+        if self.mode not in ("raw", "prior") or len(self.fingerprint) != FINGERPRINT:
+            raise ValueError(f"mode {self.mode!r}, fingerprint of {len(self.fingerprint)} bytes")
+        for name, value, most in (
+            ("height", self.height, MOST_SIDE),
+            ("width", self.width, MOST_SIDE),
+            ("number of frames", self.frames, MOST_FRAMES),
+            ("number of bits", self.bits, MOST_BITS),
+        ):
+            if not 1 <= value <= most:
+                raise UserError(f"a {name} of {value}: it must be from 1 to {most}")
+        if not 0 <= self.overlap <= MOST_SIDE:
+            raise UserError(f"an overlap of {self.overlap} pixels: it must be 0 to {MOST_SIDE}")
+        if self.rate is None and self.frames != 1:
+            raise UserError(f"a picture of {self.frames} frames: give the rate of a video")
+        parts = (1, 1) if self.rate is None else (self.rate.numerator, self.rate.denominator)
+        if not all(1 <= part < 2**32 for part in parts):
+            raise UserError(f"a rate of {self.rate} frames a second cannot be written")
+
+    @property
+    def is_video(self) -> bool:
+        """Whether it is a video; a video may have a single frame."""
+        return self.rate is not None
+
+    def pack(self) -> bytes:
+        """The bytes of the header, its checksum included."""
+        flags = _FULL_RANGE | _PRIOR * (self.mode == "prior") | _VIDEO * self.is_video
+        numbers = [self.height, self.width, self.frames, self.bits, self.overlap]
+        if self.rate is not None:
+            numbers += [self.rate.numerator, self.rate.denominator]
+        body = MAGIC + bytes([VERSION, flags]) + self.fingerprint
+        body += b"".join(map(_varint, numbers))
+        return body + struct.pack("<I", zlib.crc32(body))
+
+
+class Chunk(NamedTuple):
+    """Some whole frames.
+
+    Attributes:
+      frames: how many.
+      payload: what stands for their bits.
+      checksum: of the bits, see `bits_checksum`.
+    """
+
+    frames: int
+    payload: bytes
+    checksum: int
+
+
+def bits_checksum(bits: np.ndarray, before: int = 0) -> int:
+    """CRC-32 of bits 0/1, a byte each, in the order of memory; goes on from `before`."""
+    return zlib.crc32(np.ascontiguousarray(bits, np.uint8).tobytes(), before)
+
+
+def pack_chunk(chunk: Chunk, header: Header) -> bytes:
+    """The bytes of a chunk of a file with this header."""
+    body = _varint(chunk.frames) + _varint(len(chunk.payload))
+    body += struct.pack("<I", chunk.checksum) + chunk.payload
+    return body + struct.pack("<I", zlib.crc32(body, _seed(header)))
+
+
+def read_header(file: BinaryIO, name: str) -> Header:
+    """Reads the header.
+
+    Args:
+      file: at its beginning; afterwards at the first chunk.
+      name: of the file, for messages.
+
+    Raises:
+      UserError: it is no such file, of a later version, or damaged.
+    """
+    reader = _Reader(file)
+    magic = reader.some(len(MAGIC))
+    if not magic:
+        raise UserError(f"{name} is empty")
+    if magic != MAGIC:
+        if MAGIC.startswith(magic) or magic[:4] == MAGIC[:4]:
+            raise DamagedFile(f"{name} is damaged: its first bytes are not those of a .bsq file")
+        looks = next((what for start, what in _LOOKS if magic.startswith(start)), "")
+        looks = "an MP4 or QuickTime video" if magic[4:8] == b"ftyp" else looks
+        raise UserError(
+            f"{name} is {looks or 'no .bsq file'}"
+            + (", no .bsq file: encode it first" if looks else "")
+        )
+    try:
+        version, flags = reader.exactly(2)
+        if version != VERSION:
+            raise UserError(
+                f"{name} is of version {version} of the format, this bsq_jax reads {VERSION}: "
+                "update bsq_jax"
+            )
+        fingerprint = reader.exactly(FINGERPRINT)
+        count = 7 if flags & _VIDEO else 5
+        numbers = [reader.varint() for _ in range(count)]
+        wanted = zlib.crc32(bytes(reader.seen))
+        if struct.unpack("<I", reader.exactly(4))[0] != wanted:
+            raise DamagedFile(f"{name} is damaged: its header differs from its checksum")
+    except EOFError:
+        raise TruncatedFile(f"{name} is cut short: it ends inside its header") from None
+    except OverflowError:
+        raise DamagedFile(f"{name} is damaged: its header differs from its checksum") from None
+    if flags & ~(_PRIOR | _VIDEO | _FULL_RANGE) or not flags & _FULL_RANGE:
+        raise UserError(f"{name} uses what this bsq_jax does not know: update bsq_jax")
+    height, width, frames, bits, overlap, *rate = numbers
+    try:
+        return Header(
+            mode="prior" if flags & _PRIOR else "raw",
+            fingerprint=fingerprint,
+            height=height,
+            width=width,
+            frames=frames,
+            rate=fractions.Fraction(*rate) if rate else None,
+            bits=bits,
+            overlap=overlap,
+        )
+    except (UserError, ZeroDivisionError) as error:
+        raise DamagedFile(f"{name} is damaged: its header claims {error}") from None
+
+
+def read_chunks(
+    file: BinaryIO, header: Header, name: str, limit: Callable[[int], int]
+) -> Iterator[Chunk]:
+    """Reads the chunks, each verified before it is given.
+
+    Args:
+      file: behind the header.
+      header: what `read_header` gave.
+      name: of the file, for messages.
+      limit: the most bytes that the payload of so many frames can have.
+
+    Raises:
+      TruncatedFile: the file ends before its last frame.
+      DamagedFile: a checksum is not right, or there are bytes behind the last frame.
+    """
+    done = 0
+
+    def damaged(what: str) -> DamagedFile:
+        return DamagedFile(
+            f"{name} is damaged after {done} of {header.frames} frames: {what}", done
+        )
+
+    while done < header.frames:
+        reader = _Reader(file)
+        try:
+            frames, size = reader.varint(), reader.varint()
+            if not 1 <= frames <= header.frames - done or size > limit(frames):
+                raise damaged("a chunk claims an impossible size")
+            (checksum,) = struct.unpack("<I", reader.exactly(4))
+            payload = reader.exactly(size)
+            wanted = zlib.crc32(bytes(reader.seen), _seed(header))
+            if struct.unpack("<I", reader.exactly(4))[0] != wanted:
+                raise damaged("a chunk differs from its checksum")
+        except EOFError:
+            raise TruncatedFile(
+                f"{name} is cut short: {done} of {header.frames} frames are whole", done
+            ) from None
+        except OverflowError:
+            raise damaged("a chunk claims an impossible size") from None
+        yield Chunk(frames, payload, checksum)
+        done += frames
+    if rest := len(file.read(_PIECE)):
+        more = "or more " if rest == _PIECE else ""
+        raise DamagedFile(f"{name} has {rest} {more}bytes behind its end: was it joined?", done)
+
+
+class _Reader:
+    """Reads from a file and remembers what it has read."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self.seen = bytearray()
+
+    def some(self, size: int) -> bytes:
+        """So many bytes, or all there are; memory grows with what is there, not with `size`."""
+        parts = bytearray()
+        while len(parts) < size:
+            part = self._file.read(min(size - len(parts), _PIECE))
+            if not part:
+                break
+            parts += part
+        self.seen += parts
+        return bytes(parts)
+
+    def exactly(self, size: int) -> bytes:
+        """So many bytes; raises ``EOFError`` where there are fewer."""
+        found = self.some(size)
+        if len(found) < size:
+            raise EOFError
+        return found
+
+    def varint(self) -> int:
+        """A number below 2^35; raises ``OverflowError`` where it is larger or badly written."""
+        value = 0
+        for place in range(5):
+            byte = self.exactly(1)[0]
+            value |= (byte & 127) << 7 * place
+            if byte < 128:
+                if place and not byte:
+                    raise OverflowError  # one number, one way to write it
+                return value
+        raise OverflowError
+
+
+def _varint(value: int) -> bytes:
+    """Seven bits a byte, the lowest first; all bytes but the last have the highest bit set."""
+    parts = bytearray()
+    while value > 127:
+        parts.append(value & 127 | 128)
+        value >>= 7
+    parts.append(value)
+    return bytes(parts)
+
+
+def _seed(header: Header) -> int:
+    """Chunks carry the checksum of their header in theirs, so that they fit no other."""
+    return int.from_bytes(header.pack()[-4:], "little")
