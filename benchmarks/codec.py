@@ -1,0 +1,99 @@
+"""Where the time of the codec goes. Run ``python -m benchmarks.codec --model runs/prior``.
+
+The input is a photograph of 512x512 pixels inside scikit-image, or what ``--input`` names. Programs
+are compiled before anything is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import time
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from skimage import data
+
+from benchmarks.timing import report
+from bsq_jax.coding.entropy_coder import Decoder, Encoder
+from bsq_jax.coding.tiles import Tiles
+from bsq_jax.compression import Codec
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self, function: Any) -> Any:
+        def timed(*arguments: Any) -> Any:
+            begin = time.perf_counter()
+            try:
+                return function(*arguments)
+            finally:
+                self.seconds += time.perf_counter() - begin
+
+        return timed
+
+
+def measure(codec: Codec, frames: np.ndarray) -> dict[str, float]:
+    """Seconds of each part of one encoding and one decoding."""
+    shape = codec.tokenizer.shape
+    tiles = Tiles(*frames.shape[1:3], (shape.image_height, shape.image_width), shape.patch_size)
+    whole, coder, pixels = _Clock(), _Clock(), _Clock()
+    tokens = whole(codec._tokens)(frames, tiles, shape.bits)
+    tokenizer = whole.seconds
+    encoder = Encoder()
+    encoder.write = coder(encoder.write)  # type: ignore[method-assign]
+    stream = codec._coder.stream(len(tiles), shape.bits)
+    encode = whole(stream.encode)
+    for frame in tokens:
+        encode(frame, encoder)
+    encoded, written = whole.seconds, coder.seconds
+    payload = encoder.result()
+
+    decoder = Decoder(payload)
+    read = _Clock()
+    decoder.read = read(decoder.read)  # type: ignore[method-assign]
+    stream = codec._coder.stream(len(tiles), shape.bits)
+    again = _Clock()
+    found = np.stack([again(stream.decode)(decoder) for _ in tokens])
+    assert (found == tokens).all()
+    pixels(codec._pixels)(tokens, tiles)
+    return {
+        "encode s": encoded,
+        "tokenizer": tokenizer / encoded,
+        "prior": (encoded - tokenizer - written) / encoded,
+        "arithmetic coder": written / encoded,
+        "decode s": again.seconds + pixels.seconds,
+        "tokenizer ": pixels.seconds / (again.seconds + pixels.seconds),
+        "arithmetic coder ": read.seconds / (again.seconds + pixels.seconds),
+        "tokens/s": tokens[..., 0].size / again.seconds,
+        "steps a frame": float(codec._coder.shape.steps.max() + 1),
+        "saved": 1 - 8 * len(payload) / tokens.size,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", nargs="+", required=True, help="workdirs or exports of priors")
+    parser.add_argument("--input", type=pathlib.Path, help="a picture")
+    parser.add_argument("--runs", type=int, default=3, help="of which the median counts")
+    parser.add_argument("--json", type=pathlib.Path, help="also write the result here")
+    args = parser.parse_args()
+    picture = data.astronaut() if args.input is None else Image.open(args.input).convert("RGB")
+    frames = np.asarray(picture)[None]
+    rows = []
+    for model in args.model:
+        codec = Codec.load(model)
+        runs = [measure(codec, frames) for _ in range(args.runs + 1)][1:]
+        rows.append(
+            {"model": codec.name}
+            | {name: float(np.median([run[name] for run in runs])) for name in runs[0]}
+        )
+    height, width = frames.shape[1:3]
+    report(f"a picture of {height}x{width}, shares of the time", rows, args.json, runs=args.runs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""The bytes of a file. Oracles: the page that specifies them, and a reader written for the test."""
+
+import fractions
+import io
+import pathlib
+import re
+import zlib
+
+import numpy as np
+import pytest
+
+from bsq_jax.coding.container import (
+    Chunk,
+    DamagedFile,
+    Header,
+    TruncatedFile,
+    bits_checksum,
+    pack_chunk,
+    read_chunks,
+    read_header,
+)
+from bsq_jax.core.errors import UserError
+
+pytestmark = pytest.mark.smoke
+PAGE = pathlib.Path(__file__).parent.parent / "docs" / "format.md"
+BITS = np.array([[1, 0, 1, 1], [0, 0, 1, 0]], np.uint8)
+PICTURE = Header(
+    mode="raw", fingerprint=bytes(range(8)), height=300, width=8, frames=1, rate=None, bits=4,
+    overlap=8,
+)  # fmt: skip
+VIDEO = Header(
+    mode="prior", fingerprint=b"12345678", height=1, width=65536, frames=300,
+    rate=fractions.Fraction(30000, 1001), bits=1024, overlap=0,
+)  # fmt: skip
+
+
+def packed(header, chunks):
+    return header.pack() + b"".join(pack_chunk(chunk, header) for chunk in chunks)
+
+
+def chunks_of(header):
+    frames, parts = header.frames, []
+    while frames:
+        count = min(frames, 130)
+        parts.append(Chunk(count, bytes(range(count)), 77 + count))
+        frames -= count
+    return parts
+
+
+def read(data, limit=lambda _: 10**6):
+    file = io.BytesIO(data)
+    header = read_header(file, "x.bsq")
+    return header, list(read_chunks(file, header, "x.bsq", limit))
+
+
+def test_the_example_of_the_page():
+    example = PAGE.read_text().split("```")[1]
+    parts = [re.match(r"((?:[0-9a-f]{2} ?)+)", line)[1] for line in example.split("\n") if line]
+    data = bytes.fromhex("".join(parts))
+    assert read(data) == (PICTURE, [Chunk(1, np.packbits(BITS).tobytes(), bits_checksum(BITS))])
+    assert data == packed(*read(data))
+
+
+@pytest.mark.parametrize("header", [PICTURE, VIDEO])
+def test_against_a_reader_of_the_page(header):
+    data, place = packed(header, chunks_of(header)), 0
+
+    def take(size):
+        nonlocal place
+        place += size
+        return data[place - size : place]
+
+    def varint():
+        parts = []
+        while not parts or parts[-1] > 127:
+            parts.append(take(1)[0])
+        return sum((part & 127) << 7 * i for i, part in enumerate(parts))
+
+    assert take(10) == b"\x8bBSQ\r\n\x1a\n\x01" + bytes([4 if header is PICTURE else 7])
+    assert take(8) == header.fingerprint
+    numbers = [varint() for _ in range(5 if header is PICTURE else 7)]
+    assert numbers[:5] == [header.height, header.width, header.frames, header.bits, header.overlap]
+    if header.rate:
+        assert numbers[5:] == [30000, 1001]
+    assert place <= 44
+    assert zlib.crc32(data[:place]) == (crc := int.from_bytes(take(4), "little"))
+    for chunk in chunks_of(header):
+        start = place
+        assert varint() == chunk.frames
+        size = varint()
+        assert int.from_bytes(take(4), "little") == chunk.checksum
+        assert take(size) == chunk.payload
+        assert zlib.crc32(data[start:place], crc) == int.from_bytes(take(4), "little")
+    assert place == len(data)
+    assert read(data) == (header, chunks_of(header))
+
+
+def test_the_checksum_of_bits_can_be_taken_in_parts():
+    whole = bits_checksum(BITS)
+    assert whole == zlib.crc32(bytes(BITS.ravel().tolist()))
+    assert bits_checksum(BITS[1], bits_checksum(BITS[0])) == whole
+
+
+def test_every_changed_byte_is_noticed():
+    data = packed(PICTURE, [Chunk(1, b"\xb2", bits_checksum(BITS))])
+    for place in range(len(data)):
+        for bit in range(8):
+            bad = bytearray(data)
+            bad[place] ^= 1 << bit
+            with pytest.raises(UserError) as raised:
+                read(bytes(bad))
+            assert str(raised.value).startswith("x.bsq ")
+            assert "\n" not in str(raised.value)
+
+
+def frames_until_the_end(data):
+    """``(whole frames, error)`` of a file that is read to its end."""
+    given, file = 0, io.BytesIO(data)
+    try:
+        for chunk in read_chunks(file, read_header(file, "x.bsq"), "x.bsq", lambda _: 1000):
+            given += chunk.frames
+    except UserError as error:
+        return given, error
+    return given, None
+
+
+def test_every_cut_is_noticed():
+    header, chunks = VIDEO, chunks_of(VIDEO)
+    data = packed(header, chunks)
+    ends, whole = [len(header.pack())], [0]
+    for chunk in chunks:
+        ends.append(ends[-1] + len(pack_chunk(chunk, header)))
+        whole.append(whole[-1] + chunk.frames)
+    for cut in range(len(data)):
+        given, error = frames_until_the_end(data[:cut])
+        assert isinstance(error, TruncatedFile) or cut == 0
+        if cut >= ends[0]:
+            wanted = max(w for end, w in zip(ends, whole, strict=True) if end <= cut)
+            assert error.frames == given == wanted
+    with pytest.raises(DamagedFile, match="3 bytes behind its end"):
+        read(data + b"abc")
+
+
+def test_a_chunk_fits_its_own_header_alone():
+    other = Header(**{**vars(PICTURE), "height": 8, "width": 300})
+    chunk = pack_chunk(Chunk(1, b"\xb2", 0), PICTURE)
+    with pytest.raises(DamagedFile, match="differs from its checksum"):
+        read(other.pack() + chunk)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"height": 0}, {"width": 65537}, {"frames": 0}, {"bits": 0}, {"bits": 1025},
+        {"frames": 2}, {"overlap": -1}, {"rate": fractions.Fraction(1, 2**33)},
+    ],
+)  # fmt: skip
+def test_impossible_headers(change):
+    with pytest.raises(UserError):
+        Header(**{**vars(PICTURE), **change})
+
+
+def test_later_versions_and_unknown_flags():
+    data = bytearray(PICTURE.pack())
+    for place, value, said in ((8, 2, "version 2"), (9, 12, "does not know"), (9, 0, "not know")):
+        bad = bytearray(data[:-4])
+        bad[place] = value
+        bad += zlib.crc32(bad).to_bytes(4, "little")
+        with pytest.raises(UserError, match=said):
+            read(bytes(bad))
+
+
+def test_limits_hold_before_anything_is_read():
+    class Endless(io.RawIOBase):
+        def read(self, size=-1):
+            assert size <= 2**20
+            return bytes(size)
+
+    header = VIDEO
+    start = io.BytesIO(header.pack() + b"\x01\xff\xff\xff\x7f")
+    read_header(start, "x")
+    with pytest.raises(DamagedFile, match="impossible size"):
+        list(read_chunks(start, header, "x", lambda _: 10**6))
+    with pytest.raises(DamagedFile):
+        list(read_chunks(Endless(), header, "x", lambda _: 10**6))
