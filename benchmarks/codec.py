@@ -39,7 +39,8 @@ class _Clock:
 def measure(codec: Codec, frames: np.ndarray) -> dict[str, float]:
     """Seconds of each part of one encoding and one decoding."""
     shape = codec.tokenizer.shape
-    tiles = Tiles(*frames.shape[1:3], (shape.image_height, shape.image_width), shape.patch_size)
+    tile = shape.image_height, shape.image_width
+    tiles = Tiles(frames.shape[1], frames.shape[2], tile, shape.patch_size)
     whole, coder, pixels = _Clock(), _Clock(), _Clock()
     tokens = whole(codec._tokens)(frames, tiles, shape.bits)
     tokenizer = whole.seconds

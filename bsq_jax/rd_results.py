@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from bsq_jax.core import checksums
-from bsq_jax.core.errors import UserError
 from bsq_jax.core.figures import panel_figure
 from bsq_jax.metrics import MS_SSIM_MIN_SIDE, bd_rate
 
@@ -195,23 +194,6 @@ def _change(
 # --- files ---
 
 
-def check_folder(folder: pathlib.Path, *, force: bool) -> None:
-    """Makes the folder for results.
-
-    Raises:
-      UserError: it holds results, and `force` does not say that they may go; or it cannot be made.
-    """
-    old = [name for name in FILES if (folder / name).exists()]
-    if old and not force:
-        raise UserError(
-            f"{folder} holds results ({', '.join(old)}): choose another --out, or add --force"
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {folder}: {error.strerror}") from error
-
-
 def save(
     folder: pathlib.Path,
     points: Sequence[Point],
@@ -289,15 +271,16 @@ def tables(points: Sequence[Point], anchor: str) -> str:
         cells = [METRICS[name].template.format(m.values[name]) for name in names]
         rows.append([m.curve, m.setting, f"{m.bpp:.4f}", f"{m.packet_bpp:.4f}", *cells])
     text = f"Means over {averages[0].inputs} input(s)\n{_aligned(rows, 2)}"
-    found = [change for change in changes(points, anchor) if change.bits == "file"]
+    found = changes(points, anchor)
     if not found:
         return text
-    rows = [["codec", *(METRICS[name].title.partition(" (")[0] for name in names)]]
-    for curve in dict.fromkeys(change.curve for change in found):
-        mine = {change.metric: change.of_means for change in found if change.curve == curve}
-        percent = (mine[name] for name in names)
-        rows.append([curve, *("-" if p is None else f"{p:+.1f}%" for p in percent)])
-    return f"{text}\n\nBjontegaard rate against {anchor}, of whole files\n{_aligned(rows, 1)}"
+    rows = [["codec", "bits", *(METRICS[name].title.partition(" (")[0] for name in names)]]
+    groups: dict[tuple[str, str], list[str]] = {}
+    for change in found:
+        percent = "-" if change.of_means is None else f"{change.of_means:+.1f}%"
+        groups.setdefault((change.curve, change.bits), []).append(percent)
+    rows += [[*key, *cells] for key, cells in groups.items()]
+    return f"{text}\n\nBjontegaard rate against {anchor}\n{_aligned(rows, 2)}"
 
 
 def _aligned(rows: Sequence[Sequence[str]], left: int) -> str:

@@ -31,6 +31,12 @@ def open_checkpoints(workdir: str | os.PathLike[str], keep: int = 2) -> Checkpoi
     return Checkpointer(local_path(workdir).absolute() / CHECKPOINTS, keep=keep)
 
 
+def has_checkpoints(workdir: str | os.PathLike[str]) -> bool:
+    """Whether there is a checkpoint in a workdir, complete or not."""
+    folder = local_path(workdir) / CHECKPOINTS
+    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+
+
 def read_config(workdir: str | os.PathLike[str]) -> ConfigDict:
     """The config that a workdir was trained with.
 

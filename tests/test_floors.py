@@ -28,12 +28,13 @@ FLOORS = (
     ("recipes",),
     ("arrays", "streaming", "api", "convert", "jobs"),
     ("compression",),
-    ("main", "studies", "codec"),
+    ("rd_results",),
+    ("main", "studies", "codec", "tokenize", "rd"),
 )
 # Typed arguments everywhere else: only these may import the config.
 READERS = (
     *("workdir", "export", "initial", "checkpoint_settings", "compression"),
-    *("api", "convert", "jobs", "main", "studies.variable_length"),
+    *("api", "convert", "jobs", "main", "tokenize", "studies.variable_length"),
 )
 
 

@@ -138,6 +138,11 @@ def test_the_workdir_holds_its_tokenizer(trained, tokenizer, tmp_path, capsys):
     assert "resuming at step 6" in capsys.readouterr().err
     assert module.run(["--mode", "evaluate", "--workdir", str(copy)]) == 0
     assert "as bytes of the arithmetic coder" in capsys.readouterr().out
+    shutil.rmtree(copy / "tokenizer")
+    config["prior"]["tokenizer"] = str(tokenizer)
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="tokenizer is missing"):
+        module.run(["--workdir", str(copy), "--config.train.steps=8"])
 
 
 @pytest.mark.parametrize(

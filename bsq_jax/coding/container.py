@@ -156,7 +156,9 @@ def read_header(file: BinaryIO, name: str) -> Header:
     if not magic:
         raise UserError(f"{name} is empty")
     if magic != MAGIC:
-        if MAGIC.startswith(magic) or magic[:4] == MAGIC[:4]:
+        if MAGIC.startswith(magic):
+            raise TruncatedFile(f"{name} is cut short: it ends inside its header")
+        if magic[:4] == MAGIC[:4]:
             raise DamagedFile(f"{name} is damaged: its first bytes are not those of a .bsq file")
         looks = next((what for start, what in _LOOKS if magic.startswith(start)), "")
         looks = "an MP4 or QuickTime video" if magic[4:8] == b"ftyp" else looks

@@ -56,7 +56,7 @@ def panel_figure(
     logarithmic: bool = False,
     bold: Collection[str] = (),
 ) -> None:
-    """Draws panels beside each other under one legend, for a page of a paper: PNG, 300 dots an inch.
+    """Draws panels beside each other over one legend, for a paper: PNG of 300 dots an inch.
 
     Args:
       path: where to; it holds the old file or the new one, never half.

@@ -36,6 +36,7 @@ from bsq_jax.models.factory import make_prior, make_tokenizer
 from bsq_jax.optim import make_optimizer, make_schedule
 from bsq_jax.tasks.prior import PriorTask
 from bsq_jax.tasks.state import TrainState
+from bsq_jax.workdir import has_checkpoints
 
 
 class PriorRecipe:
@@ -76,6 +77,11 @@ class PriorRecipe:
         # Process 0 decides for all: it alone writes there.
         mine = ["inside"] if is_export(inside) and jax.process_index() == 0 else []
         path = inside if gather_strings(mine) else pathlib.Path(self._config.prior.tokenizer)
+        if path != inside and has_checkpoints(self._workdir):
+            raise UserError(
+                f"{inside} is missing: without the tokenizer that this prior was trained on it "
+                "cannot go on, put it back or give another --workdir"
+            )
         initial = load_initial(path, ("raw", "ema"))
         check_same_model(_tokenizer_of(self._config), initial, path, flag="prior.tokenizer")
         return ("ema" if "ema" in initial.weights else "raw"), initial

@@ -1,0 +1,185 @@
+"""Codecs to compare with. Oracles: BT.709 written out, boxes of MP4 read by hand, Pillow."""
+
+import io
+import struct
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from video_files import grey, numbers_of
+
+from bsq_jax.coding import references
+from bsq_jax.coding.references import NAMES, reference
+from bsq_jax.core.errors import UserError
+
+VIDEOS = ("h264", "h265", "av1", "h264-444", "h265-444")
+CODECS = ("jpeg", "webp", *VIDEOS)
+
+
+def soft(time, height, width):
+    """Soft colours that move, uint8 [time, height, width, 3]."""
+    t, y, x, c = np.ogrid[0:time, 0:height, 0:width, 0:3]
+    wave = np.sin(0.05 * x + 0.04 * y + 0.3 * t) + 0.15 * (c - 1) * np.sin(0.06 * x - 0.03 * y)
+    return np.rint(127 + 90 * wave).astype(np.uint8)
+
+
+def psnr(a, b):
+    return 10 * np.log10(255**2 / np.mean((a.astype(np.float64) - b) ** 2))
+
+
+def written(name, frames, setting, rate=Fraction(25)):
+    """The bytes of the file that a video codec makes."""
+    return references._write(*reference(name).code.args, frames, setting, rate)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("name", CODECS)
+def test_every_codec_codes_better_at_higher_rates(name, capfd):
+    coder = reference(name)
+    frames = soft(4, 97, 131)
+    assert len(coder.settings) == 6
+    rates, qualities = [], []
+    for setting in coder.settings:
+        coded = coder.code(frames, setting, Fraction(30))
+        assert coded.frames.shape == frames.shape
+        assert coded.frames.dtype == np.uint8
+        assert 0 < coded.packet_bytes <= coded.file_bytes
+        rates.append(coded.packet_bytes)
+        qualities.append(psnr(frames, coded.frames))
+    assert rates == sorted(rates)
+    assert qualities == sorted(qualities)
+    assert rates[-1] > 1.5 * rates[0]
+    assert 20 < qualities[0] < 37 < qualities[-1]
+    shift = np.mean(coded.frames.astype(float) - frames, axis=(0, 1, 2))
+    assert np.abs(shift).max() < 0.5
+    if name.endswith("-444"):
+        assert qualities[-1] > 38
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["h264-444", "h265-444"])
+def test_colours_in_the_file_are_by_bt709(name):
+    """Frames of one colour each, coded nearly without loss: their planes are that colour."""
+    colours = np.array([[0, 0, 0], [255, 255, 255], [200, 30, 60], [20, 90, 240], [90, 200, 20]])
+    frames = np.broadcast_to(colours[:, None, None], (5, 64, 64, 3)).astype(np.uint8)
+    r, g, b = (colours / 255).T
+    y = 0.2126 * r + 0.7152 * g + 0.0722 * b
+    expected = [16 + 219 * y, 128 + 224 * (b - y) / 1.8556, 128 + 224 * (r - y) / 1.5748]
+    with av.open(io.BytesIO(written(name, frames, 1))) as container:
+        decoded = list(container.decode(video=0))
+    for number, frame in enumerate(decoded):
+        assert (frame.colorspace, frame.color_range) == (1, 1)  # BT.709, 16..235
+        assert (frame.color_primaries, frame.color_trc) == (1, 1)
+        stored = frame.to_ndarray(channel_last=True).mean(axis=(0, 1))
+        assert np.abs(stored - np.array(expected)[:, number]).max() < 1
+    assert np.abs(reference(name).code(frames, 1, None).frames.astype(int) - frames).max() <= 2
+
+
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuv444p"])
+def test_the_way_there_and_back_shifts_no_level(pixels):
+    """Greys of every level and soft colours: what is lost is rounding."""
+    converter = references.VideoReformatter()
+    greys = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
+    for picture, least in ((greys, 55), (soft(1, 64, 64)[0], 45)):
+        back = references._rgb(converter, references._yuv(converter, picture, pixels))
+        assert psnr(picture, back) > least
+        assert np.abs(np.mean(back.astype(float) - picture, axis=(0, 1))).max() < 0.1
+
+
+@pytest.mark.parametrize("name", VIDEOS)
+def test_bytes_are_those_of_the_file(name):
+    """Walks the boxes of the MP4: all of it is the file, and what is in mdat are the packets."""
+    frames = soft(7, 64, 80)
+    file = written(name, frames, 30)
+    coded = reference(name).code(frames, 30, None)
+    place, boxes = 0, {}
+    while place < len(file):
+        size, kind = struct.unpack(">I4s", file[place : place + 8])
+        boxes[kind] = size
+        place += size
+    assert place == coded.file_bytes
+    assert boxes[b"mdat"] - 8 == coded.packet_bytes
+    assert b"x264 - core" not in file
+    assert b"x265 (build" not in file
+
+
+@pytest.mark.parametrize("name", VIDEOS)
+@pytest.mark.parametrize("count", [1, 2, 3, 11])
+def test_frames_come_back_in_order(name, count):
+    frames = np.stack([grey(number, (64, 64)) for number in range(count)])
+    coder = reference(name)
+    coded = coder.code(frames, coder.settings[-1], None)
+    np.testing.assert_array_equal(numbers_of(coded.frames), range(count))
+
+
+@pytest.mark.parametrize("name", ["h265", "h265-444"])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_frames_have_valid_times(name, count):
+    """With frames to reorder libx265 takes the first times from what lies in memory."""
+    for fill in range(10):
+        frames = np.full((count, 64, 64, 3), 20 * fill, np.uint8)
+        assert reference(name).code(frames, 46, None).frames.shape == frames.shape
+
+
+@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("size", [(1, 1), (3, 150), (47, 33)])
+def test_any_size_is_filled_up_and_cut_again(name, size):
+    frames = np.full((2, *size, 3), (180, 90, 60), np.uint8)
+    coder = reference(name)
+    coded = coder.code(frames, coder.settings[-1], None)
+    assert np.abs(coded.frames.astype(int) - frames).max() <= 5
+
+
+@pytest.mark.parametrize("name", VIDEOS)
+@pytest.mark.parametrize("size", [(97, 131), (100, 130)])
+def test_the_same_bytes_every_time(name, size):
+    """At sizes that are no multiples of a block, where libx264 reads what is behind a row."""
+    frames = soft(4, *size)
+    for setting in reference(name).settings[-2:]:
+        files = set()
+        for fill in range(12):
+            junk = [np.full(10**5 * part, 20 * fill + part, np.uint8) for part in range(1, 5)]
+            del junk  # other bytes lie in memory
+            files.add(written(name, frames, setting))
+        assert len(files) == 1
+
+
+def test_the_rate_is_in_the_file():
+    with av.open(io.BytesIO(written("h264", soft(3, 64, 64), 30, Fraction(30000, 1001)))) as file:
+        assert file.streams.video[0].average_rate == Fraction(30000, 1001)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("jpeg", "JPEG"), ("webp", "WEBP")])
+def test_pictures_are_files_of_pillow(name, kind):
+    frames = soft(2, 40, 50)
+    coded = reference(name).code(frames, 50, None)
+    sizes = []
+    for frame, decoded in zip(frames, coded.frames, strict=True):
+        file = io.BytesIO()
+        how = {"optimize": True, "progressive": True} if kind == "JPEG" else {"method": 6}
+        Image.fromarray(frame).save(file, kind, quality=50, **how)
+        np.testing.assert_array_equal(decoded, np.asarray(Image.open(file).convert("RGB")))
+        sizes.append(len(file.getvalue()))
+    assert coded.file_bytes == coded.packet_bytes == sum(sizes)
+
+
+def test_what_is_not_there_is_named(monkeypatch):
+    with pytest.raises(UserError, match=r"unknown codec 'h266'.*jpeg, webp, h264") as caught:
+        reference("h266")
+    monkeypatch.setattr(references.av, "codecs_available", {"libx264"})
+    for name, wanted in {"h265": "libx265", "av1": "libsvtav1 or libaom-av1"}.items():
+        with pytest.raises(UserError, match=rf"{name} needs .*{wanted}, for yuv420p") as caught:
+            reference(name)
+        assert "\n" not in str(caught.value)
+    monkeypatch.setattr(references.features, "check", lambda name: False)
+    with pytest.raises(UserError, match="WebP"):
+        reference("webp")
+    assert reference("h264").about == "libx264, preset slow, yuv420p"
+    assert set(CODECS) < set(NAMES)
+
+
+def test_frames_that_an_encoder_refuses():
+    with pytest.raises(UserError, match=r"libx264 does not take 1 frames of 2x20000 .*: leave"):
+        reference("h264").code(np.zeros((1, 2, 20000, 3), np.uint8), 30, None)
