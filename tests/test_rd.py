@@ -267,6 +267,22 @@ def test_means_and_rates_by_hand():
     assert all(change.mean is None for change in changes(points[4::6] + points[5::6], "old"))
 
 
+def test_rates_at_equal_quality_are_on_scales_that_bend_alike():
+    """LPIPS counts as its negative and MS-SSIM in dB, here both made from PSNR."""
+    points = []
+    for curve, sizes in {"old": (100, 200, 400), "new": (30, 150, 500)}.items():
+        for size, quality in zip(sizes, (20.0, 24.0, 30.0), strict=True):
+            values = {"psnr": quality, "ms_ssim": 1 - 10 ** (-quality / 10), "lpips": -quality}
+            points.append(Point("a", curve, "", f"q {quality}", (1, 8, 1), size, size, values))
+    curves = [
+        [(size, q) for size, q in zip(sizes, (20.0, 24.0, 30.0), strict=True)]
+        for sizes in ((100, 200, 400), (30, 150, 500))
+    ]
+    found = [change.of_means for change in changes(points, "old")]
+    assert found == pytest.approx([bd_rate(*curves)] * 6, rel=1e-6)
+    assert abs(found[0]) > 5
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -118,8 +118,10 @@ def test_frames_come_back_in_order(name, count):
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_few_frames_have_valid_times(name, count):
     """With frames to reorder libx265 takes the first times from what lies in memory."""
-    for fill in range(10):
-        frames = np.full((count, 64, 64, 3), 20 * fill, np.uint8)
+    frames = np.full((count, 64, 64, 3), 90, np.uint8)
+    for fill in range(40):
+        junk = [np.full(size, 255 - fill, np.uint8) for size in (100, 1000, 10**4, 10**5, 10**6)]
+        del junk
         assert reference(name).code(frames, 46, None).frames.shape == frames.shape
 
 
