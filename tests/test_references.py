@@ -115,14 +115,14 @@ def test_frames_come_back_in_order(name, count):
 
 
 @pytest.mark.parametrize("name", ["h265", "h265-444"])
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_few_frames_have_valid_times(name, count):
-    """With frames to reorder libx265 takes the first times from what lies in memory."""
+@pytest.mark.parametrize("count", [1, 2])
+def test_nothing_is_reordered_where_there_is_nothing_to(name, count):
+    """With reordering libx265 takes the times of so few frames from what lies in memory."""
     frames = np.full((count, 64, 64, 3), 90, np.uint8)
-    for fill in range(40):
-        junk = [np.full(size, 255 - fill, np.uint8) for size in (100, 1000, 10**4, 10**5, 10**6)]
-        del junk
-        assert reference(name).code(frames, 46, None).frames.shape == frames.shape
+    with av.open(io.BytesIO(written(name, frames, 46))) as file:
+        times = [(packet.pts, packet.dts) for packet in file.demux(video=0) if packet.size]
+    assert len(times) == count
+    assert all(shown == decoded for shown, decoded in times)
 
 
 @pytest.mark.parametrize("name", CODECS)
