@@ -6,13 +6,17 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+import tiny
 
 from bsq_jax.config import finalize, load_config_file
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import batch_sharding, make_mesh, to_global
 from bsq_jax.data.factory import make_data_config
 from bsq_jax.data.pipeline import train_batches
-from bsq_jax.initial import Initial, check_same_model
+from bsq_jax.export import save_export
+from bsq_jax.initial import Initial, check_same_model, with_tokenizer
+from bsq_jax.models.factory import make_prior
+from bsq_jax.recipes.prior import PriorRecipe
 from bsq_jax.tasks.tokenizer import make_tokenizer_task
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
@@ -27,6 +31,8 @@ def variants(path):
 
 
 ALL = [(path, variant) for path in FILES for variant in variants(path)]
+TOKENIZERS = [(path, variant) for path, variant in ALL if path.stem != "prior"]
+PRIORS = [variant for path, variant in ALL if path.stem == "prior"]
 
 
 def parameters(config):
@@ -58,7 +64,7 @@ def test_there_are_configs():
     assert {"quickstart.py", "tokenizer.py", "video.py"} <= {path.name for path in FILES}
 
 
-@pytest.mark.parametrize(("path", "variant"), ALL, ids=lambda x: getattr(x, "stem", x))
+@pytest.mark.parametrize(("path", "variant"), TOKENIZERS, ids=lambda x: getattr(x, "stem", x))
 def test_it_builds(path, variant):
     config = finalize(load_config_file(f"{path}:{variant}"))
     assert config.name
@@ -66,7 +72,7 @@ def test_it_builds(path, variant):
     make_data_config(config)
 
 
-@pytest.mark.parametrize(("path", "variant"), ALL, ids=lambda x: getattr(x, "stem", x))
+@pytest.mark.parametrize(("path", "variant"), TOKENIZERS, ids=lambda x: getattr(x, "stem", x))
 def test_it_trains_a_step(path, variant):
     config = shrink(path, variant)
     mesh = make_mesh(devices=jax.devices()[:1])  # compiles sooner than eight
@@ -86,6 +92,36 @@ def test_it_trains_a_step(path, variant):
     assert all(np.isfinite(value).all() for value in jax.device_get(values).values())
     changed = jax.tree.map(lambda a, b: bool((a != b).any()), before, jax.device_get(state.params))
     # Attention's key bias alone has no gradient: it shifts all scores of a query alike.
+    assert np.mean(jax.tree.leaves(changed)) > 0.8
+
+
+@pytest.mark.parametrize("variant", PRIORS)
+def test_a_prior_builds_and_trains_a_step(variant, tmp_path):
+    path = FOLDER / "prior.py"
+    whole = load_config_file(f"{path}:{variant}")
+    whole.prior.tokenizer = "x"
+    model = make_prior(finalize(whole))
+    signs = jax.ShapeDtypeStruct((1, 1, model.shape.tokens, model.shape.bits), np.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), signs)["params"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) > 5e5
+
+    mesh = make_mesh(devices=jax.devices()[:1])
+    tokenizer = finalize(tiny.get_config())
+    params = make_tokenizer_task(tokenizer).init_state(mesh).params
+    save_export(tmp_path / "tokenizer", tokenizer, {"raw": jax.device_get(params)}, origin={})
+    config = load_config_file(f"{path}:{variant}")
+    config.prior.update(tokenizer=str(tmp_path / "tokenizer"), width=16, layers=1, heads=2)
+    config.data.update(resize=16, scale=(1.0, 1.0), eval_resize=16, threads=1)
+    config.train.batch_size = 8
+    recipe = PriorRecipe(finalize(with_tokenizer(config, tmp_path)), tmp_path / "run", mesh)
+    batches = recipe.batches(0, 0, 1)
+    batch = to_global({name: next(batches)[name] for name in ("pixels", "frames")}, mesh)
+    batches.close()
+    state, _ = recipe.new_state()
+    before = jax.device_get(state.params)
+    state, values = jax.jit(recipe.task.train_step)(state, batch, recipe.task.load_frozen(mesh))
+    assert all(np.isfinite(value).all() for value in jax.device_get(values).values())
+    changed = jax.tree.map(lambda a, b: bool((a != b).any()), before, jax.device_get(state.params))
     assert np.mean(jax.tree.leaves(changed)) > 0.8
 
 

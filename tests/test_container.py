@@ -160,6 +160,37 @@ def test_impossible_headers(change):
         Header(**{**vars(PICTURE), **change})
 
 
+@pytest.mark.parametrize(
+    ("rate", "said"),
+    [(b"\x1e\x00", "lowest terms"), (b"\x02\x02", "lowest terms"), (b"\x00\x01", "claims")],
+)
+def test_rates_that_no_video_has(rate, said):
+    header = Header(**{**vars(VIDEO), "rate": fractions.Fraction(30)})
+    bad = bytearray(header.pack()[:-4])
+    bad[-2:] = rate
+    with pytest.raises(DamagedFile, match=said):
+        read(bytes(bad + zlib.crc32(bad).to_bytes(4, "little")))
+
+
+def test_numbers_have_one_way_to_be_written():
+    body = PICTURE.pack()[:-4]
+    for written in (b"\x88\x00", b"\x80\x80\x80\x80\x80\x01", b"\xff" * 40):
+        bad = body[:-1] + written
+        with pytest.raises(UserError, match=r"is damaged|cut short"):
+            read(bad + zlib.crc32(bad).to_bytes(4, "little"))
+
+
+def test_more_frames_than_there_are():
+    with pytest.raises(DamagedFile, match="impossible size"):
+        read(PICTURE.pack() + pack_chunk(Chunk(2, b"\xb2", 0), PICTURE))
+
+
+def test_files_that_went_through_a_text_mode():
+    data = packed(PICTURE, [Chunk(1, b"\xb2", 0)])
+    with pytest.raises(DamagedFile, match="first bytes"):
+        read(data.replace(b"\r\n", b"\n"))
+
+
 def test_later_versions_and_unknown_flags():
     data = bytearray(PICTURE.pack())
     for place, value, said in ((8, 2, "version 2"), (9, 12, "does not know"), (9, 0, "not know")):

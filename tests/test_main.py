@@ -258,8 +258,9 @@ def test_a_run_of_before_video_goes_on(tmp_path, monkeypatch, command, caplog):
     def of_before(config):
         """What an older version saved."""
         saved = to_json(config)
-        for key in ("positions", "causality", "window"):
+        for key in ("positions", "causality", "window", "min_bits"):
             del saved["model"][key]
+        del saved["task"], saved["prior"]
         for key in ("frames", "stride", "min_frames", "image_share", "image_source", "eval_clips"):
             del saved["data"][key]
         del saved["eval"]["videos"]

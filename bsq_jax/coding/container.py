@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fractions
+import math
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -154,7 +155,7 @@ def read_header(file: BinaryIO, name: str) -> Header:
     reader = _Reader(file)
     magic = reader.some(len(MAGIC))
     if not magic:
-        raise UserError(f"{name} is empty")
+        raise UserError(f"{name} is empty: copy or encode it again")
     if magic != MAGIC:
         if MAGIC.startswith(magic):
             raise TruncatedFile(f"{name} is cut short: it ends inside its header")
@@ -163,8 +164,9 @@ def read_header(file: BinaryIO, name: str) -> Header:
         looks = next((what for start, what in _LOOKS if magic.startswith(start)), "")
         looks = "an MP4 or QuickTime video" if magic[4:8] == b"ftyp" else looks
         raise UserError(
-            f"{name} is {looks or 'no .bsq file'}"
-            + (", no .bsq file: encode it first" if looks else "")
+            f"{name} is {looks}, no .bsq file: encode it first"
+            if looks
+            else f"{name} is no .bsq file: make one with python -m bsq_jax.codec encode"
         )
     try:
         version, flags = reader.exactly(2)
@@ -176,7 +178,7 @@ def read_header(file: BinaryIO, name: str) -> Header:
         fingerprint = reader.exactly(FINGERPRINT)
         count = 7 if flags & _VIDEO else 5
         numbers = [reader.varint() for _ in range(count)]
-        wanted = zlib.crc32(bytes(reader.seen))
+        wanted = zlib.crc32(reader.seen)
         if struct.unpack("<I", reader.exactly(4))[0] != wanted:
             raise DamagedFile(f"{name} is damaged: its header differs from its checksum")
     except EOFError:
@@ -186,6 +188,8 @@ def read_header(file: BinaryIO, name: str) -> Header:
     if flags & ~(_PRIOR | _VIDEO | _FULL_RANGE) or not flags & _FULL_RANGE:
         raise UserError(f"{name} uses what this bsq_jax does not know: update bsq_jax")
     height, width, frames, bits, overlap, *rate = numbers
+    if rate and math.gcd(*rate) != 1:
+        raise DamagedFile(f"{name} is damaged: its rate {rate[0]}/{rate[1]} is not in lowest terms")
     try:
         return Header(
             mode="prior" if flags & _PRIOR else "raw",
@@ -231,7 +235,7 @@ def read_chunks(
                 raise damaged("a chunk claims an impossible size")
             (checksum,) = struct.unpack("<I", reader.exactly(4))
             payload = reader.exactly(size)
-            wanted = zlib.crc32(bytes(reader.seen), _seed(header))
+            wanted = zlib.crc32(reader.seen, _seed(header))
             if struct.unpack("<I", reader.exactly(4))[0] != wanted:
                 raise damaged("a chunk differs from its checksum")
         except EOFError:
@@ -256,14 +260,14 @@ class _Reader:
 
     def some(self, size: int) -> bytes:
         """So many bytes, or all there are; memory grows with what is there, not with `size`."""
-        parts = bytearray()
-        while len(parts) < size:
-            part = self._file.read(min(size - len(parts), _PIECE))
+        start = len(self.seen)
+        while (missing := size - len(self.seen) + start) > 0:
+            part = self._file.read(min(missing, _PIECE))
             if not part:
                 break
-            parts += part
-        self.seen += parts
-        return bytes(parts)
+            self.seen += part
+        with memoryview(self.seen) as seen:
+            return bytes(seen[start:])
 
     def exactly(self, size: int) -> bytes:
         """So many bytes; raises ``EOFError`` where there are fewer."""

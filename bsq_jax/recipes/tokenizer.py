@@ -18,6 +18,7 @@ from bsq_jax.data.batches import Batches
 from bsq_jax.data.factory import make_data_config
 from bsq_jax.data.pipeline import batch_frames, open_source, train_batches
 from bsq_jax.data.records import SPLITS
+from bsq_jax.data.settings import DataConfig
 from bsq_jax.initial import ADAPTABLE, adapt, check_same_model, load_initial, start_from
 from bsq_jax.judges import Judging
 from bsq_jax.models.tokenizer import TokenizerModel
@@ -42,8 +43,11 @@ class TokenizerRecipe:
           mesh: of the run.
         """
         self._config, self._workdir, self._mesh = config, workdir, mesh
-        self._data = make_data_config(config)
         self.task = make_tokenizer_task(config)
+
+    @functools.cached_property
+    def _data(self) -> DataConfig:
+        return make_data_config(self._config)
 
     @functools.cached_property
     def _lengths(self) -> tuple[int, ...]:
