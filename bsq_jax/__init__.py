@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bsq_jax.api import Tokenizer
+    from bsq_jax.compression import Codec
 
-__all__ = ["Tokenizer"]
+__all__ = ["Codec", "Tokenizer"]
 
 
 def __getattr__(name: str) -> Any:
@@ -14,4 +15,8 @@ def __getattr__(name: str) -> Any:
         from bsq_jax.api import Tokenizer
 
         return Tokenizer
+    if name == "Codec":
+        from bsq_jax.compression import Codec
+
+        return Codec
     raise AttributeError(f"module 'bsq_jax' has no attribute {name!r}")

@@ -223,7 +223,7 @@ class Codec:
     def encode(
         self,
         frames: np.ndarray,
-        rate: fractions.Fraction | None = None,
+        rate: fractions.Fraction | int | None = None,
         bits: int | None = None,
         mode: str | None = None,
         overlap: int | None = None,
@@ -241,6 +241,7 @@ class Codec:
           UserError: the frames or a setting are not such.
         """
         frames = _checked(frames)
+        rate = None if rate is None else fractions.Fraction(rate)
         groups = (frames[i : i + self.group] for i in range(0, len(frames), self.group))
         return self.encode_groups(groups, rate=rate, bits=bits, mode=mode, overlap=overlap)
 

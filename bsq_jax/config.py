@@ -128,6 +128,7 @@ def default_config() -> ConfigDict:
     config.data = data = ConfigDict()
     # Pictures: photos | folder:PATH | tfds:NAME | array_record:GLOB | synthetic
     # Clips: motion | clips:PATH | tfds:NAME | array_record:GLOB
+    # For priors also: tokens:PATH
     data.source = "photos"
     data.val_source = ""  # empty: the validation split of `source`
     data.resize = 256  # short side in pixels before the random crop

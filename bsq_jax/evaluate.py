@@ -260,7 +260,7 @@ def evaluate(
             with tempfile.TemporaryFile(dir=place):
                 pass
 
-    _write(workdir, probe)
+    on_first_process(workdir, probe)
     results: dict[str, Any] = {}
     shown = None
     for label, params in weights.items():
@@ -321,12 +321,20 @@ def evaluate(
             videos.write_mp4(place("videos", f"clip{number}", "mp4"), movie)
         checksums.write_atomic(record, (json.dumps(report, indent=2) + "\n").encode())
 
-    _write(workdir, write)
+    on_first_process(workdir, write)
     return report
 
 
-def _write(workdir: pathlib.Path, action: Callable[[], None]) -> None:
-    """Has process 0 write; what the system refuses is the same `UserError` on every process."""
+def on_first_process(workdir: pathlib.Path, action: Callable[[], None]) -> None:
+    """Has process 0 write; what the system refuses is the same `UserError` on every process.
+
+    Args:
+      workdir: for the message.
+      action: writes.
+
+    Raises:
+      UserError: the system refused.
+    """
     problems = []
     if jax.process_index() == 0:
         try:

@@ -24,6 +24,7 @@ from bsq_jax.core.sharding import (
 )
 from bsq_jax.data.batches import Batches
 from bsq_jax.data.settings import DataConfig
+from bsq_jax.evaluate import on_first_process
 from bsq_jax.tasks.prior import PriorTask
 
 
@@ -156,14 +157,12 @@ def evaluate_prior(
         "pictures": [],
         "videos": [],
     }
-    if jax.process_index() == 0:
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-            checksums.write_atomic(path, (json.dumps(report, indent=2) + "\n").encode())
-        except OSError as error:
-            raise UserError(
-                f"cannot write the evaluation into {workdir} ({error.strerror})"
-            ) from error
+
+    def write() -> None:
+        workdir.mkdir(parents=True, exist_ok=True)
+        checksums.write_atomic(path, (json.dumps(report, indent=2) + "\n").encode())
+
+    on_first_process(workdir, write)
     return report
 
 

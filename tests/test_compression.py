@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from small_codec import TILE, make_codec, picture
 
+from bsq_jax import Codec
 from bsq_jax.coding import container
 from bsq_jax.coding.prior_coder import PriorCoder
-from bsq_jax.compression import Codec
 from bsq_jax.core.errors import UserError
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "codec"

@@ -440,18 +440,3 @@ def cross_entropy(logits: jax.Array, signs: jax.Array) -> jax.Array:
     """Bits that each sign costs, 0 where there is none; shapes ``[...]``."""
     nats = jax.nn.softplus(-signs * logits / LOGIT)
     return jnp.where(signs != 0, nats / np.float32(np.log(2)), 0.0)
-
-
-__all__ = [
-    "ORDERS",
-    "Begun",
-    "Cache",
-    "PriorModel",
-    "PriorShape",
-    "TokenBits",
-    "begin_frame",
-    "cross_entropy",
-    "empty_cache",
-    "end_frame",
-    "steps_of",
-]
