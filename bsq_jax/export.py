@@ -20,10 +20,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from bsq_jax.config import from_json, model_identity, to_json
+from bsq_jax.config import default_config, from_json, model_identity, to_json
 from bsq_jax.core import checksums
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
+from bsq_jax.core.settings import flatten
 
 FORMAT = "bsq_jax tokenizer"
 VERSION = 2
@@ -124,9 +125,17 @@ def load_export(
 
 
 def identity(config: ConfigDict, params: Any) -> bytes:
-    """Thirty-two bytes that tell a model with these parameters from all others."""
-    text = json.dumps(model_identity(config), sort_keys=True)
-    digest = hashlib.sha256(text.encode())
+    """Thirty-two bytes that tell a model with these parameters from all others.
+
+    They go over the settings that are not the defaults, and so stay when a setting is added.
+    """
+    usual = dict(flatten(model_identity(default_config())))
+    settings = {
+        key: value
+        for key, value in flatten(model_identity(config))
+        if key not in usual or usual[key] != value
+    }
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for key, leaf in sorted(flatten_dict(params).items()):
         array = np.asarray(leaf, order="C")
         digest.update(f"{'/'.join(key)} {array.dtype} {array.shape}".encode())
