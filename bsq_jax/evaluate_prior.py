@@ -22,6 +22,7 @@ from bsq_jax.core.sharding import (
     replicated,
     to_global,
 )
+from bsq_jax.core.text import aligned
 from bsq_jax.data.batches import Batches
 from bsq_jax.data.settings import DataConfig
 from bsq_jax.evaluate import on_first_process
@@ -177,14 +178,7 @@ def prior_table(report: Mapping[str, Any]) -> str:
     ):
         lines.append([title, *(f"{result[key]:.4f}" for result in results.values())])
     lines.append(["saved", *(f"{result['saved']:.1%}" for result in results.values())])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    rows = [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    ]
+    rows = aligned(lines)
     rows.insert(1, "-" * len(rows[0]))
     last = list(results.values())[-1]
     measured = report["measured"]

@@ -13,6 +13,7 @@ import numpy as np
 
 from bsq_jax.core import checksums
 from bsq_jax.core.figures import panel_figure
+from bsq_jax.core.text import aligned
 from bsq_jax.metrics import MS_SSIM_MIN_SIDE, bd_rate
 
 POINTS, SUMMARY, BD_RATE = "points.csv", "summary.csv", "bd_rate.csv"
@@ -270,7 +271,7 @@ def tables(points: Sequence[Point], anchor: str) -> str:
     for m in averages:
         cells = [METRICS[name].template.format(m.values[name]) for name in names]
         rows.append([m.curve, m.setting, f"{m.bpp:.4f}", f"{m.packet_bpp:.4f}", *cells])
-    text = f"Means over {averages[0].inputs} input(s)\n{_aligned(rows, 2)}"
+    text = "\n".join([f"Means over {averages[0].inputs} input(s)", *aligned(rows, 2)])
     found = changes(points, anchor)
     if not found:
         return text
@@ -280,16 +281,4 @@ def tables(points: Sequence[Point], anchor: str) -> str:
         percent = "-" if change.of_means is None else f"{change.of_means:+.1f}%"
         groups.setdefault((change.curve, change.bits), []).append(percent)
     rows += [[*key, *cells] for key, cells in groups.items()]
-    return f"{text}\n\nBjontegaard rate against {anchor}\n{_aligned(rows, 2)}"
-
-
-def _aligned(rows: Sequence[Sequence[str]], left: int) -> str:
-    """Rows under each other, the first `left` columns flush left and the others flush right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if place < left else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    return "\n".join([text, "", f"Bjontegaard rate against {anchor}", *aligned(rows, 2)])

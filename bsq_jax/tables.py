@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bsq_jax import metrics
+from bsq_jax.core.text import aligned
 
 # Rows of the table: key, title, format.
 _ROWS = (
@@ -39,14 +40,7 @@ def table(report: Mapping[str, Any]) -> str:
         lines.append(
             [title.format(k=k), *cells, template.format(oracle) if oracle is not None else "-"]
         )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    rows = [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    ]
+    rows = aligned(lines)
     rows.insert(1, "-" * len(rows[0]))
     measured = report["measured"]
     side = "x".join(map(str, measured["image_size"]))

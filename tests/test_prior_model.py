@@ -10,16 +10,14 @@ import pytest
 from bsq_jax.models.exact import divide, lowering, normalize, powers, shift, weights, whole
 from bsq_jax.models.prior import (
     LARGEST_LOGIT,
-    ORDERS,
     PriorModel,
-    PriorShape,
     TokenBits,
     begin_frame,
     cross_entropy,
     empty_cache,
     end_frame,
-    steps_of,
 )
+from bsq_jax.models.prior_shape import ORDERS, PriorShape, steps_of
 
 pytestmark = pytest.mark.smoke
 

@@ -12,7 +12,8 @@ from bsq_jax.models.discriminators import (
 from bsq_jax.models.discriminators.patchgan import map_side
 from bsq_jax.models.discriminators.stylegan import sizes
 from bsq_jax.models.positions import check_width
-from bsq_jax.models.prior import PriorModel, PriorShape
+from bsq_jax.models.prior import PriorModel
+from bsq_jax.models.prior_shape import PriorShape
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
 from bsq_jax.quantizers import make_quantizer
 

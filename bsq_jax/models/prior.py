@@ -2,18 +2,17 @@
 
 A transformer over the tokens of a tile, frame by frame, in whole numbers (`bsq_jax.models.exact`):
 probabilities come out the same on every machine. Tokens of a frame are taken in steps, those of a
-step at once; `ORDERS` says in which. Each token has two rows: the *content* row knows its bits and
-is what later tokens look at; the *query* row does not, and predicts them from the content of
-earlier steps and frames. Inside a token bits are predicted one after the other by a small network
-that sees the earlier ones (neural autoregressive distribution estimator: Larochelle and Murray,
-2011).
+step at once; `bsq_jax.models.prior_shape` says in which. Each token has two rows: the *content* row
+knows its bits and is what later tokens look at; the *query* row does not, and predicts them from
+the content of earlier steps and frames. Inside a token bits are predicted one after the other by a
+small network that sees the earlier ones (neural autoregressive distribution estimator: Larochelle
+and Murray, 2011).
 
 Bits are written as signs: -1, 1, and 0 where a token keeps fewer bits than there are.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -36,67 +35,11 @@ from bsq_jax.models.exact import (
     whole,
 )
 from bsq_jax.models.initializers import spread
+from bsq_jax.models.prior_shape import PriorShape
 
-ORDERS = ("raster", "grids")
 LOGIT = 64  # a logit of 1 nat is the whole number 64
 LARGEST_LOGIT = 11 * LOGIT  # what 16 bits of probability can tell
 _UNSEEN = -(2.0**20)
-
-
-def steps_of(order: str, rows: int, columns: int) -> np.ndarray:
-    """At which step of a frame each token is taken.
-
-    Args:
-      order: ``raster``: one token a step, row by row. ``grids``: three steps whatever the size:
-        every other token of every other row, those diagonally between them, and all others.
-      rows: of a tile.
-      columns: of a tile.
-
-    Returns:
-      int32 ``[rows * columns]``, each step from 0 on at least once.
-    """
-    row, column = np.divmod(np.arange(rows * columns), columns)
-    if order == "raster":
-        return np.arange(rows * columns, dtype=np.int32)
-    step = np.where((row + column) % 2, 2, row % 2)
-    return np.unique(step, return_inverse=True)[1].astype(np.int32)
-
-
-@dataclasses.dataclass(frozen=True)
-class PriorShape:
-    """The numbers that fix a prior's parameters.
-
-    Attributes:
-      rows: tokens of a tile, downwards.
-      columns: tokens of a tile, across.
-      bits: bits a token.
-      width: channels of the rows.
-      layers: blocks.
-      heads: attention heads.
-      hidden: channels of the network that goes through the bits of a token.
-      window: frames that a token looks at, its own included.
-      order: see `steps_of`.
-    """
-
-    rows: int
-    columns: int
-    bits: int
-    width: int = 192
-    layers: int = 4
-    heads: int = 6
-    hidden: int = 96
-    window: int = 2
-    order: str = "raster"
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of a tile."""
-        return self.rows * self.columns
-
-    @property
-    def steps(self) -> np.ndarray:
-        """See `steps_of`."""
-        return steps_of(self.order, self.rows, self.columns)
 
 
 class Cache(NamedTuple):
