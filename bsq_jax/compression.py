@@ -8,7 +8,7 @@ import functools
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO, Self
 
 import numpy as np
@@ -320,12 +320,7 @@ class Codec:
             problem = str(error)
         return Decoded(np.concatenate(parts), header, problem)
 
-    def decode_groups(
-        self,
-        file: BinaryIO,
-        name: str = "the data",
-        progress: Callable[[int], None] | None = None,
-    ) -> Iterator[np.ndarray]:
+    def decode_groups(self, file: BinaryIO, name: str = "the data") -> Iterator[np.ndarray]:
         """Reads a file group by group, as `decode`.
 
         Yields:
@@ -361,10 +356,7 @@ class Codec:
                 )
             bits = np.concatenate(made)
             for first in range(0, len(bits), self.group):
-                part = bits[first : first + self.group]
-                yield self._pixels(part, tiles)
-                if progress is not None:
-                    progress(len(part))
+                yield self._pixels(bits[first : first + self.group], tiles)
             done += chunk.frames
 
     def _chunk_tokens(
