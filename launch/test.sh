@@ -3,10 +3,10 @@
 #
 #   bash launch/test.sh [ARGUMENT...]     e.g. -k metrics
 #
-# Arguments go to pytest.
+# Arguments go to pytest. Files of tests run side by side, two of them; -n 0 runs them one by one.
 set -euo pipefail
 # shellcheck source=launch/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 prepare_environment requirements.txt tests/requirements.txt
-exec "$VENV_PYTHON" -m pytest "$@"
+exec "$VENV_PYTHON" -m pytest -n 2 --dist loadfile "$@"
