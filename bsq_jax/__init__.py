@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bsq_jax.api import Tokenizer
     from bsq_jax.compression import Codec
+    from bsq_jax.generator import Generator
 
-__all__ = ["Codec", "Tokenizer"]
+__all__ = ["Codec", "Generator", "Tokenizer"]
 
 
 def __getattr__(name: str) -> Any:
@@ -19,4 +20,8 @@ def __getattr__(name: str) -> Any:
         from bsq_jax.compression import Codec
 
         return Codec
+    if name == "Generator":
+        from bsq_jax.generator import Generator
+
+        return Generator
     raise AttributeError(f"module 'bsq_jax' has no attribute {name!r}")

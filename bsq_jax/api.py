@@ -146,6 +146,11 @@ class Tokenizer:
         )
 
     @property
+    def model(self) -> TokenizerModel:
+        """The network."""
+        return self._model
+
+    @property
     def shape(self) -> TokenizerShape:
         """The numbers that fix the model."""
         return self._model.shape

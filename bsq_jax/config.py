@@ -27,6 +27,8 @@ from bsq_jax.core.settings import flatten, nearest, put, set_from_text
 
 # Keys of `model` that change how the network computes, not which parameters it has.
 COMPUTE_KEYS = ("dtype", "remat", "attention")
+# Keys of `prior` and `masked_lm` that their parameters do not depend on.
+_NOT_IN_PARAMETERS = ("tokenizer", "label_dropout", "label_smoothing", "schedule", "mask_unit")
 _OPTIONAL = {"optimizer.learning_rate", "discriminator.learning_rate"}  # may be none
 # What keys that a saved config does not have yet meant then, where that is not today's default.
 _ABSENT = {"loss.perceptual": 0.0, "loss.adversarial": 0.0}
@@ -43,7 +45,7 @@ def default_config() -> ConfigDict:
     """All keys with the published values of the 256x256, 36-bit image tokenizer."""
     config = ConfigDict()
     config.name = "tokenizer"  # shown in logs and tables
-    config.task = "tokenizer"  # tokenizer | prior: what is trained
+    config.task = "tokenizer"  # tokenizer | prior | masked_lm: what is trained
     config.seed = 0  # of parameters, data order and augmentation
 
     config.model = model = ConfigDict()
@@ -81,6 +83,28 @@ def default_config() -> ConfigDict:
     prior.hidden = 96  # channels of the network that goes through the bits of a token
     prior.window = 2  # frames that a token looks at, its own included
     prior.order = "raster"  # raster | grids: three steps a frame
+
+    config.masked_lm = masked = ConfigDict()  # task masked_lm; `model` is that of its tokenizer
+    masked.tokenizer = ""  # workdir or export
+    masked.group_size = 9  # bits of a token that are one word; the last group has what is left
+    masked.frames = 1  # frames of a clip that it looks at
+    masked.width = 768
+    masked.layers = 24
+    masked.heads = 8
+    masked.mlp_ratio = 4.0
+    masked.classes = 0  # number of classes of the data; 0: it is not told them
+    masked.label_dropout = 0.1  # share of examples whose class it is not told, for guidance
+    masked.label_smoothing = 0.1
+    masked.schedule = "cosine"  # of masks: cosine | linear | square | cubic | sqrt | arccos
+    masked.mask_unit = "token"  # token | group: what is masked, and generated, as a whole
+
+    config.sampling = sampling = ConfigDict()  # how a masked_lm generates; the command's defaults
+    sampling.steps = 32  # at most one for each token
+    sampling.schedule = "cosine"  # of what is still masked after a step, as masked_lm.schedule
+    sampling.order = "confidence"  # confidence | random: what is decided first
+    sampling.temperature = 1.0  # of the words
+    sampling.noise = 4.5  # of the confidence, times Gumbel noise that falls to 0 at the last step
+    sampling.guidance = 0.0  # classifier-free: logits + guidance x (logits - those without class)
 
     config.loss = loss = ConfigDict()
     loss.l1 = 1.0  # weight of the mean absolute error, pixels in [-1, 1]
@@ -126,9 +150,9 @@ def default_config() -> ConfigDict:
     optimizer.ema = 0.999  # decay of the averaged parameters; 0 keeps none
 
     config.data = data = ConfigDict()
-    # Pictures: photos | folder:PATH | tfds:NAME | array_record:GLOB | synthetic
+    # Pictures: photos | digits | folder:PATH | tfds:NAME | array_record:GLOB | synthetic
     # Clips: motion | clips:PATH | tfds:NAME | array_record:GLOB
-    # For priors also: tokens:PATH
+    # For models of tokens also: tokens:PATH
     data.source = "photos"
     data.val_source = ""  # empty: the validation split of `source`
     data.resize = 256  # short side in pixels before the random crop
@@ -170,6 +194,7 @@ def default_config() -> ConfigDict:
     evaluation.neighbours = 3  # k of precision and recall; 0 leaves them out
     evaluation.neighbours_examples = 10_000  # the most frames that precision and recall look at
     evaluation.videos = 2  # clips written as mp4 files
+    evaluation.samples = 1000  # generated pictures that are measured; 0: none are
 
     config.mesh = mesh = ConfigDict()
     mesh.data = -1  # -1: all devices that the other axes leave
@@ -292,9 +317,11 @@ def model_identity(config: ConfigDict) -> dict[str, Any]:
     """The part of a config that a checkpoint's parameters depend on, as plain containers."""
     model = {k: v for k, v in to_json(config)["model"].items() if k not in COMPUTE_KEYS}
     identity = {"task": config.task, "model": model, "quantizer": {"name": config.quantizer.name}}
-    if config.task == "prior":
-        prior = to_json(config)["prior"]
-        identity["prior"] = {key: prior[key] for key in prior if key != "tokenizer"}
+    if config.task != "tokenizer":
+        section = to_json(config)[config.task]
+        for key in _NOT_IN_PARAMETERS:
+            section.pop(key, None)
+        identity[config.task] = section
     return identity
 
 

@@ -19,6 +19,8 @@ POSITIVE = {
     *("discriminator.channel_base", "discriminator.channel_max", "discriminator.stddev_group"),
     *("discriminator.width", "discriminator.layers", "discriminator.learning_rate"),
     *("prior.width", "prior.layers", "prior.heads", "prior.hidden", "prior.window"),
+    *("masked_lm.group_size", "masked_lm.frames", "masked_lm.width", "masked_lm.layers"),
+    *("masked_lm.heads", "masked_lm.mlp_ratio", "sampling.steps"),
     "loss.r1_every",
 }
 NOT_NEGATIVE = {
@@ -27,6 +29,7 @@ NOT_NEGATIVE = {
     *("optimizer.warmup_steps", "optimizer.weight_decay", "train.evaluate_every"),
     *("train.picture_every", "eval.neighbours", "eval.videos"),
     *("model.window", "model.min_bits", "data.frames", "data.min_frames"),
+    *("masked_lm.classes", "sampling.temperature", "sampling.noise", "eval.samples"),
 }
 
 
@@ -47,6 +50,7 @@ def check(config: ConfigDict) -> None:
         value = values[key]
         require(value in choices, f"{key} is '{value}': it must be one of {', '.join(choices)}")
 
+    one_of("task", ("tokenizer", "prior", "masked_lm"))
     for key, value in values.items():
         if value is None:
             continue
@@ -57,6 +61,8 @@ def check(config: ConfigDict) -> None:
     for key in ("optimizer.ema", "optimizer.b1", "optimizer.b2", "loss.lecam_decay"):
         require(0 <= values[key] < 1, f"{key} is {values[key]}: it must be in [0, 1)")
 
+    for key in ("masked_lm.label_dropout", "masked_lm.label_smoothing"):
+        require(0 <= values[key] <= 1, f"{key} is {values[key]}: it must be in [0, 1]")
     for name, side in zip(("height", "width"), model.image_size, strict=True):
         require(
             side > 0 and side % model.patch_size == 0,
@@ -101,11 +107,35 @@ def check(config: ConfigDict) -> None:
         prior.width % prior.heads == 0 and prior.width <= 1024,
         f"prior.width {prior.width} must divide into prior.heads {prior.heads} and be 1024 at most",
     )
+    masked = config.masked_lm
     require(
-        config.task != "prior" or bool(prior.tokenizer),
-        "task=prior needs a trained tokenizer: set prior.tokenizer to its workdir or export",
+        masked.width % masked.heads == 0,
+        f"masked_lm.width {masked.width} does not divide into masked_lm.heads {masked.heads}",
     )
-    one_of("task", ("tokenizer", "prior"))
+    require(
+        config.task != "masked_lm" or masked.group_size in range(1, min(model.bits, 16) + 1),
+        f"masked_lm.group_size is {masked.group_size}: choose 1 to {min(model.bits, 16)} for "
+        f"{model.bits} bits",
+    )
+    require(
+        config.task != "masked_lm" or config.data.frames in (0, masked.frames),
+        f"data.frames is {config.data.frames}, but masked_lm.frames is {masked.frames}: give both "
+        "the same, or leave data.frames at 0",
+    )
+    require(
+        not config.sampling.guidance or bool(masked.classes and masked.label_dropout),
+        f"sampling.guidance is {config.sampling.guidance}, but the model is not trained with and "
+        "without classes: set masked_lm.classes and label_dropout, or guidance=0",
+    )
+    require(
+        config.task == "tokenizer" or bool(config[config.task].tokenizer),
+        f"task={config.task} needs a trained tokenizer: set {config.task}.tokenizer to its workdir "
+        "or export",
+    )
+    for key in ("masked_lm.schedule", "sampling.schedule"):
+        one_of(key, ("cosine", "linear", "square", "cubic", "sqrt", "arccos"))
+    one_of("masked_lm.mask_unit", ("token", "group"))
+    one_of("sampling.order", ("confidence", "random"))
     one_of("prior.order", ("raster", "grids"))
     one_of("model.dtype", ("float32", "bfloat16"))
     one_of("model.remat", ("none", "dots", "full"))

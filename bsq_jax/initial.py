@@ -79,11 +79,11 @@ def read_initial_config(path: str | os.PathLike[str]) -> ConfigDict:
 
 
 def with_tokenizer(config: ConfigDict, workdir: str | os.PathLike[str]) -> ConfigDict:
-    """A prior's config with the model of its tokenizer, which it need not repeat.
+    """The config of a model of tokens with the model of its tokenizer, which it need not repeat.
 
     Args:
       config: of any task.
-      workdir: of the run; the tokenizer that lies in it counts more than ``prior.tokenizer``.
+      workdir: of the run; the tokenizer that lies in it counts more than the config's.
 
     Raises:
       UserError: there is no tokenizer, or it is damaged.
@@ -91,12 +91,12 @@ def with_tokenizer(config: ConfigDict, workdir: str | os.PathLike[str]) -> Confi
     if config.task == "tokenizer":
         return config
     inside = local_path(workdir) / TOKENIZER_FOLDER
-    path = inside if is_export(inside) else config.prior.tokenizer
+    path = inside if is_export(inside) else config[config.task].tokenizer
     if not path:
         return config  # finalize says so
     saved = read_saved_config(path)
     if saved.task != "tokenizer":
-        raise UserError(f"{path} (prior.tokenizer) holds a {saved.task}, not a tokenizer")
+        raise UserError(f"{path} ({config.task}.tokenizer) holds a {saved.task}, not a tokenizer")
     config = config.copy_and_resolve_references()
     computed = {key: config.model[key] for key in COMPUTE_KEYS}
     config.model.update(saved.model)

@@ -1,4 +1,4 @@
-r"""Tokenizes a data set once, for priors to be trained on.
+r"""Tokenizes a data set once, for priors and generators to be trained on.
 
 ::
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,8 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.core.progress import progress
 from bsq_jax.data.batches import Batches
 from bsq_jax.data.factory import make_data_config
-from bsq_jax.data.pipeline import eval_batches, num_examples, train_batches
+from bsq_jax.data.pipeline import eval_batches, num_examples, open_source, train_batches
+from bsq_jax.data.records import classes_of
 from bsq_jax.data.tokens import FILE, TokenSet, write_description, write_split
 from bsq_jax.export import identity
 
@@ -52,16 +54,18 @@ def tokenize(
       UserError: the data cannot be read, or the folder not written.
     """
     data, shape = make_data_config(config), tokenizer.shape
+    data = dataclasses.replace(data, labels=True)
+    classes = classes_of(open_source(data, "train"))
     examples = examples or num_examples(data, "train")
     alone: dict[str, Any] = {"global_batch": _BATCH, "shard_index": 0, "shard_count": 1}
 
-    def clips(batches: Batches, count: int) -> Iterator[np.ndarray]:
+    def clips(batches: Batches, count: int) -> Iterator[tuple[np.ndarray, int]]:
         with contextlib.closing(batches):
             for batch in batches:
                 bits = _encode(tokenizer, batch["pixels"])
                 for row, clip in enumerate(bits):
                     if batch.get("mask", np.ones(len(bits)))[row]:
-                        yield clip[: batch["frames"][row]]
+                        yield clip[: batch["frames"][row]], int(batch["label"][row])
                         count -= 1
                         if not count:
                             return
@@ -82,6 +86,7 @@ def tokenize(
             bits=shape.bits,
             counts=counts,
             source=data.source,
+            classes=classes,
         )
         write_description(tokens)
     except OSError as error:
@@ -100,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Reads the flags and tokenizes; the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m bsq_jax.tokenize",
-        description="Tokenize a data set once, for priors to be trained on.",
+        description="Tokenize a data set once, for priors and generators to be trained on.",
         epilog="Any --config.data.KEY=VALUE is taken too, and begins from the tokenizer's config.",
     )
     parser.add_argument("folder", help="folder of the token set, to be made")

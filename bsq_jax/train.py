@@ -21,6 +21,7 @@ from bsq_jax.data.batches import Batches
 from bsq_jax.tasks.state import TrainState
 
 _CONTENTS = ("pixels", "bits")  # one of them is in a batch, ``[batch, time, ...]``
+_BESIDE = ("frames", "label")  # what a step is given besides, as far as it is there
 
 
 class _Stopped(BaseException):
@@ -148,13 +149,13 @@ def train(
             began = time.monotonic()
             local = next(batches)
             monitor.data_wait(time.monotonic() - began)
-            data = {name: rows for name, rows in local.items() if name in _CONTENTS}
-            frames = next(iter(data.values())).shape[1]
+            data = {name: rows for name, rows in local.items() if name in (*_CONTENTS, *_BESIDE)}
+            frames = next(data[name] for name in _CONTENTS if name in data).shape[1]
             if frames not in compiled and (compiled or frames > 1):  # the wait has a reason
                 what = f"clips of {frames} frames" if frames > 1 else "single frames"
                 monitor.info(f"step {step}: compiling for {what}")
             compiled.add(frames)
-            batch = to_global({**data, "frames": local["frames"]}, mesh)
+            batch = to_global(data, mesh)
             state, values = step_fn(state, batch, frozen)
             monitor.progress(step)
             last = step == steps

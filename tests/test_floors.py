@@ -21,19 +21,20 @@ FLOORS = (
     ("losses", "metrics"),
     ("optim",),
     ("tasks",),
-    ("judges", "showing", "tables"),
-    ("train", "evaluate", "evaluate_prior"),
+    ("networks", "sampler", "showing", "tables"),
+    ("judges",),
+    ("train", "evaluate", "evaluate_masked_lm", "evaluate_prior"),
     ("workdir", "export"),
     ("initial", "checkpoint_settings"),
     ("recipes",),
     ("arrays", "streaming", "api", "convert", "jobs"),
-    ("compression",),
+    ("compression", "generator"),
     ("rd_results",),
-    ("main", "studies", "codec", "tokenize", "rd"),
+    ("main", "studies", "codec", "generate", "score", "tokenize", "rd"),
 )
 # Typed arguments everywhere else: only these may import the config.
 READERS = (
-    *("workdir", "export", "initial", "checkpoint_settings", "compression"),
+    *("workdir", "export", "initial", "checkpoint_settings", "compression", "generator"),
     *("api", "convert", "jobs", "main", "tokenize", "studies.variable_length"),
 )
 

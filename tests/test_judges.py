@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bsq_jax import judges as module
+from bsq_jax import networks as module
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.pixels import to_float
 from bsq_jax.core.sharding import make_mesh, to_global
@@ -131,10 +131,10 @@ def stand_ins(monkeypatch, tmp_path):
     small = {"inception": 3, "i3d": 2}
     spaces = {
         name: module.dataclasses.replace(space, dimension=small[name])
-        for name, space in module._SPACES.items()
+        for name, space in module.SPACES.items()
         if name in small
     }
-    monkeypatch.setattr(module, "_SPACES", spaces)
+    monkeypatch.setattr(module, "SPACES", spaces)
     path = tmp_path / "weights.pth"
     path.write_bytes(b"weights")
     return path, head

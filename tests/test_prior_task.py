@@ -93,8 +93,9 @@ def test_a_step_is_the_same_on_any_mesh(tokenizer, tmp_path):
 def test_the_loss_is_the_cost_of_the_real_frames(tokenizer, tmp_path):
     mesh = make_mesh(devices=jax.devices()[:1])
     task = recipe_of(tokenizer, tmp_path, mesh).task
-    shape = dataclasses.replace(task.tokenizer.shape, min_bits=0)
-    task = dataclasses.replace(task, tokenizer=task.tokenizer.clone(shape=shape))
+    model = task.tokenizer.model
+    model = model.clone(shape=dataclasses.replace(model.shape, min_bits=0))
+    task = dataclasses.replace(task, tokenizer=dataclasses.replace(task.tokenizer, model=model))
     batch = batch_of(2)
     _, watched = one_step(task, mesh, batch)
     fresh = task.init_state(mesh).params
@@ -223,7 +224,7 @@ def test_damaged_and_foreign_token_sets(tokens, config_file, trained, tmp_path):
     text = (copy / "tokens.json").read_text()
     for old, new, said in (
         (read_description(tokens).model, "0" * 64, "tokens of another tokenizer"),
-        ('"version": 1', '"version": 2', "not of this version"),
+        ('"version": 2', '"version": 1', "not of this version"),
         ('"bits"', '"bots"', "is damaged"),
         ('"train": 24', '"train": 25', "holds 24 clips, not the 25"),
     ):

@@ -35,3 +35,18 @@ def get_prior(tokenizer, **changes):
     )
     config.optimizer.learning_rate = 5e-3
     return config
+
+
+def get_masked_lm(tokenizer, **changes):
+    """A masked language model of digits on the tokens of `tokenizer`, as above."""
+    config = get_config()
+    config.name, config.task = "tiny masked LM", "masked_lm"
+    config.masked_lm.update(
+        tokenizer=str(tokenizer), group_size=3, width=16, layers=1, heads=2, classes=10
+    )
+    config.masked_lm.update(changes)
+    config.sampling.steps = 3
+    config.data.update(source="digits", flip=False)
+    config.optimizer.learning_rate = 5e-3
+    config.eval.update(pictures=2, samples=0)
+    return config

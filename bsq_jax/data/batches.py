@@ -7,6 +7,7 @@ from typing import Any, Self
 import grain
 import numpy as np
 
+from bsq_jax.core.errors import UserError
 from bsq_jax.data.reader import Reader
 from bsq_jax.data.settings import DataConfig
 
@@ -84,3 +85,18 @@ class EpochOrder:
     def __getitem__(self, position: int) -> int:
         epoch, place = divmod(position, self._count)
         return int(self._table(epoch)[place])
+
+
+def local_batch(global_batch: int, shard_index: int, shard_count: int) -> int:
+    """This host's share of a batch.
+
+    Raises:
+      UserError: The batch does not divide.
+    """
+    if not 0 <= shard_index < shard_count:
+        raise ValueError(f"shard_index={shard_index} is not one of {shard_count} shards")
+    if global_batch < 1 or global_batch % shard_count:
+        raise UserError(
+            f"batch size {global_batch} is not a positive multiple of the {shard_count} hosts"
+        )
+    return global_batch // shard_count

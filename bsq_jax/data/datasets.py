@@ -1,5 +1,6 @@
 """Prepared data sets: array_record files, and what tensorflow-datasets makes of them."""
 
+import functools
 import glob
 import importlib.util
 import os
@@ -11,7 +12,7 @@ import numpy as np
 from bsq_jax.core.errors import UserError
 from bsq_jax.data.folders import VAL_FRACTION
 from bsq_jax.data.footage import is_video, size_of
-from bsq_jax.data.records import BrokenRecord, Record, Source
+from bsq_jax.data.records import NO_LABEL, BrokenRecord, Record, Source
 
 _LOOKED_AT = 8  # records, to find out what a file holds
 
@@ -53,13 +54,30 @@ class TfdsSource:
     """One split of a prepared TensorFlow dataset; pictures and frames are the stored bytes."""
 
     def __init__(
-        self, name: str, data_source: Sequence[dict[str, Any]], feature: str, *, videos: bool
+        self,
+        name: str,
+        data_source: Sequence[dict[str, Any]],
+        feature: str,
+        *,
+        videos: bool,
+        label: str = "",
+        classes: Sequence[str] = (),
     ):
-        """Takes the split's examples, and which feature of them to read."""
+        """Takes the split's examples, which feature of them to read, and which is the label."""
         self.name = name
         self.videos = videos
+        self.classes = tuple(classes)
         self._data_source = data_source
         self._feature = feature
+        self._label_feature = label
+        self._label = functools.lru_cache(maxsize=2**22)(self._read_label)
+
+    def label(self, index: int) -> int:
+        """See :class:`bsq_jax.data.records.Labelled`."""
+        return self._label(index) if self.classes else NO_LABEL
+
+    def _read_label(self, index: int) -> int:
+        return int(_read(self._data_source, index)[self._label_feature])
 
     def __len__(self) -> int:
         return len(self._data_source)
@@ -179,4 +197,14 @@ def open_tfds(place: str, split: str, divide: bool) -> Source:
             f"tfds:{place} is stored as {builder.info.file_format}: prepare it in another folder "
             "with file_format='array_record' and give that as tfds:NAME@DATA_DIR"
         ) from error
-    return TfdsSource(f"tfds:{name}/{chosen}", data_source, feature, videos=not pictures)
+    labels = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
+    label = "label" if "label" in labels else next(iter(labels), "")
+    classes = features[label].names if label else ()
+    return TfdsSource(
+        f"tfds:{name}/{chosen}",
+        data_source,
+        feature,
+        videos=not pictures,
+        label=label,
+        classes=classes,
+    )

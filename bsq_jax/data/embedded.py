@@ -1,5 +1,6 @@
 """Data that needs no files of one's own: photographs inside packages, and drawn pictures."""
 
+import functools
 import importlib.util
 import pathlib
 
@@ -68,19 +69,59 @@ class SyntheticSource:
         return Record(f"{self.name}#{index}", np.clip(np.rint(image), 0, 255).astype(np.uint8))
 
 
+class DigitsSource:
+    """Handwritten digits: 1,797 pictures of 8 x 8 in ten classes, which come inside scikit-learn.
+
+    They are the test set of "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998,
+    UCI Machine Learning Repository, CC BY 4.0). Every fifth is in val. White on black.
+    """
+
+    def __init__(self, split: str):
+        self.name = f"digits/{split}"
+        self.videos = False
+        self.classes = tuple("0123456789")
+        pixels, labels = _digits()
+        is_val = np.arange(len(labels)) % 5 == 0
+        chosen = is_val if split == "val" else ~is_val
+        self._pixels, self._labels = pixels[chosen], labels[chosen]
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> Record:
+        return Record(f"{self.name}#{index}", self._pixels[index])
+
+    def label(self, index: int) -> int:
+        """See :class:`bsq_jax.data.records.Labelled`."""
+        return int(self._labels[index])
+
+
+@functools.cache
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """Pixels uint8 ``[1797, 8, 8, 3]`` and labels."""
+    rows = np.loadtxt(_packaged("sklearn", "datasets/data/digits.csv.gz", "digits"), delimiter=",")
+    grey = np.rint(rows[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
+    return np.repeat(grey, 3, axis=-1), rows[:, -1].astype(np.int64)
+
+
 def photos(split: str) -> Source:
     """The embedded photographs; see :func:`bsq_jax.data.sources.make_source`."""
     files = []
     for package, inner in _PHOTOS[split]:
-        # The package's folder, without importing the package: scikit-learn takes a second.
-        found = importlib.util.find_spec(package)
-        roots = list(found.submodule_search_locations or ()) if found else []
-        path = next((p for root in roots if (p := pathlib.Path(root, inner)).is_file()), None)
-        if path is None:
-            wheel = {"skimage": "scikit-image", "sklearn": "scikit-learn"}[package]
-            raise UserError(
-                f"data source 'photos': {inner} is not in the installed {wheel}; "
-                f"run 'pip install --force-reinstall {wheel}' or use folder:PATH"
-            )
+        path = _packaged(package, inner, "photos")
         files.append((path.name, str(path)))
     return FileSource(f"photos/{split}", files)
+
+
+def _packaged(package: str, inner: str, source: str) -> pathlib.Path:
+    """A file inside a package that is not imported for it: scikit-learn takes a second."""
+    found = importlib.util.find_spec(package)
+    roots = list(found.submodule_search_locations or ()) if found else []
+    path = next((p for root in roots if (p := pathlib.Path(root, inner)).is_file()), None)
+    if path is None:
+        wheel = {"skimage": "scikit-image", "sklearn": "scikit-learn"}[package]
+        raise UserError(
+            f"data source '{source}': {inner} is not in the installed {wheel}; "
+            f"run 'pip install --force-reinstall {wheel}' or use folder:PATH"
+        )
+    return path

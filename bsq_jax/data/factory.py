@@ -12,5 +12,12 @@ def make_data_config(config: ConfigDict) -> DataConfig:
       UserError: a setting is out of range.
     """
     settings = config.data.to_dict()
-    settings["frames"] = settings["frames"] or config.model.frames
-    return DataConfig(**settings, image_size=tuple(config.model.image_size), seed=config.seed)
+    masked_lm = config.task == "masked_lm"
+    longest = config.masked_lm.frames if masked_lm else config.model.frames
+    settings["frames"] = settings["frames"] or longest
+    return DataConfig(
+        **settings,
+        image_size=tuple(config.model.image_size),
+        seed=config.seed,
+        labels=masked_lm and config.masked_lm.classes > 0,
+    )

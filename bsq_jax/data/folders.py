@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.data.records import Record, Source
+from bsq_jax.data.records import NO_LABEL, Record, Source
 from bsq_jax.data.video import VIDEO_EXTENSIONS
 
 IMAGE_EXTENSIONS = frozenset(
@@ -27,11 +27,33 @@ VAL_FRACTION = 0.1
 class FileSource:
     """Picture or video files in a fixed order, read anew at each access."""
 
-    def __init__(self, name: str, files: Sequence[tuple[str, str]], *, videos: bool = False):
-        """Takes ``files`` as pairs of (record id, path), and whether they are videos."""
+    def __init__(
+        self,
+        name: str,
+        files: Sequence[tuple[str, str]],
+        *,
+        videos: bool = False,
+        classes: Sequence[str] = (),
+        labels: Sequence[int] = (),
+    ):
+        """Takes the files.
+
+        Args:
+          name: How the source calls itself.
+          files: Pairs of (record id, path).
+          videos: Whether they are videos.
+          classes: Names of classes.
+          labels: For each file the number of its class, if there are classes.
+        """
         self.name = name
         self.videos = videos
+        self.classes = tuple(classes)
+        self._labels = tuple(labels)
         self._files = tuple(files)
+
+    def label(self, index: int) -> int:
+        """See :class:`bsq_jax.data.records.Labelled`."""
+        return self._labels[index] if self.classes else NO_LABEL
 
     def __len__(self) -> int:
         return len(self._files)
@@ -80,10 +102,11 @@ def _folder(kind: _Kind, place: str, split: str, divide: bool) -> Source:
     if val_folder and (root / "train").is_dir():
         folder = "train" if split == "train" else val_folder
         chosen = [f"{folder}/{path}" for path in files_below(root / folder, kind.extensions)]
-        where = f"{place}/{folder}"
+        everything = [f"train/{path}" for path in files_below(root / "train", kind.extensions)]
+        where, depth = f"{place}/{folder}", 1
     else:
-        chosen = files_below(root, kind.extensions)
-        where = place
+        chosen = everything = files_below(root, kind.extensions)
+        where, depth = place, 0
         if divide and chosen:
             chosen = _hash_split(kind, chosen, split, place)
     if not chosen:
@@ -95,7 +118,26 @@ def _folder(kind: _Kind, place: str, split: str, divide: bool) -> Source:
         )
         raise UserError(f"{kind.scheme}:{where} holds no {kind.plural}: {hint}")
     files = [(path, str(root / path)) for path in chosen]
-    return FileSource(f"{kind.scheme}:{where}", files, videos=kind is _VIDEOS)
+    classes, labels = _classes(everything, chosen, depth)
+    return FileSource(
+        f"{kind.scheme}:{where}", files, videos=kind is _VIDEOS, classes=classes, labels=labels
+    )
+
+
+def _classes(
+    everything: Sequence[str], chosen: Sequence[str], depth: int
+) -> tuple[list[str], list[int]]:
+    """Names of the folders that all files lie in, ``depth`` folders down, and who is in which.
+
+    Where a file lies in none of them, or there is only one, folders are no classes.
+    """
+    folders = {parts[depth] for path in everything if len(parts := path.split("/")) > depth + 1}
+    loose = any(path.count("/") <= depth for path in (*everything, *chosen))
+    if loose or len(folders) < 2:
+        return [], []
+    names = sorted(folders)
+    numbers = {name: number for number, name in enumerate(names)}
+    return names, [numbers.get(path.split("/")[depth], NO_LABEL) for path in chosen]
 
 
 def files_below(root: pathlib.Path, extensions: frozenset[str]) -> list[str]:

@@ -18,9 +18,9 @@ import numpy as np
 from bsq_jax.core.errors import UserError
 from bsq_jax.data import footage, lengths, transforms
 from bsq_jax.data.batches import Batch as Batch
-from bsq_jax.data.batches import Batches, EpochOrder
+from bsq_jax.data.batches import Batches, EpochOrder, local_batch
 from bsq_jax.data.reader import FrameCache, Reader
-from bsq_jax.data.records import BrokenRecord, Source
+from bsq_jax.data.records import NO_LABEL, BrokenRecord, Source, label_of
 from bsq_jax.data.settings import EVAL_CROPS as EVAL_CROPS
 from bsq_jax.data.settings import DataConfig
 from bsq_jax.data.sources import make_source
@@ -101,13 +101,14 @@ def train_batches(
       int32 [local batch], 'index': int64 [local batch]}``. Time is the same on all hosts, and one
       of :func:`batch_frames`; it is 1 for pictures. Of each example the first ``frames`` frames are
       real, the others repeat the last of these. The index is the position of the record in its
-      source.
+      source. With ``labels`` also ``'label': int32 [local batch]``, the number of its class in the
+      ``source``, or -1.
 
     Raises:
       UserError: From here if a setting or a source is wrong; from ``next`` if more than
         ``max_broken`` of the records cannot be read.
     """
-    local = _local_batch(global_batch, shard_index, shard_count)
+    local = local_batch(global_batch, shard_index, shard_count)
 
     def reader_of(source: Source) -> Reader:
         return Reader(
@@ -145,7 +146,8 @@ def train_batches(
             crop = transforms.flip(crop)
         if config.permute_channels and rng.random() < config.permute_channels:
             crop = transforms.permute_channels(crop, rng)
-        return _example(crop, plan.frames, found)
+        own = main[0].source is reader.source
+        return _example(crop, plan.frames, found, _label(config, reader.source, found, own=own))
 
     dataset = (
         grain.MapDataset.range(2**62)  # endless; Grain rounds lengths as floats, so not to the brim
@@ -219,12 +221,13 @@ def eval_batches(
       'frames': int32 [local batch], 'mask': float32 [local batch], 'index': int64 [local
       batch]}``. Time is ``frames`` of the examples; ``frames`` here is as in
       :func:`train_batches`. The index counts examples; it is -1 where the last batch is padded. The
-      mask is 0 for padding and broken records, whose pixels are 0, and 1 elsewhere.
+      mask is 0 for padding and broken records, whose pixels are 0, and 1 elsewhere. ``label`` is
+      as in :func:`train_batches`.
 
     Raises:
       UserError: As :func:`train_batches`.
     """
-    local = _local_batch(global_batch, shard_index, shard_count)
+    local = local_batch(global_batch, shard_index, shard_count)
     shown = eval_examples(config) if examples is None else examples
     total = len(shown.records)
     reader = Reader(
@@ -258,7 +261,10 @@ def eval_batches(
         mask = np.float32(crop is not None)
         if crop is None:
             crop = np.zeros((1, *config.crop, 3), np.uint8)
-        return _example(crop, shown.frames, example if example < total else -1) | {"mask": mask}
+        record = int(shown.records[example]) if example < total else None
+        label = _label(config, shown.source, record)
+        index = example if example < total else -1
+        return _example(crop, shown.frames, index, label) | {"mask": mask}
 
     padded = -(-total // global_batch) * global_batch
     dataset = (
@@ -270,24 +276,23 @@ def eval_batches(
     return Batches(dataset, config, [reader], start=0)
 
 
-def _example(crop: np.ndarray, frames: int, index: int) -> _Example:
+def _label(config: DataConfig, source: Source, index: int | None, *, own: bool = True) -> _Example:
+    """The class of a record, where it is asked for; that of a second source is not known."""
+    if not config.labels:
+        return {}
+    number = label_of(source, index) if own and index is not None else NO_LABEL
+    return {"label": np.int32(number)}
+
+
+def _example(crop: np.ndarray, frames: int, index: int, label: _Example) -> _Example:
     """One row of a batch: the clip, filled up to `frames` with its last frame."""
     filling = np.broadcast_to(crop[-1], (frames - len(crop), *crop.shape[1:]))
     return {
         "pixels": np.concatenate([crop, filling]),
         "frames": np.int32(len(crop)),
         "index": np.int64(index),
+        **label,
     }
-
-
-def _local_batch(global_batch: int, shard_index: int, shard_count: int) -> int:
-    if not 0 <= shard_index < shard_count:
-        raise ValueError(f"shard_index={shard_index} is not one of {shard_count} shards")
-    if global_batch < 1 or global_batch % shard_count:
-        raise UserError(
-            f"batch size {global_batch} is not a positive multiple of the {shard_count} hosts"
-        )
-    return global_batch // shard_count
 
 
 def _tile_counts(config: DataConfig, source: Source) -> np.ndarray:

@@ -2,11 +2,13 @@
 
 import pathlib
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 SPLITS = ("train", "val")
+
+NO_LABEL = -1  # of a record whose class is not known
 
 # One picture: the bytes of an encoded file, or pixels uint8 [height, width, 3], 0..255.
 Still = bytes | np.ndarray
@@ -49,3 +51,28 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Record:
         """The record at ``index``; raises ``OSError`` when its bytes cannot be read."""
         ...
+
+
+@runtime_checkable
+class Labelled(Protocol):
+    """A source that may know classes.
+
+    Attributes:
+      classes: names of the classes in the order of their numbers; empty if it knows none.
+    """
+
+    classes: tuple[str, ...]
+
+    def label(self, index: int) -> int:
+        """Number of the class of the record at ``index``, or `NO_LABEL`."""
+        ...
+
+
+def classes_of(source: Source) -> tuple[str, ...]:
+    """Names of the classes that the records of a source have; empty where there are none."""
+    return source.classes if isinstance(source, Labelled) else ()
+
+
+def label_of(source: Source, index: int) -> int:
+    """Number of the class of the record at ``index``, or `NO_LABEL`."""
+    return source.label(index) if isinstance(source, Labelled) else NO_LABEL

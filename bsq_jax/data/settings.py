@@ -43,6 +43,7 @@ class DataConfig:
       eval_clips: Clips of each validation video, evenly spaced from its beginning to its end; one
         alone is from the middle. They coincide where a video is short.
       seed: Seed of the order and the augmentation.
+      labels: Whether batches say the class of each example.
     """
 
     source: str = "photos"
@@ -67,6 +68,7 @@ class DataConfig:
     image_source: str = ""
     eval_clips: int = 1
     seed: int = 0
+    labels: bool = False
 
     def __post_init__(self):
         """Checks every field; raises ``UserError`` with the field's name."""

@@ -29,7 +29,11 @@ def make_source(spec: str, split: str, *, divide: bool = True) -> Source:
       Every picture file below PATH, sorted by path. If PATH holds ``train`` and one of ``val``,
       ``validation``, ``valid`` or ``test``, those are the splits. Otherwise a picture belongs to
       val when a hash of its path below PATH falls in the lowest tenth, so adding pictures moves no
-      other; if none does, the one with the lowest hash is val.
+      other; if none does, the one with the lowest hash is val. Where all lie in subfolders (of the
+      splits), these are their classes, in order of name.
+    ``digits``
+      1,797 handwritten digits of 8 x 8 in ten classes that come inside scikit-learn; every fifth is
+      in val.
     ``synthetic``
       64 drawn pictures of 96 x 96 a split, for tests.
 
@@ -45,7 +49,8 @@ def make_source(spec: str, split: str, *, divide: bool = True) -> Source:
 
     ``tfds:NAME`` or ``tfds:NAME@DATA_DIR``
       A dataset that tensorflow-datasets has prepared as array_record files; val is its
-      ``validation`` split if it has one, else ``test``. Of one with both, pictures are taken.
+      ``validation`` split if it has one, else ``test``. Of one with both, pictures are taken. A
+      feature that is a class label gives classes.
     ``array_record:GLOB`` or ``array_record:TRAIN_GLOB|VAL_GLOB``
       Files whose records are encoded pictures or video files, sorted by path. With one glob every
       tenth record, from the first, is val.
@@ -64,6 +69,7 @@ def make_source(spec: str, split: str, *, divide: bool = True) -> Source:
     scheme, colon, rest = spec.partition(":")
     plain: dict[str, Callable[[str], Source]] = {
         "photos": embedded.photos,
+        "digits": embedded.DigitsSource,
         "motion": lambda split: MotionSource(embedded.photos(split), split),
         "synthetic": embedded.SyntheticSource,
     }

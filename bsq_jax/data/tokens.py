@@ -1,8 +1,8 @@
 """Token sets: clips that were tokenized once, to train on without the tokenizer's work.
 
 A folder with ``tokens.json`` and an array_record file for each split. A record is one clip: the
-number of its frames as 4 bytes, little-endian, and its bits, 8 a byte, in the order ``[time, row,
-column, bit]``, the first in the highest bit.
+number of its frames and the number of its class (-1: not known) as 4 bytes each, little-endian, and
+its bits, 8 a byte, in the order ``[time, row, column, bit]``, the first in the highest bit.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import numpy as np
 
 from bsq_jax.core import checksums
 from bsq_jax.core.errors import UserError
-from bsq_jax.data.batches import Batches, EpochOrder
+from bsq_jax.data.batches import Batches, EpochOrder, local_batch
 from bsq_jax.data.settings import DataConfig
 
 SCHEME = "tokens:"
 FILE = "tokens.json"
-_FORMAT, _VERSION = "bsq_jax tokens", 1
+_FORMAT, _VERSION = "bsq_jax tokens", 2
+_HEAD = 8  # bytes before the bits
 
 
 class TokenSet(NamedTuple):
@@ -37,6 +38,7 @@ class TokenSet(NamedTuple):
       bits: of a token.
       counts: clips by split.
       source: where they come from, for people to read.
+      classes: names of the classes; empty if there are none.
     """
 
     folder: pathlib.Path
@@ -46,6 +48,7 @@ class TokenSet(NamedTuple):
     bits: int
     counts: dict[str, int]
     source: str
+    classes: tuple[str, ...] = ()
 
 
 def _array_record() -> Any:
@@ -56,14 +59,14 @@ def _array_record() -> Any:
     return array_record_module, array_record_data_source
 
 
-def write_split(path: pathlib.Path, clips: Iterable[np.ndarray]) -> int:
-    """Writes clips, uint8 0/1 ``[time, row, column, bit]``, and returns how many."""
+def write_split(path: pathlib.Path, clips: Iterable[tuple[np.ndarray, int]]) -> int:
+    """Writes clips, uint8 0/1 ``[time, row, column, bit]``, with their classes; says how many."""
     module, _ = _array_record()
     writer = module.ArrayRecordWriter(str(path), "group_size:1")
     count = 0
     try:
-        for bits in clips:
-            head = np.uint32(len(bits)).astype("<u4").tobytes()
+        for bits, label in clips:
+            head = np.array([len(bits), label], "<i4").tobytes()
             writer.write(head + np.packbits(bits).tobytes())
             count += 1
     finally:
@@ -98,6 +101,7 @@ def read_description(place: str | os.PathLike[str]) -> TokenSet:
             bits=int(described["bits"]),
             counts={name: int(count) for name, count in described["counts"].items()},
             source=str(described["source"]),
+            classes=tuple(str(name) for name in described["classes"]),
         )
     except OSError as error:
         raise UserError(
@@ -130,8 +134,8 @@ class _Clips:
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        """Bits of a clip filled up with its last frame, and its number of frames."""
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int, int]:
+        """Bits of a clip filled up with its last frame, its number of frames, and its class."""
         try:
             record = self._records[index]
         except (RuntimeError, ValueError) as error:
@@ -139,13 +143,13 @@ class _Clips:
             raise UserError(f"{self._path} is damaged ({reason}): tokenize again") from None
         tokens = self._tokens
         size = tokens.grid[0] * tokens.grid[1] * tokens.bits
-        time = int(np.frombuffer(record[:4], "<u4")[0])
-        if not 1 <= time <= tokens.frames or len(record) != 4 + -(-time * size // 8):
+        time, label = np.frombuffer(record[:_HEAD], "<i4") if len(record) > _HEAD else (0, 0)
+        if not 1 <= time <= tokens.frames or len(record) != _HEAD + -(-time * size // 8):
             raise UserError(f"clip {index} of {self._path} is damaged: tokenize again")
-        flat = np.unpackbits(np.frombuffer(record[4:], np.uint8), count=time * size)
+        flat = np.unpackbits(np.frombuffer(record[_HEAD:], np.uint8), count=time * size)
         bits = flat.reshape(time, *tokens.grid, tokens.bits)
         filling = np.broadcast_to(bits[-1], (tokens.frames - time, *bits.shape[1:]))
-        return np.concatenate([bits, filling]), time
+        return np.concatenate([bits, filling]), int(time), int(label)
 
 
 def token_batches(
@@ -166,22 +170,21 @@ def token_batches(
     Raises:
       UserError: The set cannot be read, or the batch does not divide.
     """
-    if global_batch % shard_count:
-        raise UserError(f"batch size {global_batch} is not a multiple of the {shard_count} hosts")
-    local = global_batch // shard_count
+    local = local_batch(global_batch, shard_index, shard_count)
     clips = _Clips(tokens, split)
     order = EpochOrder(len(clips), config.seed)
 
     def load(position: int) -> dict[str, Any]:
         there = split == "train" or position < len(clips)
         index = order[position] if split == "train" else min(position, len(clips) - 1)
-        bits, frames = clips[index]
-        return {
+        bits, frames, label = clips[index]
+        example = {
             "bits": bits,
             "frames": np.int32(frames),
             "mask": np.float32(there),
             "index": np.int64(index if there else -1),
         }
+        return {**example, "label": np.int32(label)} if config.labels else example
 
     total = 2**62 if split == "train" else -(-len(clips) // global_batch) * global_batch
     dataset = grain.MapDataset.range(total).map(load).batch(local)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from bsq_jax.core.errors import UserError
 from bsq_jax.metrics.frechet import Moments
 from bsq_jax.metrics.inception_score import InceptionScore
 
@@ -31,6 +32,41 @@ class FeatureSet:
         self._score = InceptionScore(classes) if classes else None
         self._kept, self._share = kept, share
         self._sample: list[np.ndarray] = []
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """All that is known, as arrays to be saved; `load` reads them."""
+        parts: dict[str, Moments | InceptionScore] = {
+            f"moments/{name}": moments for name, moments in self.moments.items()
+        }
+        if self._score is not None:
+            parts["score"] = self._score
+        arrays = {
+            f"{name}/{key}": array
+            for name, part in parts.items()
+            for key, array in part.to_arrays().items()
+        }
+        return {**arrays, "sample": self.sample()} if self._kept else arrays
+
+    def load(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Takes in what `to_arrays` gave for a set with the same features.
+
+        Raises:
+          UserError: the arrays are of another set of features.
+        """
+
+        def below(name: str) -> dict[str, np.ndarray]:
+            prefix = f"{name}/"
+            return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+
+        try:
+            for name in self.moments:
+                self.moments[name] = Moments.from_arrays(below(f"moments/{name}"))
+            if self._score is not None:
+                self._score = InceptionScore.from_arrays(below("score"))
+            if self._kept is not None:
+                self._sample = [arrays["sample"]]
+        except KeyError as error:
+            raise UserError(f"the statistics lack {error}") from None
 
     def update(
         self,
@@ -62,7 +98,7 @@ class FeatureSet:
 
     def sample(self) -> np.ndarray:
         """The features ``[n, dimension]`` that were kept."""
-        return np.concatenate(self._sample)
+        return np.concatenate(self._sample) if self._sample else np.zeros((0, 1))
 
     def inception_score(self) -> float:
         """The Inception score over all samples, in one part."""

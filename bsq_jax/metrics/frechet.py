@@ -1,5 +1,8 @@
 """Frechet distance between two sets of features, each seen as a Gaussian (Heusel et al. 2017)."""
 
+from collections.abc import Mapping
+from typing import Self
+
 import numpy as np
 import numpy.typing as npt
 
@@ -25,6 +28,19 @@ class Moments:
         self._mean = np.zeros(dimension)
         self._scatter = np.zeros((dimension, dimension))  # sum of (x - mean)(x - mean)^T
         self._waiting = np.zeros((0, dimension))
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """All that is known, as arrays to be saved."""
+        count, mean, scatter = self._with(self._waiting)
+        return {"count": np.array(count), "mean": mean, "scatter": scatter}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
+        """What `to_arrays` gave."""
+        moments = cls(len(arrays["mean"]))
+        moments._count = int(arrays["count"])
+        moments._mean, moments._scatter = arrays["mean"], arrays["scatter"]
+        return moments
 
     def update(self, features: npt.ArrayLike, mask: npt.ArrayLike) -> None:
         """Adds a batch.

@@ -1,5 +1,8 @@
 """Inception score (Salimans et al. 2016): are pictures each of one class, and all of many?"""
 
+from collections.abc import Mapping
+from typing import Self
+
 import numpy as np
 import numpy.typing as npt
 
@@ -28,6 +31,23 @@ class InceptionScore:
         self._counts = np.zeros(splits)
         self._probabilities = np.zeros((splits, classes))  # sums of p(y|x)
         self._negentropy = np.zeros(splits)  # sums of E[log p(y|x)]
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """All that is known, as arrays to be saved."""
+        return {
+            "counts": self._counts,
+            "probabilities": self._probabilities,
+            "negentropy": self._negentropy,
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
+        """What `to_arrays` gave."""
+        splits, classes = arrays["probabilities"].shape
+        score = cls(classes, splits)
+        score._counts, score._negentropy = arrays["counts"], arrays["negentropy"]
+        score._probabilities, score._count = arrays["probabilities"], int(arrays["counts"].sum())
+        return score
 
     def update(self, logits: npt.ArrayLike, mask: npt.ArrayLike) -> None:
         """Adds a batch.

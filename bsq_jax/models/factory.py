@@ -11,10 +11,12 @@ from bsq_jax.models.discriminators import (
 )
 from bsq_jax.models.discriminators.patchgan import map_side
 from bsq_jax.models.discriminators.stylegan import sizes
+from bsq_jax.models.masked_lm import MaskedLm, MaskedLmShape
 from bsq_jax.models.positions import check_width
 from bsq_jax.models.prior import PriorModel
 from bsq_jax.models.prior_shape import PriorShape
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
+from bsq_jax.models.transformer import Compute
 from bsq_jax.quantizers import make_quantizer
 
 Discriminator = StyleGanDiscriminator | StyleGan3dDiscriminator | PatchGanDiscriminator
@@ -67,6 +69,25 @@ def make_prior(config: ConfigDict) -> PriorModel:
             window=prior.window,
             order=prior.order,
         )
+    )
+
+
+def make_masked_lm(config: ConfigDict) -> MaskedLm:
+    """The masked language model of ``config.masked_lm``, on the tokens of ``config.model``."""
+    masked, shape, model = config.masked_lm, make_tokenizer(config).shape, config.model
+    return MaskedLm(
+        MaskedLmShape(
+            *shape.grid,
+            frames=masked.frames,
+            bits=shape.bits,
+            group_size=masked.group_size,
+            width=masked.width,
+            layers=masked.layers,
+            heads=masked.heads,
+            mlp_ratio=masked.mlp_ratio,
+            classes=masked.classes,
+        ),
+        Compute(jnp.dtype(model.dtype), model.remat, model.attention),
     )
 
 

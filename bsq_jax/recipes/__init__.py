@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
 from ml_collections import ConfigDict
 
 from bsq_jax.data.batches import Batches
+from bsq_jax.recipes.masked_lm import MaskedLmRecipe
 from bsq_jax.recipes.prior import PriorRecipe
 from bsq_jax.recipes.tokenizer import TokenizerRecipe
 from bsq_jax.tasks.state import TrainState
@@ -92,8 +93,9 @@ def make_recipe(config: ConfigDict, workdir: pathlib.Path, mesh: jax.sharding.Me
     Raises:
       UserError: the data cannot be read, or the weights of a frozen network.
     """
-    kinds: dict[str, type[TokenizerRecipe] | type[PriorRecipe]] = {
+    kinds: dict[str, Callable[..., Recipe]] = {
         "tokenizer": TokenizerRecipe,
         "prior": PriorRecipe,
+        "masked_lm": MaskedLmRecipe,
     }
     return kinds[config.task](config, workdir, mesh)

@@ -10,34 +10,37 @@ import jax.numpy as jnp
 
 
 def over_micro_batches(
-    function: Callable[[jax.Array, jax.Array | None], Any],
-    pixels: jax.Array,
-    frames: jax.Array | None,
+    function: Callable[[Any, jax.Array | None], Any],
+    rows: Any,
+    weights: jax.Array | None,
     count: int,
 ) -> Any:
-    """The mean of `function` over micro-batches, weighted by their numbers of real frames.
+    """The mean of `function` over micro-batches, weighted by the weights of their examples.
 
-    Of what is a mean over real frames this is the same for any `count`.
+    Of what is a mean over, say, real frames this is the same for any `count` where the weight of an
+    example is its number of real frames.
 
     Args:
-      function: maps pixels and frames of a micro-batch to a tree of float arrays.
-      pixels: ``[batch, time, ...]``.
-      frames: int32 ``[batch]``, real frames of each clip; None: all are.
+      function: maps rows and weights of a micro-batch to a tree of float arrays.
+      rows: a tree of arrays ``[batch, ...]``.
+      weights: ``[batch]``, not all zero; None: all count alike.
       count: number of micro-batches, a divisor of the batch.
 
     Returns:
       A tree like that of `function`.
     """
     if count == 1:
-        return function(pixels, frames)
+        return function(rows, weights)
 
     def split(x: jax.Array) -> jax.Array:
         # Strided, so that each device's rows stay on it.
         return jnp.swapaxes(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 0, 1)
 
-    real = jnp.full(len(pixels), pixels.shape[1], jnp.int32) if frames is None else frames
-    shares = jnp.sum(split(real), axis=1) / jnp.sum(real)
-    parts = jax.tree.map(split, (pixels, frames))
+    if weights is None:
+        shares = jnp.full(count, 1 / count)
+    else:
+        shares = jnp.sum(split(weights), axis=1) / jnp.sum(weights)
+    parts = jax.tree.map(split, (rows, weights))
 
     def add(total: Any, part: Any) -> tuple[Any, None]:
         share, arguments = part

@@ -9,22 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from einops import rearrange
 from jax.sharding import Mesh
 
 from bsq_jax.core.clips import real_frames, weighted_mean
-from bsq_jax.core.pixels import to_float
 from bsq_jax.core.rng import stream_key
-from bsq_jax.core.sharding import replicate
 from bsq_jax.models.prior import PriorModel, cross_entropy
-from bsq_jax.models.tokenizer import TokenizerModel
-from bsq_jax.optim import update_ema
 from bsq_jax.tasks.accumulate import over_micro_batches
-from bsq_jax.tasks.state import Player, TrainState, abstract_state, initial_state
+from bsq_jax.tasks.frozen_tokenizer import Batch, FrozenTokenizer
+from bsq_jax.tasks.state import Player, TrainState, abstract_state, initial_state, next_state
 from bsq_jax.tasks.tokenizer import draw_kept, keep_bits
-
-Batch = Mapping[str, jax.Array]
-TOKENIZER = "tokenizer"  # its parameters among the frozen ones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +30,7 @@ class PriorTask:
 
     Attributes:
       model: the network.
-      tokenizer: the network that makes the tokens.
-      tokenizer_params: its parameters, on the host.
+      tokenizer: makes the tokens.
       optimizer: optax transformation of the gradients.
       schedule: learning rate by step, for the log.
       ema_decay: decay of the averaged parameters; 0 keeps none.
@@ -47,8 +39,7 @@ class PriorTask:
     """
 
     model: PriorModel
-    tokenizer: TokenizerModel
-    tokenizer_params: Any
+    tokenizer: FrozenTokenizer
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     ema_decay: float = 0.0
@@ -77,36 +68,14 @@ class PriorTask:
 
     def load_frozen(self, mesh: Mesh) -> dict[str, Any]:
         """The tokenizer's parameters, on every device."""
-        return {TOKENIZER: replicate(self.tokenizer_params, mesh)}
+        return self.tokenizer.load(mesh)
 
     # --- training ---
-
-    def tokens(self, batch: Batch, frozen: Mapping[str, Any]) -> jax.Array:
-        """Bits of a batch, uint8 ``[batch, time, token, L]``."""
-        if "bits" in batch:
-            bits = batch["bits"]
-        else:
-            pixels = to_float(batch["pixels"])
-            time = pixels.shape[1]
-            # A tokenizer codes clips of so many frames, an image model each frame by itself.
-            segment = min(self.tokenizer.shape.frames, time)
-            parts = []
-            for first in range(0, time, segment):
-                part = pixels[:, first : first + segment]
-                parts.append(self._encode(part, frozen))
-            bits = jnp.concatenate(parts, axis=1)
-        return rearrange(bits, "b t h w l -> b t (h w) l")
-
-    def _encode(self, pixels: jax.Array, frozen: Mapping[str, Any]) -> jax.Array:
-        quantized: Any = self.tokenizer.apply(
-            {"params": frozen[TOKENIZER]}, pixels, method="encode"
-        )
-        return quantized.bits
 
     def _signs(self, bits: jax.Array, step: jax.Array) -> jax.Array:
         """Signs of bits; of each clip as many are kept as its tokenizer might have been left."""
         signs = 2.0 * bits.astype(jnp.float32) - 1
-        shape = self.tokenizer.shape
+        shape = self.tokenizer.model.shape
         if not shape.min_bits:
             return signs
         kept = draw_kept(stream_key(self.seed, "bits", step), len(bits), shape)
@@ -121,7 +90,7 @@ class PriorTask:
         self, state: TrainState, batch: Batch, frozen: Mapping[str, Any]
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         """One optimiser step on one global batch."""
-        bits = self.tokens(batch, frozen)
+        bits = self.tokenizer.tokens(batch, frozen)
 
         def gradients_of(bits: jax.Array, frames: jax.Array | None) -> tuple[Any, Any]:
             signs = self._signs(bits, state.step)
@@ -140,15 +109,10 @@ class PriorTask:
         gradients, watched = over_micro_batches(
             gradients_of, bits, batch.get("frames"), self.accumulate
         )
-        updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = state.ema
-        if ema is not None:
-            ema = update_ema(ema, params, state.step, self.ema_decay)
         watched["saved"] = 1 - watched["loss"]
         watched["gradient_norm"] = optax.tree.norm(gradients)
         watched["learning_rate"] = self.schedule(state.step)
-        return TrainState(state.step + 1, params, ema, opt_state), watched
+        return next_state(state, gradients, self.optimizer, self.ema_decay), watched
 
     # --- evaluation ---
 
@@ -161,7 +125,7 @@ class PriorTask:
           ``bits`` uint8 and ``logits`` int16, ``[batch, time, token, L]``, and ``cost`` float32
           ``[batch, time]``, the bits that each frame costs.
         """
-        bits = self.tokens(batch, frozen)
+        bits = self.tokenizer.tokens(batch, frozen)
         signs = 2.0 * bits.astype(jnp.float32) - 1
         logits: Any = self.model.apply({"params": params}, signs)
         cost = jnp.sum(cross_entropy(logits, signs), axis=(2, 3))

@@ -13,6 +13,7 @@ import optax
 from jax.sharding import Mesh
 
 from bsq_jax.core.sharding import parameter_shardings, replicated
+from bsq_jax.optim import update_ema
 
 
 @flax.struct.dataclass
@@ -126,3 +127,13 @@ def initial_state(
         return TrainState(*fields)
 
     return jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))()
+
+
+def next_state(
+    state: TrainState, gradients: Any, optimizer: optax.GradientTransformation, ema_decay: float
+) -> TrainState:
+    """The state after one step of the only player's optimiser."""
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = None if state.ema is None else update_ema(state.ema, params, state.step, ema_decay)
+    return TrainState(state.step + 1, params, ema, opt_state)

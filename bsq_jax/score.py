@@ -1,0 +1,314 @@
+r"""How good generated pictures are: FID, Inception score, precision and recall against a reference.
+
+::
+
+    python -m bsq_jax.score samples.npz --reference digits --statistics digits.stats.npz
+    python -m bsq_jax.score samples/ --reference folder:/pictures --inception pt_inception.pth
+    python -m bsq_jax.score samples.npz --statistics digits.stats.npz
+
+Samples are an .npz file with uint8 pictures [N, height, width, 3] as arr_0, or a folder of pictures
+of one size. The reference is such a file too, or a data source, whose pictures are resized and
+cropped to the size of the samples. What is known of the reference is kept in the file of
+statistics, so that it is read once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import sys
+import zipfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from bsq_jax import jobs
+from bsq_jax.core import checksums
+from bsq_jax.core.errors import UserError
+from bsq_jax.core.progress import progress
+from bsq_jax.core.sharding import batch_sharding, batch_shards, make_mesh
+from bsq_jax.core.text import aligned
+from bsq_jax.data import transforms
+from bsq_jax.data.folders import IMAGE_EXTENSIONS, files_below
+from bsq_jax.data.pipeline import DataConfig, eval_batches, eval_examples, open_source
+from bsq_jax.data.records import SPLITS, BrokenRecord, Record
+from bsq_jax.metrics import FeatureSet
+from bsq_jax.networks import Judging, Networks
+
+_BATCH = 16  # on each device
+_NAMES = (
+    ("fid", "FID"),
+    ("frechet_vgg16", "Frechet distance, VGG16 features"),
+    ("inception_score", "Inception score"),
+    ("precision", "precision"),
+    ("recall", "recall"),
+)
+
+
+class Pictures:
+    """Pictures of one size in an .npz file or a folder.
+
+    Attributes:
+      size: (height, width).
+    """
+
+    def __init__(self, place: str | pathlib.Path):
+        """Opens them.
+
+        Raises:
+          UserError: there are none, or they are no pictures.
+        """
+        self._place = path = pathlib.Path(place).expanduser()
+        self._array: np.ndarray | None = None
+        self._files: list[pathlib.Path] = []
+        if path.is_dir():
+            names = [name for name in files_below(path, IMAGE_EXTENSIONS) if name != "grid.png"]
+            self._files = [path / name for name in names]
+            if not self._files:
+                raise UserError(f"{path} holds no pictures: check the path")
+            self.size: tuple[int, int] = self._read(self._files[0]).shape[:2]
+            return
+        try:
+            with np.load(path) as arrays:
+                self._array = arrays["arr_0"]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(
+                f"{path} is no .npz file with pictures as arr_0, and no folder ({error})"
+            ) from None
+        array = self._array
+        if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3 or not len(array):
+            raise UserError(
+                f"arr_0 of {path} is {array.dtype} {list(array.shape)}: it must be uint8 "
+                "[N, height, width, 3]"
+            )
+        self.size = array.shape[1], array.shape[2]
+
+    def __len__(self) -> int:
+        return len(self._files) if self._array is None else len(self._array)
+
+    def batches(self, count: int) -> Iterator[np.ndarray]:
+        """All pictures, uint8 ``[batch, height, width, 3]``, `count` at a time.
+
+        Raises:
+          UserError: one cannot be read, or is of another size.
+        """
+        for first in range(0, len(self), count):
+            if self._array is not None:
+                yield self._array[first : first + count]
+                continue
+            images = [self._read(file) for file in self._files[first : first + count]]
+            for file, image in zip(self._files[first:], images, strict=False):
+                if image.shape[:2] != self.size:
+                    raise UserError(
+                        f"{file} is {image.shape[0]}x{image.shape[1]}, the first picture is "
+                        f"{self.size[0]}x{self.size[1]}: all must be of one size"
+                    )
+            yield np.stack(images)
+
+    def _read(self, file: pathlib.Path) -> np.ndarray:
+        try:
+            return transforms.load_resized(
+                Record(str(file), file.read_bytes()), 0, "lanczos", draft=False
+            )
+        except BrokenRecord as error:
+            raise UserError(f"{file} is no picture that can be read: {error}") from None
+
+
+class _Scorer:
+    """Looks at sets of pictures of one size."""
+
+    def __init__(self, size: tuple[int, int], judging: Judging, *, quiet: bool):
+        self._mesh = make_mesh(devices=jax.local_devices())
+        self.networks = Networks(judging, self._mesh, clip=(1, *size))
+        if not self.networks.spaces:
+            raise UserError("; ".join(self.networks.notes))
+        self._size, self._quiet = size, quiet
+        self._batch = _BATCH * batch_shards(self._mesh)
+        self._wanted = judging.neighbours_examples
+
+    def pictures(self, pictures: Pictures) -> FeatureSet:
+        """What is seen in a set of pictures."""
+        if pictures.size != self._size:
+            raise UserError(
+                f"the reference is {pictures.size[0]}x{pictures.size[1]}, the samples are "
+                f"{self._size[0]}x{self._size[1]}: give both in one size"
+            )
+        return self._all(pictures.batches(self._batch), len(pictures))
+
+    def source(self, spec: str, split: str) -> FeatureSet:
+        """What is seen in a split of a data source."""
+        side = max(self._size)
+        train = split == "train"
+        data = DataConfig(
+            source=spec, val_source=spec, image_size=self._size, resize=side, eval_resize=side
+        )
+        if train:
+            # Evaluation reads a validation split; here the training pictures take its place.
+            data_source = open_source(data, "train")
+            return self._all(self._of(data_source), len(data_source))
+        examples = eval_examples(data)
+        alone: dict[str, Any] = {"global_batch": self._batch, "shard_index": 0, "shard_count": 1}
+
+        def read() -> Iterator[np.ndarray]:
+            for batch in eval_batches(data, examples=examples, **alone):
+                yield batch["pixels"][batch["mask"] > 0][:, 0]
+
+        return self._all(read(), len(examples.records))
+
+    def _of(self, source: Any) -> Iterator[np.ndarray]:
+        for first in range(0, len(source), self._batch):
+            images = []
+            for index in range(first, min(first + self._batch, len(source))):
+                try:
+                    image = transforms.load_resized(
+                        source[index], max(self._size), "lanczos", draft=False
+                    )
+                except (BrokenRecord, OSError):
+                    continue
+                images.append(transforms.center_crop(image, self._size))
+            if images:
+                yield np.stack(images)
+
+    def _all(self, batches: Iterator[np.ndarray], total: int) -> FeatureSet:
+        seen, first = self.networks.new_set((self._wanted, total)), 0
+        sharding = batch_sharding(self._mesh)
+        with progress(total, "pictures", quiet=self._quiet) as advance:
+            for part in advance(batches, len):
+                missing = self._batch - len(part)
+                filled = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)])
+                pixels = jax.device_put(filled[:, None], sharding)
+                features = jax.device_get(self.networks.look(self.networks.params, pixels))
+                logits = features.pop("logits", None)
+                index = np.arange(first, first + len(filled))
+                mask = (np.arange(len(filled)) < len(part))[:, None]
+                seen.update(features, logits, mask, index)
+                first += len(part)
+        return seen
+
+
+def score(flags: argparse.Namespace) -> dict[str, Any]:
+    """Measures samples; see the command's help.
+
+    Raises:
+      UserError: files, sources or weights are missing or do not fit.
+    """
+    samples = Pictures(flags.samples)
+    judging = Judging(
+        frechet=True,
+        inception=flags.inception,
+        neighbours=flags.neighbours,
+        neighbours_examples=flags.neighbours_examples,
+    )
+    scorer = _Scorer(samples.size, judging, quiet=flags.quiet)
+    real, of = _reference(flags, scorer, samples.size)
+    fake = scorer.pictures(samples)
+    networks = scorer.networks
+    return {
+        "samples": {"path": str(flags.samples), "count": len(samples)},
+        "reference": of,
+        "results": networks.compare(real, fake),
+        "of_reference": networks.about(real),
+        "notes": networks.notes + networks.neighbours_note(fake) + networks.biased(fake),
+    }
+
+
+def _reference(
+    flags: argparse.Namespace, scorer: _Scorer, size: tuple[int, int]
+) -> tuple[FeatureSet, dict[str, Any]]:
+    """The reference, from the file of statistics if it is there; otherwise it is made."""
+    file = pathlib.Path(flags.statistics) if flags.statistics else None
+    networks = scorer.networks
+    described = {
+        "size": list(size),
+        "weights": {name: networks.weights[name] for name in networks.spaces},
+        "neighbours": networks.neighbours,
+    }
+    if file and file.exists():
+        real = networks.new_set((1, 1))
+        try:
+            with np.load(file) as arrays:
+                known = json.loads(str(arrays["about"]))
+                if {key: known[key] for key in described} != described:
+                    raise UserError(
+                        f"{file} is of other networks or another size "
+                        f"({known['size'][0]}x{known['size'][1]}): give another --statistics"
+                    )
+                real.load({name: arrays[name] for name in arrays.files if name != "about"})
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(f"{file} holds no statistics ({error}): remove it") from None
+        asked = flags.reference and [flags.reference, flags.split] != known["reference"]
+        if asked:
+            raise UserError(
+                f"{file} is of {' '.join(known['reference'])}, not of {flags.reference} "
+                f"{flags.split}: give another --statistics"
+            )
+        return real, {"path": known["reference"][0], "statistics": str(file)}
+    if not flags.reference:
+        raise UserError(
+            f"{file} does not exist: give --reference too, and it is made"
+            if file
+            else "what to compare with? Give --reference, or --statistics of one"
+        )
+    place = pathlib.Path(flags.reference).expanduser()
+    if place.is_dir() or place.suffix == ".npz":
+        real = scorer.pictures(Pictures(place))
+    else:
+        real = scorer.source(flags.reference, flags.split)
+    if file:
+        about = json.dumps({**described, "reference": [flags.reference, flags.split]})
+        temporary = file.with_name(f".{file.name}.npz")
+        try:
+            arrays: dict[str, Any] = {"about": np.array(about), **real.to_arrays()}
+            np.savez(temporary, **arrays)
+            checksums.write_atomic(file, temporary.read_bytes())
+        finally:
+            temporary.unlink(missing_ok=True)
+    return real, {"path": flags.reference, "split": flags.split}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Reads the flags, measures and prints a table; the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bsq_jax.score",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("samples", help="an .npz file or a folder of pictures")
+    parser.add_argument("--reference", help="an .npz file, a folder, or a data source")
+    parser.add_argument("--split", choices=SPLITS, default="val", help="of a data source (val)")
+    parser.add_argument("--statistics", help=".npz file of the reference: read, or made")
+    parser.add_argument("--inception", default="", help="file of Inception-v3 weights, for FID, IS")
+    parser.add_argument("--neighbours", type=int, default=3, help="k of precision and recall (3)")
+    parser.add_argument(
+        "--neighbours-examples", type=int, default=10_000, help="the most they look at (10,000)"
+    )
+    parser.add_argument("--json", help="file for the result")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    flags = parser.parse_args(arguments)
+    try:
+        jobs.start()
+        report = score(flags)
+        if flags.json:
+            text = json.dumps(report, indent=2) + "\n"
+            checksums.write_atomic(pathlib.Path(flags.json), text.encode())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    count = report["samples"]["count"]
+    results = report["results"]
+    rows = [[title, f"{results[key]:.4g}"] for key, title in _NAMES if key in results]
+    print("\n".join(aligned(rows)))
+    print(f"{count:,d} samples of {flags.samples} against {report['reference']['path']}")
+    for note in report["notes"]:
+        print(note)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""The tokens of a batch, from a tokenizer that is not trained any more or from a token set."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jax.sharding import Mesh
+
+from bsq_jax.core.pixels import to_float, to_uint8
+from bsq_jax.core.sharding import replicate
+from bsq_jax.models.tokenizer import TokenizerModel
+
+Batch = Mapping[str, jax.Array]
+_PARAMS = "tokenizer"  # its parameters among the frozen ones
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenTokenizer:
+    """A tokenizer whose parameters stay.
+
+    Attributes:
+      model: the network.
+      params: its parameters, on the host.
+    """
+
+    model: TokenizerModel
+    params: Any
+
+    def load(self, mesh: Mesh) -> dict[str, Any]:
+        """The parameters, on every device: what the other methods take as `frozen`."""
+        return {_PARAMS: replicate(self.params, mesh)}
+
+    def tokens(self, batch: Batch, frozen: Mapping[str, Any]) -> jax.Array:
+        """Bits of a batch, uint8 ``[batch, time, token, L]``.
+
+        Args:
+          batch: has ``pixels`` uint8 ``[batch, time, height, width, 3]``, or already ``bits`` uint8
+            ``[batch, time, row, column, L]``.
+          frozen: of `load`.
+        """
+        if "bits" in batch:
+            bits = batch["bits"]
+        else:
+            pixels = to_float(batch["pixels"])
+            time = pixels.shape[1]
+            # A tokenizer codes clips of so many frames, an image model each frame by itself.
+            segment = min(self.model.shape.frames, time)
+            parts = [
+                self._apply(frozen, pixels[:, first : first + segment], "encode").bits
+                for first in range(0, time, segment)
+            ]
+            bits = jnp.concatenate(parts, axis=1)
+        return rearrange(bits, "b t h w l -> b t (h w) l")
+
+    def pixels(self, bits: jax.Array, frozen: Mapping[str, Any]) -> jax.Array:
+        """Pixels uint8 ``[batch, time, height, width, 3]`` of what `tokens` gives."""
+        bits = rearrange(bits, "b t (h w) l -> b t h w l", h=self.model.shape.grid[0])
+        segment = min(self.model.shape.frames, bits.shape[1])
+        parts = [
+            self._apply(frozen, bits[:, first : first + segment], "decode")
+            for first in range(0, bits.shape[1], segment)
+        ]
+        return to_uint8(jnp.concatenate(parts, axis=1))
+
+    def _apply(self, frozen: Mapping[str, Any], x: jax.Array, method: str) -> Any:
+        return self.model.apply({"params": frozen[_PARAMS]}, x, method=method)
