@@ -204,6 +204,23 @@ class Tokenizer:
         """``decode(encode(pixels))``, in the shape of the input."""
         return self.decode(self.encode(pixels), dtype=dtype)
 
+    def encode_parts(self, clips: np.ndarray) -> np.ndarray:
+        """`encode` of clips of any length, in parts as long as the model's, one after the other.
+
+        An image model codes frame by frame.
+        """
+        parts = (clips[:, part] for part in self._parts(clips.shape[1]))
+        return np.concatenate([self.encode(part) for part in parts], axis=1)
+
+    def decode_parts(self, bits: np.ndarray, *, dtype: str = "float32") -> np.ndarray:
+        """`decode` of what `encode_parts` gave."""
+        parts = (bits[:, part] for part in self._parts(bits.shape[1]))
+        return np.concatenate([self.decode(part, dtype=dtype) for part in parts], axis=1)
+
+    def _parts(self, frames: int) -> list[slice]:
+        step = self._model.shape.frames
+        return [slice(first, first + step) for first in range(0, frames, step)]
+
     def stream(self, batch: int = 1) -> Stream:
         """Begins to code videos frame by frame, see `Stream`.
 

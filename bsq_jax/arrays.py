@@ -16,7 +16,7 @@ _LEAST_ROWS = 64  # see `least_batch`; measured with jax 0.10 and 0.12, where th
 
 
 def checked_pixels(
-    pixels: npt.ArrayLike, shape: TokenizerShape, *, clips: bool = True
+    pixels: npt.ArrayLike, shape: TokenizerShape, *, clips: bool = True, limit: bool = True
 ) -> tuple[np.ndarray, bool]:
     """Pixels that a model can encode.
 
@@ -25,6 +25,7 @@ def checked_pixels(
         ``[batch, time, height, width, 3]``.
       shape: of the model.
       clips: whether the second is allowed.
+      limit: refuse clips that are longer than the model's.
 
     Returns:
       uint8 or float32 ``[batch, time, height, width, 3]``, and whether it was a clip.
@@ -43,7 +44,8 @@ def checked_pixels(
                 else "frames of a stream"
             )
         )
-    _check_frames(array, shape)
+    if limit:
+        _check_frames(array, shape)
     if array.dtype != np.uint8:
         # numpy does not count bfloat16 among its floating types; JAX does.
         if not jnp.issubdtype(array.dtype, jnp.floating):

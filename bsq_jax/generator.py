@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ml_collections import ConfigDict
 
 from bsq_jax.api import Tokenizer
+from bsq_jax.arrays import checked_pixels
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
 from bsq_jax.core.sharding import make_mesh, replicate
@@ -172,7 +173,8 @@ class Generator:
             raise UserError(f"{count} samples: ask for 1 or more")
         labels = self.labels(count, classes)
         length = self._length(frames)
-        return self._run(labels, length, None, None, seed, self.sampling(**sampling))
+        made = self._run(labels, length, None, None, seed, self.sampling(**sampling))
+        return (clips if self.frames > 1 else clips[:, 0] for clips in made)
 
     def inpaint(
         self,
@@ -202,9 +204,8 @@ class Generator:
         Raises:
           UserError: wrong shapes, an unknown setting or class, or a value out of range.
         """
-        bits = self.tokenizer.encode(pixels)
-        clip = bits.ndim == 5
-        given = bits if clip else bits[:, None]
+        array, clip = checked_pixels(pixels, self.tokenizer.shape, limit=False)
+        given = self.tokenizer.encode_parts(array)
         count, time, rows, columns, length = given.shape
         mask = np.asarray(keep)
         if mask.dtype != np.bool_:
@@ -226,7 +227,7 @@ class Generator:
             self.sampling(**sampling),
         )
         result = np.concatenate(list(made))
-        return result[:, None] if clip and result.ndim == 4 else result
+        return result if clip else result[:, 0]
 
     def labels(self, count: int, classes: int | Sequence[int] | None) -> np.ndarray:
         """The class of each of `count` samples, int64; -1 for none.
@@ -265,6 +266,7 @@ class Generator:
         seed: int,
         sampling: Sampling,
     ) -> Iterator[np.ndarray]:
+        """Pixels uint8 ``[batch, time, height, width, 3]``, a batch at a time."""
         if not 0 <= seed < 2**31:
             raise UserError(f"seed {seed}: it must be from 0 to 2**31 - 1")
         sampler = self._sampler(sampling)
@@ -274,13 +276,7 @@ class Generator:
         grid = self.tokenizer.shape.grid
         for bits, _ in made:
             tokens = bits.reshape(*bits.shape[:2], *grid, bits.shape[-1])
-            if self.frames == 1:
-                yield self.tokenizer.decode(tokens[:, 0], dtype="uint8")
-            elif self.tokenizer.shape.frames == 1:
-                flat = self.tokenizer.decode(tokens.reshape(-1, *tokens.shape[2:]), dtype="uint8")
-                yield flat.reshape(*tokens.shape[:2], *flat.shape[1:])
-            else:
-                yield self.tokenizer.decode(tokens, dtype="uint8")
+            yield self.tokenizer.decode_parts(tokens, dtype="uint8")
 
     @functools.cached_property
     def _placed(self) -> Any:

@@ -15,7 +15,9 @@ statistics, so that it is read once.
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import logging
 import pathlib
 import sys
 import zipfile
@@ -33,8 +35,8 @@ from bsq_jax.core.sharding import batch_sharding, batch_shards, make_mesh
 from bsq_jax.core.text import aligned
 from bsq_jax.data import transforms
 from bsq_jax.data.folders import IMAGE_EXTENSIONS, files_below
-from bsq_jax.data.pipeline import DataConfig, eval_batches, eval_examples, open_source
-from bsq_jax.data.records import SPLITS, BrokenRecord, Record
+from bsq_jax.data.pipeline import DataConfig, open_source
+from bsq_jax.data.records import SPLITS, BrokenRecord, Record, Source
 from bsq_jax.metrics import FeatureSet
 from bsq_jax.networks import Judging, Networks
 
@@ -72,7 +74,7 @@ class Pictures:
             self.size: tuple[int, int] = self._read(self._files[0]).shape[:2]
             return
         try:
-            with np.load(path) as arrays:
+            with np.load(io.BytesIO(path.read_bytes())) as arrays:
                 self._array = arrays["arr_0"]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(
@@ -131,42 +133,23 @@ class _Scorer:
 
     def pictures(self, pictures: Pictures) -> FeatureSet:
         """What is seen in a set of pictures."""
-        if pictures.size != self._size:
-            raise UserError(
-                f"the reference is {pictures.size[0]}x{pictures.size[1]}, the samples are "
-                f"{self._size[0]}x{self._size[1]}: give both in one size"
-            )
         return self._all(pictures.batches(self._batch), len(pictures))
 
     def source(self, spec: str, split: str) -> FeatureSet:
-        """What is seen in a split of a data source."""
-        side = max(self._size)
-        train = split == "train"
-        data = DataConfig(
-            source=spec, val_source=spec, image_size=self._size, resize=side, eval_resize=side
-        )
-        if train:
-            # Evaluation reads a validation split; here the training pictures take its place.
-            data_source = open_source(data, "train")
-            return self._all(self._of(data_source), len(data_source))
-        examples = eval_examples(data)
-        alone: dict[str, Any] = {"global_batch": self._batch, "shard_index": 0, "shard_count": 1}
+        """What is seen in a split of a data source of pictures."""
+        source = open_source(DataConfig(source=spec), split)
+        return self._all(self._read(source), len(source))
 
-        def read() -> Iterator[np.ndarray]:
-            for batch in eval_batches(data, examples=examples, **alone):
-                yield batch["pixels"][batch["mask"] > 0][:, 0]
-
-        return self._all(read(), len(examples.records))
-
-    def _of(self, source: Any) -> Iterator[np.ndarray]:
+    def _read(self, source: Source) -> Iterator[np.ndarray]:
+        """The middles of pictures, of the scorer's size; unreadable ones are left out."""
         for first in range(0, len(source), self._batch):
             images = []
             for index in range(first, min(first + self._batch, len(source))):
                 try:
-                    image = transforms.load_resized(
-                        source[index], max(self._size), "lanczos", draft=False
-                    )
-                except (BrokenRecord, OSError):
+                    record, side = source[index], max(self._size)
+                    image = transforms.load_resized(record, side, "lanczos", draft=False)
+                except (BrokenRecord, OSError) as error:
+                    logging.warning("Skipping broken record %s#%d: %s", source.name, index, error)
                     continue
                 images.append(transforms.center_crop(image, self._size))
             if images:
@@ -196,6 +179,9 @@ def score(flags: argparse.Namespace) -> dict[str, Any]:
       UserError: files, sources or weights are missing or do not fit.
     """
     samples = Pictures(flags.samples)
+    file = pathlib.Path(flags.statistics) if flags.statistics else None
+    saved = file is not None and file.exists()
+    reference = None if saved else _open_reference(flags, samples.size)
     judging = Judging(
         frechet=True,
         inception=flags.inception,
@@ -203,70 +189,82 @@ def score(flags: argparse.Namespace) -> dict[str, Any]:
         neighbours_examples=flags.neighbours_examples,
     )
     scorer = _Scorer(samples.size, judging, quiet=flags.quiet)
-    real, of = _reference(flags, scorer, samples.size)
-    fake = scorer.pictures(samples)
     networks = scorer.networks
+    described = {
+        "size": list(samples.size),
+        "weights": {name: networks.weights[name] for name in networks.spaces},
+        "neighbours": networks.neighbours,
+    }
+    if file and saved:
+        real, of = _load_statistics(file, networks, described, flags)
+    else:
+        of = [flags.reference, flags.split]
+        if isinstance(reference, Pictures):
+            real = scorer.pictures(reference)
+        else:
+            real = scorer.source(flags.reference, flags.split)
+        if file:
+            about = json.dumps({**described, "reference": of})
+            arrays: dict[str, Any] = {"about": np.array(about), **real.to_arrays()}
+            buffer = io.BytesIO()
+            np.savez(buffer, **arrays)
+            checksums.write_atomic(file, buffer.getvalue())
+    fake = scorer.pictures(samples)
     return {
         "samples": {"path": str(flags.samples), "count": len(samples)},
         "reference": of,
+        "statistics": str(file) if file else None,
         "results": networks.compare(real, fake),
         "of_reference": networks.about(real),
         "notes": networks.notes + networks.neighbours_note(fake) + networks.biased(fake),
     }
 
 
-def _reference(
-    flags: argparse.Namespace, scorer: _Scorer, size: tuple[int, int]
-) -> tuple[FeatureSet, dict[str, Any]]:
-    """The reference, from the file of statistics if it is there; otherwise it is made."""
-    file = pathlib.Path(flags.statistics) if flags.statistics else None
-    networks = scorer.networks
-    described = {
-        "size": list(size),
-        "weights": {name: networks.weights[name] for name in networks.spaces},
-        "neighbours": networks.neighbours,
-    }
-    if file and file.exists():
-        real = networks.new_set((1, 1))
-        try:
-            with np.load(file) as arrays:
-                known = json.loads(str(arrays["about"]))
-                if {key: known[key] for key in described} != described:
-                    raise UserError(
-                        f"{file} is of other networks or another size "
-                        f"({known['size'][0]}x{known['size'][1]}): give another --statistics"
-                    )
-                real.load({name: arrays[name] for name in arrays.files if name != "about"})
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"{file} holds no statistics ({error}): remove it") from None
-        asked = flags.reference and [flags.reference, flags.split] != known["reference"]
-        if asked:
-            raise UserError(
-                f"{file} is of {' '.join(known['reference'])}, not of {flags.reference} "
-                f"{flags.split}: give another --statistics"
-            )
-        return real, {"path": known["reference"][0], "statistics": str(file)}
+def _open_reference(flags: argparse.Namespace, size: tuple[int, int]) -> Pictures | None:
+    """The reference's pictures, or None where it is a data source, which is looked at too."""
     if not flags.reference:
         raise UserError(
-            f"{file} does not exist: give --reference too, and it is made"
-            if file
+            f"{flags.statistics} does not exist: give --reference too, and it is made"
+            if flags.statistics
             else "what to compare with? Give --reference, or --statistics of one"
         )
     place = pathlib.Path(flags.reference).expanduser()
-    if place.is_dir() or place.suffix == ".npz":
-        real = scorer.pictures(Pictures(place))
-    else:
-        real = scorer.source(flags.reference, flags.split)
-    if file:
-        about = json.dumps({**described, "reference": [flags.reference, flags.split]})
-        temporary = file.with_name(f".{file.name}.npz")
-        try:
-            arrays: dict[str, Any] = {"about": np.array(about), **real.to_arrays()}
-            np.savez(temporary, **arrays)
-            checksums.write_atomic(file, temporary.read_bytes())
-        finally:
-            temporary.unlink(missing_ok=True)
-    return real, {"path": flags.reference, "split": flags.split}
+    if not place.is_dir() and place.suffix != ".npz":
+        if open_source(DataConfig(source=flags.reference), flags.split).videos:
+            raise UserError(f"{flags.reference} holds videos: give pictures")
+        return None
+    pictures = Pictures(place)
+    if pictures.size != size:
+        raise UserError(
+            f"the reference is {pictures.size[0]}x{pictures.size[1]}, the samples are "
+            f"{size[0]}x{size[1]}: give both in one size"
+        )
+    return pictures
+
+
+def _load_statistics(
+    file: pathlib.Path, networks: Networks, described: dict[str, Any], flags: argparse.Namespace
+) -> tuple[FeatureSet, list[str]]:
+    """What was kept of a reference, and which one it was."""
+    real = networks.new_set((1, 1))
+    try:
+        with np.load(io.BytesIO(file.read_bytes())) as arrays:
+            known = json.loads(str(arrays["about"]))
+            if {key: known[key] for key in described} != described:
+                raise UserError(
+                    f"{file} is of other networks or another size "
+                    f"({known['size'][0]}x{known['size'][1]}): give another --statistics"
+                )
+            real.load({name: arrays[name] for name in arrays.files if name != "about"})
+            of = [str(word) for word in known["reference"]]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{file} holds no statistics ({error}): remove it") from None
+    if flags.reference and [flags.reference, flags.split] != of:
+        raise UserError(
+            f"{file} is of {' '.join(of)}, not of {flags.reference} {flags.split}: give another "
+            "--statistics"
+        )
+    return real, of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -304,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = report["results"]
     rows = [[title, f"{results[key]:.4g}"] for key, title in _NAMES if key in results]
     print("\n".join(aligned(rows)))
-    print(f"{count:,d} samples of {flags.samples} against {report['reference']['path']}")
+    print(f"{count:,d} samples of {flags.samples} against {report['reference'][0]}")
     for note in report["notes"]:
         print(note)
     return 0

@@ -62,7 +62,7 @@ def tokenize(
     def clips(batches: Batches, count: int) -> Iterator[tuple[np.ndarray, int]]:
         with contextlib.closing(batches):
             for batch in batches:
-                bits = _encode(tokenizer, batch["pixels"])
+                bits = tokenizer.encode_parts(batch["pixels"])
                 for row, clip in enumerate(bits):
                     if batch.get("mask", np.ones(len(bits)))[row]:
                         yield clip[: batch["frames"][row]], int(batch["label"][row])
@@ -92,13 +92,6 @@ def tokenize(
     except OSError as error:
         raise UserError(f"cannot write the token set {folder}: {error.strerror}") from error
     return tokens
-
-
-def _encode(tokenizer: Tokenizer, pixels: np.ndarray) -> np.ndarray:
-    """Bits of clips of any length; clips longer than the tokenizer's are coded part by part."""
-    segment = tokenizer.shape.frames
-    parts = [pixels[:, first : first + segment] for first in range(0, pixels.shape[1], segment)]
-    return np.concatenate([tokenizer.encode(part) for part in parts], axis=1)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

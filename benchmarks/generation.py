@@ -1,0 +1,100 @@
+"""Generation: samples a second by the number of steps, and the tokenizer's share of the time.
+
+Run ``python -m benchmarks.generation``. The grid is that of the published generator, 16 x 16 tokens
+of 18 bits; weights are random, which changes no time. ``--size published`` has its width and depth
+too (170M parameters, and the tokenizer's 174M) and is for accelerators.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import time
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.timing import report
+from bsq_jax.core.sharding import make_mesh, replicate
+from bsq_jax.models.masked_lm import MaskedLm, MaskedLmShape
+from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
+from bsq_jax.models.transformer import Compute
+from bsq_jax.quantizers.bsq import BinarySphericalQuantizer
+from bsq_jax.sampler import Sampler, Sampling
+from bsq_jax.tasks.frozen_tokenizer import FrozenTokenizer
+
+_SIZES: dict[str, dict[str, dict[str, Any]]] = {
+    "small": {
+        "lm": {"width": 192, "layers": 6, "heads": 6},
+        "tokenizer": {"width": 192, "layers": 3, "heads": 6, "head_hidden": 768},
+    },
+    "published": {"lm": {"width": 768, "layers": 24, "heads": 8}, "tokenizer": {}},
+}
+
+
+def _parameters(model: Any, *arguments: Any) -> Any:
+    """Small random numbers in the shapes that the model wants."""
+    boxed = jax.eval_shape(model.init, jax.random.key(0), *arguments)["params"]
+    drawn = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda leaf: drawn.normal(0, 0.02, leaf.shape).astype(np.float32), nn.meta.unbox(boxed)
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", choices=_SIZES, default="small")
+    parser.add_argument("--steps", type=int, nargs="+", default=[8, 32, 256])
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--guidance", type=float, default=0.0)
+    parser.add_argument("--runs", type=int, default=3, help="of which the median counts")
+    parser.add_argument("--json", type=pathlib.Path, help="also write the result here")
+    args = parser.parse_args()
+    size, dtype = _SIZES[args.size], jnp.dtype(args.dtype)
+    model = MaskedLm(MaskedLmShape(classes=1000, **size["lm"]), Compute(dtype))
+    network = TokenizerModel(
+        TokenizerShape(image_height=128, image_width=128, bits=18, **size["tokenizer"]),
+        BinarySphericalQuantizer(),
+        dtype,
+    )
+    words = jnp.zeros((1, 1, 256, 2), jnp.int32)
+    mesh = make_mesh()
+    params = replicate(_parameters(model, words, jnp.zeros(1, jnp.int32)), mesh)
+    tokenizer = FrozenTokenizer(network, _parameters(network, jnp.zeros((1, 1, 128, 128, 3))))
+    frozen = tokenizer.load(mesh)
+    samplers = {
+        steps: Sampler(model, tokenizer, Sampling(steps=steps, guidance=args.guidance), mesh)
+        for steps in args.steps
+    }
+    seconds: dict[tuple[int, bool], list[float]] = {}
+    for _ in range(args.runs + 1):  # the first one compiles
+        for steps, sampler in samplers.items():
+            for pixels in (False, True):
+                labels = np.zeros(sampler.batch, np.int64)
+                begin = time.perf_counter()
+                for _ in sampler(params, frozen, labels, pixels=pixels):
+                    pass
+                taken = time.perf_counter() - begin
+                seconds.setdefault((steps, pixels), []).append(taken)
+    median = {key: float(np.median(times[1:])) for key, times in seconds.items()}
+    first = args.steps[0]
+    rows = [
+        {
+            "steps": float(steps),
+            "seconds": median[steps, True],
+            f"times {first} steps": median[steps, False] / median[first, False],
+            "samples/s": sampler.batch / median[steps, True],
+            "tokenizer": 1 - median[steps, False] / median[steps, True],
+        }
+        for steps, sampler in samplers.items()
+    ]
+    batch = samplers[first].batch
+    what = f"{batch} samples of 128x128 together, {args.size}, {args.dtype}"
+    report(what, rows, args.json, runs=args.runs)
+
+
+if __name__ == "__main__":
+    main()

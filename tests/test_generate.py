@@ -1,0 +1,239 @@
+"""Generating from Python and from the command line. Oracles: the tokens themselves, messages."""
+
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bsq_jax import Generator, Tokenizer, generate, main
+from bsq_jax.core.errors import UserError
+from bsq_jax.core.pictures import save_png
+from bsq_jax.data.footage import open_footage
+from bsq_jax.data.records import Record
+
+TINY = str(pathlib.Path(__file__).parent / "tiny.py")
+CONFIG = """
+import tiny
+
+def get_config(argument=""):
+    return tiny.get_masked_lm("{tokenizer}")
+"""
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("generate") / "tokenizer"
+    flags = ["--config.train.steps=2", "--config.data.source=digits"]
+    assert main.run(["--config", TINY, "--workdir", str(workdir), *flags]) == 0
+    return workdir
+
+
+def train(tokenizer, folder, *flags):
+    config = folder / "config.py"
+    config.write_text(CONFIG.format(tokenizer=tokenizer))
+    words = ["--config", str(config), "--workdir", str(folder / "lm"), "--config.train.steps=2"]
+    assert main.run([*words, *flags]) == 0
+    return folder / "lm"
+
+
+@pytest.fixture(scope="module")
+def pictures(tokenizer, tmp_path_factory):
+    """A model of digits."""
+    return train(tokenizer, tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def clips(tokenizer, tmp_path_factory):
+    """A model of clips of two frames, on the tokens of a tokenizer of pictures, without classes."""
+    folder = tmp_path_factory.mktemp("clips")
+    flags = ("data.source=motion", "masked_lm.classes=0", "masked_lm.frames=2")
+    return train(tokenizer, folder, *(f"--config.{flag}" for flag in flags))
+
+
+@pytest.mark.smoke
+def test_samples_from_python(pictures, tmp_path):
+    generator = Generator.load(pictures)
+    found = generator.sample(12, classes=[3, 5], seed=4)
+    assert (found.shape, found.dtype) == ((12, 16, 16, 3), np.uint8)
+    np.testing.assert_array_equal(generator.sample(5, classes=[3, 5], seed=4), found[:5])
+    assert (generator.sample(12, classes=[3, 5], seed=5) != found).any()
+    assert generator.labels(12, None).tolist() == [*range(10), 0, 1]
+    assert generator.labels(3, -1).tolist() == [-1, -1, -1]
+    # An export generates the same, without the workdir.
+    generator.save(tmp_path / "export")
+    moved = tmp_path / "moved"
+    shutil.move(tmp_path / "export", moved)
+    np.testing.assert_array_equal(Generator.load(moved).sample(12, classes=[3, 5], seed=4), found)
+
+
+def test_inpainting_keeps_tokens(pictures):
+    generator = Generator.load(pictures)
+    drawn = np.random.default_rng(0)
+    given = drawn.integers(0, 256, (6, 16, 16, 3), np.uint8)
+    keep = np.array([[True, False], [False, True]])
+    everything = generator.inpaint(given, np.ones((2, 2), bool))
+    np.testing.assert_array_equal(everything, generator.tokenizer.reconstruct(given, dtype="uint8"))
+    made = []
+    decode = generator.tokenizer.decode
+
+    def seen(bits, **options):
+        made.append(bits)
+        return decode(bits, **options)
+
+    generator.tokenizer.decode = seen
+    found = generator.inpaint(given, keep, classes=7)
+    bits = generator.tokenizer.encode(given)
+    np.testing.assert_array_equal(made[0][:, 0][:, keep], bits[:, keep])
+    assert (made[0][:, 0][:, ~keep] != bits[:, ~keep]).any()
+    assert found.shape == given.shape
+    # A mask for each picture; and with a class, something else than without.
+    each = np.broadcast_to(keep, (6, 2, 2))
+    np.testing.assert_array_equal(generator.inpaint(given, each, classes=7), found)
+
+
+def test_clips_from_python(clips):
+    generator = Generator.load(clips)
+    found = generator.sample(3)
+    assert found.shape == (3, 2, 16, 16, 3)
+    longer = generator.sample(3, frames=4)
+    np.testing.assert_array_equal(longer[:, :2], found)
+    given = np.random.default_rng(0).integers(0, 256, (2, 2, 16, 16, 3), np.uint8)
+    keep = np.zeros((2, 2, 2, 2), bool)
+    keep[:, 0] = True  # the first frame is given, the second made
+    made = generator.inpaint(given, keep)
+    frames = generator.tokenizer.reconstruct(given[:, 0], dtype="uint8")
+    np.testing.assert_array_equal(made[:, 0], frames)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"count": 0}, "ask for 1 or more"),
+        ({"classes": 10}, "class 10 does not exist: this model has classes 0 to 9"),
+        ({"classes": []}, "no class was named"),
+        ({"frames": 2}, "this model makes pictures"),
+        ({"seed": -1}, "seed -1"),
+        ({"stepz": 3}, "unknown: stepz"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"order": "raster"}, "order must be one of confidence, random"),
+        ({"schedule": "sine"}, "schedule must be one of cosine"),
+    ],
+)
+def test_mistakes_in_python(pictures, options, said):
+    with pytest.raises(UserError, match=said):
+        Generator.load(pictures).sample(**{"count": 1, **options})
+
+
+def test_wrong_models_and_masks(pictures, clips, tokenizer, tmp_path):
+    with pytest.raises(UserError, match="holds a tokenizer, which generates nothing"):
+        Generator.load(tokenizer)
+    with pytest.raises(UserError, match="does not exist"):
+        Generator.load(tmp_path / "none")
+    with pytest.raises(UserError, match="holds a masked_lm; its tokenizer is in"):
+        Tokenizer.load(pictures)
+    with pytest.raises(UserError, match="guidance needs a model with classes"):
+        Generator.load(clips).sample(1, guidance=1.0)
+    generator = Generator.load(pictures)
+    given = np.zeros((1, 16, 16, 3), np.uint8)
+    for keep, said in (
+        (np.ones((2, 2)), "give booleans"),
+        (np.ones((3, 2), bool), r"has shape \(3, 2\): give \[2, 2\]"),
+        (np.ones((1, 1, 2, 2), bool), "give"),
+    ):
+        with pytest.raises(UserError, match=said):
+            generator.inpaint(given, keep)
+
+
+# --- the command ---
+
+
+def run(*words):
+    return generate.main([str(word) for word in words])
+
+
+def test_the_command_writes_pictures_and_says_how(pictures, tmp_path, capsys):
+    out, npz = tmp_path / "out", tmp_path / "samples.npz"
+    words = ("--model", pictures, "--num", 5, "--classes", "1,2", "--seed", 3, "--steps", 2)
+    assert run(*words, "--out", out, "--npz", npz) == 0
+    assert "5 pictures" in capsys.readouterr().out
+    want = Generator.load(pictures).sample(5, classes=[1, 2], seed=3, steps=2)
+    names = sorted(path.name for path in out.iterdir())
+    assert names == [*(f"{i:05d}.png" for i in range(5)), "grid.png", "samples.json"]
+    for number in range(5):
+        with Image.open(out / f"{number:05d}.png") as image:
+            np.testing.assert_array_equal(np.asarray(image), want[number])
+    with np.load(npz) as arrays:
+        np.testing.assert_array_equal(arrays["arr_0"], want)
+        assert arrays["arr_1"].tolist() == [1, 2, 1, 2, 1]
+    described = json.loads((out / "samples.json").read_text())
+    assert (described["seed"], described["sampling"]["steps"]) == (3, 2)
+    assert described["classes"] == [1, 2, 1, 2, 1]
+    assert run(*words, "--out", out) == 2
+    assert "holds samples: choose another folder, or add --force" in capsys.readouterr().err
+    assert run(*words, "--out", out, "--force", "--quiet") == 0
+
+
+def test_the_command_makes_parts_anew(pictures, tmp_path, capsys):
+    given = tmp_path / "given.png"
+    save_png(given, np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8))
+    words = ("--model", pictures, "--given", given, "--num", 3, "--out", tmp_path / "out")
+    assert run(*words, "--region", "0,0,8,16", "--classes", 4) == 0
+    generator = Generator.load(pictures)
+    with Image.open(given) as image:
+        whole = np.broadcast_to(np.asarray(image), (3, 16, 16, 3))
+    keep = np.array([[False, False], [True, True]])
+    want = generator.inpaint(whole, keep, classes=4)
+    with Image.open(tmp_path / "out" / "00002.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), want[2])
+    capsys.readouterr()
+    for region, said in (
+        ("0,0,8", "give TOP,LEFT,HEIGHT,WIDTH"),
+        ("0,0,8,32", "does not lie in the model's picture of 16x16"),
+    ):
+        assert run(*words, "--region", region, "--force") == 2
+        assert said in capsys.readouterr().err
+
+
+def test_the_command_makes_clips(clips, tmp_path, capsys):
+    assert run("--model", clips, "--num", 2, "--frames", 3, "--out", tmp_path / "out") == 0
+    for number in range(2):
+        file = tmp_path / "out" / f"{number:05d}.mp4"
+        with open_footage(Record(file.name, file)) as footage:
+            assert len(footage) == 3
+    assert (tmp_path / "out" / "grid.png").is_file()
+    npz = tmp_path / "clips.npz"
+    assert run("--model", clips, "--num", 2, "--npz", npz) == 0
+    with np.load(npz) as arrays:
+        assert arrays.files == ["arr_0"]  # there are no classes
+        assert arrays["arr_0"].shape == (2, 2, 16, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--out", "x"), "which model"),
+        (("--model", "{model}"), "where to? Give --out FOLDER or --npz FILE.npz"),
+        (("--model", "{model}", "--out", "x", "--num", "0"), "--num 0"),
+        (("--model", "{model}", "--out", "x", "--classes", "a"), "give numbers such as 1,2"),
+        (("--model", "{model}", "--out", "x", "--classes", "77"), "class 77 does not exist"),
+        (("--model", "{model}", "--out", "x", "--given", "a.png"), "go together"),
+        (
+            ("--model", "{model}", "--out", "x", "--given", "a.png", "--region", "0,0,8,8"),
+            "a.png does not exist",
+        ),
+        (("--model", "{model}", "--npz", "x.zip"), "must end in .npz"),
+        (("--model", "{model}", "--npz", "no/such/x.npz"), "make it first"),
+        (("--model", "/no/such", "--out", "x"), "does not exist"),
+    ],
+)
+def test_mistakes_on_the_command_line(pictures, tmp_path, capsys, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BSQ_JAX_MODEL", raising=False)
+    assert run(*(word.format(model=pictures) for word in words)) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "x").exists()
