@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from bsq_jax.core.rng import stream_key
-from bsq_jax.core.sharding import BATCH_AXES, batch_sharding, batch_shards, to_host
+from bsq_jax.core.sharding import BATCH_AXES, batch_sharding, batch_shards, replicated, to_host
 from bsq_jax.models.mask_schedule import masked_after
 from bsq_jax.models.masked_lm import MaskedLm, MaskedLmShape, table_of
 from bsq_jax.quantizers.bits import from_group_indices, to_group_indices
@@ -192,8 +192,7 @@ class Sampler:
           3]`` or None, without padding.
         """
         shape, count = self._model.shape, len(labels)
-        whole = jax.sharding.NamedSharding(self._mesh, PartitionSpec())
-        params = jax.device_put(params, whole)
+        params = self._programs("gather")(params)
         for first in range(0, count, self.batch):
             numbers = np.arange(first, first + self.batch)
             rows = np.minimum(numbers, count - 1)  # the last one again fills the batch
@@ -221,6 +220,8 @@ class Sampler:
         )
 
     def _compiled(self, what: str) -> Callable[..., Any]:
+        if what == "gather":
+            return jax.jit(lambda tree: tree, out_shardings=replicated(self._mesh))
         if what == "stack":
             return jax.jit(lambda *frames: jnp.stack(frames, axis=1))
         split, whole = PartitionSpec(BATCH_AXES), PartitionSpec()
