@@ -107,8 +107,14 @@ class Codec:
         name = folder.name or str(folder)
         if not folder.is_dir():
             raise UserError(f"{folder} does not exist or is not a folder: give a workdir or export")
-        if read_saved_config(folder).task == "tokenizer":
+        task = read_saved_config(folder).task
+        if task == "tokenizer":
             return cls(Tokenizer.load(folder), name=name)
+        if task != "prior":
+            raise UserError(
+                f"{folder} holds a {task}, which codes nothing: give a prior, or the tokenizer in "
+                f"{folder / TOKENIZER_FOLDER}"
+            )
         initial = load_initial(folder, ("raw", "ema"))
         weights = initial.weights.get("ema", initial.weights.get("raw"))
         tokenizer = Tokenizer.load(folder / TOKENIZER_FOLDER)

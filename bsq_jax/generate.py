@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     part = parser.add_argument_group("parts of a picture anew")
     part.add_argument("--given", help="a picture; all tokens outside the region are kept")
     part.add_argument("--region", help="TOP,LEFT,HEIGHT,WIDTH in pixels of the model's picture")
+    parser.add_argument("--export", help="only write model and tokenizer, as one folder, there")
     parser.add_argument("--force", action="store_true", help="write over what is there")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     return parser
@@ -87,6 +88,9 @@ def _generate(flags: argparse.Namespace) -> None:
     path = flags.model or os.environ.get(_VARIABLE)
     if not path:
         raise UserError(f"which model? Give --model WORKDIR_OR_EXPORT, or set {_VARIABLE}")
+    if flags.export:
+        _export(path, flags)
+        return
     if not flags.out and not flags.npz:
         raise UserError("where to? Give --out FOLDER or --npz FILE.npz")
     if bool(flags.given) != bool(flags.region):
@@ -153,6 +157,17 @@ def _generate(flags: argparse.Namespace) -> None:
     what = "clips" if clips else "pictures"
     places = [str(place) for place in (folder and folder / "grid.png", flags.npz) if place]
     print(f"{flags.num} {what}: {', '.join(places)}")
+
+
+def _export(path: str, flags: argparse.Namespace) -> None:
+    from bsq_jax.core.errors import UserError
+    from bsq_jax.generator import Generator
+
+    target = pathlib.Path(flags.export)
+    if target.exists() and not flags.force:
+        raise UserError(f"{target} exists: choose another folder, or add --force")
+    Generator.load(path).save(target)
+    print(f"{target}: masked language model and tokenizer")
 
 
 def _classes(text: str | None) -> int | list[int] | None:

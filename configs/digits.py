@@ -56,5 +56,5 @@ def get_config(argument: str = "") -> ConfigDict:
         )
         config.sampling.update(steps=16)
         config.optimizer.update(learning_rate=1e-3, b2=0.96, weight_decay=0.05)
-        config.train.update(steps=2000)
+        config.train.update(steps=1200, evaluate_every=400, picture_every=400)
     return config

@@ -8,19 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bsq_jax import Generator, Tokenizer, generate, main
+from bsq_jax import Codec, Generator, Tokenizer, generate, main
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.pictures import save_png
 from bsq_jax.data.footage import open_footage
 from bsq_jax.data.records import Record
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
-CONFIG = """
-import tiny
-
-def get_config(argument=""):
-    return tiny.get_masked_lm("{tokenizer}")
-"""
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +26,13 @@ def tokenizer(tmp_path_factory):
 
 
 def train(tokenizer, folder, *flags):
-    config = folder / "config.py"
-    config.write_text(CONFIG.format(tokenizer=tokenizer))
-    words = ["--config", str(config), "--workdir", str(folder / "lm"), "--config.train.steps=2"]
+    words = [
+        "--config",
+        f"{TINY}:masked_lm={tokenizer}",
+        "--workdir",
+        str(folder / "lm"),
+        "--config.train.steps=2",
+    ]
     assert main.run([*words, *flags]) == 0
     return folder / "lm"
 
@@ -134,6 +132,8 @@ def test_wrong_models_and_masks(pictures, clips, tokenizer, tmp_path):
         Generator.load(tmp_path / "none")
     with pytest.raises(UserError, match="holds a masked_lm; its tokenizer is in"):
         Tokenizer.load(pictures)
+    with pytest.raises(UserError, match="holds a masked_lm, which codes nothing"):
+        Codec.load(pictures)
     with pytest.raises(UserError, match="guidance needs a model with classes"):
         Generator.load(clips).sample(1, guidance=1.0)
     generator = Generator.load(pictures)
@@ -174,6 +174,18 @@ def test_the_command_writes_pictures_and_says_how(pictures, tmp_path, capsys):
     assert run(*words, "--out", out) == 2
     assert "holds samples: choose another folder, or add --force" in capsys.readouterr().err
     assert run(*words, "--out", out, "--force", "--quiet") == 0
+
+
+def test_the_command_exports(pictures, tmp_path, capsys):
+    target = tmp_path / "export"
+    assert run("--model", pictures, "--export", target) == 0
+    one, other = (Generator.load(folder).sample(2, seed=1) for folder in (pictures, target))
+    np.testing.assert_array_equal(one, other)
+    assert run("--model", pictures, "--export", target) == 2
+    assert "exists: choose another folder" in capsys.readouterr().err
+    # Exports are evaluated as workdirs are.
+    assert main.run(["--mode", "evaluate", "--workdir", str(target)]) == 0
+    assert "cross entropy" in capsys.readouterr().out
 
 
 def test_the_command_makes_parts_anew(pictures, tmp_path, capsys):

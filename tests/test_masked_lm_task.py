@@ -24,12 +24,6 @@ from bsq_jax.recipes.masked_lm import MaskedLmRecipe
 from bsq_jax.tasks.masked_lm import answers
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
-CONFIG = """
-import tiny
-
-def get_config(argument=""):
-    return tiny.get_masked_lm("{tokenizer}")
-"""
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +35,8 @@ def tokenizer(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def config_file(tokenizer, tmp_path_factory):
-    path = tmp_path_factory.mktemp("config") / "masked_lm.py"
-    path.write_text(CONFIG.format(tokenizer=tokenizer))
-    return str(path)
+def config_file(tokenizer):
+    return f"{TINY}:masked_lm={tokenizer}"
 
 
 def task_of(tokenizer, workdir, mesh, *, accumulate=1, **changes):

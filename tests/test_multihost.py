@@ -130,6 +130,18 @@ def test_two_processes_do_what_one_does(tmp_path):
     assert len(list((tmp_path / "two" / "tensorboard").iterdir())) == 1
 
 
+def test_two_processes_train_a_model_of_tokens(tmp_path):
+    """A masked language model: the frozen tokenizer, classes, and samples from all devices."""
+    words = ["--config", TINY, "--workdir", str(tmp_path / "tokenizer"), "--config.train.steps=1"]
+    assert main.run([*words, "--config.data.source=digits"]) == 0
+    words = ["--config", f"{TINY}:masked_lm={tmp_path / 'tokenizer'}", "--config.train.steps=2"]
+    words += ["--config.optimizer.ema=0"]
+    _, outputs = compare(tmp_path, [*words, "--config.mesh.data=1", "--config.mesh.fsdp=8"])
+    assert "cross entropy" in outputs[0][0]
+    assert "cross entropy" not in outputs[1][0]
+    assert (tmp_path / "two" / "pictures" / "samples_0000002.png").is_file()
+
+
 def test_two_processes_have_one_length_of_clips_at_a_step(tmp_path):
     words = ["--config", f"{TINY}:clips", "--config.train.steps=4", "--config.optimizer.ema=0"]
     one, outputs = compare(tmp_path, [*words, "--config.data.image_share=0.5"])

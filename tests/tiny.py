@@ -1,12 +1,15 @@
 """A config file for tests: a model that trains in moments, on pictures that are computed.
 
-With ``:clips`` a model of clips of three and four frames, and of single frames now and then.
+With ``:clips`` a model of clips of three and four frames, and of single frames now and then. With
+``:masked_lm=FOLDER`` a masked language model on the tokens of the tokenizer there.
 """
 
 from bsq_jax.config import default_config
 
 
 def get_config(argument=""):
+    if argument.startswith("masked_lm="):
+        return get_masked_lm(argument.removeprefix("masked_lm="))
     config = default_config()
     config.name = "tiny"
     config.model.update(
