@@ -53,6 +53,7 @@ class MaskedLmEvaluator:
         mesh: Mesh,
         *,
         batch_size: int,
+        examples: int,
         frames: int,
         size: tuple[int, int],
         judging: Judging,
@@ -68,6 +69,7 @@ class MaskedLmEvaluator:
             ``shard_index`` and ``shard_count``.
           mesh: the run's mesh.
           batch_size: global; rounded up to what the mesh divides.
+          examples: number of examples in the split.
           frames: of the clips in a batch.
           size: (height, width) of a frame in pixels.
           judging: which networks compare samples with the validation split.
@@ -88,7 +90,8 @@ class MaskedLmEvaluator:
         self._whole = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
         self._decoded = jax.jit(self._pixels, out_shardings=replicated(mesh))
         self._networks = Networks(judging, mesh, clip=(frames, *size)) if samples else None
-        self._share = judging.neighbours_examples
+        kept = max(judging.neighbours_examples // frames, 1)
+        self._shares = (kept, max(examples, 1)), (kept, max(samples, 1))
         self._real: FeatureSet | None = None
         self.unreadable: list[str] = []
 
@@ -116,7 +119,7 @@ class MaskedLmEvaluator:
         count = 0
         networks = self._networks
         fresh = self._real is None and networks is not None
-        real = networks.new_set((1, 1)) if networks is not None and fresh else self._real
+        real = networks.new_set(self._shares[0]) if networks is not None and fresh else self._real
         for local in batches:
             batch = to_global(local, self._mesh)
             found, beside = jax.device_get(
@@ -151,7 +154,7 @@ class MaskedLmEvaluator:
         if networks is not None:
             assert real is not None
             self._real = real
-            fake = networks.new_set((1, 1))
+            fake = networks.new_set(self._shares[1])
             for pixels, first in self._generated(params):
                 rows = np.arange(first, first + len(pixels))
                 _look(networks, fake, *self._filled(pixels, rows))

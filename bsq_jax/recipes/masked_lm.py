@@ -95,6 +95,7 @@ class MaskedLmRecipe(TokensRecipe[MaskedLmTask]):
             self._validation.batches,
             self._mesh,
             batch_size=config.eval.batch_size,
+            examples=self._validation.examples,
             frames=self._validation.frames,
             size=self._data.crop,
             judging=dataclasses.replace(judging, lpips=False),

@@ -49,10 +49,12 @@ class Validation(NamedTuple):
       batches: the batches of a host, for the keywords ``global_batch``, ``shard_index`` and
         ``shard_count``.
       frames: of the clips in a batch.
+      examples: how many there are.
     """
 
     batches: Callable[..., Batches]
     frames: int
+    examples: int
 
 
 class TokensRecipe(Generic[Task]):
@@ -170,9 +172,11 @@ class TokensRecipe(Generic[Task]):
     def _validation(self) -> Validation:
         tokens, data = self._tokens, self._data
         if tokens:
-            return Validation(functools.partial(token_batches, tokens, "val", data), tokens.frames)
+            make = functools.partial(token_batches, tokens, "val", data)
+            return Validation(make, tokens.frames, tokens.counts["val"])
         examples = eval_examples(data)
-        return Validation(functools.partial(eval_batches, data, examples=examples), examples.frames)
+        make = functools.partial(eval_batches, data, examples=examples)
+        return Validation(make, examples.frames, len(examples.records))
 
 
 def _tokenizer_of(config: ConfigDict) -> ConfigDict:
