@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from one_step import one_step
 
 from bsq_jax import main as module
 from bsq_jax import tokenize
 from bsq_jax.api import Tokenizer
 from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
-from bsq_jax.core.sharding import batch_sharding, make_mesh, replicated, to_global
+from bsq_jax.core.sharding import make_mesh
 from bsq_jax.data.tokens import read_description
 from bsq_jax.initial import with_tokenizer
 from bsq_jax.models.masked_lm import MaskedLmShape
@@ -118,18 +119,6 @@ def test_the_loss_against_numpy():
         want["masked"][example] += 1
     for name, values in want.items():
         np.testing.assert_allclose(found[name], values, rtol=1e-5, err_msg=name)
-
-
-def one_step(task, mesh, batch):
-    state = task.init_state(mesh)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = jax.jit(
-        task.train_step,
-        in_shardings=(shardings, batch_sharding(mesh), replicated(mesh)),
-        out_shardings=(shardings, replicated(mesh)),
-    )
-    state, watched = step(state, to_global(batch, mesh), task.load_frozen(mesh))
-    return jax.device_get((state.params, watched))
 
 
 @pytest.mark.smoke

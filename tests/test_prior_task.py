@@ -9,13 +9,14 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from one_step import one_step
 
 from bsq_jax import main as module
 from bsq_jax import tokenize
 from bsq_jax.api import Tokenizer
 from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
-from bsq_jax.core.sharding import batch_sharding, make_mesh, replicated, to_global
+from bsq_jax.core.sharding import make_mesh
 from bsq_jax.data.pipeline import DataConfig, eval_batches
 from bsq_jax.data.tokens import read_description, token_batches
 from bsq_jax.initial import with_tokenizer
@@ -24,6 +25,7 @@ from bsq_jax.recipes.prior import PriorRecipe
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 PRIOR = """
 import tiny
+from one_step import one_step
 
 def get_config(argument=""):
     return tiny.get_prior("{tokenizer}", **{changes})
@@ -58,18 +60,6 @@ def recipe_of(tokenizer, workdir, mesh, **changes):
     for key, value in changes.items():
         config.train[key] = value
     return PriorRecipe(finalize(with_tokenizer(config, workdir)), workdir, mesh)
-
-
-def one_step(task, mesh, batch):
-    state = task.init_state(mesh)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = jax.jit(
-        task.train_step,
-        in_shardings=(shardings, batch_sharding(mesh), replicated(mesh)),
-        out_shardings=(shardings, replicated(mesh)),
-    )
-    state, watched = step(state, to_global(batch, mesh), task.load_frozen(mesh))
-    return jax.device_get((state.params, watched))
 
 
 def batch_of(time, seed=0):

@@ -1,4 +1,4 @@
-"""The tokens of a batch, from a tokenizer that is not trained any more or from a token set."""
+"""What tasks on the tokens of a frozen tokenizer share: the tokens of a batch, and the state."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from bsq_jax.core.pixels import to_float, to_uint8
 from bsq_jax.core.sharding import replicate
 from bsq_jax.models.tokenizer import TokenizerModel
+from bsq_jax.tasks.state import Player, TrainState, abstract_state, initial_state
 
 Batch = Mapping[str, jax.Array]
 _PARAMS = "tokenizer"  # its parameters among the frozen ones
@@ -69,3 +70,31 @@ class FrozenTokenizer:
 
     def _apply(self, frozen: Mapping[str, Any], x: jax.Array, method: str) -> Any:
         return self.model.apply({"params": frozen[_PARAMS]}, x, method=method)
+
+
+class TokensTask:
+    """The state of a task that trains one network on the tokens of a frozen tokenizer.
+
+    Attributes:
+      tokenizer: makes the tokens.
+      ema_decay: decay of the averaged parameters; 0 keeps none.
+    """
+
+    tokenizer: FrozenTokenizer
+    ema_decay: float
+
+    @property
+    def _player(self) -> Player:
+        raise NotImplementedError
+
+    def abstract_state(self, mesh: Mesh) -> TrainState:
+        """Shapes and shardings of the state on `mesh`; allocates nothing."""
+        return abstract_state(self._player, mesh, ema=self.ema_decay > 0)
+
+    def init_state(self, mesh: Mesh) -> TrainState:
+        """The state at step 0."""
+        return initial_state(self._player, self.abstract_state(mesh))
+
+    def load_frozen(self, mesh: Mesh) -> dict[str, Any]:
+        """The tokenizer's parameters, on every device."""
+        return self.tokenizer.load(mesh)

@@ -10,15 +10,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
 
 from bsq_jax.core.rng import stream_key
 from bsq_jax.models.mask_schedule import masked_share
 from bsq_jax.models.masked_lm import MaskedLm, MaskedLmShape
 from bsq_jax.quantizers.bits import to_group_indices
 from bsq_jax.tasks.accumulate import over_micro_batches
-from bsq_jax.tasks.frozen_tokenizer import Batch, FrozenTokenizer
-from bsq_jax.tasks.state import Player, TrainState, abstract_state, initial_state, next_state
+from bsq_jax.tasks.frozen_tokenizer import Batch, FrozenTokenizer, TokensTask
+from bsq_jax.tasks.state import Player, TrainState, next_state
 
 MASK_UNITS = ("token", "group")
 
@@ -43,7 +42,7 @@ class Exercise(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskedLmTask:
+class MaskedLmTask(TokensTask):
     """``(state, batch, frozen) -> (state, metrics)`` for a masked language model.
 
     A batch is one of `FrozenTokenizer.tokens`. There may be ``frames`` int32 ``[batch]``, the
@@ -87,18 +86,6 @@ class MaskedLmTask:
             return self.model.init(stream_key(self.seed, "init"), words, labels)["params"]
 
         return init, self.optimizer
-
-    def abstract_state(self, mesh: Mesh) -> TrainState:
-        """Shapes and shardings of the state on `mesh`; allocates nothing."""
-        return abstract_state(self._player, mesh, ema=self.ema_decay > 0)
-
-    def init_state(self, mesh: Mesh) -> TrainState:
-        """The state at step 0."""
-        return initial_state(self._player, self.abstract_state(mesh))
-
-    def load_frozen(self, mesh: Mesh) -> dict[str, Any]:
-        """The tokenizer's parameters, on every device."""
-        return self.tokenizer.load(mesh)
 
     # --- what is asked ---
 

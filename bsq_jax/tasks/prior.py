@@ -9,19 +9,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
 
 from bsq_jax.core.clips import real_frames, weighted_mean
 from bsq_jax.core.rng import stream_key
 from bsq_jax.models.prior import PriorModel, cross_entropy
 from bsq_jax.tasks.accumulate import over_micro_batches
-from bsq_jax.tasks.frozen_tokenizer import Batch, FrozenTokenizer
-from bsq_jax.tasks.state import Player, TrainState, abstract_state, initial_state, next_state
+from bsq_jax.tasks.frozen_tokenizer import Batch, FrozenTokenizer, TokensTask
+from bsq_jax.tasks.state import Player, TrainState, next_state
 from bsq_jax.tasks.tokenizer import draw_kept, keep_bits
 
 
 @dataclasses.dataclass(frozen=True)
-class PriorTask:
+class PriorTask(TokensTask):
     """``(state, batch, frozen) -> (state, metrics)`` for a prior.
 
     A batch has ``pixels`` uint8 ``[batch, time, height, width, 3]``, of which the frozen tokenizer
@@ -57,18 +56,6 @@ class PriorTask:
             return self.model.init(stream_key(self.seed, "init"), signs)["params"]
 
         return init, self.optimizer
-
-    def abstract_state(self, mesh: Mesh) -> TrainState:
-        """Shapes and shardings of the state on `mesh`; allocates nothing."""
-        return abstract_state(self._player, mesh, ema=self.ema_decay > 0)
-
-    def init_state(self, mesh: Mesh) -> TrainState:
-        """The state at step 0."""
-        return initial_state(self._player, self.abstract_state(mesh))
-
-    def load_frozen(self, mesh: Mesh) -> dict[str, Any]:
-        """The tokenizer's parameters, on every device."""
-        return self.tokenizer.load(mesh)
 
     # --- training ---
 
