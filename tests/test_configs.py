@@ -15,8 +15,8 @@ from bsq_jax.data.factory import make_data_config
 from bsq_jax.data.pipeline import train_batches
 from bsq_jax.export import save_export
 from bsq_jax.initial import Initial, check_same_model, with_tokenizer
-from bsq_jax.models.factory import make_prior
-from bsq_jax.recipes.prior import PriorRecipe
+from bsq_jax.models.factory import make_masked_lm, make_prior
+from bsq_jax.recipes import make_recipe
 from bsq_jax.tasks.tokenizer import make_tokenizer_task
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
@@ -31,8 +31,9 @@ def variants(path):
 
 
 ALL = [(path, variant) for path in FILES for variant in variants(path)]
-TOKENIZERS = [(path, variant) for path, variant in ALL if path.stem != "prior"]
-PRIORS = [variant for path, variant in ALL if path.stem == "prior"]
+TASKS = {(path, variant): load_config_file(f"{path}:{variant}").task for path, variant in ALL}
+TOKENIZERS = [each for each in ALL if TASKS[each] == "tokenizer"]
+ON_TOKENS = [each for each in ALL if TASKS[each] != "tokenizer"]
 
 
 def parameters(config):
@@ -68,7 +69,7 @@ def test_there_are_configs():
 def test_it_builds(path, variant):
     config = finalize(load_config_file(f"{path}:{variant}"))
     assert config.name
-    assert parameters(config) > 5e5
+    assert parameters(config) > 2e5
     make_data_config(config)
 
 
@@ -95,27 +96,41 @@ def test_it_trains_a_step(path, variant):
     assert np.mean(jax.tree.leaves(changed)) > 0.8
 
 
-@pytest.mark.parametrize("variant", PRIORS)
-def test_a_prior_builds_and_trains_a_step(variant, tmp_path):
-    path = FOLDER / "prior.py"
+def parameters_on_tokens(config):
+    """The same for a model of tokens."""
+    if config.task == "prior":
+        model = make_prior(config)
+        given = (jax.ShapeDtypeStruct((1, 1, model.shape.tokens, model.shape.bits), np.float32),)
+    else:
+        model = make_masked_lm(config)
+        words = jax.ShapeDtypeStruct((1, 1, model.shape.tokens, model.shape.groups), np.int32)
+        given = words, jax.ShapeDtypeStruct((1,), np.int32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), *given)["params"]
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+@pytest.mark.parametrize(("path", "variant"), ON_TOKENS, ids=lambda x: getattr(x, "stem", x))
+def test_a_model_of_tokens_builds_and_trains_a_step(path, variant, tmp_path):
     whole = load_config_file(f"{path}:{variant}")
-    whole.prior.tokenizer = "x"
-    model = make_prior(finalize(whole))
-    signs = jax.ShapeDtypeStruct((1, 1, model.shape.tokens, model.shape.bits), np.float32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), signs)["params"]
-    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) > 5e5
+    whole[whole.task].tokenizer = "x"
+    assert parameters_on_tokens(finalize(whole)) > 5e5
 
     mesh = make_mesh(devices=jax.devices()[:1])
     tokenizer = finalize(tiny.get_config())
     params = make_tokenizer_task(tokenizer).init_state(mesh).params
     save_export(tmp_path / "tokenizer", tokenizer, {"raw": jax.device_get(params)}, origin={})
-    config = load_config_file(f"{path}:{variant}")
-    config.prior.update(tokenizer=str(tmp_path / "tokenizer"), width=16, layers=1, heads=2)
+    local = ",runlocal" if "runlocal" in path.read_text() else ""
+    config = load_config_file(f"{path}:{variant}{local}")
+    small = {"tokenizer": str(tmp_path / "tokenizer"), "width": 16, "layers": 1, "heads": 2}
+    config[config.task].update(small)
+    if config.task == "masked_lm":
+        config.masked_lm.group_size = 3
     config.data.update(resize=16, scale=(1.0, 1.0), eval_resize=16, threads=1)
     config.train.batch_size = 8
-    recipe = PriorRecipe(finalize(with_tokenizer(config, tmp_path)), tmp_path / "run", mesh)
+    recipe = make_recipe(finalize(with_tokenizer(config, tmp_path)), tmp_path / "run", mesh)
     batches = recipe.batches(0, 0, 1)
-    batch = to_global({name: next(batches)[name] for name in ("pixels", "frames")}, mesh)
+    taken = {"pixels", "frames", "label"}
+    batch = to_global({k: rows for k, rows in next(batches).items() if k in taken}, mesh)
     batches.close()
     state, _ = recipe.new_state()
     before = jax.device_get(state.params)
@@ -156,3 +171,16 @@ def test_the_published_sizes():
         assert config.optimizer.learning_rate == pytest.approx(4e-7 * config.train.batch_size)
         # Two ViT-B transformers of 85M parameters and their ends.
         assert 170e6 < parameters(config) < 185e6
+
+
+def test_the_published_generator():
+    config = load_config_file(f"{FOLDER / 'masked_lm.py'}")
+    config.masked_lm.tokenizer = "x"
+    tokenizer = load_config_file(f"{FOLDER / 'tokenizer.py'}:imagenet128,bits=18")
+    config.model.update(tokenizer.model)
+    config = finalize(config)
+    shape = make_masked_lm(config).shape
+    assert (shape.tokens, shape.words, shape.classes) == (256, (512, 512), 1000)
+    assert config.sampling.steps == 32
+    # 24 blocks of 12 x 768^2, embeddings of 1,026 words and 1,001 classes, and the head.
+    assert 170e6 < parameters_on_tokens(config) < 175e6
