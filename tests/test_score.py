@@ -8,13 +8,16 @@ import scipy.linalg
 
 from bsq_jax import score as module
 from bsq_jax.core.pictures import save_png
+from bsq_jax.core.sharding import make_mesh
 from bsq_jax.data.sources import make_source
 from bsq_jax.metrics import FeatureSet
 
 
 @pytest.fixture(autouse=True)
-def small_batches(monkeypatch):
-    monkeypatch.setattr(module, "_BATCH", 1)  # on each of eight devices
+def small(monkeypatch):
+    """Two devices, for two batches of a set: eight copies of VGG16 take their time."""
+    monkeypatch.setattr(module, "_BATCH", 4)
+    monkeypatch.setattr(module, "make_mesh", lambda devices: make_mesh(devices=devices[:2]))
 
 
 def run(*words):
