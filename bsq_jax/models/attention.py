@@ -31,6 +31,8 @@ _BY_HEAD_FROM = 1024
 # and where frames are small a block has several, so that it has about as many tokens as this.
 _MOST_BLOCKS = 16
 _BLOCK_TOKENS = 256
+# As by_frame, on any backend all heads at once: no multiplication that is not needed, for counting.
+VISIBLE = "visible"
 _SPLASH_TOKENS = 128  # splash attention works on tiles of this many tokens
 
 
@@ -112,9 +114,9 @@ def attend(
     frames, tokens = key.shape[1:3]
     chosen = choose_implementation(implementation, causality, frames, tokens, query.dtype)
     first = frames - query.shape[1]  # frame of the first query
-    in_blocks = chosen in ("blocked", "by_frame", "cudnn") and causality.limits
+    in_blocks = chosen in ("blocked", "by_frame", "cudnn", VISIBLE) and causality.limits
     step = query.shape[1]  # frames of a block
-    if in_blocks and chosen == "by_frame":
+    if in_blocks and chosen in ("by_frame", VISIBLE):
         step = 1
     elif in_blocks:
         step = max(-(-step // _MOST_BLOCKS), -(-_BLOCK_TOKENS // tokens))
