@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -16,14 +17,18 @@ from PIL import Image
 
 from bsq_jax import evaluate, train
 from bsq_jax.config import from_json, to_json
-from bsq_jax.core.errors import UserError
+from bsq_jax.core import maintenance
+from bsq_jax.core.errors import RUN_AGAIN, UserError
+from bsq_jax.core.flops import total_peak_flops
 from bsq_jax.core.monitor import Monitor
+from bsq_jax.core.profiling import Profiler, Startup
 from bsq_jax.core.sharding import batch_shards, make_mesh
 from bsq_jax.data.factory import make_data_config
 from bsq_jax.export import is_export
 from bsq_jax.initial import check_same_model, load_initial, place
 from bsq_jax.recipes import Recipe, make_recipe
 from bsq_jax.tasks.state import TrainState
+from bsq_jax.tasks.useful_flops import step_flops
 from bsq_jax.workdir import (
     check_resumable,
     open_checkpoints,
@@ -47,15 +52,28 @@ def start() -> None:
         jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(root) / "bsq_jax"))
 
 
-def train_job(config: ConfigDict, workdir: pathlib.Path) -> int:
+def train_job(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    *,
+    profile: tuple[int, int] | None = None,
+    began: float | None = None,
+) -> int:
     """Trains or resumes, then evaluates; prints the table and the paths of the pictures.
 
+    Args:
+      config: a finalised config.
+      workdir: folder of the run.
+      profile: first and last step to record with JAX's profiler.
+      began: when the program began, on the clock `time.monotonic`; None for now.
+
     Returns:
-      Exit status: 0 when done or stopped by SIGTERM with everything saved.
+      Exit status: 0 when done, `RUN_AGAIN` when stopped by SIGTERM with everything saved.
 
     Raises:
       UserError: the workdir holds another model, the data cannot be read, a loss is not finite.
     """
+    startup = Startup(began)
     steps, batch_size = config.train.steps, config.train.batch_size
     if is_export(workdir):
         raise UserError(
@@ -89,6 +107,11 @@ def train_job(config: ConfigDict, workdir: pathlib.Path) -> int:
             raise UserError(
                 f"{workdir} is at step {first} already: raise config.train.steps above {steps}"
             )
+        if profile is not None and not first < profile[0] <= profile[1] <= steps:
+            raise UserError(
+                f"--profile {profile[0]}:{profile[1]}: this run does the steps {first + 1} to "
+                f"{steps}"
+            )
         suffix = ""
         if first < steps:
             write_config(workdir, config)
@@ -102,6 +125,7 @@ def train_job(config: ConfigDict, workdir: pathlib.Path) -> int:
             unit=recipe.unit,
             show=recipe.shown,
             history=history,
+            peak_flops=total_peak_flops(mesh),
         ) as monitor:
             for line in [*recipe.greeting(state, first), *filter(None, [note])]:
                 monitor.info(line)
@@ -120,7 +144,7 @@ def train_job(config: ConfigDict, workdir: pathlib.Path) -> int:
                 return report
 
             report, finished = None, True
-            with train.StopSignal() as stop:
+            with train.StopSignal() as stop, maintenance.watched():
                 if first < steps:
                     state, finished = train.train(
                         task,
@@ -138,6 +162,9 @@ def train_job(config: ConfigDict, workdir: pathlib.Path) -> int:
                         evaluate=evaluate_now,
                         evaluate_every=config.train.evaluate_every,
                         picture_every=config.train.picture_every,
+                        count_flops=functools.partial(step_flops, task),
+                        profiler=Profiler(workdir / "profile", profile),
+                        startup=startup,
                     )
                 else:
                     monitor.info(f"all {steps} steps are done: raise config.train.steps to go on")
@@ -146,8 +173,9 @@ def train_job(config: ConfigDict, workdir: pathlib.Path) -> int:
                     report = evaluate_now(state, True)
             if finished and report is None:
                 monitor.info("stopped by a signal: all is saved, run again to evaluate")
-    if report is not None:
-        _print_report(recipe, report)
+    if report is None:
+        return RUN_AGAIN
+    _print_report(recipe, report)
     return 0
 
 

@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+import time
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -22,8 +23,13 @@ train a video model that starts from an image model; evaluate an image model fra
   ... --config configs/video.py --workdir runs/v --config.train.init=runs/quickstart
   ... --mode evaluate --workdir runs/quickstart --config.data.source=clips:/videos \\
       --config.data.frames=16
+record steps 10 to 15 for XProf or TensorBoard (`xprof runs/a/profile`):
+  ... --profile 10:15
 several hosts find each other on TPU pods, under Slurm and Open MPI; elsewhere, on host I of N:
   ... --coordinator HOST:PORT --processes N --process I
+or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID in the environment (docs/launch.md)
+
+exit status: 0 done, 2 a mistake in what was given, 75 stopped with everything saved: run again
 """
 
 
@@ -52,6 +58,9 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str
     parser.add_argument("--config", metavar="FILE.py[:ARGUMENT]", help="config file and variant")
     parser.add_argument("--workdir", required=True, help="folder of the run")
     parser.add_argument("--mode", choices=("train", "evaluate"), default="train")
+    parser.add_argument(
+        "--profile", metavar="FIRST:LAST", help="steps to record for XProf, in WORKDIR/profile"
+    )
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
     parser.add_argument("--processes", metavar="N", type=int, help="number of processes")
     parser.add_argument("--process", metavar="I", type=int, help="this one's number, from 0")
@@ -69,18 +78,36 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str
     return flags, overrides
 
 
+def _steps(text: str | None) -> tuple[int, int] | None:
+    """First and last step of ``10:15``.
+
+    Raises:
+      UserError: it is something else.
+    """
+    from bsq_jax.core.errors import UserError
+
+    if text is None:
+        return None
+    first, _, last = text.partition(":")
+    if first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last):
+        return int(first), int(last)
+    raise UserError(f"--profile {text}: write the first and the last step, such as 10:15")
+
+
 def run(argv: Sequence[str]) -> int:
     """Runs one job; returns the exit status.
 
     Raises:
       UserError: a mistake in flags, config, files or data.
     """
+    began = time.monotonic()
     flags, overrides = parse_flags(argv)
+    profile = _steps(flags.profile)
 
     # Late, so that --help and a wrong flag answer at once.
     from bsq_jax import jobs
     from bsq_jax.config import finalize, load_config_file, set_value
-    from bsq_jax.core import distributed
+    from bsq_jax.core import distributed, failures
     from bsq_jax.core.errors import UserError
     from bsq_jax.core.paths import local_path
     from bsq_jax.initial import read_initial_config, read_saved_config, with_tokenizer
@@ -99,8 +126,10 @@ def run(argv: Sequence[str]) -> int:
     config = finalize(with_tokenizer(config, workdir))
     distributed.initialize(flags.coordinator, flags.processes, flags.process)
     jobs.start()
-    job = jobs.train_job if flags.mode == "train" else jobs.evaluate_job
-    return job(config, workdir)
+    with failures.shared():
+        if flags.mode == "evaluate":
+            return jobs.evaluate_job(config, workdir)
+        return jobs.train_job(config, workdir, profile=profile, began=began)
 
 
 def main() -> None:
@@ -109,16 +138,16 @@ def main() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
 
-    from bsq_jax.core.errors import UserError
+    from bsq_jax.core.errors import INTERRUPTED, MISTAKE, UserError
 
     try:
         status = run(sys.argv[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        status = 2
+        status = MISTAKE
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
-        status = 130
+        status = INTERRUPTED
     sys.exit(status)
 
 

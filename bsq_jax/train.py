@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 from bsq_jax.core.checkpoint import Checkpointer
 from bsq_jax.core.deferred import check_finite
 from bsq_jax.core.monitor import Monitor
+from bsq_jax.core.profiling import Profiler, Startup
 from bsq_jax.core.sharding import batch_sharding, host_shard, replicated, to_global
 from bsq_jax.data.batches import Batches
 from bsq_jax.tasks.state import TrainState
@@ -88,6 +89,9 @@ def train(
     evaluate: Callable[[TrainState, bool], Any],
     evaluate_every: int = 0,
     picture_every: int = 0,
+    count_flops: Callable[..., float] = lambda *_: 0.0,
+    profiler: Profiler | None = None,
+    startup: Startup | None = None,
 ) -> tuple[TrainState, bool]:
     """Trains from the step that `state` is at up to `steps`.
 
@@ -109,6 +113,9 @@ def train(
       evaluate: called with the state and whether to make pictures.
       evaluate_every: steps between evaluations; 0 for none before the end.
       picture_every: steps between pictures; 0 for none before the end.
+      count_flops: useful floating-point operations of a step, from what the task's step takes.
+      profiler: records some of the steps.
+      startup: made when the program began, for the log.
 
     Returns:
       The last state, which is saved completely, and whether all steps were done (False after
@@ -129,7 +136,8 @@ def train(
         donate_argnums=0,
     )
 
-    compiled: set[int] = set()  # lengths of clips
+    flops: dict[int, float] = {}  # of a step, by the length of the clips; its keys are compiled
+    startup, profiler = startup or Startup(), profiler or Profiler("", None)
     frozen = task.load_frozen(mesh)
     norm = jax.jit(optax.tree.norm, out_shardings=replicated(mesh))
 
@@ -146,18 +154,26 @@ def train(
     finished = True
     with contextlib.closing(batches):
         for step in range(start + 1, steps + 1):
-            began = time.monotonic()
+            asked = time.monotonic()
             local = next(batches)
-            monitor.data_wait(time.monotonic() - began)
+            monitor.data_wait(time.monotonic() - asked)
             data = {name: rows for name, rows in local.items() if name in (*_CONTENTS, *_BESIDE)}
             frames = next(data[name] for name in _CONTENTS if name in data).shape[1]
-            if frames not in compiled and (compiled or frames > 1):  # the wait has a reason
+            if frames not in flops and (flops or frames > 1):  # the wait has a reason
                 what = f"clips of {frames} frames" if frames > 1 else "single frames"
                 monitor.info(f"step {step}: compiling for {what}")
-            compiled.add(frames)
             batch = to_global(data, mesh)
+            profiler.before(step, state)
             state, values = step_fn(state, batch, frozen)
-            monitor.progress(step)
+            if frames not in flops:  # while the devices work
+                flops[frames] = count_flops(state, batch, frozen)
+            monitor.progress(step, flops[frames])
+            if step == start + 1:
+                jax.block_until_ready(state)
+                monitor.info(str(startup))
+                monitor.restart_rates(step)
+            if line := profiler.after(step, state):
+                monitor.info(line)
             last = step == steps
             if step % log_every == 0 or last:
                 monitor.push(step, {**values, "broken_records": batches.stats()["broken"]})
@@ -166,6 +182,7 @@ def train(
                 save(step, values)
             if stopping and not last:
                 finished = False
+                profiler.close(state)
                 break
             due = [bool(every) and step % every == 0 for every in (evaluate_every, picture_every)]
             if any(due) and not last:

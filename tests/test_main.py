@@ -1,5 +1,6 @@
 """The command line. Oracle: messages written by hand, PIL, and a second run of the same numbers."""
 
+import gzip
 import json
 import pathlib
 import subprocess
@@ -46,6 +47,9 @@ def trained(tmp_path_factory):
         ((), "--workdir: see --help"),
         (("--config", "missing.py", "--workdir", "W"), "config file missing.py does not exist"),
         (("--config", TINY), "--workdir: see --help"),
+        (("--config", TINY, "--workdir", "W", "--profile", "7"), "first and the last step, such"),
+        (("--config", TINY, "--workdir", "W", "--profile=7:5"), "first and the last step, such"),
+        (("--config", TINY, "--workdir", "W", "--profile=0:5"), "first and the last step, such"),
         (("--confg", TINY, "--workdir", "W"), "unknown flag --confg: see --help"),
         (("--mode", "tain", "--workdir", "W"), "invalid choice: 'tain'"),
         (("--config", TINY, "--workdir", "W", "--config.train.stesp=3"), "mean train.steps?"),
@@ -153,6 +157,22 @@ def test_a_finished_run_says_so(trained, command):
     assert "all 3 steps are done: raise config.train.steps to go on" in err
     assert "PSNR (dB)" in out
     assert {path: path.stat().st_mtime_ns for path in checkpoints.rglob("*")} == before
+
+
+def test_steps_are_recorded_on_demand(command, tmp_path):
+    flags = ["--config", TINY, "--workdir", tmp_path, "--config.train.steps=3"]
+    status, _, err = command(*flags, "--profile=3:4")
+    assert (status, err) == (2, "error: --profile 3:4: this run does the steps 1 to 3\n")
+    status, _, err = command(*flags, "--profile=2:3")
+    assert status == 0
+    assert f"profile: {tmp_path / 'profile'} (open it with XProf or TensorBoard)" in err
+    assert "first step after " in err
+    (recorded,) = (tmp_path / "profile").rglob("*.xplane.pb")
+    assert recorded.stat().st_size > 10_000
+    (events,) = (tmp_path / "profile").rglob("*.trace.json.gz")
+    names = gzip.decompress(events.read_bytes()).decode()
+    # The program of a step, as often as steps were recorded on the eight devices.
+    assert "train_step" in names
 
 
 def test_another_model_cannot_go_on(trained, command):

@@ -108,14 +108,34 @@ def test_the_rate_of_clips_is_named_after_them(tmp_path, clock):
     assert lines_of(tmp_path)[0]["clips_per_second"] == 400
 
 
-def test_the_first_window_with_its_compilation_does_not_spoil_the_eta(tmp_path, clock):
+def test_the_time_before_a_restart_counts_in_no_rate(tmp_path, clock):
     monitor, stream = make(tmp_path, total_steps=300)
     with monitor:
         clock.now += 60
-        monitor.log(100, {"loss": 1.0})
+        monitor.data_wait(50)
+        monitor.restart_rates(100)
         clock.now += 10
         monitor.log(200, {"loss": 1.0})
-    assert stream.getvalue().splitlines()[1].endswith("160 images/s  data wait 0.0%  eta 10s")
+    assert stream.getvalue().endswith("160 images/s  data wait 0.0%  eta 10s\n")
+
+
+@pytest.mark.parametrize("peak", [None, 8e12 * jax.device_count()])
+def test_useful_operations_of_a_window_and_their_share_of_the_peak(tmp_path, clock, peak):
+    """100 steps of 1e12 operations a device in 50 seconds are 2e12 a second, a quarter of 8e12."""
+    monitor, stream = make(tmp_path, total_steps=300, peak_flops=peak)
+    with monitor:
+        for step in range(1, 201):
+            monitor.progress(step, (7e12 if step <= 100 else 1e12) * jax.device_count())
+            if step == 100:
+                clock.now += 60
+                monitor.log(step, {"loss": 1.0})
+        clock.now += 50
+        monitor.log(200, {"loss": 1.0})
+    last = lines_of(tmp_path)[-1]
+    np.testing.assert_allclose(last["tflops_per_device"], 2.0)
+    words = "  2 TFLOP/s a device" + ("  mfu 25.0%" if peak else "")
+    assert f"data wait 0.0%{words}  eta" in stream.getvalue().splitlines()[-1]
+    assert last.get("mfu") == (0.25 if peak else None)
 
 
 def test_time_spent_elsewhere_does_not_count(tmp_path, clock):

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from flax.traverse_util import flatten_dict
 
 from bsq_jax import main
 from bsq_jax.core import distributed
-from bsq_jax.core.errors import UserError
+from bsq_jax.core.errors import MISTAKE, RUN_AGAIN, UserError
 from bsq_jax.workdir import open_checkpoints, read_config
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
@@ -30,6 +31,7 @@ FLAGS = [
     *("--config.data.resize=32", "--config.data.eval_resize=32"),
     *("--config.eval.lpips=true", "--config.eval.frechet=true", "--config.eval.batch_size=32"),
 ]
+VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 # A bit that flips at a tie moves the count of codes in use.
 TOLERANCES = {"codes_used": 0.05, "usage": 0.05, "bit_means": 0.01, "group_entropies": 0.01}
 
@@ -40,7 +42,7 @@ def free_port():
         return taken.getsockname()[1]
 
 
-def start(*words, devices=4):
+def start(*words, devices=4, more=()):
     count = f"--xla_force_host_platform_device_count={devices}"
     environment = {
         **os.environ,
@@ -49,6 +51,7 @@ def start(*words, devices=4):
         # than 30 seconds; without a cache the two keep pace.
         "JAX_ENABLE_COMPILATION_CACHE": "false",
         "OPENBLAS_NUM_THREADS": "1",  # as many threads as cores in each process block each other
+        **dict(more),
     }
     return subprocess.Popen(
         [sys.executable, *map(str, words)],
@@ -62,7 +65,8 @@ def read(workdir):
     lines = {}
     for text in (workdir / "metrics.jsonl").read_text().splitlines():
         line = json.loads(text)
-        for name in ("time", "images_per_second", "clips_per_second", "data_wait"):
+        timed = ("images_per_second", "clips_per_second", "data_wait", "tflops_per_device", "mfu")
+        for name in ("time", *timed):
             line.pop(name, None)
         lines[f"{line.pop('prefix')} {line['step']}"] = line
     report = json.loads((workdir / "evaluation.json").read_text())
@@ -151,6 +155,88 @@ def test_two_processes_have_one_length_of_clips_at_a_step(tmp_path):
     assert len(list((tmp_path / "two" / "videos").iterdir())) == 2
 
 
+def two_processes(*words, devices=4):
+    """Two processes that run the same command, and the words after ``--process``."""
+    flags = ["--coordinator", f"localhost:{free_port()}", "--processes", 2, "--process"]
+    return [
+        start("-m", "bsq_jax.main", *words, *flags, index, devices=devices) for index in range(2)
+    ]
+
+
+def wait_for_steps(metrics, count, processes):
+    give_up = time.monotonic() + 120
+    while all(process.poll() is None for process in processes) and time.monotonic() < give_up:
+        if metrics.exists() and len(metrics.read_text().splitlines()) >= count:
+            return
+        time.sleep(0.01)
+
+
+def test_a_killed_process_ends_the_other_and_any_number_goes_on(tmp_path):
+    """What is resumed on one process and on two is what a run without interruption does."""
+    flags = ["--config", TINY, "--config.mesh.data=1", "--config.mesh.fsdp=8"]
+    flags += ["--config.train.checkpoint_every=3", "--config.optimizer.ema=0"]
+    # A rate that does not depend on the number of steps.
+    flags += ["--config.optimizer.warmup_steps=0", "--config.optimizer.final=1.0"]
+    killed = two_processes(
+        *flags, "--workdir", tmp_path / "one", "--config.train.steps=1000000", devices=4
+    )
+    wait_for_steps(tmp_path / "one" / "metrics.jsonl", 8, killed)
+    killed[1].kill()
+    began = time.monotonic()
+    _, err = killed[0].communicate(timeout=120)
+    assert time.monotonic() - began < 60
+    assert killed[0].returncode == RUN_AGAIN, err
+    (told,) = (line for line in err.splitlines() if "error: " in line)
+    assert "another process was lost, or a device failed (" in told or "not heard of for" in told
+    assert told.endswith(": the same command goes on from the last checkpoint")
+    assert "Traceback" not in err
+    killed[1].communicate()
+
+    with open_checkpoints(tmp_path / "one") as checkpoints:
+        step = checkpoints.latest_step()
+    assert step >= 3
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    steps = f"--config.train.steps={step + 3}"
+    on_two = two_processes(*flags, steps, "--workdir", tmp_path / "two")
+    assert main.run([*flags, steps, "--workdir", str(tmp_path / "one")]) == 0
+    outputs = [process.communicate(timeout=300) for process in on_two]
+    assert [process.returncode for process in on_two] == [0, 0], outputs
+    assert f"resuming at step {step}" in outputs[0][1]
+    assert main.run([*flags, steps, "--workdir", str(tmp_path / "whole")]) == 0
+    whole, one, two = (read(tmp_path / name) for name in ("whole", "one", "two"))
+    for resumed in (one, two):
+        assert list(resumed["lines"]) == list(whole["lines"])
+        for kind in ("lines", "report"):
+            same(whole[kind], resumed[kind])
+
+
+def test_a_mistake_on_one_process_ends_both_with_its_message(tmp_path):
+    port = free_port()
+    command = ["-m", "bsq_jax.main", "--config", TINY, "--workdir", tmp_path / "run"]
+    flags = ["--coordinator", f"localhost:{port}", "--processes", 2, "--process"]
+    missing = tmp_path / "nowhere"
+    processes = [
+        start(*command, *flags, 0),
+        start(*command, f"--config.data.source=folder:{missing}", *flags, 1),
+    ]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [MISTAKE] * 2, outputs
+    errors = [[line for line in err.splitlines() if "error: " in line] for _, err in outputs]
+    assert [len(lines) for lines in errors] == [1, 1], outputs
+    assert errors[0][0].endswith(errors[1][0].removeprefix("error: "))
+    assert "error: process 1: " in errors[0][0]
+    assert str(missing) in errors[1][0]
+
+
+def test_a_mistake_on_all_is_told_once(tmp_path):
+    (tmp_path / "file").write_text("")
+    processes = two_processes("--config", TINY, "--workdir", tmp_path / "file" / "run")
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [MISTAKE] * 2, outputs
+    assert outputs[0][1].count("error: ") == 1
+    assert "error: " not in outputs[1][1]
+
+
 def test_sigterm_stops_both_processes_at_the_same_step(tmp_path):
     metrics = tmp_path / "metrics.jsonl"
 
@@ -158,18 +244,12 @@ def test_sigterm_stops_both_processes_at_the_same_step(tmp_path):
         return [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
 
     command = ["--config", TINY, "--workdir", str(tmp_path), "--config.train.checkpoint_every=1000"]
-    flags = ["--coordinator", f"localhost:{free_port()}", "--processes", 2, "--process"]
-    more = ["-m", "bsq_jax.main", *command, "--config.train.steps=1000", *flags]
-    processes = [start(*more, index, devices=1) for index in range(2)]
-    give_up = time.monotonic() + 120
-    while all(process.poll() is None for process in processes) and time.monotonic() < give_up:
-        if metrics.exists() and len(logged()) >= 5:
-            break
-        time.sleep(0.01)
+    processes = two_processes(*command, "--config.train.steps=1000", devices=1)
+    wait_for_steps(metrics, 5, processes)
     for process in processes:  # as a scheduler does
         process.send_signal(signal.SIGTERM)
     outputs = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert [process.returncode for process in processes] == [RUN_AGAIN] * 2, outputs
     with open_checkpoints(tmp_path) as checkpoints:
         step = checkpoints.latest_step()
     assert 5 <= step < 1000
@@ -216,6 +296,38 @@ def test_flags_that_cannot_be(coordinator, processes, process, words):
     with pytest.raises(UserError, match=words) as raised:
         distributed.initialize(coordinator, processes, process)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        (("localhost:1234", "2", ""), "JAX_PROCESS_ID=: it must be a number"),
+        (("localhost:1234", "two", "0"), "JAX_NUM_PROCESSES=two: it must be a number"),
+        (("localhost:1234", "2", None), "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROC"),
+        (("localhost", "2", "1"), "it must be HOST:PORT"),
+    ],
+)
+def test_variables_that_cannot_be(monkeypatch, variables, words):
+    for name, value in zip(VARIABLES, variables, strict=True):
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=words):
+        distributed.initialize()
+
+
+def test_variables_take_the_place_of_flags():
+    program = (
+        "from bsq_jax.core.distributed import initialize; import jax; initialize(); "
+        "print(jax.process_index(), jax.process_count(), jax.device_count())"
+    )
+    where = {VARIABLES[0]: f"localhost:{free_port()}", VARIABLES[1]: "2"}
+    processes = [
+        start("-c", program, devices=2, more={**where, VARIABLES[2]: str(index)})
+        for index in range(2)
+    ]
+    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    assert [out.splitlines()[-1] for out in outputs] == ["0 2 4", "1 2 4"]
 
 
 def test_a_port_in_use():

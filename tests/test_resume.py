@@ -15,6 +15,7 @@ import pytest
 
 from bsq_jax import main
 from bsq_jax.config import finalize
+from bsq_jax.core.errors import RUN_AGAIN
 from bsq_jax.core.sharding import make_mesh
 from bsq_jax.core.trees import leaves
 from bsq_jax.tasks.tokenizer import make_tokenizer_task
@@ -90,7 +91,7 @@ def result(workdir, steps=STEPS, parts=PARTS):
     assert step == steps
     arrays = {name: np.asarray(leaf) for name, leaf in leaves(state).items()}
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    clocks = ("time", "images_per_second", "clips_per_second", "data_wait")
+    clocks = ("time", "images_per_second", "clips_per_second", "data_wait", "tflops_per_device")
     return arrays, [{k: v for k, v in line.items() if k not in clocks} for line in lines]
 
 
@@ -170,7 +171,7 @@ def test_a_flipped_bit_in_the_newest_checkpoint(killed, tmp_path, uninterrupted,
 def test_sigterm_saves_and_the_run_goes_on(tmp_path, uninterrupted):
     workdir = tmp_path / "run"
     status, err = interrupt(workdir, logged(workdir, STOP), signal.SIGTERM)
-    assert status == 0, err
+    assert status == RUN_AGAIN, err
     assert "stopped by a signal after step" in err
     with open_checkpoints(workdir) as checkpoints:
         saved = checkpoints.latest_step()
@@ -185,7 +186,7 @@ def test_sigterm_after_the_last_step_ends_at_once_with_everything_saved(tmp_path
     workdir = tmp_path / "run"
     table = workdir / "checkpoints" / str(STEPS) / "checksums.json"
     status, err = interrupt(workdir, table.exists, signal.SIGTERM)
-    assert status == 0, err
+    assert status == RUN_AGAIN, err
     assert "stopped by a signal: all is saved, run again to evaluate" in err
     assert not (workdir / "evaluation.json").exists()
     finish(workdir)

@@ -14,6 +14,9 @@ import jax
 from bsq_jax.core.errors import UserError
 
 TIMEOUT = 300.0  # seconds: hosts of a large job do not start at the same moment
+HEARTBEAT = 45  # seconds without a sign of life after which a process counts as lost
+# The flags in the environment, as JAX names them, for launchers that start all processes alike.
+_VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
 def initialize(
@@ -25,8 +28,10 @@ def initialize(
 ) -> None:
     """Makes this process part of the run; to be called before JAX is asked for devices.
 
-    Without arguments JAX finds the other processes by itself, where the environment says that there
-    are any (a TPU pod, Slurm, Open MPI); otherwise nothing happens and the run has one process.
+    Without arguments the variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID
+    take their place, as in a Kubernetes JobSet. Without these JAX finds the other processes by
+    itself, where the environment says that there are any (a TPU pod, Slurm, Open MPI); otherwise
+    nothing happens and the run has one process.
 
     Args:
       coordinator: ``HOST:PORT`` of process 0, as every process can reach it.
@@ -38,13 +43,19 @@ def initialize(
     Raises:
       UserError: only some of the three are given, or they cannot be.
     """
+    names = ("--coordinator", "--processes", "--process")
+    if coordinator is None and processes is None and process is None:
+        coordinator, processes, process = _from_variables(os.environ)
+        names = _VARIABLES
     if coordinator is None and processes is None and process is None:
         if several_processes(os.environ):
             with _deadline(timeout, "the processes that the environment names"):
                 _start(timeout)
         return
     if coordinator is None or processes is None or process is None:
-        raise UserError("--coordinator, --processes and --process go together: give all or none")
+        raise UserError(f"{names[0]}, {names[1]} and {names[2]} go together: give all or none")
+    if processes == 1:
+        return
     _check(coordinator, processes, process)
     with _deadline(timeout, f"all {processes} processes with --coordinator {coordinator}"):
         _start(
@@ -54,6 +65,24 @@ def initialize(
             process_id=process,
             cluster_detection_method="deactivate",
         )
+
+
+def _from_variables(
+    environment: Mapping[str, str],
+) -> tuple[str | None, int | None, int | None]:
+    """Coordinator, number of processes and this one's number, as far as the environment has them.
+
+    Raises:
+      UserError: a number is none.
+    """
+
+    def number(name: str) -> int | None:
+        text = environment.get(name)
+        if text is not None and not text.isdecimal():
+            raise UserError(f"the environment has {name}={text}: it must be a number")
+        return None if text is None else int(text)
+
+    return environment.get(_VARIABLES[0]), number(_VARIABLES[1]), number(_VARIABLES[2])
 
 
 def several_processes(environment: Mapping[str, str]) -> bool:
@@ -121,7 +150,11 @@ def _deadline(timeout: float, whom: str) -> Iterator[None]:
 def _start(timeout: float, **how: object) -> None:
     try:
         # Longer than our own deadline, which speaks more clearly.
-        jax.distributed.initialize(initialization_timeout=round(timeout) + 60, **how)  # type: ignore[arg-type]
+        jax.distributed.initialize(
+            initialization_timeout=round(timeout) + 60,
+            heartbeat_timeout_seconds=HEARTBEAT,
+            **how,  # type: ignore[arg-type]
+        )
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"the processes of the run did not find each other: {reason}") from error

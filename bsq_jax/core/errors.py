@@ -1,4 +1,9 @@
-"""The one exception that speaks to a user."""
+"""The one exception that speaks to a user, and how a run ends."""
+
+# Exit statuses of the command line besides 0 and, for what nobody expected, 1.
+MISTAKE = 2  # of the user: running again would not help
+RUN_AGAIN = 75  # stopped with everything saved, or another process was lost (EX_TEMPFAIL)
+INTERRUPTED = 130  # by the keyboard
 
 
 class UserError(ValueError):

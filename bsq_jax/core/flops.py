@@ -36,6 +36,12 @@ def peak_flops(device: jax.Device) -> float | None:
     return peak_of_kind(device.device_kind)
 
 
+def total_peak_flops(mesh: jax.sharding.Mesh) -> float | None:
+    """The most FLOP/s of all devices of a mesh together; None where it is not known."""
+    peak = peak_flops(mesh.devices.flat[0])
+    return None if peak is None else peak * mesh.size
+
+
 def peak_of_kind(kind: str) -> float | None:
     """As `peak_flops`, for a ``device_kind``."""
     for name in sorted(PEAKS, key=len, reverse=True):

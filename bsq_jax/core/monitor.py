@@ -70,6 +70,7 @@ class Monitor:
       bar: whether to draw a bar; by default if ``stream`` is a terminal.
       show: names of the training metrics to show in lines and bar, where present.
       history: what an earlier `history` gave, used if ``metrics.jsonl`` has been lost.
+      peak_flops: FLOP/s of all devices of the run together, for the utilisation; None: unknown.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Monitor:
         bar: bool | None = None,
         show: Sequence[str] = ("loss", "psnr"),
         history: Sequence[dict[str, Any]] = (),
+        peak_flops: float | None = None,
     ):
         self._total = total_steps
         self._batch_size = batch_size
@@ -94,8 +96,9 @@ class Monitor:
         self._stream = sys.stderr if stream is None else stream
         self._deferred = DeferredMetrics()
         self._window = (start_step, time.monotonic())  # where the rates are counted from
-        self._windows = 0
         self._waited = 0.0
+        self._work: dict[int, float] = {}  # FLOPs dispatched up to a step, since the start
+        self._peak_flops = peak_flops
         self._speeds: collections.deque[float] = collections.deque(maxlen=10)  # seconds a step
         self._history: list[dict[str, Any]] = []
         self._bar: tqdm.tqdm | None = None
@@ -132,8 +135,10 @@ class Monitor:
     def push(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Logs the training metrics of a step one push later, so that the device never waits.
 
-        They are logged with ``images_per_second``, or clips, and ``data_wait`` (the share of time,
-        0..1, in which the loop waited for data) of the window that their step ends.
+        They are logged with what is known of the window that their step ends:
+        ``images_per_second``, or clips; ``data_wait``, the share of time, 0..1, in which the loop
+        waited for data; ``tflops_per_device``, the useful 1e12 FLOP/s of a device; and ``mfu``, of
+        what the devices could do at most, 0..1.
 
         Args:
           step: the step just dispatched.
@@ -169,14 +174,24 @@ class Monitor:
         rates = self._rates(step) if prefix == "train" else {}  # once the values are there
         self._write(step, values | rates, prefix)
 
-    def progress(self, step: int) -> None:
-        """Moves the bar; cheap enough to call at every step."""
+    def progress(self, step: int, flops: float = 0.0) -> None:
+        """Moves the bar; cheap enough to call at every step.
+
+        Args:
+          step: just dispatched.
+          flops: useful floating-point operations in it, on all devices; 0 where nobody counts.
+        """
+        self._work[step] = self._work.get(step - 1, 0.0) + flops
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
 
     def data_wait(self, seconds: float) -> None:
         """Adds to the time for which the loop has waited for data."""
         self._waited += seconds
+
+    def restart_rates(self, step: int) -> None:
+        """Counts the rates from now on, when `step` is done: before it there was compilation."""
+        self._window, self._waited = (step, time.monotonic()), 0.0
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
@@ -226,14 +241,18 @@ class Monitor:
         self._window = (step, now)
         if step <= last or now <= start:
             return {}
-        if self._windows == 1:
-            self._speeds.clear()  # the first window held the compilation
-        self._windows += 1
         self._speeds.append((now - start) / (step - last))
-        return {
+        rates = {
             f"{self._unit}_per_second": (step - last) * self._batch_size / (now - start),
             "data_wait": min(1.0, waited / (now - start)),
         }
+        flops = (self._work.get(step, 0.0) - self._work.get(last, 0.0)) / (now - start)
+        self._work = {done: work for done, work in self._work.items() if done >= step}
+        if flops > 0:
+            rates["tflops_per_device"] = flops / 1e12 / jax.device_count()
+            if self._peak_flops:
+                rates["mfu"] = flops / self._peak_flops
+        return rates
 
     def _write_train(self, ready: tuple[int, dict[str, Any]] | None) -> None:
         if ready is not None:
@@ -272,9 +291,8 @@ class Monitor:
     def _words(self, metrics: dict[str, Any], prefix: str) -> list[str]:
         """The metrics that a line shows, as text."""
         scalars = {name: value for name, value in metrics.items() if isinstance(value, float)}
-        speed, wait = (
-            scalars.pop(name, None) for name in (f"{self._unit}_per_second", "data_wait")
-        )
+        names = (f"{self._unit}_per_second", "data_wait", "tflops_per_device", "mfu")
+        speed, wait, teraflops, mfu = (scalars.pop(name, None) for name in names)
         if prefix == "train":
             chosen = [name for name in self._show if name in scalars] or list(scalars)[:3]
         else:
@@ -282,6 +300,12 @@ class Monitor:
         words = [f"{name} {scalars[name]:.4g}" for name in chosen]
         words += [] if speed is None else [f"{speed:.3g} {self._unit}/s"]
         words += [] if wait is None else [f"data wait {wait:.1%}"]
+        if teraflops is not None:
+            speed_of_device = (
+                f"{teraflops:.3g} T" if teraflops >= 0.1 else f"{teraflops * 1e3:.3g} G"
+            )
+            words.append(f"{speed_of_device}FLOP/s a device")
+        words += [] if mfu is None else [f"mfu {mfu:.1%}"]
         return words
 
 
