@@ -284,6 +284,34 @@ def set_value(config: ConfigDict, dotted: str, text: str, flag: str = "--config"
     set_from_text(config, dotted, text, flag, _OPTIONAL)
 
 
+def set_overrides(config: ConfigDict, words: Sequence[str]) -> None:
+    """Sets what ``--config.KEY=VALUE`` or ``--config.KEY VALUE`` say on a command line.
+
+    Raises:
+      UserError: another flag, an unknown key or a value of another type.
+    """
+    for key, text in parse_overrides(words):
+        set_value(config, key, text)
+
+
+def parse_overrides(words: Sequence[str]) -> list[tuple[str, str]]:
+    """``(dotted key, text)`` of each ``--config.KEY=VALUE`` or ``--config.KEY VALUE``.
+
+    Raises:
+      UserError: another flag, or one without a value.
+    """
+    overrides, left = [], iter(words)
+    for word in left:
+        if not word.startswith("--config."):
+            raise UserError(f"unknown flag {word}: see --help")
+        key, equals, text = word.removeprefix("--config.").partition("=")
+        value = text if equals else next(left, None)
+        if value is None:
+            raise UserError(f"{word} has no value: write {word}=VALUE")
+        overrides.append((key, value))
+    return overrides
+
+
 def to_json(config: ConfigDict) -> dict[str, Any]:
     """The config as plain containers that JSON can hold."""
     return json.loads(json.dumps(config.to_dict()))

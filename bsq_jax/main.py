@@ -40,14 +40,12 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}: see --help")
 
 
-def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
-    """Splits the command line into our flags and config overrides ``(dotted key, text)``.
+def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Splits the command line into our flags and the rest, which are values of the config.
 
     Raises:
-      UserError: an unknown flag.
+      UserError: a flag without its value, or a value that cannot be.
     """
-    from bsq_jax.core.errors import UserError
-
     parser = _Parser(
         "bsq-jax",
         description=__doc__,
@@ -64,18 +62,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[tuple[str
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
     parser.add_argument("--processes", metavar="N", type=int, help="number of processes")
     parser.add_argument("--process", metavar="I", type=int, help="this one's number, from 0")
-    flags, rest = parser.parse_known_args(argv)
-    overrides = []
-    words = iter(rest)
-    for word in words:
-        if not word.startswith("--config."):
-            raise UserError(f"unknown flag {word}: see --help")
-        key, equals, text = word.removeprefix("--config.").partition("=")
-        value = text if equals else next(words, None)
-        if value is None:
-            raise UserError(f"{word} has no value: write {word}=VALUE")
-        overrides.append((key, value))
-    return flags, overrides
+    return parser.parse_known_args(argv)
 
 
 def _steps(text: str | None) -> tuple[int, int] | None:
@@ -101,17 +88,18 @@ def run(argv: Sequence[str]) -> int:
       UserError: a mistake in flags, config, files or data.
     """
     began = time.monotonic()
-    flags, overrides = parse_flags(argv)
+    flags, rest = parse_flags(argv)
     profile = _steps(flags.profile)
 
     # Late, so that --help and a wrong flag answer at once.
     from bsq_jax import jobs
-    from bsq_jax.config import finalize, load_config_file, set_value
+    from bsq_jax.config import finalize, load_config_file, parse_overrides, set_value
     from bsq_jax.core import distributed, failures
     from bsq_jax.core.errors import UserError
     from bsq_jax.core.paths import local_path
     from bsq_jax.initial import read_initial_config, read_saved_config, with_tokenizer
 
+    overrides = parse_overrides(rest)
     workdir = local_path(flags.workdir)
     if flags.config is not None:
         config = load_config_file(flags.config)

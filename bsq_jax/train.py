@@ -17,7 +17,7 @@ from bsq_jax.core.checkpoint import Checkpointer
 from bsq_jax.core.deferred import check_finite
 from bsq_jax.core.monitor import Monitor
 from bsq_jax.core.profiling import Profiler, Startup
-from bsq_jax.core.sharding import batch_sharding, host_shard, replicated, to_global
+from bsq_jax.core.sharding import batch_sharding, host_shard, on_mesh, replicated, to_global
 from bsq_jax.data.batches import Batches
 from bsq_jax.tasks.state import TrainState
 
@@ -70,6 +70,22 @@ class StopSignal:
         self._all_saved = True
         if self._asked:
             raise _Stopped
+
+
+def jit_step(task: Any, mesh: jax.sharding.Mesh, shardings: Any) -> Any:
+    """The jitted ``(state, batch, frozen) -> (state, metrics)`` of a task; the state is donated.
+
+    Args:
+      task: see `train`.
+      mesh: the run's mesh.
+      shardings: of the state, a tree like it.
+    """
+    return jax.jit(
+        on_mesh(task.train_step, mesh),
+        in_shardings=(shardings, batch_sharding(mesh), replicated(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
+        donate_argnums=0,
+    )
 
 
 def train(
@@ -129,12 +145,7 @@ def train(
     start = int(state.step)
     batches = make_batches(start, shard.index, shard.count)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step_fn = jax.jit(
-        task.train_step,
-        in_shardings=(shardings, batch_sharding(mesh), replicated(mesh)),
-        out_shardings=(shardings, replicated(mesh)),
-        donate_argnums=0,
-    )
+    step_fn = jit_step(task, mesh, shardings)
 
     flops: dict[int, float] = {}  # of a step, by the length of the clips; its keys are compiled
     startup, profiler = startup or Startup(), profiler or Profiler("", None)

@@ -27,15 +27,15 @@ FLOORS = (
     ("workdir", "export"),
     ("initial", "checkpoint_settings"),
     ("recipes",),
-    ("arrays", "streaming", "api", "convert", "jobs"),
+    ("arrays", "streaming", "api", "convert", "jobs", "planning"),
     ("compression", "generator"),
     ("rd_results",),
-    ("main", "studies", "codec", "generate", "score", "tokenize", "rd"),
+    ("main", "plan", "studies", "codec", "generate", "score", "tokenize", "rd"),
 )
 # Typed arguments everywhere else: only these may import the config.
 READERS = (
     *("workdir", "export", "initial", "checkpoint_settings", "compression", "generator"),
-    *("api", "convert", "jobs", "main", "tokenize", "studies.variable_length"),
+    *("api", "convert", "jobs", "main", "plan", "tokenize", "studies.variable_length"),
 )
 
 

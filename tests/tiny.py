@@ -1,13 +1,15 @@
 """A config file for tests: a model that trains in moments, on pictures that are computed.
 
 With ``:clips`` a model of clips of three and four frames, and of single frames now and then. With
-``:masked_lm=FOLDER`` a masked language model on the tokens of the tokenizer there.
+``:prior=FOLDER`` or ``:masked_lm=FOLDER`` a model of the tokens of the tokenizer there.
 """
 
 from bsq_jax.config import default_config
 
 
 def get_config(argument=""):
+    if argument.startswith("prior="):
+        return get_prior(argument.removeprefix("prior="))
     if argument.startswith("masked_lm="):
         return get_masked_lm(argument.removeprefix("masked_lm="))
     config = default_config()

@@ -12,15 +12,16 @@ process feeds) and *per device*.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bsq_jax.core.errors import UserError
 
@@ -138,6 +139,66 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
         )
 
     return jax.tree.map(place, tree)
+
+
+def abstract_replicated(tree: Any, mesh: Mesh) -> Any:
+    """Shapes and shardings of what `replicate` makes of arrays or shapes."""
+    sharding = replicated(mesh)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+    )
+
+
+def split_by_batch(x: jax.Array) -> jax.Array:
+    """An activation, its leading axis over `BATCH_AXES` and whole along all others.
+
+    Without it XLA may choose to spread activations by channel, as the parameters lie under fsdp,
+    and sum partial products of every layer over the devices. It holds where `on_mesh` is entered,
+    and where the batch divides.
+    """
+    mesh = _mesh_for(x.shape[0])
+    return x if mesh is None else jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
+
+
+def each_on_its_own(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """A function of arrays ``[batch, head, ...]`` that every device runs on its examples and heads.
+
+    For what XLA cannot split by itself: loops over the examples or heads, and kernels. The function
+    must treat each example and head alone, and return ``[batch, head, ...]`` too. As
+    `split_by_batch` it does something where `on_mesh` is entered.
+    """
+
+    def split(*arrays: jax.Array) -> jax.Array:
+        batch, heads = arrays[0].shape[:2]
+        mesh = _mesh_for(batch)
+        if mesh is None:
+            return function(*arrays)
+        axis = LOGICAL_AXES["heads"]
+        spec = PartitionSpec(BATCH_AXES, None if heads % mesh.shape[axis] else axis)
+        return jax.shard_map(
+            function, mesh=mesh, in_specs=(spec,) * len(arrays), out_specs=spec, check_vma=False
+        )(*arrays)
+
+    return split
+
+
+def _mesh_for(batch: int) -> AbstractMesh | None:
+    """The mesh of `on_mesh`, where it is entered, has several devices and splits the batch."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1 or any(kind != AxisType.Auto for kind in mesh.axis_types):
+        return None  # one device, or already a program for each
+    return None if batch % math.prod(mesh.shape[axis] for axis in BATCH_AXES) else mesh
+
+
+def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """The same function, in which `split_by_batch` knows the mesh."""
+
+    @functools.wraps(function)
+    def inside(*arguments: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*arguments)
+
+    return inside
 
 
 def to_host(tree: Any) -> Any:

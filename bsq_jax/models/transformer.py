@@ -8,6 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from bsq_jax.core.sharding import split_by_batch
+from bsq_jax.core.target import platform
 from bsq_jax.models.attention import Past, SelfAttention
 from bsq_jax.models.causality import EVERYTHING, Causality
 from bsq_jax.models.initializers import bias, kernel, scale
@@ -66,7 +68,7 @@ class LayerNorm(nn.Module):
 
 def _mean(x: jax.Array) -> jax.Array:
     """Mean over channels, ``[..., width]`` to ``[..., 1]``."""
-    if jax.default_backend() != "cpu":
+    if platform() != "cpu":
         return jnp.mean(x, axis=-1, keepdims=True)
     # XLA for CPUs sums such a mean in one order for long clips and in another for short ones, so
     # that a frame would depend on how many follow it. A product with ones does not, if the rows
@@ -134,6 +136,7 @@ class Block(nn.Module):
         self, x: jax.Array, past: Past | None = None, rotation: Rotation | None = None
     ) -> tuple[jax.Array, Past | None]:
         """Maps ``[batch, time, token, width]`` to the same shape; see `SelfAttention`."""
+        x = split_by_batch(x)
         hidden = int(x.shape[-1] * self.mlp_ratio)
         dtype = self.compute.dtype
         attention = SelfAttention(
@@ -142,7 +145,7 @@ class Block(nn.Module):
         attended, present = attention(LayerNorm(dtype, name="norm1")(x), rotation, past)
         x = x + attended
         x = x + Mlp(hidden, dtype, name="mlp")(LayerNorm(dtype, name="norm2")(x))
-        return x, present if self.streaming else None
+        return split_by_batch(x), present if self.streaming else None
 
 
 class Transformer(nn.Module):

@@ -18,12 +18,10 @@ from bsq_jax.evaluate_masked_lm import (
     evaluate_masked_lm,
     masked_lm_table,
 )
-from bsq_jax.models.factory import make_masked_lm
 from bsq_jax.networks import Judging
-from bsq_jax.optim import make_optimizer, make_schedule
 from bsq_jax.recipes.on_tokens import TokensRecipe
 from bsq_jax.sampler import Sampler, Sampling
-from bsq_jax.tasks.masked_lm import MaskedLmTask
+from bsq_jax.tasks.masked_lm import MaskedLmTask, make_masked_lm_task
 from bsq_jax.tasks.state import TrainState
 
 
@@ -34,25 +32,8 @@ class MaskedLmRecipe(TokensRecipe[MaskedLmTask]):
 
     def __init__(self, config: ConfigDict, workdir: pathlib.Path, mesh: jax.sharding.Mesh):
         """Puts a run together, see `TokensRecipe`."""
-        masked = config.masked_lm
-        super().__init__(
-            config,
-            workdir,
-            mesh,
-            lambda tokenizer: MaskedLmTask(
-                model=make_masked_lm(config),
-                tokenizer=tokenizer,
-                optimizer=make_optimizer(config),
-                schedule=make_schedule(config),
-                mask_schedule=masked.schedule,
-                mask_unit=masked.mask_unit,
-                label_dropout=masked.label_dropout,
-                label_smoothing=masked.label_smoothing,
-                ema_decay=config.optimizer.ema,
-                accumulate=config.train.accumulate,
-                seed=config.seed,
-            ),
-        )
+        make_task = functools.partial(make_masked_lm_task, config)
+        super().__init__(config, workdir, mesh, make_task)
 
     def check(self) -> None:
         """See `bsq_jax.recipes.Recipe`."""

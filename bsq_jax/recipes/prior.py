@@ -12,10 +12,8 @@ from ml_collections import ConfigDict
 
 from bsq_jax.core.sharding import describe_devices
 from bsq_jax.evaluate_prior import PriorEvaluator, evaluate_prior, prior_table
-from bsq_jax.models.factory import make_prior
-from bsq_jax.optim import make_optimizer, make_schedule
 from bsq_jax.recipes.on_tokens import TokensRecipe
-from bsq_jax.tasks.prior import PriorTask
+from bsq_jax.tasks.prior import PriorTask, make_prior_task
 from bsq_jax.tasks.state import TrainState
 
 
@@ -26,20 +24,7 @@ class PriorRecipe(TokensRecipe[PriorTask]):
 
     def __init__(self, config: ConfigDict, workdir: pathlib.Path, mesh: jax.sharding.Mesh):
         """Puts a run together, see `TokensRecipe`."""
-        super().__init__(
-            config,
-            workdir,
-            mesh,
-            lambda tokenizer: PriorTask(
-                model=make_prior(config),
-                tokenizer=tokenizer,
-                optimizer=make_optimizer(config),
-                schedule=make_schedule(config),
-                ema_decay=config.optimizer.ema,
-                accumulate=config.train.accumulate,
-                seed=config.seed,
-            ),
-        )
+        super().__init__(config, workdir, mesh, functools.partial(make_prior_task, config))
 
     def check(self) -> None:
         """See `bsq_jax.recipes.Recipe`."""

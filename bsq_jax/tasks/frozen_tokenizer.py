@@ -6,13 +6,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 from jax.sharding import Mesh
 
 from bsq_jax.core.pixels import to_float, to_uint8
-from bsq_jax.core.sharding import replicate
+from bsq_jax.core.sharding import abstract_replicated, replicate
 from bsq_jax.models.tokenizer import TokenizerModel
 from bsq_jax.tasks.state import Player, TrainState, abstract_state, initial_state
 
@@ -35,6 +36,13 @@ class FrozenTokenizer:
     def load(self, mesh: Mesh) -> dict[str, Any]:
         """The parameters, on every device: what the other methods take as `frozen`."""
         return {_PARAMS: replicate(self.params, mesh)}
+
+    def abstract(self, mesh: Mesh) -> dict[str, Any]:
+        """Shapes and shardings of what `load` gives; allocates nothing."""
+        shape = self.model.shape
+        pixels = jnp.zeros((1, shape.frames, shape.image_height, shape.image_width, 3))
+        boxed = jax.eval_shape(lambda: self.model.init(jax.random.key(0), pixels))["params"]
+        return {_PARAMS: abstract_replicated(nn.meta.unbox(boxed), mesh)}
 
     def tokens(self, batch: Batch, frozen: Mapping[str, Any]) -> jax.Array:
         """Bits of a batch, uint8 ``[batch, time, token, L]``.
@@ -98,3 +106,7 @@ class TokensTask:
     def load_frozen(self, mesh: Mesh) -> dict[str, Any]:
         """The tokenizer's parameters, on every device."""
         return self.tokenizer.load(mesh)
+
+    def abstract_frozen(self, mesh: Mesh) -> dict[str, Any]:
+        """Shapes and shardings of what `load_frozen` gives; allocates nothing."""
+        return self.tokenizer.abstract(mesh)

@@ -10,10 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from ml_collections import ConfigDict
 
 from bsq_jax.core.rng import stream_key
+from bsq_jax.models.factory import make_masked_lm
 from bsq_jax.models.mask_schedule import masked_share
 from bsq_jax.models.masked_lm import MaskedLm, MaskedLmShape
+from bsq_jax.optim import make_optimizer, make_schedule
 from bsq_jax.quantizers.bits import to_group_indices
 from bsq_jax.tasks.accumulate import over_micro_batches
 from bsq_jax.tasks.frozen_tokenizer import Batch, FrozenTokenizer, TokensTask
@@ -230,3 +233,21 @@ def answers(
         for name, values in found.items():
             totals[name] += jnp.sum(values * weights, axis=-1)
     return {**totals, "masked": jnp.sum(masked, axis=(1, 2)).astype(jnp.float32)}
+
+
+def make_masked_lm_task(config: ConfigDict, tokenizer: FrozenTokenizer) -> MaskedLmTask:
+    """The task that a finalised config describes, on the tokens of a tokenizer."""
+    masked = config.masked_lm
+    return MaskedLmTask(
+        model=make_masked_lm(config),
+        tokenizer=tokenizer,
+        optimizer=make_optimizer(config),
+        schedule=make_schedule(config),
+        mask_schedule=masked.schedule,
+        mask_unit=masked.mask_unit,
+        label_dropout=masked.label_dropout,
+        label_smoothing=masked.label_smoothing,
+        ema_decay=config.optimizer.ema,
+        accumulate=config.train.accumulate,
+        seed=config.seed,
+    )

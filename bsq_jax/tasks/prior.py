@@ -9,10 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from ml_collections import ConfigDict
 
 from bsq_jax.core.clips import real_frames, weighted_mean
 from bsq_jax.core.rng import stream_key
+from bsq_jax.models.factory import make_prior
 from bsq_jax.models.prior import PriorModel, cross_entropy
+from bsq_jax.optim import make_optimizer, make_schedule
 from bsq_jax.tasks.accumulate import over_micro_batches
 from bsq_jax.tasks.frozen_tokenizer import Batch, FrozenTokenizer, TokensTask
 from bsq_jax.tasks.state import Player, TrainState, next_state
@@ -117,3 +120,16 @@ class PriorTask(TokensTask):
         logits: Any = self.model.apply({"params": params}, signs)
         cost = jnp.sum(cross_entropy(logits, signs), axis=(2, 3))
         return {"bits": bits, "logits": logits.astype(jnp.int16), "cost": cost}
+
+
+def make_prior_task(config: ConfigDict, tokenizer: FrozenTokenizer) -> PriorTask:
+    """The task that a finalised config describes, on the tokens of a tokenizer."""
+    return PriorTask(
+        model=make_prior(config),
+        tokenizer=tokenizer,
+        optimizer=make_optimizer(config),
+        schedule=make_schedule(config),
+        ema_decay=config.optimizer.ema,
+        accumulate=config.train.accumulate,
+        seed=config.seed,
+    )

@@ -21,8 +21,8 @@ from bsq_jax import losses, metrics
 from bsq_jax.core.clips import hold_last, real_frames, weighted_mean, with_axes
 from bsq_jax.core.pixels import to_float, to_uint8
 from bsq_jax.core.rng import stream_key
-from bsq_jax.core.sharding import replicate
-from bsq_jax.features.lpips import load_lpips, lpips_layers
+from bsq_jax.core.sharding import abstract_replicated, replicate
+from bsq_jax.features.lpips import abstract_lpips, load_lpips, lpips_layers
 from bsq_jax.models.factory import make_discriminator, make_tokenizer
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerOutput, TokenizerShape
 from bsq_jax.optim import make_discriminator_optimizer, make_optimizer, make_schedule, update_ema
@@ -135,6 +135,12 @@ class TokenizerTask:
         if not self.weights.perceptual:
             return {}
         return {PERCEPTUAL: replicate(load_lpips(PERCEPTUAL), mesh)}
+
+    def abstract_frozen(self, mesh: Mesh) -> Frozen:
+        """Shapes and shardings of what `load_frozen` gives; allocates nothing."""
+        if not self.weights.perceptual:
+            return {}
+        return {PERCEPTUAL: abstract_replicated(abstract_lpips(PERCEPTUAL), mesh)}
 
     # --- training ---
 

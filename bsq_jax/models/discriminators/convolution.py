@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from bsq_jax.core.target import platform
+
 IMPLEMENTATIONS = ("auto", "lax", "matmul")
 
 
@@ -25,7 +27,7 @@ def choose_implementation(implementation: str) -> str:
     """What ``auto`` stands for on this backend: ``matmul`` on a CPU, ``lax`` elsewhere."""
     if implementation != "auto":
         return implementation
-    return "matmul" if jax.default_backend() == "cpu" else "lax"
+    return "matmul" if platform() == "cpu" else "lax"
 
 
 def convolve(

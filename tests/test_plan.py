@@ -1,0 +1,208 @@
+"""What a run will need. Oracle: arrays on devices, the process's own memory, HLO by hand."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from bsq_jax import plan as command
+from bsq_jax import planning
+from bsq_jax.config import finalize, load_config_file, set_overrides
+from bsq_jax.core.compiled import collectives
+from bsq_jax.core.errors import UserError
+from bsq_jax.core.sharding import make_mesh
+
+TESTS = pathlib.Path(__file__).parent
+TINY = str(TESTS / "tiny.py")
+SECOND_PLAYER = ("--config.loss.adversarial=0.1", "--config.discriminator.channel_base=64")
+
+
+def config_of(*words, argument=""):
+    config = load_config_file(f"{TINY}{argument}")
+    set_overrides(config, words)
+    return finalize(config)
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
+def test_bytes_of_the_state_are_those_that_a_device_holds(sizes):
+    mesh = make_mesh(*sizes)
+    task = planning.make_task(config_of(*SECOND_PLAYER))
+    abstract, state = task.abstract_state(mesh), task.init_state(mesh)
+    for name in ("params", "ema", "opt_state", "adversary"):
+        held = sum(
+            leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(getattr(state, name))
+        )
+        assert planning.bytes_of_device(getattr(abstract, name)) == held, name
+
+
+def test_shapes_of_frozen_networks_are_theirs():
+    mesh = make_mesh()
+    task = planning.make_task(config_of("--config.loss.perceptual=0.1"))
+    like = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), task.load_frozen(mesh))
+    abstract = task.abstract_frozen(mesh)
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), abstract) == like
+
+
+def test_the_plan_of_a_tokenizer(tmp_path, capsys):
+    file = tmp_path / "plan.json"
+    words = ["--config", TINY, "--mesh", "2x2x2", "--device", "h100", "--json", str(file)]
+    result = command.run([*words, *SECOND_PLAYER])
+    assert json.loads(file.read_text()) == json.loads(json.dumps(result))
+    assert result["mesh"] == "2x2x2"
+    state = result["state_bytes"]
+    assert state["optimiser"] > 2 * state["parameters"] == 2 * state["averaged parameters"]
+    memory = result["memory"]
+    # Arguments that the program has no use for are not counted by it.
+    assert sum(state.values()) * 0.9 <= memory["arguments"] <= sum(state.values())
+    assert memory["peak"] == memory["arguments"] + memory["results"] + memory["temporary"]
+    assert result["flops_per_device"] * 8 == result["flops"]
+    seconds = result["flops_per_device"] / (0.4 * 989e12)
+    np.testing.assert_allclose(result["examples_per_second"], result["batch_size"] / seconds)
+    text = capsys.readouterr().out
+    for words in ("mesh 2x2x2 of 8 cpu", "discriminator and its optimiser", "all-gather, ", "h100"):
+        assert words in text.replace("NVIDIA H100", "h100")
+
+
+@pytest.mark.parametrize("attention", ["dense", "by_head"])
+def test_under_fsdp_parameters_travel_and_activations_stay(attention):
+    """Twice the batch moves no more bytes: all that moves is of the size of the parameters."""
+    mesh, moved, largest = make_mesh(1, 8, 1), [], []
+    for batch_size in (64, 128):
+        words = (f"--config.model.attention={attention}", f"--config.train.batch_size={batch_size}")
+        found = planning.plan(config_of(*words, "--config.optimizer.ema=0"), mesh)
+        moved.append(sum(count for _, count in found["collectives"].values()))
+        largest.append(found["parameters"] * 4)
+    # The statistics of bits and the like are a few bytes.
+    assert abs(moved[1] - moved[0]) < 0.02 * moved[0]
+    assert moved[0] < 5 * largest[0]
+
+
+@pytest.mark.parametrize("argument", [":prior", ":masked_lm"])
+def test_models_of_tokens_need_no_tokenizer_to_be_planned(argument):
+    config = load_config_file(f"{TINY}{argument}=described")
+    result = planning.plan(finalize(config), make_mesh(4, 2, 1))
+    assert result["state_bytes"]["frozen networks"] > 0
+    assert result["flops"] > 0
+
+
+MEASURE = """
+import re, sys
+import jax, numpy as np
+sys.path.insert(0, sys.argv[1])
+from test_plan import config_of
+from bsq_jax import planning
+from bsq_jax.core.compiled import memory
+from bsq_jax.core.sharding import make_mesh, to_global
+from bsq_jax.train import jit_step
+
+def status(name):
+    text = open("/proc/self/status").read()
+    return int(re.search(name + r":\\s+(\\d+)", text)[1]) * 1024
+
+config, mesh = config_of(*sys.argv[2:]), make_mesh()
+task, batch = planning.make_task(config), planning.abstract_batch(config, mesh)
+abstract, frozen = task.abstract_state(mesh), task.load_frozen(mesh)
+shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+step = jit_step(task, mesh, shardings).lower(abstract, batch, frozen).compile()
+empty = status("VmRSS")
+state = task.init_state(mesh)
+data = to_global({name: np.ones(leaf.shape, leaf.dtype) for name, leaf in batch.items()}, mesh)
+jax.block_until_ready((state, data))
+open("/proc/self/clear_refs", "w").write("5")  # the highest use counts from here
+jax.block_until_ready(step(state, data, frozen))
+print(status("VmHWM") - empty, memory(step).peak)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="memory is read on Linux")
+@pytest.mark.parametrize("size", [(192, 24), (256, 32)])
+def test_peak_memory_is_what_a_process_uses(size):
+    width, batch = size
+    words = [f"--config.model.{key}" for key in (f"width={width}", "heads=4", "layers=4")]
+    words += ["--config.model.image_size=64", f"--config.train.batch_size={batch}"]
+    words += ["--config.data.resize=64", "--config.data.eval_resize=64"]
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(TESTS), *words],
+        **{"env": environment, "cwd": TESTS.parent, "capture_output": True, "text": True},
+        check=True,
+        timeout=200,
+    )
+    measured, planned = map(int, done.stdout.split())
+    assert planned > 200 * 2**20
+    np.testing.assert_allclose(planned, measured, rtol=0.2)
+
+
+HLO = """\
+%body.1 (p: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
+  %ag = f32[16,4]{1,0} all-gather(%x), replica_groups={{0,1}}, dimensions={0}
+  %st = (f32[8,4]{1,0}, f32[16,4]{1,0}) all-gather-start(%x), dimensions={0}
+  %dn = f32[16,4]{1,0} all-gather-done(%st)
+}
+
+%branch.2 (q: f32[8]) -> f32[8] {
+  ROOT %cp = bf16[8]{0} collective-permute(%q), source_target_pairs={{0,1}}
+}
+
+ENTRY %main.3 (a: f32[8,4]) -> f32[8,4] {
+  %ar = (f32[8]{0}, bf16[3,2]{1,0}) all-reduce(%b, %c), to_apply=%add.9
+  %w = (s32[], f32[8,4]) while(%t), condition=%c.1, body=%body.1, backend_config={"known_trip_count":{"n":"5"}}
+  %d = f32[8]{0} conditional(%i, %q, %q), branch_computations={%branch.2, %branch.2}
+}
+"""  # noqa: E501
+
+
+@pytest.mark.smoke
+def test_operations_between_devices_by_hand():
+    assert collectives(HLO) == {
+        "all-gather": (10, 10 * 16 * 4 * 4),
+        "all-reduce": (1, 8 * 4 + 6 * 2),
+        "collective-permute": (2, 2 * 8 * 2),
+    }
+
+
+def test_operations_between_devices_of_a_program():
+    """A sum over devices in each of five turns of a loop."""
+    mesh = make_mesh()
+
+    def looped(x):
+        def turn(c, _):
+            return c + jax.lax.psum(c, "data"), None
+
+        return jax.lax.scan(turn, x, None, length=5)[0]
+
+    spec = PartitionSpec("data")
+    function = jax.jit(
+        jax.shard_map(looped, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    )
+    x = jax.ShapeDtypeStruct((8, 16), jnp.float32, sharding=NamedSharding(mesh, spec))
+    assert collectives(function.lower(x).compile().as_text()) == {"all-reduce": (5, 5 * 16 * 4)}
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "--config"),
+        (("--config", TINY, "--mesh", "4x2"), "write three sizes, such as 4x2x1"),
+        (("--config", TINY, "--mesh", "0x1x1"), "write three sizes, such as 4x2x1"),
+        (("--config", TINY), "how many devices are there"),
+        (("--config", TINY, "--mesh", "3x1x1"), "train.batch_size 8 does not divide"),
+        (("--config", TINY, "--mesh", "8x8x8"), "the mesh has 512 devices"),
+        (("--config", TINY, "--mesh", "1x1x1", "--device", "abacus"), "invalid choice: 'abacus'"),
+        (("--config", TINY, "--mesh", "1x1x1", "--confg.x=1"), "unknown flag --confg.x=1"),
+        (("--config", TINY, "--topology", "abacus:1x1", "--mesh", "1x1x1"), "--topology abacus:1"),
+    ],
+)
+def test_mistakes_are_one_line(words, message):
+    with pytest.raises(UserError) as raised:
+        command.run(words)
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
