@@ -15,7 +15,12 @@ It reads UCF-101 (the first of its three splits) as TFDS prepares it, or video f
 ``train`` and ``val`` of a folder: ``--config.data.source=clips:/path/to/ucf101``.
 
 Variants and arguments: ``imagenet256`` (the default), ``imagenet128`` or ``ucf101``; ``bits=18`` or
-``36``; ``runlocal`` shrinks everything to a minute on a laptop, to see that it runs.
+``36``; ``size=base`` (published), ``600m`` or ``2b`` parameters; ``runlocal`` shrinks everything to
+a minute on a laptop, to see that it runs.
+
+The larger sizes are ours: nobody has published such a model, their rates are not tuned, and they
+were compiled but never trained. What they need on a v5p-64 and on eight H100 is in docs/scaling.md;
+``python -m bsq_jax.plan`` says it for other machines.
 
 Hardware and time: an image and training step at 256x256 takes 1.3 TFLOP in the network (6 FLOP a
 parameter and token, and attention), 0.1 in VGG16 and 0.7 in the discriminator, so 1M steps of 256
@@ -51,15 +56,29 @@ the image model, and as many frames in a step as four of its steps have images.
 from ml_collections import ConfigDict
 
 from bsq_jax.config import default_config, parse_argument
+from bsq_jax.core.errors import UserError
 
 VARIANTS = ("imagenet256", "imagenet128", "ucf101")
+# Width, layers of each half, heads, what is computed again in the backward pass.
+SIZES = {
+    "base": (768, 12, 12, "none"),
+    "600m": (1280, 16, 10, "full"),  # heads of 128 channels, as matrix units like them
+    "2b": (2048, 20, 16, "full"),
+}
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """The config of ``variant,bits=36,runlocal``."""
-    chosen = parse_argument(argument, VARIANTS, bits=36, runlocal=False)
+    """The config of ``variant,bits=36,size=base,runlocal``."""
+    chosen = parse_argument(argument, VARIANTS, bits=36, size="base", runlocal=False)
+    if chosen.size not in SIZES:
+        raise UserError(f"size={chosen.size} does not exist: choose {', '.join(SIZES)}")
     config = default_config()
     config.name = f"{chosen.variant}, {chosen.bits} bits"
+    if chosen.size != "base":
+        config.name += f", {chosen.size}"
+        width, layers, heads, remat = SIZES[chosen.size]
+        config.model.update(width=width, layers=layers, heads=heads, remat=remat)
+        config.model.head_hidden = 4 * width
     config.model.bits = chosen.bits
     config.data.source = "tfds:imagenet2012"
     if chosen.variant == "ucf101":

@@ -184,3 +184,21 @@ def test_the_published_generator():
     assert config.sampling.steps == 32
     # 24 blocks of 12 x 768^2, embeddings of 1,026 words and 1,001 classes, and the head.
     assert 170e6 < parameters_on_tokens(config) < 175e6
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(("size", "billions"), [("base", 0.1748), ("600m", 0.64), ("2b", 2.03)])
+def test_sizes_of_the_tokenizer(size, billions):
+    """12 width^2 a block, and 4 width^2 + 4 width x 192 of the pixel head; the rest is little."""
+    config = finalize(load_config_file(f"{FOLDER / 'tokenizer.py'}:size={size}"))
+    model = config.model
+    closed = (24 * model.layers + 4) * model.width**2 + 4 * 192 * model.width
+    assert parameters(config) == pytest.approx(closed, rel=0.02)
+    assert parameters(config) == pytest.approx(billions * 1e9, rel=0.02)
+    assert model.width // model.heads in (64, 128)
+
+
+@pytest.mark.smoke
+def test_an_unknown_size_is_one_line():
+    with pytest.raises(UserError, match="size=3b does not exist: choose base, 600m, 2b"):
+        load_config_file(f"{FOLDER / 'tokenizer.py'}:size=3b")

@@ -1,0 +1,51 @@
+# shellcheck shell=bash
+# Shared by the scripts that start runs on one or many machines, which source it.
+
+# Exit statuses of bsq_jax.main (docs/launch.md).
+readonly MISTAKE=2
+# shellcheck disable=SC2034  # for the scripts that source this
+readonly RUN_AGAIN=75
+DRY_RUN=
+
+# One line for a user's mistake.
+mistake() {
+  printf 'error: %s\n' "$*" >&2
+  exit "$MISTAKE"
+}
+
+# Prints the comment at the head of a script.
+help_of() {
+  sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$1"
+}
+
+# Prints words so that a shell reads the same words again.
+quoted() {
+  local text
+  printf -v text '%q ' "$@"
+  printf '%s' "${text% }"
+}
+
+# Runs a command, or prints it with --dry-run.
+run() {
+  if [[ -n $DRY_RUN ]]; then
+    printf '%s\n' "$(quoted "$@")"
+  else
+    "$@"
+  fi
+}
+
+# need VALUE FLAG [VARIABLE]: names what is missing.
+need() {
+  [[ -n $1 ]] || mistake "$2 is missing: give $2 VALUE${3:+, or set $3}"
+}
+
+# take VARIABLE FLAG [VALUE]: sets a variable to the value of a flag, which must be there.
+take() {
+  [[ $# -gt 2 && -n $3 ]] || mistake "$2 has no value: see --help"
+  printf -v "$1" '%s' "$3"
+}
+
+# number FLAG TEXT: a whole number.
+number() {
+  [[ $2 =~ ^[0-9]+$ ]] || mistake "$1 $2: it must be a whole number"
+}
