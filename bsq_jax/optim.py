@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
 from bsq_jax.models.transformer import STACK
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 
 def schedule(

@@ -18,9 +18,9 @@ from bsq_jax.models.factory import make_tokenizer
 from bsq_jax.tasks.frozen_tokenizer import FrozenTokenizer
 from bsq_jax.tasks.masked_lm import make_masked_lm_task
 from bsq_jax.tasks.prior import make_prior_task
+from bsq_jax.tasks.state import jit_step
 from bsq_jax.tasks.tokenizer import make_tokenizer_task
 from bsq_jax.tasks.useful_flops import step_flops
-from bsq_jax.train import jit_step
 
 
 def make_task(config: ConfigDict) -> Any:

@@ -17,9 +17,9 @@ from bsq_jax.core.checkpoint import Checkpointer
 from bsq_jax.core.deferred import check_finite
 from bsq_jax.core.monitor import Monitor
 from bsq_jax.core.profiling import Profiler, Startup
-from bsq_jax.core.sharding import batch_sharding, host_shard, on_mesh, replicated, to_global
+from bsq_jax.core.sharding import host_shard, replicated, to_global
 from bsq_jax.data.batches import Batches
-from bsq_jax.tasks.state import TrainState
+from bsq_jax.tasks.state import TrainState, jit_step
 
 _CONTENTS = ("pixels", "bits")  # one of them is in a batch, ``[batch, time, ...]``
 _BESIDE = ("frames", "label")  # what a step is given besides, as far as it is there
@@ -70,22 +70,6 @@ class StopSignal:
         self._all_saved = True
         if self._asked:
             raise _Stopped
-
-
-def jit_step(task: Any, mesh: jax.sharding.Mesh, shardings: Any) -> Any:
-    """The jitted ``(state, batch, frozen) -> (state, metrics)`` of a task; the state is donated.
-
-    Args:
-      task: see `train`.
-      mesh: the run's mesh.
-      shardings: of the state, a tree like it.
-    """
-    return jax.jit(
-        on_mesh(task.train_step, mesh),
-        in_shardings=(shardings, batch_sharding(mesh), replicated(mesh)),
-        out_shardings=(shardings, replicated(mesh)),
-        donate_argnums=0,
-    )
 
 
 def train(

@@ -119,7 +119,7 @@ def test_a_rate_that_followed_the_batch_follows_that_of_the_new_run(tmp_path, mo
     config.optimizer.learning_rate = 1e-3
     save_export(tmp_path / "given", finalize(config), weights, origin={})
     seen = []
-    monkeypatch.setattr(jobs, "train_job", lambda config, workdir: seen.append(config) or 0)
+    monkeypatch.setattr(jobs, "train_job", lambda config, workdir, **_: seen.append(config) or 0)
     for name in ("kept", "derived", "run", "given"):
         words = (f"--config.train.init={tmp_path / name}", "--config.train.batch_size=64")
         run("--workdir", tmp_path / "new", *words)

@@ -100,7 +100,7 @@ from test_plan import config_of
 from bsq_jax import planning
 from bsq_jax.core.compiled import memory
 from bsq_jax.core.sharding import make_mesh, to_global
-from bsq_jax.train import jit_step
+from bsq_jax.tasks.state import jit_step
 
 def status(name):
     text = open("/proc/self/status").read()

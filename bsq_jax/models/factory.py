@@ -1,7 +1,10 @@
 """Models from a config."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.models.discriminators import (
@@ -18,6 +21,9 @@ from bsq_jax.models.prior_shape import PriorShape
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
 from bsq_jax.models.transformer import Compute
 from bsq_jax.quantizers import make_quantizer
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 Discriminator = StyleGanDiscriminator | StyleGan3dDiscriminator | PatchGanDiscriminator
 

@@ -1,9 +1,14 @@
 """Quantisers: ``(latents) -> Quantized``, one interface for all."""
 
-from ml_collections import ConfigDict
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.quantizers.bsq import BinarySphericalQuantizer, Quantized
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 __all__ = ["BinarySphericalQuantizer", "Quantized", "make_quantizer"]
 

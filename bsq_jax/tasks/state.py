@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from bsq_jax.core.sharding import parameter_shardings, replicated
+from bsq_jax.core.sharding import batch_sharding, on_mesh, parameter_shardings, replicated
 from bsq_jax.optim import update_ema
 
 
@@ -137,3 +137,19 @@ def next_state(
     params = optax.apply_updates(state.params, updates)
     ema = None if state.ema is None else update_ema(state.ema, params, state.step, ema_decay)
     return TrainState(state.step + 1, params, ema, opt_state)
+
+
+def jit_step(task: Any, mesh: jax.sharding.Mesh, shardings: Any) -> Any:
+    """The jitted ``(state, batch, frozen) -> (state, metrics)`` of a task; the state is donated.
+
+    Args:
+      task: has ``train_step(state, batch, frozen) -> (state, metrics)``.
+      mesh: the run's mesh.
+      shardings: of the state, a tree like it.
+    """
+    return jax.jit(
+        on_mesh(task.train_step, mesh),
+        in_shardings=(shardings, batch_sharding(mesh), replicated(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
+        donate_argnums=0,
+    )

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 from einops import rearrange
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from bsq_jax import losses, metrics
 from bsq_jax.core.clips import hold_last, real_frames, weighted_mean, with_axes
@@ -30,6 +29,9 @@ from bsq_jax.quantizers.health import bit_health
 from bsq_jax.tasks.accumulate import over_micro_batches
 from bsq_jax.tasks.adversarial import AdversarialRules
 from bsq_jax.tasks.state import Adversary, Player, TrainState, abstract_state, initial_state
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]

@@ -1,0 +1,302 @@
+"""The full-size tokenizer on one accelerator. Run ``python -m benchmarks.accelerator``.
+
+Inference, training, kinds of attention, and peers: the same network in plain PyTorch and a
+convolutional autoencoder of the size of SDXL's, which the paper (arXiv 2406.07548) finds 2.4 times
+slower. It needs jax, flax, optax, einops and numpy alone; PyTorch where it is there. Weights are
+random, and what a part has measured is printed at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import pathlib
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks.conv_autoencoder import ConvAutoencoder
+from benchmarks.timing import machine
+from bsq_jax.core import compiled, flops
+from bsq_jax.core.sharding import make_mesh, to_global
+from bsq_jax.models.discriminators import StyleGanDiscriminator
+from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
+from bsq_jax.quantizers import BinarySphericalQuantizer
+from bsq_jax.tasks.adversarial import AdversarialRules
+from bsq_jax.tasks.state import jit_step
+from bsq_jax.tasks.tokenizer import LossWeights, TokenizerTask
+from bsq_jax.tasks.useful_flops import step_flops
+
+PARTS = ("inference", "training", "attention", "convolutional", "torch")
+R1_EVERY = 16
+SPELL = 0.5  # seconds that a timing should take at least
+
+
+@dataclasses.dataclass
+class Bench:
+    """The settings of a run, and what it has found.
+
+    Attributes:
+      args: the flags.
+      shape: of the tokenizer.
+      rows: what was measured.
+    """
+
+    args: argparse.Namespace
+    shape: TokenizerShape
+    rows: list[dict[str, Any]]
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Of the computation."""
+        return jnp.dtype(self.args.dtype)
+
+    def model(self, attention: str = "auto") -> TokenizerModel:
+        """The tokenizer."""
+        return TokenizerModel(
+            self.shape, BinarySphericalQuantizer(), self.dtype, attention=attention
+        )
+
+    def pixels(self, batch: int) -> np.ndarray:
+        """Noise, uint8 ``[batch, 1, size, size, 3]``."""
+        shape = (batch, 1, self.args.size, self.args.size, 3)
+        return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+    def add(self, part: str, what: str, images: float, work: float | None, **more: Any) -> None:
+        """Notes and prints a measurement.
+
+        Args:
+          part: one of `PARTS`.
+          what: was measured.
+          images: a second.
+          work: useful FLOPs of an image; None where nobody counted.
+          **more: anything else.
+        """
+        row: dict[str, Any] = {"part": part, "what": what, "images_per_second": images, **more}
+        text = f"{part:<14}{what:<52}{images:>10.4g} images/s"
+        if work is not None:
+            row |= {"flops_per_image": work, "tflops": images * work / 1e12}
+            peak = flops.peak_flops(jax.devices()[0])
+            row["mfu"] = None if peak is None else images * work / peak
+            share = "n/a" if row["mfu"] is None else f"{row['mfu']:.1%}"
+            text += f"{row['tflops']:>10.4g} TFLOP/s   MFU {share}"
+        print(text + "".join(f"   {key} {value}" for key, value in more.items()), flush=True)
+        self.rows.append(row)
+
+
+def seconds(functions: Mapping[str, Callable[[], Any]], runs: int) -> dict[str, float]:
+    """Median seconds of a call of each. They alternate; each timing is of many calls in a row."""
+    calls, times = {}, {name: [] for name in functions}  # type: ignore[var-annotated]
+    for name, function in functions.items():
+        jax.block_until_ready(function())  # compiles
+        begin = time.perf_counter()
+        jax.block_until_ready(function())
+        calls[name] = max(1, min(50, round(SPELL / (time.perf_counter() - begin))))
+    for _ in range(runs):
+        for name, function in functions.items():
+            begin = time.perf_counter()
+            for _ in range(calls[name]):
+                last = function()
+            jax.block_until_ready(last)
+            times[name].append((time.perf_counter() - begin) / calls[name])
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+def inference(bench: Bench) -> None:
+    """Encoding, decoding, and both."""
+    model, batch = bench.model(), bench.args.batch
+    x = jnp.asarray(bench.pixels(batch), jnp.float32) / 127.5 - 1
+    params = jax.jit(model.init)(jax.random.key(0), x[:1])
+    bits = jnp.zeros((batch, 1, *bench.shape.grid, bench.shape.bits), jnp.uint8)
+    counted = bench.model("visible")
+    methods = {"encode": (x, "encode"), "decode": (bits, "decode"), "encode + decode": (x, None)}
+    functions, work = {}, {}
+    for name, (data, method) in methods.items():
+
+        def apply(p: Any, d: Any, model: Any = model, method: Any = method) -> Any:
+            out = model.apply(p, d, method=method)
+            return out.pixels if method is None else getattr(out, "bits", out)
+
+        jitted = jax.jit(apply)
+        functions[name] = lambda f=jitted, d=data: f(params, d)
+        work[name] = flops.count(lambda p, d, a=apply: a(p, d, counted), params, data) / batch
+    for name, took in seconds(functions, bench.args.runs).items():
+        bench.add("inference", f"{name}, batch {batch}", batch / took, work[name])
+
+
+def _reconstruct(model: Any) -> Callable[[Any, jax.Array], jax.Array]:
+    return lambda params, x: model.apply(params, x).pixels
+
+
+def training(bench: Bench) -> None:
+    """A step on the pixel losses alone, and one of the full recipe with its lazy R1."""
+    batch, mesh = bench.args.train_batch, make_mesh(devices=jax.devices()[:1])
+    tasks = {"step, L1 + entropy": _task(bench, None)}
+    if bench.args.size >= 32:
+        rules = AdversarialRules(
+            StyleGanDiscriminator(dtype=bench.dtype, channel_base=bench.args.channel_base),
+            optax.adamw(1e-4),
+            r1_every=R1_EVERY,
+        )
+        tasks["step, full recipe with a share of R1"] = _task(bench, rules)
+    for name, task in tasks.items():
+        _time_training(bench, name, task, batch, mesh)
+
+
+def _task(bench: Bench, rules: AdversarialRules | None) -> TokenizerTask:
+    return TokenizerTask(
+        bench.model().clone(remat=bench.args.remat),
+        optax.adamw(1e-4),
+        optax.constant_schedule(1e-4),
+        weights=LossWeights(perceptual=0.1 if rules else 0.0),
+        adversarial=rules,
+        ema_decay=0.999,
+    )
+
+
+def _time_training(bench: Bench, name: str, task: Any, batch: int, mesh: Any) -> None:
+    state = task.init_state(mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    data = to_global({"pixels": bench.pixels(batch)}, mesh)
+    rng = np.random.default_rng(0)
+    # Random weights in place of VGG16's: their values change nothing about the speed.
+    frozen = jax.tree.map(
+        lambda leaf: jax.device_put(
+            rng.normal(0, 0.05, leaf.shape).astype(leaf.dtype), leaf.sharding
+        ),
+        task.abstract_frozen(mesh),
+    )
+    step = jit_step(task, mesh, shardings).lower(state, data, frozen).compile()
+    work = step_flops(task, state, data, frozen) / batch
+    every = R1_EVERY if task.adversarial is not None else 1
+    peak = compiled.memory(step).peak
+    kept = [state]
+
+    def steps() -> Any:
+        for _ in range(every):
+            kept[0], watched = step(kept[0], data, frozen)
+        return watched
+
+    took = seconds({name: steps}, bench.args.runs)[name] / every
+    label = f"{name}, batch {batch}, remat {bench.args.remat}"
+    bench.add("training", label, batch / took, work, memory_gib=round(peak / 2**30, 2))
+
+
+def attention(bench: Bench) -> None:
+    """Encoding and decoding with each kind of attention that this device has."""
+    batch = bench.args.batch
+    x = jnp.asarray(bench.pixels(batch), jnp.float32) / 127.5 - 1
+    params = jax.jit(bench.model().init)(jax.random.key(0), x[:1])
+    kinds = ["dense", "by_head"]
+    kinds += ["cudnn"] if jax.default_backend() == "gpu" and bench.dtype.itemsize == 2 else []
+    functions = {}
+    for kind in kinds:
+        jitted = jax.jit(_reconstruct(bench.model(kind)))
+        functions[kind] = lambda f=jitted: f(params, x)
+    for kind, took in seconds(functions, bench.args.runs).items():
+        bench.add("attention", f"{kind}, encode + decode, batch {batch}", batch / took, None)
+
+
+def convolutional(bench: Bench) -> None:
+    """The convolutional peer on the same pictures, in turn with the tokenizer."""
+    batch, model, peer = bench.args.batch, bench.model(), ConvAutoencoder(bench.dtype)
+    x = jnp.asarray(bench.pixels(batch), jnp.float32) / 127.5 - 1
+    ours = jax.jit(model.init)(jax.random.key(0), x[:1])
+    theirs = jax.jit(peer.init)(jax.random.key(0), x[:1, 0])
+    run_ours, run_theirs = jax.jit(_reconstruct(model)), jax.jit(peer.apply)
+    took = seconds(
+        {"ours": lambda: run_ours(ours, x), "theirs": lambda: run_theirs(theirs, x[:, 0])},
+        bench.args.runs,
+    )
+    work = flops.count(peer.apply, theirs, x[:1, 0])
+    ratio = round(took["theirs"] / took["ours"], 2)
+    label = f"autoencoder of SDXL's size, batch {batch}"
+    bench.add("convolutional", label, batch / took["theirs"], work, tokenizer_is_faster_by=ratio)
+
+
+def torch(bench: Bench) -> None:
+    """The same network in plain PyTorch."""
+    try:
+        import torch as library
+
+        from benchmarks.torch_peer import TorchTokenizer, seconds_per_call
+    except ImportError:
+        print("torch         not installed: left out", flush=True)
+        return
+    if not library.cuda.is_available() and bench.args.only != ["torch"]:
+        print("torch         sees no GPU: left out (--only torch runs it on the CPU)", flush=True)
+        return
+    shape = bench.shape
+    for train, batch in ((False, bench.args.batch), (True, bench.args.train_batch)):
+        sizes = (shape.width, shape.layers, shape.heads, shape.bits, shape.patch_size)
+        peer = TorchTokenizer(shape.tokens, *sizes, shape.head_hidden)
+        took, how = seconds_per_call(
+            *(peer, batch, shape.tokens),
+            **{"train": train, "runs": bench.args.runs, "bfloat16": bench.dtype == jnp.bfloat16},
+        )
+        what = "step, L1" if train else "encode + decode"
+        bench.add("torch", f"{what}, batch {batch}", batch / took, None, how=how)
+
+
+@contextlib.contextmanager
+def _saved(bench: Bench) -> Iterator[None]:
+    """Writes what was found, also where a part fails."""
+    try:
+        yield
+    finally:
+        if bench.args.json is not None:
+            settings = {k: v for k, v in vars(bench.args).items() if k != "json"}
+            found = {"machine": machine(), "settings": settings, "rows": bench.rows}
+            bench.args.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
+    """Runs the parts that fit into the time; returns the rows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, default=256, help="pixels a side")
+    parser.add_argument("--width", type=int, default=768)
+    parser.add_argument("--layers", type=int, default=12, help="of each half")
+    parser.add_argument("--batch", type=int, default=128, help="of inference")
+    parser.add_argument("--train-batch", type=int, default=32)
+    parser.add_argument("--channel-base", type=int, default=32768, help="of the discriminator")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--remat", choices=("none", "dots", "full"), default="none")
+    parser.add_argument("--runs", type=int, default=5, help="rounds, of which the median counts")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument(
+        "--budget", type=float, default=360.0, help="seconds after which no part begins"
+    )
+    parser.add_argument("--json", type=pathlib.Path, help="also write the result here")
+    args = parser.parse_args(argv)
+    began = time.monotonic()
+    heads = max(args.width // 64, 1)
+    shape = TokenizerShape(
+        args.size, args.size, width=args.width, layers=args.layers, heads=heads,
+        head_hidden=4 * args.width,
+    )  # fmt: skip
+    bench = Bench(args, shape, [])
+    print(f"{args.size}x{args.size}, 36 bits, {args.dtype}, random weights ({machine()})")
+    parts = {part.__name__: part for part in (inference, training, attention, convolutional, torch)}
+    with _saved(bench):
+        for name in args.only:
+            if time.monotonic() - began > args.budget:
+                print(f"{name:<14}left out: {args.budget:.0f} s (--budget) are over", flush=True)
+                continue
+            try:
+                parts[name](bench)
+            except jax.errors.JaxRuntimeError as error:  # out of memory: the others may still fit
+                reason = " ".join(str(error).split())[:200]
+                print(f"{name:<14}failed: {reason}", flush=True)
+    return bench.rows
+
+
+if __name__ == "__main__":
+    main()
