@@ -150,8 +150,11 @@ prepare() {
 
 # Starts the command on all workers; it goes on without us. Its status is left in run.status.
 start() {
-  local line
-  line="cd bsq_jax && ../venv/bin/python -m bsq_jax.main $(quoted "$@"); echo \$? > ../run.status"
+  local line cache=''
+  # Compiled programs outlive the slice where the run does.
+  # shellcheck disable=SC2016  # the workers expand it
+  [[ -z $bucket ]] || cache='JAX_COMPILATION_CACHE_DIR=$HOME/bucket/compiled '
+  line="cd bsq_jax && $cache../venv/bin/python -m bsq_jax.main $(quoted "$@"); echo \$? > ../run.status"
   on all "rm -f run.status; setsid nohup bash -c $(quoted "$line") > run.log 2>&1 < /dev/null & echo \$! > run.pid"
 }
 

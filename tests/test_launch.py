@@ -246,6 +246,7 @@ def test_a_jobset(commands):
         "JAX_COORDINATOR_ADDRESS": "run-1-worker-0-0.run-1:8476",
         "JAX_NUM_PROCESSES": "4",
         "JAX_PROCESS_ID": None,
+        "JAX_COMPILATION_CACHE_DIR": "/runs/.compiled",
     }
     assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == "runs"
     assert "${" not in text

@@ -75,6 +75,7 @@ def test_a_new_slice_runs_to_the_end(gcloud):
     line = shlex.split(start[1].partition("bash -c ")[2])[0]
     program, _, rest = line.partition("; echo")
     assert shlex.split(program)[-len(ARGUMENTS) :] == ARGUMENTS
+    assert "JAX_COMPILATION_CACHE_DIR=$HOME/bucket/compiled ../venv/bin/python " in program
     assert rest.strip() == "$? > ../run.status"
 
 
