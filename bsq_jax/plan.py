@@ -123,8 +123,9 @@ def _described_tpus(name: str) -> Sequence[Any]:
     Raises:
       UserError: libtpu is missing or does not know them.
     """
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # this machine is none of them
-    os.environ.setdefault("TPU_MIN_LOG_LEVEL", "3")
+    # This machine is none of them, and libtpu would look for what it is, and complain.
+    os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_MIN_LOG_LEVEL": "3", "TPU_WORKER_ID": "0"}
+    os.environ |= {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5p-8"}
     import jax
     from jax.experimental import topologies
 

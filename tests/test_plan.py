@@ -159,6 +159,38 @@ ENTRY %main.3 (a: f32[8,4]) -> f32[8,4] {
 """  # noqa: E501
 
 
+# A loop tells how often it runs in its condition only, and a reduce-scatter is written as a sum.
+TPU_HLO = """\
+%all-reduce-scatter.1 (input.2: f32[64,4]) -> f32[16,4] {
+  %all-reduce.4 = f32[64,4]{1,0:T(8,128)} all-reduce(%input.2), to_apply=%add.1
+  ROOT %dynamic-slice.3 = f32[16,4]{1,0:T(8,128)} dynamic-slice(%all-reduce.4, %multiply.4), dynamic_slice_sizes={16,4}
+}
+
+%body.1 (p: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
+  %ag = bf16[16,4]{1,0} all-gather(%x), replica_groups={{0,1}}, dimensions={0}
+  %fusion.25 = f32[16,4]{1,0:T(8,128)} fusion(%y), kind=kCustom, calls=%all-reduce-scatter.1
+}
+
+%cond.2 (p: (s32[], f32[8,4])) -> pred[] {
+  %constant.54 = s32[]{:T(128)} constant(6)
+  %get-tuple-element.2 = s32[]{:T(128)} get-tuple-element(%p), index=0
+  ROOT %lt.10 = pred[]{:T(512)} compare(%get-tuple-element.2, %constant.54), direction=LT
+}
+
+ENTRY %main.3 (a: f32[8,4]) -> f32[8,4] {
+  %w = (s32[], f32[8,4]) while(%t), condition=%cond.2, body=%body.1, metadata={op_name="while"}
+}
+"""  # noqa: E501
+
+
+@pytest.mark.smoke
+def test_operations_between_tpus_by_hand():
+    assert collectives(TPU_HLO) == {
+        "all-gather": (6, 6 * 16 * 4 * 2),
+        "reduce-scatter": (6, 6 * 16 * 4 * 4),
+    }
+
+
 @pytest.mark.smoke
 def test_operations_between_devices_by_hand():
     assert collectives(HLO) == {

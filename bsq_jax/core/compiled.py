@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import re
+from collections.abc import Mapping
 from typing import Any
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
@@ -16,6 +17,9 @@ _CALLED = re.compile(r"(?:body|to_apply|calls|true_computation|false_computation
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _BITS = re.compile(r"\d+")
+_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
+_BELOW = re.compile(r"^  ROOT .* compare\((?:.*?%)?[\w.\-]+, (?:.*?%)?([\w.\-]+)\), direction=LT")
+_SCATTER = "all-reduce-scatter"  # what TPUs call a computation that is a reduce-scatter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +58,7 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
     Returns:
       For each of `KINDS` that there is ``(times, bytes)``: how often it runs, bodies of loops as
       often as the loop does, and the bytes of its results on one device. Of a conditional all
-      branches count.
+      branches count; a loop that does not tell how often it runs counts once.
     """
     bodies: dict[str, list[str]] = {}
     entry, current = "", ""
@@ -71,11 +75,14 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
 
     def walk(name: str, repeated: int) -> None:
         for line in bodies.get(name, ()):
-            if match := _COLLECTIVE.search(line):
+            if name.startswith(_SCATTER):
+                if line.startswith("  ROOT "):
+                    times["reduce-scatter"] += repeated
+                    size["reduce-scatter"] += repeated * _bytes(line.split("(")[0], in_parts=False)
+            elif match := _COLLECTIVE.search(line):
                 times[match[2]] += repeated
                 size[match[2]] += repeated * _bytes(match[1], in_parts=bool(match[3]))
-            trips = _TRIPS.search(line)
-            inner = repeated * (int(trips[1]) if trips and " while(" in line else 1)
+            inner = repeated * (_trips(line, bodies) if " while(" in line else 1)
             called = _CALLED.findall(line)
             for branches in _BRANCHES.findall(line):
                 called += [branch.strip().lstrip("%") for branch in branches.split(",")]
@@ -84,6 +91,23 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
 
     walk(entry, 1)
     return {kind: (times[kind], size[kind]) for kind in KINDS if times[kind]}
+
+
+def _trips(loop: str, bodies: Mapping[str, list[str]]) -> int:
+    """How often the body of a ``while`` runs, by its own word or, on TPUs, by its condition.
+
+    JAX's scans count from zero in steps of one.
+    """
+    if told := _TRIPS.search(loop):
+        return int(told[1])
+    named = _CONDITION.search(loop)
+    condition = bodies.get(named[1], []) if named else []
+    below = next(filter(None, map(_BELOW.match, condition)), None)
+    if below is None:
+        return 1
+    limit = re.compile(rf"^  %?{re.escape(below[1])} = s32\[\]\S* constant\((\d+)\)")
+    found = next(filter(None, map(limit.match, condition)), None)
+    return int(found[1]) if found else 1
 
 
 def _bytes(shape: str, *, in_parts: bool) -> int:
