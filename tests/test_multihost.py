@@ -42,6 +42,19 @@ def free_port():
         return taken.getsockname()[1]
 
 
+started = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_behind():
+    """Processes that a failed test has left."""
+    yield
+    for process in started:
+        process.kill()
+        process.communicate()
+    started.clear()
+
+
 def start(*words, devices=4, more=()):
     count = f"--xla_force_host_platform_device_count={devices}"
     environment = {
@@ -53,11 +66,13 @@ def start(*words, devices=4, more=()):
         "OPENBLAS_NUM_THREADS": "1",  # as many threads as cores in each process block each other
         **dict(more),
     }
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, *map(str, words)],
         **{"env": environment, "cwd": ROOT, "text": True},
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE},
     )
+    started.append(process)
+    return process
 
 
 def read(workdir):
@@ -226,6 +241,32 @@ def test_a_mistake_on_one_process_ends_both_with_its_message(tmp_path):
     assert errors[0][0].endswith(errors[1][0].removeprefix("error: "))
     assert "error: process 1: " in errors[0][0]
     assert str(missing) in errors[1][0]
+
+
+FAILS_AFTER_A_SAVE = """
+import sys, time
+from bsq_jax.core import distributed, failures
+from bsq_jax.core.checkpoint import Checkpointer
+from bsq_jax.core.errors import UserError
+from bsq_jax.core.sharding import make_mesh, replicate
+
+folder, coordinator, index = sys.argv[1], sys.argv[2], int(sys.argv[3])
+distributed.initialize(coordinator, 2, index)
+with failures.shared(), Checkpointer(folder) as checkpointer:
+    checkpointer.save(1, replicate({"w": 1.0}, make_mesh()), {})
+    if index:
+        raise UserError("a mistake")
+    time.sleep(120)
+"""
+
+
+def test_who_fails_waits_for_nobody(tmp_path):
+    """Neither for the other's part of a checkpoint, nor for its step, which never ends."""
+    words = [tmp_path / "checkpoints", f"localhost:{free_port()}"]
+    processes = [start("-c", FAILS_AFTER_A_SAVE, *words, index, devices=1) for index in range(2)]
+    outputs = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [MISTAKE] * 2, outputs
+    assert "error: process 1: a mistake" in outputs[0][1]
 
 
 def test_a_mistake_on_all_is_told_once(tmp_path):

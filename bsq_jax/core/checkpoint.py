@@ -32,6 +32,7 @@ from bsq_jax.core.trees import first_difference, leaves
 
 _log = logging.getLogger(__name__)
 _MESSAGE_BYTES = 8192
+_PATIENCE = 20.0  # seconds for a save under way when the run has failed
 
 
 def _from_process_zero(function: Callable[[], Any]) -> Any:
@@ -88,8 +89,12 @@ class Checkpointer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or jax.process_count() == 1:
+            self.close()
+        elif self._thread is not None:
+            # The others may never come to a barrier, so this process waits for its own part alone.
+            self._thread.join(_PATIENCE)
 
     def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
         """Starts to save and returns; waits first for a save that still runs.

@@ -14,7 +14,9 @@ import jax
 from bsq_jax.core.errors import UserError
 
 TIMEOUT = 300.0  # seconds: hosts of a large job do not start at the same moment
-HEARTBEAT = 45  # seconds without a sign of life after which a process counts as lost
+# Seconds without a sign of life after which JAX aborts the others. It gives two in that time, so a
+# process that is killed may be missed after half of it.
+HEARTBEAT = 100
 # The flags in the environment, as JAX names them, for launchers that start all processes alike.
 _VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 

@@ -29,8 +29,8 @@ _KEY = "bsq_jax/failure"
 _ALIVE = "bsq_jax/alive"
 _POLL = 0.5  # seconds
 _SIGN = 2.0  # seconds between two signs of life
-# Seconds without one after which a process is lost; before JAX would abort the others, which it
-# does after `bsq_jax.core.distributed.HEARTBEAT`.
+# Seconds without one after which a process is lost; less than half of
+# `bsq_jax.core.distributed.HEARTBEAT`, after which JAX would abort the others.
 _LOST = 25.0
 _PATIENCE = 3.0  # seconds that a process gives another one to tell first
 
