@@ -21,6 +21,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update(
     "jax_compilation_cache_dir", str(pathlib.Path(tempfile.gettempdir()) / "bsq_jax_test_cache")
 )
+# Many tests train the same small models, whose programs compile in less than the usual second.
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 

@@ -183,6 +183,7 @@ def test_evaluate_and_resume(trained, capsys):
 
 def test_samples_are_measured(trained, tmp_path):
     flags = ["--config.eval.frechet=true", "--config.eval.samples=20", "--config.eval.pictures=1"]
+    flags += ["--config.eval.batch_size=72"]
     assert module.run(["--mode", "evaluate", "--workdir", str(trained), *flags]) == 0
     report = json.loads((trained / "evaluation.json").read_text())
     result = report["results"]["ema"]
