@@ -66,6 +66,30 @@ class Log:
     data_wait = progress = restart_rates = lambda self, *values: None
 
 
+def run(task, mesh, batches, steps, log, saved, log_every):
+    state = TrainState(*replicate((np.int32(0), {"seen": np.int32(0)}), mesh), None, None)
+    with StopSignal() as stop:
+        state, finished = train(
+            task,
+            mesh,
+            lambda start, index, count: batches,
+            state=state,
+            steps=steps,
+            batch_size=8,
+            checkpointer=types.SimpleNamespace(
+                save=lambda step, state, meta: saved.append(step), wait=lambda: None
+            ),
+            monitor=log,
+            stop=stop,
+            meta={},
+            log_every=log_every,
+            checkpoint_every=100,
+            evaluate=None,
+        )
+    assert finished
+    return state
+
+
 @pytest.mark.smoke
 @pytest.mark.parametrize(
     ("lengths", "lines"),
@@ -82,30 +106,50 @@ class Log:
     ],
 )
 def test_clips_of_several_lengths(lengths, lines):
-    mesh, log, saved = make_mesh(), Log(), []
-    state = TrainState(*replicate((np.int32(0), {"seen": np.int32(0)}), mesh), None, None)
-    with StopSignal() as stop:
-        state, finished = train(
-            Counting(),
-            mesh,
-            lambda start, index, count: Batches(lengths[start:]),
-            state=state,
-            steps=len(lengths),
-            batch_size=8,
-            checkpointer=types.SimpleNamespace(
-                save=lambda step, state, meta: saved.append(step), wait=lambda: None
-            ),
-            monitor=log,
-            stop=stop,
-            meta={},
-            log_every=1,
-            checkpoint_every=100,
-            evaluate=None,
-        )
-    assert finished
+    log, saved = Log(), []
+    state = run(Counting(), make_mesh(), Batches(lengths), len(lengths), log, saved, log_every=1)
     (first,) = (line for line in log.lines if line.startswith("first step after "))
     assert [line for line in log.lines if line != first] == lines
     assert log.lengths == lengths
     assert saved == [len(lengths)]
     assert int(state.params["seen"]) == sum(7 * length + 1 for length in lengths)
     assert jax.tree.leaves(state)[0].sharding.is_fully_replicated
+
+
+class Asking(Batches):
+    """Calls a function when a batch is asked for."""
+
+    def __init__(self, lengths, asked):
+        super().__init__(lengths)
+        self._asked = asked
+
+    def __next__(self):
+        self._asked()
+        return super().__next__()
+
+
+class Deferring(Log):
+    """Keeps metrics as they are."""
+
+    def push(self, step, values):
+        self.lengths.append(values)
+
+
+@pytest.mark.parametrize("log_every", [1, 2, 100])
+def test_the_loop_waits_for_no_device_between_steps(log_every, monkeypatch):
+    """After the first step, whose time is told, nothing is fetched or waited for."""
+    waits, at_batches = [], []
+
+    def noting(name, function):
+        return lambda *words, **more: (waits.append(name), function(*words, **more))[1]
+
+    kind = type(jnp.zeros(()))
+    monkeypatch.setattr(jax, "block_until_ready", noting("jax", jax.block_until_ready))
+    for name in ("block_until_ready", "__array__", "__int__", "__float__", "__bool__", "item"):
+        monkeypatch.setattr(kind, name, noting(name, getattr(kind, name)))
+    batches = Asking([1] * 6, lambda: at_batches.append(len(waits)))
+    run(Counting(), make_mesh(), batches, 6, Deferring(), [], log_every)
+    # Before the first step, after it (which is waited for), and after each of the others.
+    assert at_batches[0] < at_batches[1]
+    assert set(at_batches[1:]) == {at_batches[1]}
+    assert len(waits) > at_batches[-1]  # before the checkpoint
