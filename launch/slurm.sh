@@ -24,18 +24,26 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-# Inside the job: runs one step on all nodes, and queues the job again where that helps.
+# Inside the job: runs one step on all nodes, and queues the job again where that helps. Slurm's own
+# count of restarts holds preemptions as well, so crashes are counted in a file beside the log.
 inside() {
-  local python=$1 restarts=$2 status=0
-  shift 2
+  local python=$1 crashes=$2 restarts=$3 status=0
+  shift 3
   cd "$REPOSITORY"
+  trap : TERM  # preemption may signal this script too, which has to outlive its processes
   run srun --kill-on-bad-exit=1 "$python" -m bsq_jax.main "$@" || status=$?
   if ((status == RUN_AGAIN)); then
     echo "stopped with everything saved: queued again" >&2
     run scontrol requeue "$SLURM_JOB_ID"
-  elif ((status != 0 && status != MISTAKE && ${SLURM_RESTART_COUNT:-0} < restarts)); then
-    echo "ended with status $status: queued again" >&2
-    run scontrol requeue "$SLURM_JOB_ID"
+  elif ((status != 0 && status != MISTAKE)); then
+    crashes=$crashes/bsq_jax-$SLURM_JOB_ID.crashes
+    echo "$status" >>"$crashes"
+    if (($(wc -l <"$crashes") <= restarts)); then
+      echo "ended with status $status: queued again" >&2
+      run scontrol requeue "$SLURM_JOB_ID"
+    else
+      echo "error: ended with status $status, and ran again $restarts times already" >&2
+    fi
   fi
   exit "$status"
 }
@@ -83,8 +91,9 @@ else
   command -v sbatch >/dev/null || mistake "there is no sbatch here: run this on a login node"
   prepare_environment requirements.txt
 fi
+[[ $logs == /* ]] || logs=$PWD/$logs
 run mkdir -p "$logs"
-job=("${visible[@]}" bash "$REPOSITORY/launch/slurm.sh" --inside "$VENV_PYTHON" "$restarts" "$@")
+job=("${visible[@]}" bash "$REPOSITORY/launch/slurm.sh" --inside "$VENV_PYTHON" "$logs" "$restarts" "$@")
 run sbatch --job-name=bsq_jax --partition="$partition" --nodes="$nodes" \
   --gpus-per-node="$gpus" --ntasks-per-node="$tasks" ${limit:+--time="$limit"} \
   ${account:+--account="$account"} --requeue --signal=TERM@120 --open-mode=append \

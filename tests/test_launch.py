@@ -183,7 +183,7 @@ def test_a_job_is_submitted_and_runs_what_was_asked(commands, per):
     assert (status, commands.asked) == (0, []), err
     status, out, _ = commands.run("slurm.sh", "--dry-run", *words)
     folder, submitted = (shlex.split(line) for line in out.splitlines())
-    assert folder == ["mkdir", "-p", "logs"]
+    assert folder == ["mkdir", "-p", str(commands.folder / "logs")]
     assert submitted[0] == "sbatch"
     assert {
         *("--partition=gpu", "--nodes=2", "--gpus-per-node=8", "--requeue", "--time=12:00:00"),
@@ -205,18 +205,44 @@ def test_a_job_is_submitted_and_runs_what_was_asked(commands, per):
 
 
 @pytest.mark.parametrize(
-    ("status", "restarted", "again"),
-    [(0, 0, False), (2, 0, False), (75, 99, True), (137, 2, True), (137, 3, False)],
+    ("statuses", "again"),
+    [
+        ([0], [False]),
+        ([2], [False]),
+        ([75] * 5, [True] * 5),
+        ([137, 75, 75, 1, 75, 1], [True, True, True, True, True, False]),
+    ],
 )
-def test_what_is_queued_again(commands, status, restarted, again):
-    commands.answer((["srun"], "", status))
-    found = commands.run(
-        *("slurm.sh", "--inside", "python", 3, *ARGUMENTS),
-        SLURM_JOB_ID="42",
-        SLURM_RESTART_COUNT=str(restarted),
+def test_what_is_queued_again(commands, statuses, again):
+    """What was saved without limit, a crash twice here."""
+    for status, expected in zip(statuses, again, strict=True):
+        before = len(commands.asked)
+        commands.answer((["srun"], "", status))
+        found, _, err = commands.run(
+            *("slurm.sh", "--inside", "python", commands.folder, 2, *ARGUMENTS), SLURM_JOB_ID="42"
+        )
+        assert found == status
+        assert commands.asked[before + 1 :] == ([["scontrol", "requeue", "42"]] if expected else [])
+    assert ("error: ended with status 1, and ran again 2 times" in err) == (len(again) == 6)
+
+
+def test_a_preempted_job_outlives_its_processes(commands):
+    """The signal goes to the script of the job as well."""
+    began = commands.folder / "began"
+    step = f"#!/bin/sh\ntouch {shlex.quote(str(began))}\nsleep 1\nexit 75\n"
+    (commands.folder / "bin" / "srun").write_text(step)
+    environment = {**os.environ, "SLURM_JOB_ID": "42"}
+    environment["PATH"] = f"{commands.folder / 'bin'}:{environment['PATH']}"
+    words = ["bash", ROOT / "launch" / "slurm.sh", "--inside", "python", commands.folder, "2"]
+    script = subprocess.Popen(
+        [*words, *ARGUMENTS], env=environment, stderr=subprocess.PIPE, text=True
     )
-    assert found[0] == status
-    assert commands.asked[1:] == ([["scontrol", "requeue", "42"]] if again else [])
+    while not began.exists():
+        time.sleep(0.01)
+    script.send_signal(signal.SIGTERM)
+    _, err = script.communicate(timeout=20)
+    assert (script.returncode, err) == (75, "stopped with everything saved: queued again\n")
+    assert commands.asked == [["scontrol", "requeue", "42"]]
 
 
 @pytest.mark.smoke
