@@ -17,7 +17,7 @@ from flax.traverse_util import flatten_dict
 
 from bsq_jax import main
 from bsq_jax.core import distributed
-from bsq_jax.core.errors import MISTAKE, RUN_AGAIN, UserError
+from bsq_jax.core.errors import MISTAKE, RUN_AGAIN, UNAVAILABLE, UserError
 from bsq_jax.workdir import open_checkpoints, read_config
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
@@ -388,7 +388,7 @@ def test_who_waits_in_vain_says_so_in_one_line(index):
     )
     process = start("-c", program)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 2
+    assert process.returncode == UNAVAILABLE
     assert out == ""
     assert err.startswith("error: waited 1 s for all 2 processes with --coordinator localhost:")
     assert err.count("\n") == 1

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 import jax
 
-from bsq_jax.core.errors import UserError
+from bsq_jax.core.errors import UNAVAILABLE, UserError
 
 TIMEOUT = 300.0  # seconds: hosts of a large job do not start at the same moment
 # Seconds without a sign of life after which JAX aborts the others. It gives two in that time, so a
@@ -39,7 +39,7 @@ def initialize(
       coordinator: ``HOST:PORT`` of process 0, as every process can reach it.
       processes: how many there are.
       process: the number of this one, from 0.
-      timeout: seconds to wait for the others. After it the process ends with status 2 and one line
+      timeout: seconds to wait for the others. After it the process ends with status 69 and one line
         on standard error; an exception could not pass through JAX, which would abort by itself.
 
     Raises:
@@ -138,7 +138,7 @@ def _deadline(timeout: float, whom: str) -> Iterator[None]:
             file=sys.stderr,
             flush=True,
         )
-        os._exit(2)
+        os._exit(UNAVAILABLE)  # machines that start late come in time when it runs again
 
     timer = threading.Timer(timeout, give_up)
     timer.daemon = True

@@ -2,6 +2,7 @@
 
 # Exit statuses of the command line besides 0 and, for what nobody expected, 1.
 MISTAKE = 2  # of the user: running again would not help
+UNAVAILABLE = 69  # the processes of a run did not find each other in time (EX_UNAVAILABLE)
 RUN_AGAIN = 75  # stopped with everything saved, or another process was lost (EX_TEMPFAIL)
 INTERRUPTED = 130  # by the keyboard
 
