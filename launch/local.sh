@@ -8,6 +8,7 @@
 #   --gpus-per-process G   process I sees the GPUs I*G to I*G+G-1
 #   --cpu-devices D        virtual CPU devices of each process
 #   --restarts R           how often to run again what was lost (default: 3)
+#   --patience S           seconds that the others have to end after one has failed (default: 60)
 #   --port P               of process 0 (default: a free one)
 #   --dry-run              print what would be run
 #
@@ -19,14 +20,14 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-PATIENCE=60  # seconds that processes have to end by themselves after one has failed
-processes=2 gpus='' cpus='' restarts=3 port=''
+processes=2 gpus='' cpus='' restarts=3 patience=60 port=''
 while [[ $# -gt 0 ]]; do
   case $1 in
     --processes) take processes "$@"; number "$1" "$processes"; shift 2 ;;
     --gpus-per-process) take gpus "$@"; number "$1" "$gpus"; shift 2 ;;
     --cpu-devices) take cpus "$@"; number "$1" "$cpus"; shift 2 ;;
     --restarts) take restarts "$@"; number "$1" "$restarts"; shift 2 ;;
+    --patience) take patience "$@"; number "$1" "$patience"; shift 2 ;;
     --port) take port "$@"; number "$1" "$port"; shift 2 ;;
     --dry-run) DRY_RUN=1; shift ;;
     --help) help_of "$0"; exit ;;
@@ -105,12 +106,12 @@ attempt() {
       unset "left[$pid]"
       if ((code)); then
         ((code == MISTAKE || status == 0)) && status=$code
-        deadline=${deadline:-$((SECONDS + PATIENCE))}
+        deadline=${deadline:-$((SECONDS + patience))}
       fi
     done
     if [[ -n $deadline ]] && ((SECONDS >= deadline)); then
       tell "$([[ -n $killing ]] && echo KILL || echo TERM)"
-      killing=1 deadline=$((SECONDS + PATIENCE))
+      killing=1 deadline=$((SECONDS + patience))
     fi
     sleep 0.1 || true
   done

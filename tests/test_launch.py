@@ -142,6 +142,14 @@ def test_a_mistake_is_not_run_again_and_restarts_end(machine):
     assert err.splitlines()[-1] == "error: ended with status 75, and ran again 1 times already"
 
 
+def test_who_does_not_end_after_a_failure_is_told_to(machine):
+    machine.statuses(0, 1)
+    machine.statuses(1, "wait")
+    status, _, err = machine.local("--restarts", 0, "--patience", 1, "--", "--workdir", "w")
+    assert status == 1
+    assert err.splitlines()[-1] == "error: ended with status 1, and ran again 0 times already"
+
+
 def test_a_sigterm_goes_to_all_and_ends_it(machine):
     machine.statuses(0, "wait")
     machine.statuses(1, "wait")

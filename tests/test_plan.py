@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from bsq_jax import plan as command
 from bsq_jax import planning
 from bsq_jax.config import finalize, load_config_file, set_overrides
-from bsq_jax.core.compiled import collectives
+from bsq_jax.core.compiled import collectives, memory
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import make_mesh
 
@@ -184,6 +184,15 @@ ENTRY %main.3 (a: f32[8,4]) -> f32[8,4] {
 
 
 @pytest.mark.smoke
+def test_results_that_lie_where_arguments_lay_count_once():
+    """A step as it is jitted: a state that is given away, and a number besides."""
+    state = jax.ShapeDtypeStruct((1000,), jnp.float32)
+    step = jax.jit(lambda x: (x + 1, x.sum()), donate_argnums=0).lower(state).compile()
+    found = memory(step)
+    assert (found.arguments, found.results) == (4000, 4 + 16)  # and a table of two pointers
+    assert found.peak == found.arguments + found.results + found.temporary
+
+
 def test_operations_between_tpus_by_hand():
     assert collectives(TPU_HLO) == {
         "all-gather": (6, 6 * 16 * 4 * 2),
