@@ -15,18 +15,16 @@ os.environ["XLA_FLAGS"] = (
 ).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Many tests train the same small models, here and in other processes, whose programs compile in
+# less than the second from which on JAX keeps them.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(tempfile.gettempdir(), "bsq_jax_test_cache")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax
 import numpy as np
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update(
-    "jax_compilation_cache_dir", str(pathlib.Path(tempfile.gettempdir()) / "bsq_jax_test_cache")
-)
-# Many tests train the same small models, whose programs compile in less than the usual second.
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 

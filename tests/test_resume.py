@@ -1,7 +1,6 @@
 """Runs that are stopped go on as if they had not been. Oracle: the run that was never stopped."""
 
 import json
-import os
 import pathlib
 import shutil
 import signal
@@ -22,8 +21,8 @@ from bsq_jax.tasks.tokenizer import make_tokenizer_task
 from bsq_jax.workdir import open_checkpoints, read_config
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
-# Killed at 28, when the checkpoint of 16 is complete: saving that of 24 has waited for it.
-STEPS, EVERY, STOP = 48, 8, 28
+# Killed at 14, when the checkpoint of 8 is complete: saving that of 12 has waited for it.
+STEPS, EVERY, STOP = 24, 4, 14
 FLAGS = [f"--config.train.steps={STEPS}", f"--config.train.checkpoint_every={EVERY}"]
 FLAGS += [f"--config.train.keep={STEPS}"]
 # Both players, and all that the second one keeps.
@@ -38,27 +37,11 @@ CLIPS = ["--config", f"{TINY}:clips", f"--config.train.checkpoint_every={CLIP_EV
 CLIPS += [f"--config.train.{key}={CLIP_STEPS}" for key in ("steps", "keep")]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation():
-    name = "jax_persistent_cache_min_compile_time_secs"
-    before = getattr(jax.config, name)
-    jax.config.update(name, 0)
-    yield
-    jax.config.update(name, before)
-
-
 def start(workdir):
     """The run in a process of its own, on as many devices."""
-    environment = {
-        **os.environ,
-        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
     words = ["-m", "bsq_jax.main", "--workdir", str(workdir), *PICTURES]
     root = pathlib.Path(main.__file__).parents[1]
-    return subprocess.Popen(
-        [sys.executable, *words], env=environment, cwd=root, stderr=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen([sys.executable, *words], cwd=root, stderr=subprocess.PIPE, text=True)
 
 
 def interrupt(workdir, due, number):
@@ -195,16 +178,16 @@ def test_sigterm_after_the_last_step_ends_at_once_with_everything_saved(tmp_path
 
 
 def test_looking_at_a_run_does_not_change_it(tmp_path, uninterrupted):
-    finish(tmp_path, "--config.train.evaluate_every=16", "--config.train.picture_every=32")
+    finish(tmp_path, "--config.train.evaluate_every=8", "--config.train.picture_every=16")
     arrays, lines = result(tmp_path)
     own = [line for line in lines if line["prefix"] == "train" or line["step"] == STEPS]
     assert_same((arrays, own), uninterrupted)
     looked = [line["step"] for line in lines if line["prefix"] == "val_ema"]
-    assert looked == [16, 32, STEPS]
+    assert looked == [8, 16, STEPS]
     pictures = sorted(path.name for path in (tmp_path / "pictures").iterdir())
     assert pictures == [
-        *(f"crops_00000{step}.png" for step in (32, STEPS)),
-        *(f"photographs_00000{step}.png" for step in (32, STEPS)),
+        *(f"crops_00000{step}.png" for step in (16, STEPS)),
+        *(f"photographs_00000{step}.png" for step in (16, STEPS)),
     ]
 
 

@@ -62,12 +62,17 @@ def count(function: Callable[..., Any], *arguments: Any) -> float:
       function: traceable.
       *arguments: arrays or `jax.ShapeDtypeStruct`.
     """
+    return count_range(function, *arguments)[1]
+
+
+def count_range(function: Callable[..., Any], *arguments: Any) -> tuple[float, float]:
+    """As `count`: with the cheapest of all branches, and with the most expensive ones."""
     traced = jax.make_jaxpr(function)(*arguments).jaxpr
     used, _ = dce_jaxpr(traced, [True] * len(traced.outvars))  # as XLA leaves out what nobody uses
-    return _count(used)
+    return _count(used, min), _count(used, max)
 
 
-def _count(jaxpr: Jaxpr) -> float:
+def _count(jaxpr: Jaxpr, choose: Callable[[Iterator[float]], float]) -> float:
     total = 0.0
     for equation in jaxpr.eqns:
         name = equation.primitive.name
@@ -76,9 +81,9 @@ def _count(jaxpr: Jaxpr) -> float:
         elif name == "conv_general_dilated":
             total += _convolution(equation)
         elif name == "cond":
-            total += max(_count(branch.jaxpr) for branch in equation.params["branches"])
+            total += choose(_count(branch.jaxpr, choose) for branch in equation.params["branches"])
         else:
-            inner = sum(map(_count, _bodies(equation.params)))
+            inner = sum(_count(body, choose) for body in _bodies(equation.params))
             total += inner * _repetitions(name, equation.params)
     return total
 

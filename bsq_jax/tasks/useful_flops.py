@@ -35,16 +35,10 @@ def step_flops(task: Any, state: Any, batch: Mapping[str, Any], frozen: Any) -> 
     if not isinstance(task, TokenizerTask) or task.adversarial is None:
         return flops.count(task.train_step, state, batch, frozen)
 
-    def counted(**changes: Any) -> float:
-        assert task.adversarial is not None
-        rules = dataclasses.replace(task.adversarial, start=0, **changes)
-        step = dataclasses.replace(task, adversarial=rules).train_step
-        return flops.count(step, state, batch, frozen)
-
-    without = counted(r1=0.0)
-    if not task.adversarial.r1:
-        return without
-    return without + (counted() - without) / task.adversarial.r1_every
+    rules = dataclasses.replace(task.adversarial, start=0)  # R1 then is the only choice in it
+    step = dataclasses.replace(task, adversarial=rules).train_step
+    without, due = flops.count_range(step, state, batch, frozen)
+    return without + (due - without) / rules.r1_every
 
 
 def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
