@@ -1,9 +1,10 @@
 """What a run will need, before anything is rented: ``python -m bsq_jax.plan --config FILE``.
 
 The training step is compiled for the mesh, and nothing is allocated. Without ``--topology`` XLA
-compiles it for as many virtual CPU devices: parameters, optimiser and collectives are those of any
-machine, temporary memory is an estimate (an accelerator fuses more, and keeps 16 bits where a CPU
-computes in 32). With ``--topology`` XLA compiles for these TPUs themselves, if libtpu is installed.
+compiles it for as many virtual CPU devices: parameters, optimiser and FLOPs are those of any
+machine, temporary memory and collectives are estimates (an accelerator fuses more, keeps 16 bits
+where a CPU computes in 32, and splits sums between devices). With ``--topology`` XLA compiles for
+these TPUs themselves, if libtpu is installed.
 """
 
 from __future__ import annotations
