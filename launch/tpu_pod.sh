@@ -130,6 +130,10 @@ delete() {
   tpu delete "$name" --quiet
 }
 
+# Makes an environment on a worker. The machines of most TPUs come with a Python that is too old.
+# shellcheck disable=SC2016  # the workers expand it
+readonly ENVIRONMENT='[ -x venv/bin/python ] || { for python in python3.13 python3.12 python3.11 python3; do if "$python" -c "import ensurepip, sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null; then "$python" -m venv venv; break; fi; done; [ -x venv/bin/python ]; } || { python3 -m pip install --quiet --user uv && python3 -m uv venv --quiet --seed --python 3.12 venv; }'
+
 # Puts the repository and its environment on all workers. The bucket is mounted beside it and linked
 # into it, because the folder of the repository is removed before it is copied again.
 prepare() {
@@ -142,7 +146,7 @@ prepare() {
   tpu scp "$folder/bsq_jax.tar.gz" "$name:bsq_jax.tar.gz" --worker=all || return
   rm -rf "$folder"
   on all 'rm -rf bsq_jax && mkdir bsq_jax && tar -xzf bsq_jax.tar.gz -C bsq_jax' || return
-  on all "{ [ -d venv ] || python3 -m venv venv; } && venv/bin/python -m pip install --quiet --requirement bsq_jax/requirements.txt 'jax[tpu]'" || return
+  on all "{ $ENVIRONMENT; } && venv/bin/python -m pip install --quiet --requirement bsq_jax/requirements.txt 'jax[tpu]'" || return
   if [[ -n $bucket ]]; then
     on all "mkdir -p bucket && { mountpoint -q bucket || gcsfuse --implicit-dirs $(quoted "${bucket#gs://}") bucket; } && ln -s ../bucket bsq_jax/bucket" || return
   fi

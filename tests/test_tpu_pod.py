@@ -109,6 +109,43 @@ def test_what_the_workers_get_and_run(gcloud, tmp_path):
     assert done.stdout.decode().splitlines() == ["-m", "bsq_jax.main", *ARGUMENTS]
 
 
+OLD_PYTHON = """\
+#!/bin/bash
+echo "$@" >> said
+case "$*" in
+  *uv\\ venv*) mkdir -p venv/bin && cp "$0" venv/bin/python ;;
+  *-m\\ venv*) [ -n "$NEW" ] && mkdir -p venv/bin && cp "$0" venv/bin/python ;;
+  -c*) [ -n "$NEW" ] ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_a_worker_with_an_old_python_gets_a_newer_one(gcloud, tmp_path, new):
+    gcloud.answer(NONE)
+    assert run(gcloud)[0] == 0
+    install = commands(gcloud)[1][1]
+    worker = tmp_path / "worker"
+    (worker / "bin").mkdir(parents=True)
+    for name in ("python3", "python3.11", "python3.12", "python3.13"):
+        (worker / "bin" / name).write_text(OLD_PYTHON if name == "python3" else "exit 127")
+        (worker / "bin" / name).chmod(0o755)
+    environment = {"PATH": f"{worker / 'bin'}:/usr/bin:/bin", "NEW": "yes" if new else ""}
+    for _ in range(2):  # the second time it is there
+        subprocess.run(["bash", "-c", install], cwd=worker, check=True, timeout=20, env=environment)
+    made = (
+        ["-m venv venv"]
+        if new
+        else [
+            "-m pip install --quiet --user uv",
+            "-m uv venv --quiet --seed --python 3.12 venv",
+        ]
+    )
+    packages = "-m pip install --quiet --requirement bsq_jax/requirements.txt jax[tpu]"
+    said = (worker / "said").read_text().splitlines()
+    assert said[1:] == [*made, packages, packages]
+
+
 def test_a_slice_that_is_ready_is_taken_as_it_is(gcloud):
     gcloud.answer(READY, IDLE, follow(0))
     assert run(gcloud)[0] == 0
