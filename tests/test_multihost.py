@@ -1,5 +1,6 @@
 """Two processes of four devices each. Oracle: one process of eight; environments by hand."""
 
+import http.server
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -307,6 +309,9 @@ def test_sigterm_stops_both_processes_at_the_same_step(tmp_path):
         ({}, False),
         ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
         ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
+        ({"TPU_PROCESS_ADDRESSES": "a:8476,b:8476"}, True),
+        ({"MEGASCALE_NUM_SLICES": "1"}, False),
+        ({"MEGASCALE_NUM_SLICES": "2"}, True),
         ({"SLURM_NTASKS": "8"}, False),  # a shell inside an allocation
         ({"SLURM_NTASKS": "8", "SLURM_PROCID": "3"}, True),
         ({"SLURM_NTASKS": "8", "SLURM_STEP_ID": "0"}, True),
@@ -369,6 +374,91 @@ def test_variables_take_the_place_of_flags():
     ]
     outputs = [process.communicate(timeout=60)[0] for process in processes]
     assert [out.splitlines()[-1] for out in outputs] == ["0 2 4", "1 2 4"]
+
+
+ON_A_SLICE = """
+import os, jax
+from jax._src.clusters import cloud_tpu_cluster
+# As JAX does on a machine with TPUs.
+cloud_tpu_cluster.running_in_cloud_tpu_vm = True
+del os.environ["TPU_SKIP_MDS_QUERY"]
+cloud_tpu_cluster.coordinator_port = {port}
+from bsq_jax.core.distributed import initialize
+initialize()
+print(jax.process_index(), jax.process_count(), jax.device_count())
+"""
+
+
+CATCHING = """
+try:
+    initialize()
+except ValueError as error:
+    print(error)
+    raise SystemExit
+"""
+
+
+class Metadata(http.server.BaseHTTPRequestHandler):
+    """What the machines of a slice are told by Google Compute Engine, as JAX reads it."""
+
+    def do_GET(self):
+        asked = self.path.rpartition("/")[2]
+        text = {
+            "agent-worker-number": str(self.server.number),
+            "worker-network-endpoints": self.server.endpoints,
+            "tpu-env": "ACCELERATOR_TYPE: 'v5p-16'\n",
+        }.get(asked)
+        self.send_response(404 if text is None else 200)
+        self.end_headers()
+        self.wfile.write((text or "").encode())
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def metadata():
+    """Starts a metadata server: its address, for a machine of a number and the slice's machines."""
+    servers = []
+
+    def make(number, endpoints):
+        server = http.server.ThreadingHTTPServer(("localhost", 0), Metadata)
+        server.number, server.endpoints = number, endpoints
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"localhost:{server.server_port}"
+
+    yield make
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_machines_of_a_slice_find_each_other(metadata):
+    """No variable names the others, as on a pod slice of Compute Engine."""
+    program = ON_A_SLICE.format(port=free_port())
+    processes = [
+        start(
+            *("-c", program),
+            devices=2,
+            more={"GCE_METADATA_IP": metadata(index, "x:y:localhost,x:y:localhost")},
+        )
+        for index in range(2)
+    ]
+    outputs = [process.communicate(timeout=60) for process in processes]
+    assert [out.splitlines()[-1:] for out, _ in outputs] == [["0 2 4"], ["1 2 4"]], outputs
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_tpu_machine_alone_or_without_metadata(metadata, alone):
+    program = ON_A_SLICE.format(port=free_port()).replace("initialize()\n", CATCHING)
+    where = metadata(0, "x:y:localhost") if alone else "localhost:1"
+    out, err = start("-c", program, devices=2, more={"GCE_METADATA_IP": where}).communicate()
+    if alone:
+        assert out.splitlines()[-1] == "0 1 2", err
+    else:
+        assert "cannot be read (" in out, err
+        assert "set TPU_SKIP_MDS_QUERY=1" in out
 
 
 def test_a_port_in_use():

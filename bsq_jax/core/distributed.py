@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping
 
 import jax
+from jax._src.clusters.cloud_tpu_cluster import GceTpuCluster  # has no public name
 
 from bsq_jax.core.errors import UNAVAILABLE, UserError
 
@@ -50,7 +51,7 @@ def initialize(
         coordinator, processes, process = _from_variables(os.environ)
         names = _VARIABLES
     if coordinator is None and processes is None and process is None:
-        if several_processes(os.environ):
+        if several_processes(os.environ) or _machines_of_this_slice() > 1:
             with _deadline(timeout, "the processes that the environment names"):
                 _start(timeout)
         return
@@ -97,10 +98,30 @@ def several_processes(environment: Mapping[str, str]) -> bool:
     # A Slurm allocation is not yet a step: in a shell of one, `python` is a single process.
     slurm_step = "SLURM_STEP_ID" in environment or "SLURM_PROCID" in environment
     return (
-        "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+        "," in environment.get("TPU_PROCESS_ADDRESSES", "")
+        or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+        or number("MEGASCALE_NUM_SLICES") > 1
         or (slurm_step and number("SLURM_NTASKS") > 1)
         or number("OMPI_COMM_WORLD_SIZE") > 1
     )
+
+
+def _machines_of_this_slice() -> int:
+    """How many TPU machines of Google Compute Engine work together here; 1 on other machines.
+
+    Their metadata say so, and no variable; on a machine without TPUs nobody is asked.
+
+    Raises:
+      UserError: the metadata cannot be read.
+    """
+    try:
+        return GceTpuCluster.get_process_count() if GceTpuCluster.is_env_present() else 1
+    except Exception as error:  # whatever the network and the parsing raise
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"the metadata of this TPU machine cannot be read ({reason}): if it works alone, set "
+            "TPU_SKIP_MDS_QUERY=1, otherwise give --coordinator, --processes and --process"
+        ) from error
 
 
 def _check(coordinator: str, processes: int, process: int) -> None:
