@@ -335,7 +335,7 @@ def test_what_the_environment_says(environment, several):
         ("localhost:99999", 2, 0, "it must be HOST:PORT"),
         ("localhost:1234", 2, 2, "it must be 0 or more and below 2"),
         ("localhost:1234", 2, -1, "it must be 0 or more and below 2"),
-        ("no-such-host.invalid:1234", 2, 1, "no-such-host.invalid is unknown"),
+        ("no-such-host.invalid:1234", 2, 1, "no-such-host.invalid:1234: the host is unknown"),
     ],
 )
 def test_flags_that_cannot_be(coordinator, processes, process, words):
@@ -459,6 +459,35 @@ def test_a_tpu_machine_alone_or_without_metadata(metadata, alone):
     else:
         assert "cannot be read (" in out, err
         assert "set TPU_SKIP_MDS_QUERY=1" in out
+
+
+STARTS_LATE = """
+import socket
+real, asked = socket.getaddrinfo, []
+def late(host, *rest):
+    asked.append(host)
+    if host == "pod-0.run" and len(asked) > 2:
+        print("known")
+        raise SystemExit
+    raise socket.gaierror(-2, "Name or service not known")
+socket.getaddrinfo = late
+from bsq_jax.core.distributed import initialize
+initialize(timeout={timeout})
+"""
+
+
+@pytest.mark.parametrize("timeout", [1, 60])
+def test_the_name_of_a_pod_may_come_later(timeout):
+    """Of process 0, as other pods look for it: that is no mistake."""
+    more = dict(zip(VARIABLES, ("pod-0.run:1234", "2", "1"), strict=True))
+    process = start("-c", STARTS_LATE.format(timeout=timeout), more=more)
+    out, err = process.communicate(timeout=60)
+    if timeout == 60:
+        assert (process.returncode, out, err) == (0, "known\n", "")
+    else:
+        assert (process.returncode, out) == (UNAVAILABLE, "")
+        waited = "error: waited 1 s for all 2 processes with JAX_COORDINATOR_ADDRESS pod-0.run:1234"
+        assert err.startswith(waited)
 
 
 def test_a_port_in_use():

@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 
 import jax
@@ -60,7 +61,11 @@ def initialize(
     if processes == 1:
         return
     _check(coordinator, processes, process)
-    with _deadline(timeout, f"all {processes} processes with --coordinator {coordinator}"):
+    if names is not _VARIABLES:
+        _check_name(coordinator)
+    with _deadline(timeout, f"all {processes} processes with {names[0]} {coordinator}"):
+        if names is _VARIABLES:  # where machines get their names when they start, as pods do
+            _wait_for_name(coordinator)
         _start(
             timeout,
             coordinator_address=coordinator,
@@ -132,12 +137,6 @@ def _check(coordinator: str, processes: int, process: int) -> None:
     if not 0 <= process < processes:
         raise UserError(f"--process {process}: with --processes {processes} it must be 0 or more "
                         f"and below {processes}")  # fmt: skip
-    try:
-        socket.getaddrinfo(host.strip("[]"), int(port))
-    except OSError as error:
-        raise UserError(
-            f"--coordinator {coordinator}: {host} is unknown ({error.strerror})"
-        ) from None
     if process == 0:
         try:
             with socket.socket() as free:
@@ -148,6 +147,27 @@ def _check(coordinator: str, processes: int, process: int) -> None:
                 f"--coordinator {coordinator}: process 0 cannot listen on port {port} "
                 f"({error.strerror}): choose another port"
             ) from None
+
+
+def _look_up(coordinator: str) -> None:
+    host, _, port = coordinator.rpartition(":")
+    socket.getaddrinfo(host.strip("[]"), int(port))
+
+
+def _check_name(coordinator: str) -> None:
+    try:
+        _look_up(coordinator)
+    except OSError as error:
+        raise UserError(
+            f"--coordinator {coordinator}: the host is unknown ({error.strerror})"
+        ) from None
+
+
+def _wait_for_name(coordinator: str) -> None:
+    while True:
+        with contextlib.suppress(OSError):
+            return _look_up(coordinator)
+        time.sleep(1)
 
 
 @contextlib.contextmanager
