@@ -15,7 +15,22 @@ mistake() {
 
 # Prints the comment at the head of a script.
 help_of() {
-  sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$1"
+  local line
+  {
+    read -r line  # the name of the shell
+    while read -r line && [[ $line == "#"* ]]; do
+      line=${line#"#"}
+      printf '%s\n' "${line# }"
+    done
+  } <"$1"
+}
+
+# labelled TEXT: copies lines from the input, with a text before each.
+labelled() {
+  local line
+  while IFS= read -r line || [[ -n $line ]]; do
+    printf '%s%s\n' "$1" "$line"
+  done
 }
 
 # Prints words so that a shell reads the same words again.

