@@ -44,7 +44,7 @@ WHITE = 203.0  # nits that become 255
 _ROWS = 128  # at a time, which bounds the memory for floats
 _LUMA = np.array([0.2627, 0.6780, 0.0593], np.float32)  # of BT.2020
 # Linear RGB to linear RGB of sRGB, by ITU-R BT.2087 and by SMPTE EG 432-1 with BT.709.
-_TO_SRGB = {
+_TO_SRGB: dict[int, tuple[tuple[float, ...], ...]] = {
     ColorPrimaries.BT2020: (
         (1.660491, -0.587641, -0.072850),
         (-0.124550, 1.132900, -0.008349),

@@ -228,8 +228,9 @@ class Video:
 
     def _note(self, text: str) -> None:
         """Says something about the file, once in the life of the process."""
-        if (self._name, text) not in _noted:
-            _noted.add((self._name, text))
+        file = str(self._file) if isinstance(self._file, pathlib.Path) else self._name
+        if (file, text) not in _noted:
+            _noted.add((file, text))
             logging.warning("%s: %s", self._name, text)
 
     def _open(self) -> None:
