@@ -42,7 +42,7 @@ from bsq_jax.data.records import Record
 _MEMORY = 6 * 2**30  # bytes of address space of a process that reads
 _SIZE = (48, 64)
 
-PICTURES = {
+PICTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "jpeg": ("JPEG", {"quality": 90}),
     "jpeg progressive": ("JPEG", {"progressive": True, "subsampling": 2}),
     "png": ("PNG", {}),
@@ -319,7 +319,8 @@ def fuzz(
     jobs: Sequence[tuple[str, int]], seed: int, workers: int, limit: float
 ) -> tuple[dict[tuple[str, int], Found], int]:
     """Reads damaged files in processes; gives what became of each and the most MiB used."""
-    waiting, found, most = collections.deque(jobs), {}, 0
+    waiting, most = collections.deque(jobs), 0
+    found: dict[tuple[str, int], Found] = {}
     pool = [_Worker(seed) for _ in range(workers)]
     while len(found) < len(jobs):
         for worker in pool:

@@ -96,7 +96,8 @@ def to_srgb(converter: Any, frame: Any, *, exact: bool) -> np.ndarray:
     try:
         pixels: np.ndarray = converter.reformat(
             frame,
-            format="rgb48le" if hdr else "rgb24",
+            # Not rgb48: with exact rounding FFmpeg 8 gives wrong green and blue there.
+            format="gbrp16le" if hdr else "rgb24",
             interpolation=_EXACT if exact else _FAST,
         ).to_ndarray()
     except Exception as error:
