@@ -142,7 +142,7 @@ def test_grey_is_full_range_unless_tagged(tmp_path, layout):
 def test_matrices_that_are_not_read_are_named(tmp_path, tag):
     frame = filled("yuv444p", (120, 90, 150), (16, 16))
     path = write(tmp_path / "a.mkv", frame, "ffv1", matrix=tag)
-    with pytest.raises(BrokenRecord, match="its colours are stored as .* not read here"):
+    with pytest.raises(BrokenRecord, match=r"its colours are stored as .* not read here"):
         shown(path)
 
 

@@ -245,6 +245,7 @@ class Video:
             return FrameTable(numbers, numbers, numbers, counted=False)
         stream = self._stream
         promised = len(stream.index_entries)
+        reordered = bool(stream.codec_context.has_b_frames)
         found, ordered, timed, back = 0, True, True, False
         times: list[int] = []
         keys: dict[int, int] = {}
@@ -262,7 +263,8 @@ class Video:
             if packet.dts is not None:
                 back = back or (decoded is not None and packet.dts < decoded)
                 decoded = packet.dts
-            ordered = ordered and (not times or times[-1] < time)
+            back = back or (not reordered and times[-1:] > [time])
+            ordered = ordered and times[-1:] < [time]
             times.append(time)
             if packet.is_keyframe:
                 keys[time] = packet.dts if packet.dts is not None else time
@@ -281,7 +283,7 @@ class Video:
             np.array(order, np.int64),
             np.array([keys[time] for time in order], np.int64),
             # With B-frames the times in the order of storing jump, unless they are made up.
-            counted=unusable or (ordered and bool(stream.codec_context.has_b_frames)),
+            counted=unusable or (ordered and reordered),
         )
 
     def _seek(self, number: int) -> bool:
