@@ -77,7 +77,10 @@ class TfdsSource:
         return self._label(index) if self.classes else NO_LABEL
 
     def _read_label(self, index: int) -> int:
-        return int(_read(self._data_source, index)[self._label_feature])
+        try:
+            return int(_read(self._data_source, index)[self._label_feature])
+        except (BrokenRecord, OSError):  # evaluation asks for the class of a broken record too
+            return NO_LABEL
 
     def __len__(self) -> int:
         return len(self._data_source)
@@ -88,11 +91,16 @@ class TfdsSource:
 
 
 def _read(records: Sequence[Any], position: int) -> Any:
-    """One record; damage that the array_record library reports in its own ways is an OSError."""
+    """One record; whatever the libraries report on its bytes makes it a broken one.
+
+    array_record reports damage in ways of its own, and the parser of examples in others.
+    """
     try:
         return records[position]
-    except (RuntimeError, ValueError) as error:
-        raise OSError(str(error).partition("\n")[0]) from error
+    except OSError:
+        raise
+    except Exception as error:
+        raise BrokenRecord(str(error).partition("\n")[0] or type(error).__name__) from error
 
 
 def open_array_record(place: str, split: str, divide: bool) -> Source:

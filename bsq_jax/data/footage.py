@@ -81,7 +81,7 @@ def open_footage(
     if is_video(record):
         assert isinstance(content, bytes | pathlib.Path)
         known = table if isinstance(table, FrameTable) else None
-        with Video(content, known, exact=not draft_side) as video:
+        with Video(content, known, exact=not draft_side, name=record.id) as video:
             yield video
     elif isinstance(content, bytes | np.ndarray):
         yield Stills([content], draft_side)

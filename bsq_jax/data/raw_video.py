@@ -41,11 +41,6 @@ class RawLayout(NamedTuple):
     frames: int
     rate: Fraction | None
 
-    @property
-    def high_definition(self) -> bool:
-        """Whether colours are by BT.709, as players take them from 720 lines up; else BT.601."""
-        return self.height >= 720
-
 
 def raw_layout(path: pathlib.Path) -> RawLayout:
     """Finds out what a raw video file holds, from its name and its length.

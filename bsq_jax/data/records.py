@@ -49,7 +49,12 @@ class Source(Protocol):
         ...
 
     def __getitem__(self, index: int) -> Record:
-        """The record at ``index``; raises ``OSError`` when its bytes cannot be read."""
+        """The record at ``index``.
+
+        Raises:
+          BrokenRecord: What is stored there is damaged.
+          OSError: Its bytes cannot be read.
+        """
         ...
 
 

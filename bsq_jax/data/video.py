@@ -13,18 +13,19 @@ same either way.
 import bisect
 import fractions
 import functools
-import io
 import itertools
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-import av
 import numpy as np
+from absl import logging
 from av.video.frame import PictureType
-from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
+from av.video.reformatter import VideoReformatter
+from PIL import Image
 
+from bsq_jax.data import colours, containers
 from bsq_jax.data.raw_video import RAW_EXTENSION, RawLayout, raw_layout
 from bsq_jax.data.records import BrokenRecord
 
@@ -36,13 +37,10 @@ VIDEO_EXTENSIONS = frozenset(
     )
 )
 
-# A playlist could name files of others or places on the network: only containers are opened.
-_OPTIONS = {
-    "protocol_whitelist": "file",
-    "format_whitelist": "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,yuv4mpegpipe",
-}
+# Samples as wide as this or less are believed: of formats in use 128:33 differ most from squares.
+_MOST_ASPECT = 4
 
-_EXACT = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
+_noted: set[tuple[str, str]] = set()  # what has been said of which file, by this process
 
 
 class FrameTable(NamedTuple):
@@ -78,7 +76,12 @@ class Video:
     """
 
     def __init__(
-        self, file: bytes | pathlib.Path, table: FrameTable | None = None, *, exact: bool = True
+        self,
+        file: bytes | pathlib.Path,
+        table: FrameTable | None = None,
+        *,
+        exact: bool = True,
+        name: str = "",
     ):
         """Opens a file and lists its frames.
 
@@ -87,20 +90,22 @@ class Video:
           table: What another ``Video`` of this file found; None lists the frames anew.
           exact: Whether colours are rounded to the nearest; else they are cut off, which is ten
             times as fast and makes frames darker by 1 to 1.5 of 255.
+          name: What warnings call it; by default its path, if there is one.
 
         Raises:
           BrokenRecord: It is no video, has no frames, or is cut short.
           OSError: The file cannot be read.
         """
         self._file = file
+        self._name = name or (str(file) if isinstance(file, pathlib.Path) else "a video")
         self.packets = 0
         self._converter = VideoReformatter()
-        self._interpolation = _EXACT if exact else Interpolation.BILINEAR
+        self._exact = exact
         self._kept: Any = None  # a packet that was read to see where a seek led
         self._raw: RawLayout | None = None
         if isinstance(file, pathlib.Path) and file.suffix.lower() == RAW_EXTENSION:
             self._raw = raw_layout(file)
-        self._container = self._open()
+        self._open()
         try:
             self.table = self._list() if table is None else table
         except BaseException:
@@ -131,8 +136,7 @@ class Video:
         """Frames a second on average; None where the file does not tell."""
         if self._raw is not None:
             return self._raw.rate
-        stream = self._container.streams.video[0]
-        found = stream.average_rate or stream.guessed_rate
+        found = self._stream.average_rate or self._stream.guessed_rate
         return fractions.Fraction(found) if found else None
 
     @property
@@ -150,9 +154,9 @@ class Video:
           numbers: Which frames are wanted, from 0, strictly increasing.
 
         Yields:
-          ``(number, pixels)`` in increasing order, ``pixels()`` being uint8 [height, width, 3],
-          turned as the file says. A wanted frame that the file lists and does not contain is the
-          one shown before it.
+          ``(number, pixels)`` in increasing order, ``pixels()`` being uint8 [height, width, 3] in
+          sRGB (see :mod:`bsq_jax.data.colours`), of square pixels and turned as the file says. A
+          wanted frame that the file lists and does not contain is the one shown before it.
 
         Raises:
           BrokenRecord: A wanted frame cannot be decoded.
@@ -170,7 +174,7 @@ class Video:
                 return
         if self._moved:
             self.close()
-            self._kept, self._container = None, self._open()
+            self._open()
         frames = self._decode()
         first = next(frames, None)
         if first is None:
@@ -182,14 +186,16 @@ class Video:
     ) -> Iterator[tuple[int, Callable[[], np.ndarray]]]:
         """Numbers decoded frames by their times until all of `numbers` have been given."""
         times, counted, wanted = self.table.times, self.table.counted, list(reversed(numbers))
-        shown, frame, position = first, first, 0
+        shown, frame, position, last = first, first, 0, -1
         while frame is not None:
             number = position if counted else bisect.bisect_left(times, _time(frame))
             while wanted[-1] < number:
                 yield wanted.pop(), functools.partial(self._pixels, shown)
                 if not wanted:
                     return
-            if counted or (number < len(times) and times[number] == frame.pts):
+            listed = counted or (number < len(times) and times[number] == frame.pts)
+            if listed and number > last:  # of two frames with one time the first is taken
+                last = number
                 if number == wanted[-1]:
                     wanted.pop()
                 yield number, functools.partial(self._pixels, frame)
@@ -201,74 +207,83 @@ class Video:
     def _pixels(self, frame: Any) -> np.ndarray:
         if frame.is_corrupt:
             raise BrokenRecord("a frame is damaged")
-        # One converter for all frames: to make one takes longer than to convert a frame.
-        picture = self._converter.reformat(
-            frame, format="rgb24", interpolation=self._interpolation
-        ).to_ndarray()
+        if frame.interlaced_frame:
+            self._note("it is interlaced and is not deinterlaced: moving edges will show combs")
+        picture = self._squared(colours.to_srgb(self._converter, frame, exact=self._exact))
         turns = round(frame.rotation / 90) % 4
         return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
 
-    def _open(self) -> Any:
-        file = io.BytesIO(self._file) if isinstance(self._file, bytes) else str(self._file)
-        raw, kind, options = self._raw, None, _OPTIONS
-        if raw is not None:
-            kind, size = "rawvideo", f"{raw.width}x{raw.height}"
-            options = {**options, "format_whitelist": kind, "video_size": size}
-        try:
-            container = av.open(file, format=kind, options=options, metadata_errors="ignore")
-        except av.ArgumentError as error:
-            raise BrokenRecord("not a container of videos that is read here") from error
-        except av.FFmpegError as error:
-            raise _reason(error, self._file) from error
-        if not container.streams.video:
-            container.close()
-            raise BrokenRecord("there is no video in the file")
+    def _squared(self, picture: np.ndarray) -> np.ndarray:
+        """Resamples to square pixels: one side grows, so that nothing is lost, the other stays."""
+        aspect = self._stream.sample_aspect_ratio
+        if not aspect or aspect == 1:
+            return picture
+        height, width, _ = picture.shape
+        factor = max(aspect, 1 / aspect)
+        if not 0 < factor <= _MOST_ASPECT or factor * height * width > containers.MAX_PIXELS:
+            self._note(f"samples of {aspect.numerator}:{aspect.denominator} are taken for square")
+            return picture
+        size = (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
+        return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
+
+    def _note(self, text: str) -> None:
+        """Says something about the file, once in the life of the process."""
+        file = str(self._file) if isinstance(self._file, pathlib.Path) else self._name
+        if (file, text) not in _noted:
+            _noted.add((file, text))
+            logging.warning("%s: %s", self._name, text)
+
+    def _open(self) -> None:
+        self._container, self._stream = containers.open_film(self._file, self._raw)
         self._moved = False  # whether the next packet is no longer the first
-        # A second thread would decode ahead; the pipeline has threads of its own.
-        context: Any = container.streams.video[0].codec_context
-        context.thread_count = 1
-        if raw is not None:
-            context.colorspace = Colorspace.ITU709 if raw.high_definition else Colorspace.ITU601
-        return container
+        self._kept = None
 
     def _list(self) -> FrameTable:
         """Reads all packets of the video, decoding none; of raw video nothing at all."""
         if self._raw is not None:
             numbers = np.arange(self._raw.frames, dtype=np.int64)
             return FrameTable(numbers, numbers, numbers, counted=False)
-        stream = self._container.streams.video[0]
+        stream = self._stream
         promised = len(stream.index_entries)
-        found, ordered, timed = 0, True, True
+        reordered = bool(stream.codec_context.has_b_frames)
+        found, ordered, timed, back = 0, True, True, False
         times: list[int] = []
         keys: dict[int, int] = {}
+        decoded: int | None = None
         self._moved = True
-        try:
-            for packet in self._container.demux(stream):
-                found += packet.size > 0
-                if not packet.size or packet.is_discard:
-                    continue
-                if packet.is_corrupt:
-                    raise BrokenRecord(f"cut short after {len(times)} frames")
-                time = packet.pts if packet.pts is not None else packet.dts
-                if time is None:  # a bare stream
-                    timed, time = False, len(times)
-                ordered = ordered and (not times or times[-1] < time)
-                times.append(time)
-                if packet.is_keyframe:
-                    keys[time] = packet.dts if packet.dts is not None else time
-        except av.FFmpegError as error:
-            raise _reason(error, self._file) from error
+        for packet in containers.packets(self._container, stream, self._file):
+            found += packet.size > 0
+            if not packet.size or packet.is_discard:
+                continue
+            if packet.is_corrupt:
+                raise BrokenRecord(f"cut short after {len(times)} frames")
+            time = packet.pts if packet.pts is not None else packet.dts
+            if time is None:  # a bare stream
+                timed, time = False, len(times)
+            if packet.dts is not None:
+                back = back or (decoded is not None and packet.dts < decoded)
+                decoded = packet.dts
+            back = back or (not reordered and times[-1:] > [time])
+            ordered = ordered and times[-1:] < [time]
+            times.append(time)
+            if packet.is_keyframe:
+                keys[time] = packet.dts if packet.dts is not None else time
         if found < promised:
             raise BrokenRecord(f"cut short: {found} of {promised} frames are there")
         if not times:
             raise BrokenRecord("the video has no frames")
-        order = sorted(keys)
+        shown, counts = np.unique(np.array(times, np.int64), return_counts=True)
+        # A key frame with the time of another is not where decoding starts: which of the two is
+        # taken would depend on it.
+        order = sorted(keys.keys() - set(shown[counts > 1].tolist()))
+        # Times that go back, or are mostly one and the same, say nothing of the order.
+        unusable = not timed or back or 2 * len(shown) <= len(times) > 1
         return FrameTable(
-            np.unique(np.array(times, np.int64)),
+            np.arange(len(times), dtype=np.int64) if unusable else shown,
             np.array(order, np.int64),
             np.array([keys[time] for time in order], np.int64),
             # With B-frames the times in the order of storing jump, unless they are made up.
-            counted=not timed or (ordered and bool(stream.codec_context.has_b_frames)),
+            counted=unusable or (ordered and reordered),
         )
 
     def _seek(self, number: int) -> bool:
@@ -278,16 +293,15 @@ class Video:
         if place < 1 or self.table.counted or self._container.format.name == "mpeg":
             return False
         self._moved = True
-        stream = self._container.streams.video[0]
-        keys, key = self.table.keys, self.table.keys[place]
-        following = keys[place + 1] if place + 1 < len(keys) else self.table.times[-1] + 1
+        keys, key = self.table.keys, int(self.table.keys[place])
+        last = int(keys[place + 1]) - 1 if place + 1 < len(keys) else int(self.table.times[-1])
         # Some containers seek by the times of showing and others by those of decoding; where frames
         # are not equally long, MP4 may find the key frame only by a later time.
-        for time in (key, following - 1, self.table.seeks[place]):
+        for time in (key, last, int(self.table.seeks[place])):
             try:
-                self._container.seek(int(time), stream=stream)
-                packet = next(self._container.demux(stream))
-            except (av.FFmpegError, StopIteration):
+                self._container.seek(time, stream=self._stream)
+                packet = next(self._container.demux(self._stream))
+            except Exception:  # whatever it is, decoding from the beginning is left
                 self._kept = None
                 continue
             self._kept = packet
@@ -297,26 +311,19 @@ class Video:
         return self._kept is not None and self._kept.pts in keys[:place]
 
     def _decode(self) -> Iterator[Any]:
-        stream = self._container.streams.video[0]
         kept = [] if self._kept is None else [self._kept]
         self._kept, self._moved = None, True
-        try:
-            for packet in itertools.chain(kept, self._container.demux(stream)):
-                self.packets += packet.size > 0
-                yield from packet.decode()
-        except av.FFmpegError as error:
-            raise _reason(error, self._file) from error
+        following = containers.packets(self._container, self._stream, self._file)
+        for packet in itertools.chain(kept, following):
+            self.packets += packet.size > 0
+            try:
+                frames = packet.decode()
+            except Exception as error:
+                raise containers.damage(error) from error
+            yield from frames
 
 
 def _time(frame: Any) -> int:
     if frame.pts is None:
         raise BrokenRecord("a frame has no time")
     return int(frame.pts)
-
-
-def _reason(error: av.FFmpegError, file: bytes | pathlib.Path) -> Exception:
-    if isinstance(error, OSError) and error.errno and isinstance(file, pathlib.Path):
-        return OSError(error.errno, error.strerror, str(file))
-    if not (file if isinstance(file, bytes) else file.stat().st_size):
-        return BrokenRecord("the file is empty")
-    return BrokenRecord(error.strerror or type(error).__name__)
