@@ -24,6 +24,9 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 # Chunks of PNG that change pixels, besides the critical ones, whose names begin with a capital.
 _PNG_PIXELS = (b"tRNS", b"acTL", b"fcTL", b"fdAT")
 
+# The segment that says that colours are YCbCr, without a resolution or a thumbnail.
+_JFIF = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
+
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -87,8 +90,8 @@ def tiff_tags(image: Image.Image) -> Any:
 def without_metadata(file: bytes) -> bytes | None:
     """The same JPEG or PNG with nothing but pixels and orientation; None for other formats.
 
-    JPEG keeps its JFIF and Adobe segments, which say how colours are stored, and the first EXIF
-    segment cut down to the orientation. PNG keeps transparency, animation and EXIF likewise.
+    JPEG keeps what its JFIF and Adobe segments say of how colours are stored, and of the first EXIF
+    segment the orientation. PNG keeps transparency, animation and EXIF likewise.
     """
     if file.startswith(b"\xff\xd8"):
         return _plain_jpeg(file)
@@ -147,10 +150,11 @@ def _plain_jpeg(file: bytes) -> bytes | None:
             break
         if marker == b"\xe1" and turn is None and data.startswith(b"Exif\0\0"):
             turn = _of_exif(data)
-        kept = data.startswith(b"JFIF\0" if marker == b"\xe0" else b"Adobe")
-        if (kept and marker in (b"\xe0", b"\xee")) or not (
-            b"\xe0" <= marker <= b"\xef" or marker == b"\xfe"
-        ):
+        jfif = marker == b"\xe0" and data.startswith(b"JFIF\0")
+        adobe = marker == b"\xee" and data.startswith(b"Adobe") and len(data) >= 12
+        if jfif:
+            parts.append(_JFIF)
+        elif adobe or not (b"\xe0" <= marker <= b"\xef" or marker == b"\xfe"):
             parts.append(segment)
         place = end
     if turn:
