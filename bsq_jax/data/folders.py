@@ -1,7 +1,6 @@
 """Pictures and videos that lie in folders."""
 
 import collections
-import functools
 import hashlib
 import os
 import pathlib
@@ -9,9 +8,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from absl import logging
 
 from bsq_jax.core.errors import UserError
+from bsq_jax.data.notices import warn_once
 from bsq_jax.data.records import NO_LABEL, Record, Source
 from bsq_jax.data.video import VIDEO_EXTENSIONS
 
@@ -131,9 +130,8 @@ def _folder(kind: _Kind, place: str, split: str, divide: bool) -> Source:
         if divide and chosen:
             chosen = _hash_split(kind, chosen, split, place)
     if not chosen:
-        raise UserError(
-            f"{kind.scheme}:{where} holds no {kind.plural}: {_hint(kind, root, unread)}"
-        )
+        hint = _hint(kind, place, root, unread)
+        raise UserError(f"{kind.scheme}:{where} holds no {kind.plural}: {hint}")
     report_unread(f"{kind.scheme}:{where}", unread)
     files = [(path, str(root / path)) for path in chosen]
     classes, labels = _classes(everything, chosen, depth)
@@ -211,11 +209,10 @@ def _describe(unread: collections.Counter[str]) -> str:
     return f"{things} not read: {kinds}"
 
 
-@functools.cache  # a run opens its sources more than once
 def report_unread(place: str, unread: str) -> None:
     """Logs what `search` left out of a folder, once."""
     if unread:
-        logging.warning("%s: skipped %s", place, unread)
+        warn_once(f"{place}: skipped {unread}")
 
 
 def _hash_split(kind: _Kind, paths: list[str], split: str, place: str) -> list[str]:

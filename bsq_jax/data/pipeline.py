@@ -15,12 +15,12 @@ from typing import Any
 
 import grain
 import numpy as np
-from absl import logging
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.data import footage, lengths, transforms
 from bsq_jax.data.batches import Batch as Batch
 from bsq_jax.data.batches import Batches, EpochOrder, local_batch
+from bsq_jax.data.notices import warn_once
 from bsq_jax.data.reader import FrameCache, Reader
 from bsq_jax.data.records import NO_LABEL, BrokenRecord, Source, label_of
 from bsq_jax.data.settings import EVAL_CROPS as EVAL_CROPS
@@ -318,9 +318,9 @@ def _tile_counts(config: DataConfig, source: Source) -> np.ndarray:
     with futures.ThreadPoolExecutor(max(1, config.threads)) as pool:
         counts = np.array(list(pool.map(count, range(len(source)))), np.int64)
     if cut:
-        logging.warning(
-            "%s: %d of %d records are more than %d times as long as wide and enlarged: tiles are "
-            "cut from their middle only (%s is one)",
-            *(source.name, len(cut), len(source), transforms.LONGEST, source[min(cut)].id),
+        warn_once(
+            f"{source.name}: {len(cut)} of {len(source)} records are more than "
+            f"{transforms.LONGEST} times as long as wide and enlarged: tiles are cut from their "
+            f"middle only ({source[min(cut)].id} is one)"
         )
     return counts

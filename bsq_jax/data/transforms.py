@@ -58,28 +58,23 @@ class Long:
 
         Equal to resizing all and cutting, but for the rounding of a position to float32 in Pillow.
         """
-        # Along the short side all is resized: as Pillow rounds between its two passes, and chooses
-        # their order by the sizes, this keeps the order of a resize of the whole.
-        if self.shape[0] <= self.shape[1]:
-            first, last, near, far = self._stretch(left, width, 1)
-            part = Image.fromarray(self._image[:, first:last])
-            size, box = (width, self.shape[0]), (near, 0.0, far, float(part.height))
-            rows, columns = slice(top, top + height), slice(None)
-        else:
-            first, last, near, far = self._stretch(top, height, 0)
-            part = Image.fromarray(self._image[first:last])
-            size, box = (self.shape[1], height), (0.0, near, float(part.width), far)
-            rows, columns = slice(None), slice(left, left + width)
-        return np.asarray(part.resize(size, self._filter, box=box))[rows, columns]
+        columns, near, far = self._stretch(left, width, 1)
+        rows, top_near, top_far = self._stretch(top, height, 0)
+        part = Image.fromarray(self._image[rows, columns])
+        # Pillow rounds between its two passes, and goes across first when it enlarges the whole. Of
+        # a window alone it might choose otherwise, so each pass is asked for by itself.
+        across = part.resize((width, part.height), self._filter, box=(near, 0, far, part.height))
+        box = (0, top_near, width, top_far)
+        return np.asarray(across.resize((width, height), self._filter, box=box))
 
-    def _stretch(self, start: int, count: int, axis: int) -> tuple[int, int, float, float]:
-        """Pixels [first, last) that a window needs along an axis, and where it lies in them."""
+    def _stretch(self, start: int, count: int, axis: int) -> tuple[slice, float, float]:
+        """The pixels that a window needs along an axis, and where it begins and ends in them."""
         side = self._image.shape[axis]
         scale = side / self.shape[axis]
         near, far = start * scale, min((start + count) * scale, side)
         margin = _REACH * max(scale, 1) + 1
         first, last = max(0, int(near - margin)), min(side, int(far + margin) + 1)
-        return first, last, near - first, min(far - first, last - first)
+        return slice(first, last), near - first, min(far - first, last - first)
 
 
 # A picture that is ready to be cut: uint8 [height, width, 3], or one that is resized on the way.
