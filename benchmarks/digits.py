@@ -19,6 +19,7 @@ from sklearn.svm import SVC
 
 from bsq_jax import Generator
 from bsq_jax.data import transforms
+from bsq_jax.data.footage import first_frame
 from bsq_jax.data.records import label_of
 from bsq_jax.data.sources import make_source
 
@@ -29,7 +30,7 @@ def real(split: str, side: int) -> tuple[np.ndarray, np.ndarray]:
     """Pictures uint8 ``[n, side, side, 3]`` and their classes."""
     source = make_source("digits", split)
     images = [
-        transforms.load_resized(source[index], side, "lanczos", draft=False)
+        transforms.resize_short_side(first_frame(source[index]), side)
         for index in range(len(source))
     ]
     return np.stack(images), np.array([label_of(source, i) for i in range(len(source))])

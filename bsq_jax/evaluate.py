@@ -174,7 +174,8 @@ class Evaluator:
                 )
             except (transforms.BrokenRecord, OSError):
                 continue
-            rows, columns = image.shape[0] // height, image.shape[1] // width
+            long = isinstance(image, transforms.Long)
+            rows, columns = transforms.tile_grid(image.shape, (height, width), long=long)
             originals.append(
                 transforms.center_crop(image, (rows * height, max(columns, 1) * width))
             )

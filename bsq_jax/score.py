@@ -34,7 +34,8 @@ from bsq_jax.core.progress import progress
 from bsq_jax.core.sharding import batch_sharding, batch_shards, make_mesh
 from bsq_jax.core.text import aligned
 from bsq_jax.data import transforms
-from bsq_jax.data.folders import IMAGE_EXTENSIONS, files_below
+from bsq_jax.data.folders import IMAGE_EXTENSIONS, report_unread, search
+from bsq_jax.data.footage import first_frame
 from bsq_jax.data.pipeline import DataConfig, open_source
 from bsq_jax.data.records import SPLITS, BrokenRecord, Record, Source
 from bsq_jax.metrics import FeatureSet
@@ -67,10 +68,12 @@ class Pictures:
         self._array: np.ndarray | None = None
         self._files: list[pathlib.Path] = []
         if path.is_dir():
-            names = [name for name in files_below(path, IMAGE_EXTENSIONS) if name != "grid.png"]
-            self._files = [path / name for name in names]
+            names, unread = search(path, IMAGE_EXTENSIONS)
+            self._files = [path / name for name in names if name != "grid.png"]
             if not self._files:
-                raise UserError(f"{path} holds no pictures: check the path")
+                hint = f"it holds {unread}" if unread else "check the path"
+                raise UserError(f"{path} holds no pictures: {hint}")
+            report_unread(str(path), unread)
             self.size: tuple[int, int] = self._read(self._files[0]).shape[:2]
             return
         try:
@@ -112,9 +115,7 @@ class Pictures:
 
     def _read(self, file: pathlib.Path) -> np.ndarray:
         try:
-            return transforms.load_resized(
-                Record(str(file), file.read_bytes()), 0, "lanczos", draft=False
-            )
+            return first_frame(Record(str(file), file.read_bytes()))
         except BrokenRecord as error:
             raise UserError(f"{file} is no picture that can be read: {error}") from None
 

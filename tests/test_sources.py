@@ -12,9 +12,11 @@ from PIL import Image
 from video_files import write_video
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.data import embedded, sources, transforms
+from bsq_jax.data import embedded, folders, sources, transforms
 from bsq_jax.data.footage import open_footage
+from bsq_jax.data.inputs import find_inputs
 from bsq_jax.data.sources import make_source
+from bsq_jax.score import Pictures
 
 
 def encode(pixels, file_format="PNG"):
@@ -319,3 +321,73 @@ def test_spec_mistakes(spec, message):
 def test_unknown_split():
     with pytest.raises(UserError, match="unknown split 'eval'"):
         make_source("photos", "eval")
+
+
+def test_pictures_of_kinds_that_are_not_read_are_counted_once(tmp_path, caplog):
+    fill(tmp_path, ["a.png", "b/c.jpg"])
+    left = ["1.heic", "b/2.HEIC", "b/3.heic", "4.dng", "clip.mp4", "5.psd"]
+    # Nobody means these as pictures.
+    silent = ["notes.txt", "a.json", "Thumbs.db", ".DS_Store", ".6.heic", ".trash/7.heic", "x.ts"]
+    for name in left + silent:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    spec = f"folder:{tmp_path}"
+    with caplog.at_level("WARNING"):
+        for split in ("train", "val", "train"):
+            assert set(ids(make_source(spec, split))) <= {"a.png", "b/c.jpg"}
+    skipped = "skipped 6 files of kinds that are not read: .heic (3), .dng (1), .mp4 (1), .psd (1)"
+    assert caplog.messages == [f"{spec}: {skipped}"]
+
+
+def test_pictures_among_videos_are_counted(tmp_path, caplog):
+    for name in ("a.mp4", "b.mkv", "cover.jpg", "c.rmvb", "c.srt"):
+        (tmp_path / name).write_bytes(b"x")
+    with caplog.at_level("WARNING"):
+        assert ids(make_source(f"clips:{tmp_path}", "train", divide=False)) == ["a.mp4", "b.mkv"]
+    skipped = "skipped 2 files of kinds that are not read: .jpg (1), .rmvb (1)"
+    assert caplog.messages == [f"clips:{tmp_path}: {skipped}"]
+
+
+def test_split_folders_count_their_own(tmp_path, caplog):
+    fill(tmp_path, ["train/a.png", "train/b.png", "val/c.png"])
+    for name in ("train/1.heic", "val/2.nef", "3.cr2"):
+        (tmp_path / name).write_bytes(b"x")
+    spec = f"folder:{tmp_path}"
+    with caplog.at_level("WARNING"):
+        for split in ("train", "val"):
+            make_source(spec, split)
+    one = "skipped 1 file of a kind that is not read"
+    assert caplog.messages == [f"{spec}/train: {one}: .heic (1)", f"{spec}/val: {one}: .nef (1)"]
+
+
+def test_a_folder_of_kinds_that_are_not_read_says_so(tmp_path):
+    for name in ("1.heic", "2.heic"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(UserError, match=r"2 files of kinds that are not read: \.heic \(2\)"):
+        make_source(f"folder:{tmp_path}", "train")
+
+
+def test_other_commands_name_what_they_skip(tmp_path, caplog):
+    fill(tmp_path, ["a.png"])
+    (tmp_path / "b.heic").write_bytes(b"x")
+    with caplog.at_level("WARNING"):
+        assert len(find_inputs([str(tmp_path)])) == 1  # of bsq_jax.rd
+        assert len(Pictures(tmp_path)) == 1  # of bsq_jax.score
+    message = f"{tmp_path}: skipped 1 file of a kind that is not read: .heic (1)"
+    assert caplog.messages == [message]
+    (tmp_path / "a.png").unlink()
+    for opens in (lambda: find_inputs([str(tmp_path)]), lambda: Pictures(tmp_path)):
+        with pytest.raises(UserError, match=r"it holds 1 file of a kind that is not read: \.heic"):
+            opens()
+
+
+def test_every_kind_of_picture_that_is_looked_for_is_read(tmp_path):
+    """Pillow may be built without AVIF; then .avif is a kind that is not read."""
+    image = Image.fromarray(picture(0, side=16))
+    for ending in folders.IMAGE_EXTENSIONS:
+        path = tmp_path / f"a{ending}"
+        image.save(path, {".jfif": "JPEG", ".jpe": "JPEG"}.get(ending))
+        assert transforms.decode(path.read_bytes()).shape == (16, 20, 3)
+    assert len(make_source(f"folder:{tmp_path}", "train", divide=False)) == len(
+        folders.IMAGE_EXTENSIONS
+    )

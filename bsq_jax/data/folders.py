@@ -1,5 +1,6 @@
 """Pictures and videos that lie in folders."""
 
+import collections
 import hashlib
 import os
 import pathlib
@@ -9,16 +10,32 @@ from typing import NamedTuple
 import numpy as np
 
 from bsq_jax.core.errors import UserError
+from bsq_jax.data.notices import warn_once
 from bsq_jax.data.records import NO_LABEL, Record, Source
 from bsq_jax.data.video import VIDEO_EXTENSIONS
 
-IMAGE_EXTENSIONS = frozenset(
-    f".{name}"
-    for name in (
-        *("avif", "bmp", "gif", "jfif", "jp2", "jpe", "jpeg", "jpg"),
-        *("pgm", "png", "pnm", "ppm", "tif", "tiff", "webp"),
-    )
+try:  # since Pillow 11.3, and in a build with libavif
+    from PIL.AvifImagePlugin import SUPPORTED as _AVIF
+except ImportError:
+    _AVIF = False
+
+
+def _endings(names: str) -> frozenset[str]:
+    return frozenset(f".{name}" for name in names.split())
+
+
+IMAGE_EXTENSIONS = _endings(
+    "bmp gif jfif jp2 jpe jpeg jpg pgm png pnm ppm tif tiff webp" + " avif" * bool(_AVIF)
 )
+
+# Endings of pictures and videos that a person may expect to be read, and that are not. Whatever is
+# in neither list, such as texts and caches of thumbnails, nobody means as a picture.
+_UNREAD = _endings(
+    "avif heic heif hif jxl jxr wdp j2k jpx apng pbm pfm tga dds exr hdr svg svgz psd psb xcf eps "
+    "3fr arw cr2 cr3 crw dcr dng erf fff iiq kdc mef mos mrw nef nrw orf pef raf raw rw2 rwl sr2 "
+    "srf srw x3f "  # of cameras
+    "asf divx dv f4v h264 h265 hevc insv ivf m2v mxf ogm r3d rm rmvb vob"
+) | (IMAGE_EXTENSIONS | VIDEO_EXTENSIONS) - {".ts"}  # among pictures more likely TypeScript
 
 _VAL_FOLDERS = ("val", "validation", "valid", "test")
 VAL_FRACTION = 0.1
@@ -101,27 +118,36 @@ def _folder(kind: _Kind, place: str, split: str, divide: bool) -> Source:
     val_folder = next((name for name in _VAL_FOLDERS if (root / name).is_dir()), None)
     if val_folder and (root / "train").is_dir():
         folder = "train" if split == "train" else val_folder
-        chosen = [f"{folder}/{path}" for path in files_below(root / folder, kind.extensions)]
-        everything = [f"train/{path}" for path in files_below(root / "train", kind.extensions)]
+        below, unread = search(root / folder, kind.extensions)
+        chosen = [f"{folder}/{path}" for path in below]
+        if folder != "train":
+            below, _ = search(root / "train", kind.extensions)
+        everything = [f"train/{path}" for path in below]
         where, depth = f"{place}/{folder}", 1
     else:
-        chosen = everything = files_below(root, kind.extensions)
-        where, depth = place, 0
+        chosen, unread = search(root, kind.extensions)
+        everything, where, depth = chosen, place, 0
         if divide and chosen:
             chosen = _hash_split(kind, chosen, split, place)
     if not chosen:
-        other = _VIDEOS if kind is _PICTURES else _PICTURES
-        hint = (
-            f"it holds {other.plural}, write {other.scheme}:{place}"
-            if files_below(root, other.extensions)
-            else f"check the path (known file names: *{', *'.join(sorted(kind.extensions))})"
-        )
+        hint = _hint(kind, place, root, unread)
         raise UserError(f"{kind.scheme}:{where} holds no {kind.plural}: {hint}")
+    report_unread(f"{kind.scheme}:{where}", unread)
     files = [(path, str(root / path)) for path in chosen]
     classes, labels = _classes(everything, chosen, depth)
     return FileSource(
         f"{kind.scheme}:{where}", files, videos=kind is _VIDEOS, classes=classes, labels=labels
     )
+
+
+def _hint(kind: _Kind, place: str, root: pathlib.Path, unread: str) -> str:
+    """What to do about a folder without anything of a kind."""
+    other = _VIDEOS if kind is _PICTURES else _PICTURES
+    if search(root, other.extensions)[0]:
+        return f"it holds {other.plural}, write {other.scheme}:{place}"
+    if unread:
+        return f"it holds {unread}; convert them to PNG, or to MP4"
+    return f"check the path (known file names: *{', *'.join(sorted(kind.extensions))})"
 
 
 def _classes(
@@ -140,14 +166,21 @@ def _classes(
     return names, [numbers.get(path.split("/")[depth], NO_LABEL) for path in chosen]
 
 
-def files_below(root: pathlib.Path, extensions: frozenset[str]) -> list[str]:
-    """Paths of files relative to ``root``, sorted; hidden ones are left out.
+def search(root: pathlib.Path, extensions: frozenset[str]) -> tuple[list[str], str]:
+    """Paths of files relative to ``root``, sorted, and what is left out; hidden files are no files.
 
     Args:
       root: A folder; links are followed.
       extensions: The endings of names that count, such as ``.png``.
+
+    Returns:
+      The paths, and how many files of kinds that are not read there are, such as ``12 files of
+      kinds that are not read: .heic (10), .dng (2)``: pictures and videos with other endings. It is
+      empty where there are none.
     """
-    found, entered = [], set()
+    found: list[str] = []
+    entered: set[str] = set()
+    unread: collections.Counter[str] = collections.Counter()
     for folder, subfolders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
         if real in entered:  # a link back up the tree would go round for ever
@@ -156,9 +189,30 @@ def files_below(root: pathlib.Path, extensions: frozenset[str]) -> list[str]:
         entered.add(real)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in files:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in extensions:
+            ending = os.path.splitext(name)[1].lower()
+            if name.startswith("."):
+                continue
+            if ending in extensions:
                 found.append(pathlib.Path(folder, name).relative_to(root).as_posix())
-    return sorted(found)
+            elif ending in _UNREAD:
+                unread[ending] += 1
+    return sorted(found), _describe(unread)
+
+
+def _describe(unread: collections.Counter[str]) -> str:
+    total = unread.total()
+    if not total:
+        return ""
+    order = sorted(unread.items(), key=lambda item: (-item[1], item[0]))
+    kinds = ", ".join(f"{ending} ({count})" for ending, count in order)
+    things = "1 file of a kind that is" if total == 1 else f"{total} files of kinds that are"
+    return f"{things} not read: {kinds}"
+
+
+def report_unread(place: str, unread: str) -> None:
+    """Logs what `search` left out of a folder, once."""
+    if unread:
+        warn_once(f"{place}: skipped {unread}")
 
 
 def _hash_split(kind: _Kind, paths: list[str], split: str, place: str) -> list[str]:

@@ -15,10 +15,10 @@ import numpy as np
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
-from bsq_jax.data.folders import IMAGE_EXTENSIONS, files_below
+from bsq_jax.data.folders import IMAGE_EXTENSIONS, report_unread, search
 from bsq_jax.data.footage import open_footage
 from bsq_jax.data.records import BrokenRecord, Record
-from bsq_jax.data.transforms import image_size, resize_short_side, resized_shape
+from bsq_jax.data.transforms import MOST_PIXELS, image_size, resize, resized_shape
 from bsq_jax.data.video import VIDEO_EXTENSIONS, Video
 
 _EXTENSIONS = IMAGE_EXTENSIONS | VIDEO_EXTENSIONS
@@ -52,7 +52,7 @@ class Input:
                     height, width, _ = next(video.frames([0]))[1]().shape
         except (BrokenRecord, OSError) as error:
             raise self._problem(error) from error
-        return resized_shape(height, width, size) if size else (height, width)
+        return self._resized_shape(height, width, size)
 
     def read(self, frames: int = 0, size: int = 0) -> tuple[np.ndarray, Fraction | None]:
         """Reads it into memory.
@@ -76,7 +76,8 @@ class Input:
                 count = min(frames, len(footage)) if frames else len(footage)
                 for _, render in footage.frames(range(count)):
                     picture = render()
-                    made.append(resize_short_side(picture, size) if size else picture)
+                    height, width, _ = picture.shape
+                    made.append(resize(picture, *self._resized_shape(height, width, size)))
         except (BrokenRecord, OSError) as error:
             raise self._problem(error) from error
         if len({picture.shape for picture in made}) > 1:
@@ -84,6 +85,15 @@ class Input:
                 f"{self.name} has frames of several sizes: cut it where the size changes"
             )
         return np.stack(made), rate
+
+    def _resized_shape(self, height: int, width: int, size: int) -> tuple[int, int]:
+        shape = resized_shape(height, width, size) if size else (height, width)
+        if shape[0] * shape[1] > max(MOST_PIXELS, height * width):
+            raise UserError(
+                f"{self.name} has {height}x{width} pixels, and with a short side of {size} it "
+                f"would have {shape[0]}x{shape[1]}: cut it, or measure it without resizing"
+            )
+        return shape
 
     def _problem(self, error: Exception) -> UserError:
         reason = error.strerror if isinstance(error, OSError) else error
@@ -105,9 +115,11 @@ def find_inputs(places: Sequence[str]) -> list[Input]:
     for place in places:
         root = local_path(place).expanduser()
         if root.is_dir():
-            names = files_below(root, _EXTENSIONS)
+            names, unread = search(root, _EXTENSIONS)
             if not names:
-                raise UserError(f"{place} holds no pictures or videos: check the path")
+                hint = f"it holds {unread}" if unread else "check the path"
+                raise UserError(f"{place} holds no pictures or videos: {hint}")
+            report_unread(place, unread)
             found += [_input(name, root / name) for name in names]
         elif root.is_file():
             if root.suffix.lower() not in _EXTENSIONS:

@@ -9,6 +9,7 @@ of the batches. Resuming is asking for ``start_step``.
 
 import dataclasses
 import functools
+import math
 from concurrent import futures
 from typing import Any
 
@@ -19,6 +20,7 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.data import footage, lengths, transforms
 from bsq_jax.data.batches import Batch as Batch
 from bsq_jax.data.batches import Batches, EpochOrder, local_batch
+from bsq_jax.data.notices import warn_once
 from bsq_jax.data.reader import FrameCache, Reader
 from bsq_jax.data.records import NO_LABEL, BrokenRecord, Source, label_of
 from bsq_jax.data.settings import EVAL_CROPS as EVAL_CROPS
@@ -300,13 +302,25 @@ def _tile_counts(config: DataConfig, source: Source) -> np.ndarray:
     if config.eval_crop == "center":
         return np.ones(len(source), np.int64)
 
+    cut: list[int] = []
+
     def count(index: int) -> int:
         try:
             height, width = footage.size_of(source[index])
         except (BrokenRecord, OSError):
             return 1  # a masked example, so that the damage is met, counted and named
         resized = transforms.resized_shape(height, width, config.eval_resize)
-        return transforms.tile_count(*resized, config.crop)
+        long = transforms.is_long(height, width, config.eval_resize)
+        if long:
+            cut.append(index)
+        return math.prod(transforms.tile_grid(resized, config.crop, long=long))
 
     with futures.ThreadPoolExecutor(max(1, config.threads)) as pool:
-        return np.array(list(pool.map(count, range(len(source)))), np.int64)
+        counts = np.array(list(pool.map(count, range(len(source)))), np.int64)
+    if cut:
+        warn_once(
+            f"{source.name}: {len(cut)} of {len(source)} records are more than "
+            f"{transforms.LONGEST} times as long as wide and enlarged: tiles are cut from their "
+            f"middle only ({source[min(cut)].id} is one)"
+        )
+    return counts

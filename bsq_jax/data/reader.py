@@ -4,13 +4,13 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
 from absl import logging
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.data import transforms
 from bsq_jax.data.footage import Render, open_footage
 from bsq_jax.data.records import BrokenRecord, Source
+from bsq_jax.data.transforms import Picture
 from bsq_jax.data.video import FrameTable
 
 # Which frames of a record are wanted, given how many it has: increasing numbers from 0.
@@ -25,23 +25,24 @@ class FrameCache:
 
     Without eviction an epoch larger than the budget still finds the same part of it every time,
     where a least-recently-used cache would find nothing. Which frames a video has is kept besides,
-    up to 64 MiB. Safe to use from several threads.
+    up to 64 MiB. Of long and narrow pictures the cache keeps what is resized where it is cut, see
+    :class:`bsq_jax.data.transforms.Long`. Safe to use from several threads.
     """
 
     def __init__(self, megabytes: int):
         """Takes the budget in MiB."""
         self._free = megabytes * 2**20
         self._free_tables = _TABLE_BYTES
-        self._frames: dict[tuple[int, int], np.ndarray] = {}
+        self._frames: dict[tuple[int, int], Picture] = {}
         self._tables: dict[int, FrameTable | int] = {}
         self._lock = threading.Lock()
         self.full = not megabytes
 
-    def get(self, index: int, number: int) -> np.ndarray | None:
+    def get(self, index: int, number: int) -> Picture | None:
         """Frame ``number`` of record ``index``, or None."""
         return self._frames.get((index, number))
 
-    def put(self, index: int, number: int, image: np.ndarray) -> None:
+    def put(self, index: int, number: int, image: Picture) -> None:
         """Keeps a frame if it is new and the budget allows; ``full`` says when it did not."""
         with self._lock:
             if (index, number) in self._frames:
@@ -109,7 +110,7 @@ class Reader:
         with self._lock:
             return sorted(self._broken.values())
 
-    def read(self, index: int, choose: Choose) -> list[np.ndarray] | None:
+    def read(self, index: int, choose: Choose) -> list[Picture] | None:
         """The resized frames of a record that ``choose`` picks, or None if it is broken.
 
         Raises:
@@ -138,7 +139,7 @@ class Reader:
         # A part is a sample: by chance it may hold three standard deviations more than the rest.
         return math.ceil(min(highest, expected + 3 * math.sqrt(expected)) - 1e-9)  # 0.1 * 30 > 3
 
-    def read_or_next(self, index: int, choose: Choose) -> tuple[list[np.ndarray], int]:
+    def read_or_next(self, index: int, choose: Choose) -> tuple[list[Picture], int]:
         """The frames at ``index``, or of the first readable record after it, and where it was."""
         total = len(self.source)
         for offset in range(total):
@@ -149,7 +150,7 @@ class Reader:
         kind = "video" if self.source.videos else "picture"
         raise UserError(f"{self.source.name}: none of {total} records is a {kind} that can be read")
 
-    def _load(self, index: int, choose: Choose) -> list[np.ndarray] | None:
+    def _load(self, index: int, choose: Choose) -> list[Picture] | None:
         record_id, opened = f"{self.source.name}#{index}", False
         try:
             record = self.source[index]
@@ -167,12 +168,12 @@ class Reader:
                 self._unreadable.add(index)
         return None
 
-    def _cached(self, index: int, choose: Choose) -> list[np.ndarray] | None:
+    def _cached(self, index: int, choose: Choose) -> list[Picture] | None:
         table = self._cache.table(index)
         if table is None:
             return None
         count = table if isinstance(table, int) else len(table.times)
-        clip: list[np.ndarray] = []
+        clip: list[Picture] = []
         for number in choose(count):
             image = self._cache.get(index, number)
             if image is None:
@@ -180,16 +181,17 @@ class Reader:
             clip.append(image)
         return clip if _of_one_size(clip) else None
 
-    def _read(self, index: int, frames: Frames, numbers: Sequence[int]) -> list[np.ndarray]:
+    def _read(self, index: int, frames: Frames, numbers: Sequence[int]) -> list[Picture]:
         """Renders the wanted frames; those on the way as well, while the cache can keep them."""
-        wanted, clip = set(numbers), []
+        wanted = set(numbers)
+        clip: list[Picture] = []
         for number, render in frames(numbers):
             if number not in wanted and self._cache.full:
                 continue
             image = self._cache.get(index, number)
             if image is None:
                 try:
-                    image = self._resized(render())
+                    image = transforms.resize_to_cut(render(), self._size, self._filter)
                 except BrokenRecord:
                     if number in wanted:
                         raise
@@ -201,11 +203,6 @@ class Reader:
             raise BrokenRecord("its frames are not of one size")
         return clip
 
-    def _resized(self, image: np.ndarray) -> np.ndarray:
-        return (
-            transforms.resize_short_side(image, self._size, self._filter) if self._size else image
-        )
-
     def _note_broken(self, index: int, record_id: str, reason: str) -> None:
         with self._lock:
             if index in self._broken:  # two threads may find out at the same time
@@ -214,5 +211,5 @@ class Reader:
         logging.warning("Skipping broken record %s: %s", record_id, reason)
 
 
-def _of_one_size(clip: Sequence[np.ndarray]) -> bool:
+def _of_one_size(clip: Sequence[Picture]) -> bool:
     return len({image.shape for image in clip}) == 1

@@ -3,22 +3,31 @@
 Pictures are uint8 [height, width, 3] in sRGB as stored, 0..255.
 """
 
+import contextlib
 import io
+import warnings
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from bsq_jax.data import metadata
 from bsq_jax.data.records import BrokenRecord, Still
 
-_ORIENTATION = 0x0112  # the EXIF tag; values 5 to 8 swap width and height
+_Found = TypeVar("_Found")
+
+# Pillow warns of damaged metadata, which does not matter here, and of pictures of 90 to 179 million
+# pixels, which are read. Catching warnings around each call would not be safe between threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def decode(image: Still, *, draft_side: int = 0) -> np.ndarray:
     """Decodes one picture to RGB.
 
-    The orientation in EXIF is applied. Transparency is composed on white. Grey, palette, CMYK and
-    other modes become RGB; 16-bit grey is scaled to 8 bits (value / 257, rounded). Of an animation
-    the first frame is taken.
+    The orientation in EXIF, or else in XMP, is applied; other metadata does not matter, damaged or
+    not. Transparency is composed on white. Grey, palette, CMYK and other modes become RGB; 16-bit
+    grey is scaled to 8 bits (value / 257, rounded). Of an animation the first frame is taken.
 
     Args:
       image: An encoded file, or pixels uint8 [height, width, 3], which are returned as they are.
@@ -30,21 +39,25 @@ def decode(image: Still, *, draft_side: int = 0) -> np.ndarray:
       uint8 [height, width, 3].
 
     Raises:
-      BrokenRecord: The bytes are no picture, are cut short, or have floating-point pixels.
+      BrokenRecord: The bytes are no picture, are cut short, have more than 178,956,970 pixels
+        (Pillow's limit), or pixels of an unknown range (floating-point or 32-bit integers).
     """
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size:
             raise BrokenRecord(f"pixels must be uint8 [height, width, 3], got {_describe(image)}")
         return image
-    try:
-        with Image.open(io.BytesIO(image)) as opened:
-            if draft_side:
-                opened.draft(None, (draft_side, draft_side))
-            return _to_rgb(ImageOps.exif_transpose(opened))
-    except BrokenRecord:
-        raise
-    except Exception as error:  # Pillow's plugins raise nearly anything on damaged bytes
-        raise BrokenRecord(_reason(error, image)) from error
+
+    def pixels(opened: Image.Image) -> np.ndarray:
+        if draft_side:
+            opened.draft(None, (draft_side, draft_side))
+        if opened.format == "TIFF":
+            metadata.load_tiff(opened)
+            return _to_rgb(opened)
+        opened.load()
+        turn = metadata.TURNS.get(metadata.orientation(opened))
+        return _to_rgb(opened if turn is None else opened.transpose(turn))
+
+    return _opened(image, pixels)
 
 
 def image_size(image: Still) -> tuple[int, int]:
@@ -56,22 +69,53 @@ def image_size(image: Still) -> tuple[int, int]:
     if isinstance(image, np.ndarray):
         height, width, _ = decode(image).shape
         return height, width
+
+    def size(opened: Image.Image) -> tuple[int, int]:
+        width, height = metadata.stored_size(opened)
+        if opened.format == "PNG" and "exif" not in opened.info:
+            opened.load()  # it may stand behind the pixels
+        return (width, height) if metadata.orientation(opened) >= 5 else (height, width)
+
+    return _opened(image, size)
+
+
+def _opened(image: bytes, use: Callable[[Image.Image], _Found]) -> _Found:
+    """What `use` finds in the opened picture; if it fails, in the same one without its metadata.
+
+    Raises:
+      BrokenRecord: It failed both times.
+    """
     try:
         with Image.open(io.BytesIO(image)) as opened:
-            width, height = opened.size
-            turned = opened.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-    except Exception as error:
+            return use(opened)
+    except BrokenRecord:
+        raise
+    except Exception as error:  # Pillow's plugins raise nearly anything on damaged bytes
+        if isinstance(error, Image.DecompressionBombError):
+            raise BrokenRecord(_reason(error, image)) from error
+        with contextlib.suppress(Exception):
+            plain = metadata.without_metadata(image)
+            if plain is not None:
+                with Image.open(io.BytesIO(plain)) as opened:
+                    return use(opened)
         raise BrokenRecord(_reason(error, image)) from error
-    return (width, height) if turned else (height, width)
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode == "F":
         raise BrokenRecord("floating-point pixels have no known range")
     if image.mode == "I" or image.mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.float64)
-        grey = np.clip(np.rint(values / 257), 0, 255).astype(np.uint8)
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise BrokenRecord("32-bit pixels have no known range")
+        grey = np.rint(values / 257).astype(np.uint8)
+        clear = image.info.get("transparency")
+        if isinstance(clear, int):
+            grey[values == clear] = 255
         return np.repeat(grey[..., None], 3, axis=-1)
+    clear = image.info.get("transparency")
+    if isinstance(clear, tuple) and max(clear) > 255:  # of 16 bits, where Pillow keeps the upper 8
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
     if image.mode == "PA" or image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
