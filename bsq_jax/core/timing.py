@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import fractions
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -22,6 +23,7 @@ DEFAULT_RATE = fractions.Fraction(25)
 MOST_TICKS = 2**35 - 1  # that a frame lasts; see docs/format.md
 _FINEST = 10**6  # ticks a second that are kept
 _ROUNDING = 1e-3  # seconds by which times are off that went through a container of milliseconds
+_MOST_OF_ONE = 300  # frames a second that a video of a single frame can mean
 _PART = 3  # rounding is at most this part of the time from one frame to the next
 _USUAL = tuple(
     fractions.Fraction(*rate)
@@ -118,6 +120,39 @@ def seconds_of(rate: fractions.Fraction | Timing | None, frames: int) -> np.ndar
     return np.arange(frames) / np.float64(rate or 1)
 
 
+def end_of(times: Sequence[int], lasting: Sequence[int]) -> int | None:
+    """When the last frame ends, by what a file says of how long each is shown.
+
+    Args:
+      times: when each frame is shown, in any order.
+      lasting: how long, in the same units; 0 where the file does not say.
+
+    Returns:
+      None where the file does not say, or says for most of the others what is not so.
+    """
+    order = np.argsort(np.asarray(times, np.int64), kind="stable")
+    starts, stated = np.asarray(times, np.int64)[order], np.asarray(lasting, np.int64)[order]
+    gaps = np.diff(starts)
+    right = np.abs(gaps - stated[:-1]) <= np.maximum(gaps // 10, 1)
+    if stated[-1] <= 0 or 2 * np.count_nonzero(right) < len(gaps):
+        return None
+    return int(starts[-1] + stated[-1])
+
+
+def declared_or_default(
+    declared: fractions.Fraction | None, frames: int
+) -> fractions.Fraction:
+    """The rate of a video where only what its file claims is known.
+
+    Args:
+      declared: frames a second that the file claims, if it does.
+      frames: how many there are. Of a single frame a unit of time is often claimed to be the rate.
+    """
+    if declared is None or (frames == 1 and declared > _MOST_OF_ONE):
+        return DEFAULT_RATE
+    return declared
+
+
 def regular_or_times(
     times: np.ndarray,
     ticks: fractions.Fraction,
@@ -140,12 +175,11 @@ def regular_or_times(
     Raises:
       UserError: a frame lasts for so many hours that it cannot be written.
     """
-    declared = declared if declared is None or declared > 0 else None
     starts = np.asarray(times, np.int64) - int(times[0])
     last = None if end is None or end <= int(times[-1]) else end - int(times[-1])
     if len(starts) == 1:
         if last is None:
-            return declared or DEFAULT_RATE
+            return declared_or_default(declared, 1)
         return _explained(np.array([0, last]), ticks, declared) or ticks / last
     rate = _explained(starts, ticks, declared)
     if rate is not None and (last is None or last <= 2 * ticks / rate):
