@@ -1,16 +1,18 @@
 """How fast a video plays: a rate, or where frames are not regular how long each of them lasts.
 
 Containers store the time of each frame as a whole number of ticks, often of a millisecond, so the
-frames of a video of constant rate come at 0, 33, 67, 100 ms. Whether a rate is constant is therefore
-a question of whether some rate explains all times up to their rounding. What the header of a file
-claims is believed only where it does: recordings of phones and screens, and files that were put
-together from others, often claim a rate that their frames do not have.
+frames of a video of constant rate come at 0, 33, 67, 100 ms. So a rate is constant where some rate
+explains all times up to their rounding. What the header of a file claims is believed only where it
+does: recordings of phones and screens, and files that were put together from others, often claim a
+rate that their frames do not have.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import fractions
+import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,6 +26,7 @@ MOST_TICKS = 2**35 - 1  # that a frame lasts; see docs/format.md
 _FINEST = 10**6  # ticks a second that are kept
 _ROUNDING = 1e-3  # seconds by which times are off that went through a container of milliseconds
 _MOST_OF_ONE = 300  # frames a second that a video of a single frame can mean
+_SIMPLE = 1001  # denominator of a mean that encoders are told
 _PART = 3  # rounding is at most this part of the time from one frame to the next
 _USUAL = tuple(
     fractions.Fraction(*rate)
@@ -120,6 +123,13 @@ def seconds_of(rate: fractions.Fraction | Timing | None, frames: int) -> np.ndar
     return np.arange(frames) / np.float64(rate or 1)
 
 
+def mean_rate(rate: fractions.Fraction | Timing) -> fractions.Fraction:
+    """Frames a second on average, as a simple number where they vary."""
+    if not isinstance(rate, Timing):
+        return rate
+    return rate.rate.limit_denominator(_SIMPLE) or rate.rate
+
+
 def end_of(times: Sequence[int], lasting: Sequence[int]) -> int | None:
     """When the last frame ends, by what a file says of how long each is shown.
 
@@ -139,9 +149,7 @@ def end_of(times: Sequence[int], lasting: Sequence[int]) -> int | None:
     return int(starts[-1] + stated[-1])
 
 
-def declared_or_default(
-    declared: fractions.Fraction | None, frames: int
-) -> fractions.Fraction:
+def declared_or_default(declared: fractions.Fraction | None, frames: int) -> fractions.Fraction:
     """The rate of a video where only what its file claims is known.
 
     Args:
@@ -187,6 +195,19 @@ def regular_or_times(
     if last is None:
         last = round(ticks / declared) if declared else round(float(np.median(np.diff(starts))))
     return _times(np.append(starts, starts[-1] + max(last, 1)), ticks)
+
+
+def durations_of(seconds: Sequence[fractions.Fraction]) -> fractions.Fraction | Timing:
+    """The rate of frames that last for so long, or their times where they last differently.
+
+    Raises:
+      UserError: a frame lasts for so many hours that it cannot be written.
+    """
+    if len(set(seconds)) == 1:
+        return 1 / seconds[0]
+    edges = [fractions.Fraction(0), *itertools.accumulate(seconds)]
+    ticks = min(math.lcm(*(duration.denominator for duration in seconds)), _FINEST)
+    return _times(np.array([round(edge * ticks) for edge in edges]), fractions.Fraction(ticks))
 
 
 def _times(edges: np.ndarray, ticks: fractions.Fraction) -> Timing:

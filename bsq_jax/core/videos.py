@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bsq_jax.core import checksums
 from bsq_jax.core.errors import UserError
-from bsq_jax.core.timing import Timing
+from bsq_jax.core.timing import Timing, mean_rate
 
 _CODEC = "libx264"
 _TARGET_WIDTH = 320  # pixels of a clip: what can be watched
@@ -151,7 +151,7 @@ def encode_video(
 
 
 def _words(rate: fractions.Fraction | Timing) -> str:
-    return f"{float(rate.rate if isinstance(rate, Timing) else rate):g}"
+    return f"{float(mean_rate(rate)):g}"
 
 
 class _Writer:
@@ -165,26 +165,23 @@ class _Writer:
         *,
         exact: bool,
     ):
-        mean = rate.rate if isinstance(rate, Timing) else fractions.Fraction(rate)
+        mean = mean_rate(rate if isinstance(rate, Timing) else fractions.Fraction(rate))
         if exact and mean > _MOST_MATROSKA:
             raise UserError(
                 f"{_words(rate)} frames a second: Matroska has times in milliseconds; choose .mp4"
             )
-        mean = mean.limit_denominator(10**6)  # numbers that ffmpeg takes
+        mean = mean.limit_denominator(10**6) or mean  # numbers that ffmpeg takes
         options = {} if exact else {"crf": "12"}
         self._times: np.ndarray | None = None
         self._base = fractions.Fraction(0)
         if isinstance(rate, Timing):
             ticks = fractions.Fraction(_MOST_MATROSKA) if exact else min(rate.ticks, _FINEST_MP4)
             self._base, self._times = 1 / ticks, _in_ticks(rate, ticks)
-            mean = mean.limit_denominator(1001)  # it is for the encoder's estimates
             if not exact:
                 # Reordered packets have the durations of others, and the last is too short.
                 options["x264-params"] = "bframes=0"
         stream = container.add_stream("ffv1" if exact else _CODEC, rate=mean, options=options)
-        stream.height, stream.width = (
-            side if exact else max(side - side % 2, 2) for side in size
-        )
+        stream.height, stream.width = (side if exact else max(side - side % 2, 2) for side in size)
         stream.pix_fmt = "bgr0" if exact else "yuv420p"  # the latter is what players know
         context = stream.codec_context
         if self._times is not None:
@@ -216,8 +213,8 @@ class _Writer:
 
     def _picture(self, frame: np.ndarray) -> av.VideoFrame:
         height, width = self._stream.height, self._stream.width
-        least = [max(side - have, 0) for side, have in zip((height, width), frame.shape, strict=False)]
-        frame = np.pad(frame, ((0, least[0]), (0, least[1]), (0, 0)), mode="edge")
+        more = (max(height - frame.shape[0], 0), max(width - frame.shape[1], 0))
+        frame = np.pad(frame, ((0, more[0]), (0, more[1]), (0, 0)), mode="edge")
         frame = np.ascontiguousarray(frame[:height, :width])
         picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
         if self._exact:
@@ -234,7 +231,7 @@ class _Writer:
 
 
 def _in_ticks(timing: Timing, ticks: fractions.Fraction) -> np.ndarray:
-    """Times of frames and of the end in other units, strictly increasing; int64 ``[frames + 1]``."""
+    """Times of frames and of their end, strictly increasing; int64 ``[frames + 1]``."""
     times = np.concatenate([[0], np.cumsum(timing.lasting)])
     if ticks != timing.ticks:
         times = np.rint(times * float(ticks / timing.ticks)).astype(np.int64)
