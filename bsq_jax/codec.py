@@ -14,8 +14,6 @@ A model is the workdir or export of a prior, or of a tokenizer alone; BSQ_JAX_MO
 from __future__ import annotations
 
 import argparse
-import contextlib
-import fractions
 import io
 import os
 import pathlib
@@ -52,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     encode.add_argument("--mode", choices=("auto", "prior", "raw"), default="auto")
     encode.add_argument("--bits", type=int, help="bits of a token that are kept")
     encode.add_argument("--overlap", type=int, help="pixels that tiles share, to hide seams")
-    encode.add_argument("--frames", type=int, help="only the first frames of a video")
+    encode.add_argument(
+        "--frames", type=int, help="only the first frames of a video or an animated picture"
+    )
     outputs = "a .png; of a video .mkv (exact) or .mp4 (for players, lossy); or -"
     command("decode", ".bsq to picture or video", model=True, output=outputs)
     command("info", "what a .bsq file says of itself", model=False)
@@ -84,27 +84,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _encode(flags: argparse.Namespace) -> None:
     _check_output(flags)
+    _check_encoded_name(flags.output)
+    if flags.frames is not None and flags.frames < 1:
+        raise UserError(f"--frames {flags.frames}: give 1 or more")
+    from bsq_jax.coding.container import MAGIC
+    from bsq_jax.coding.inputs import open_frames
     from bsq_jax.core.progress import progress
-    from bsq_jax.data.records import BrokenRecord, Record
+    from bsq_jax.data.records import BrokenRecord
 
-    codec = _load(flags)
+    name = "stdin" if flags.input == "-" else flags.input
     content = sys.stdin.buffer.read() if flags.input == "-" else _existing(flags.input)
     if isinstance(content, pathlib.Path) and not _is_video_file(content):
         content = content.read_bytes()
+    if isinstance(content, bytes) and content.startswith(MAGIC):
+        raise UserError(f"{name} is a .bsq file already: decode it")
+    codec = _load(flags)
     try:
-        with (
-            _opened(Record(str(flags.input), content), flags) as (groups, total, rate),
-            progress(total, "frames", quiet=flags.quiet or total < 2) as advance,
-        ):
-            data = codec.encode_groups(
-                advance(groups(codec.group), len),
-                rate=rate,
-                bits=flags.bits,
-                mode=None if flags.mode == "auto" else flags.mode,
-                overlap=flags.overlap,
-            )
+        with open_frames(name, content, flags.frames) as frames:
+            for note in () if flags.quiet else frames.notes:
+                _say(f"{name}: {note}")
+            quiet = flags.quiet or frames.count < 2
+            with progress(frames.count, "frames", quiet=quiet) as advance:
+                data = codec.encode_groups(
+                    advance(frames.groups(codec.group), len),
+                    rate=frames.rate,
+                    bits=flags.bits,
+                    mode=None if flags.mode == "auto" else flags.mode,
+                    overlap=flags.overlap,
+                )
     except BrokenRecord as error:
-        raise UserError(f"{flags.input} is no picture or video that can be read: {error}") from None
+        raise UserError(f"{name} is no picture or video that can be read: {error}") from None
     _write(flags.output, data)
     if not flags.quiet:
         from bsq_jax.coding.container import read_header
@@ -154,16 +163,35 @@ def _decode(flags: argparse.Namespace) -> None:
         if header.rate is not None:
             from bsq_jax.core.videos import encode_video
 
-            made = encode_video(advance(whole(), len), header.rate, exact=kind in _EXACT)
+            rate = header.timing or header.rate
+            made = encode_video(advance(whole(), len), rate, exact=kind in _EXACT)
         else:
             from bsq_jax.core.pictures import encode_png
 
             made = encode_png(next(whole())[0])
     _write(flags.output, made)
-    if kind in _LOSSY and not flags.quiet:
-        _say(f"{flags.output} is for players: .mkv keeps the pixels as they are")
+    for note in () if flags.quiet else _decoded_notes(header, lossy=kind in _LOSSY):
+        _say(f"{flags.output}: {note}")
     if problem:
         raise UserError(f"{problem}; the frames before are in {flags.output}")
+
+
+def _decoded_notes(header: Any, *, lossy: bool) -> Iterator[str]:
+    """What there is to say of a decoded file."""
+    if lossy:
+        yield "it is for players: .mkv keeps the pixels as they are"
+    lost = [
+        f"the last {line}"
+        for line, side in (("row", header.height), ("column", header.width))
+        if side % 2 and side > 1
+    ]
+    if lossy and lost:
+        yield (
+            f"{' and '.join(lost)} of {header.height}x{header.width} pixels is left out, as MP4 "
+            "takes even sides"
+        )
+    if header.timing is not None:
+        yield f"its frames come at a variable rate, {float(header.timing.seconds):.3f} seconds"
 
 
 def _info(flags: argparse.Namespace) -> None:
@@ -182,6 +210,8 @@ def _info(flags: argparse.Namespace) -> None:
         problem = str(error)
     pixels = header.frames * header.height * header.width
     rate = "a picture" if header.rate is None else f"{float(header.rate):g} frames a second"
+    if header.timing is not None:
+        rate += f" on average: their times vary ({float(header.timing.seconds):.3f} seconds)"
     print(f"size      {header.height}x{header.width} pixels, {header.frames} frame(s), {rate}")
     kept = f"{header.bits} bits a token, tiles share {header.overlap} pixels"
     print(f"mode      {header.mode}, {kept}")
@@ -226,10 +256,24 @@ def _check_output(flags: argparse.Namespace) -> None:
             raise UserError("these bytes are not for a terminal: pipe them, or give a file")
         return
     target = pathlib.Path(flags.output)
+    if target.is_dir():
+        raise UserError(f"{target} is a folder: give the name of a file")
     if target.exists() and not flags.force:
         raise UserError(f"{target} exists: choose another name, or add --force")
     if not target.absolute().parent.is_dir():
         raise UserError(f"the folder of {target} does not exist: make it first")
+    if not os.access(target.absolute().parent, os.W_OK | os.X_OK):
+        raise UserError(f"the folder of {target} cannot be written to: choose another")
+
+
+def _check_encoded_name(name: str) -> None:
+    """A .bsq file under the name of a picture would be taken for a damaged one."""
+    from bsq_jax.data.folders import IMAGE_EXTENSIONS
+    from bsq_jax.data.video import VIDEO_EXTENSIONS
+
+    suffix = pathlib.Path(name).suffix.lower()
+    if suffix in IMAGE_EXTENSIONS | VIDEO_EXTENSIONS:
+        raise UserError(f"{name}: what is encoded is a .bsq file, no {suffix} file: name it so")
 
 
 def _existing(path: str) -> pathlib.Path:
@@ -243,41 +287,6 @@ def _is_video_file(path: pathlib.Path) -> bool:
     from bsq_jax.data.video import VIDEO_EXTENSIONS
 
     return path.suffix.lower() in VIDEO_EXTENSIONS
-
-
-@contextlib.contextmanager
-def _opened(record: Any, flags: argparse.Namespace) -> Iterator[tuple[Any, int, Any]]:
-    """``(groups, frames, rate)`` of a picture or a video; groups takes the size of a group."""
-    import numpy as np
-
-    from bsq_jax.data.footage import is_video, open_footage
-
-    if not is_video(record):
-        with open_footage(record) as footage:
-            picture = next(footage.frames([0]))[1]()
-        yield (lambda size: iter([picture[None]])), 1, None
-        return
-    with open_footage(record) as footage:
-        video: Any = footage
-        if video.has_sound and not flags.quiet:
-            _say(f"{flags.input}: the sound is left out")
-        count = len(footage) if flags.frames is None else min(flags.frames, len(footage))
-        if count < 1:
-            raise UserError(f"--frames {flags.frames}: give 1 or more")
-
-        def groups(size: int) -> Iterator[np.ndarray]:
-            kept: list[np.ndarray] = []
-            for number, pixels in footage.frames(range(count)):
-                if number >= count:
-                    break
-                kept.append(pixels())
-                if len(kept) == size:
-                    yield np.stack(kept)
-                    kept = []
-            if kept:
-                yield np.stack(kept)
-
-        yield groups, count, video.rate or fractions.Fraction(25)
 
 
 def _write(path: str, data: bytes) -> None:

@@ -8,7 +8,7 @@ import functools
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, Self
 
 import numpy as np
@@ -32,6 +32,7 @@ from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
 from bsq_jax.core.pixels import pixels_to_bytes
+from bsq_jax.core.timing import Timing, seconds_of
 from bsq_jax.export import identity, save_export
 from bsq_jax.initial import TOKENIZER_FOLDER, load_initial, read_saved_config
 from bsq_jax.models.factory import make_prior
@@ -55,6 +56,11 @@ class Decoded:
     frames: np.ndarray
     header: Header
     problem: str = ""
+
+    @property
+    def times(self) -> np.ndarray:
+        """When each frame is shown, seconds from the first; float64 ``[time]``."""
+        return seconds_of(self.header.timing or self.header.rate, len(self.frames))
 
 
 class Codec:
@@ -175,7 +181,8 @@ class Codec:
                 + (f" or less, down to {least}" if least < most else
                    " (train a tokenizer with model.min_bits for fewer)")
             )  # fmt: skip
-        overlap = self._shape.patch_size if overlap is None else overlap
+        if overlap is None:  # of tokenizers of one patch tiles can share but half of it
+            overlap = min(self._shape.patch_size, min(self._tile) // 2)
         return mode, bits, overlap
 
     # --- pixels and tokens ---
@@ -229,7 +236,7 @@ class Codec:
     def encode(
         self,
         frames: np.ndarray,
-        rate: fractions.Fraction | int | None = None,
+        rate: fractions.Fraction | Timing | int | None = None,
         bits: int | None = None,
         mode: str | None = None,
         overlap: int | None = None,
@@ -238,7 +245,7 @@ class Codec:
 
         Args:
           frames: uint8 ``[time, height, width, 3]`` of any size.
-          rate: frames a second of a video; None for a picture.
+          rate: frames a second of a video, or how long each frame is shown; None for a picture.
           bits: how many bits of a token are kept, one of `variable_bits`; None: all.
           mode: ``prior`` or ``raw``; None: with the prior if there is one.
           overlap: pixels that neighbouring tiles share; None: the side of a patch.
@@ -247,7 +254,8 @@ class Codec:
           UserError: the frames or a setting are not such.
         """
         frames = _checked(frames)
-        rate = None if rate is None else fractions.Fraction(rate)
+        if rate is not None and not isinstance(rate, Timing):
+            rate = _fraction(rate)
         groups = (frames[i : i + self.group] for i in range(0, len(frames), self.group))
         return self.encode_groups(groups, rate=rate, bits=bits, mode=mode, overlap=overlap)
 
@@ -255,12 +263,15 @@ class Codec:
         self,
         groups: Iterable[np.ndarray],
         *,
-        rate: fractions.Fraction | None = None,
+        rate: fractions.Fraction | Timing | Callable[[], fractions.Fraction | Timing] | None = None,
         bits: int | None = None,
         mode: str | None = None,
         overlap: int | None = None,
     ) -> bytes:
-        """As `encode`, of frames that come in groups of `group`, the last maybe smaller."""
+        """As `encode`, of frames that come in groups of `group`, the last maybe smaller.
+
+        The rate may be a function, which is asked for it behind the last group.
+        """
         mode, bits, overlap = self._settings(mode, bits, overlap)
         tiles: Tiles | None = None
         chunks: list[Chunk] = []
@@ -279,6 +290,8 @@ class Codec:
             frames = _checked(frames)
             if tiles is None:
                 tiles = Tiles(frames.shape[1], frames.shape[2], self._tile, overlap)
+                if not (callable(rate) or isinstance(rate, Timing)):
+                    self._header(tiles, len(frames), rate, mode, bits)  # before hours of work
                 if mode == "prior":
                     stream = self._coder.stream(len(tiles), bits)
             if frames.shape[1:3] != (tiles.height, tiles.width):
@@ -297,17 +310,29 @@ class Codec:
             raise UserError("there are no frames to encode")
         if pending:
             close()
-        header = Header(
+        header = self._header(tiles, count, rate() if callable(rate) else rate, mode, bits)
+        return b"".join([header.pack(), *(pack_chunk(chunk, header) for chunk in chunks)])
+
+    def _header(
+        self,
+        tiles: Tiles,
+        frames: int,
+        rate: fractions.Fraction | Timing | None,
+        mode: str,
+        bits: int,
+    ) -> Header:
+        timing = rate if isinstance(rate, Timing) else None
+        return Header(
             mode=mode,
             fingerprint=self.fingerprint(mode),
             height=tiles.height,
             width=tiles.width,
-            frames=count,
-            rate=rate,
+            frames=frames,
+            rate=rate.rate if isinstance(rate, Timing) else rate,
             bits=bits,
-            overlap=overlap,
+            overlap=tiles.overlap,
+            timing=timing,
         )
-        return b"".join([header.pack(), *(pack_chunk(chunk, header) for chunk in chunks)])
 
     def decode(self, data: bytes, name: str = "the data") -> Decoded:
         """The frames of a file; of a damaged one those that are whole, and why not all.
@@ -408,6 +433,13 @@ class Codec:
                 f"{_MOST_PIXELS:,d}: it is damaged"
             )
         self._settings(header.mode, header.bits, header.overlap)
+
+
+def _fraction(rate: fractions.Fraction | float) -> fractions.Fraction:
+    try:
+        return fractions.Fraction(rate)
+    except (ValueError, OverflowError, TypeError):
+        raise UserError(f"a rate of {rate} frames a second: give a number") from None
 
 
 def _checked(frames: np.ndarray) -> np.ndarray:

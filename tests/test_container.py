@@ -193,7 +193,7 @@ def test_files_that_went_through_a_text_mode():
 
 def test_later_versions_and_unknown_flags():
     data = bytearray(PICTURE.pack())
-    for place, value, said in ((8, 2, "version 2"), (9, 12, "does not know"), (9, 0, "not know")):
+    for place, value, said in ((8, 3, "version 3"), (9, 12, "does not know"), (9, 0, "not know")):
         bad = bytearray(data[:-4])
         bad[place] = value
         bad += zlib.crc32(bad).to_bytes(4, "little")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fractions
+import functools
 import math
 import struct
 import zlib
@@ -12,11 +13,13 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from bsq_jax.coding import times
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.timing import Timing
 
 # As in PNG: no text begins so, and whoever changes ends of lines on the way is found out.
 MAGIC = b"\x8bBSQ\r\n\x1a\n"
-VERSION = 1
+VERSIONS = (1, 2)  # without and with the times of frames
 FINGERPRINT = 8  # bytes
 MOST_SIDE = 2**16
 MOST_FRAMES = 2**24
@@ -62,9 +65,10 @@ class Header:
       height: of a frame, pixels.
       width: of a frame, pixels.
       frames: number of frames; 1 for a picture.
-      rate: frames a second of a video; None for a picture.
+      rate: frames a second of a video, on average where `timing` is given; None for a picture.
       bits: bits of a token that are kept.
       overlap: pixels that neighbouring tiles share at least.
+      timing: how long each frame of a video of variable rate is shown; None where the rate says it.
     """
 
     mode: str
@@ -75,6 +79,7 @@ class Header:
     rate: fractions.Fraction | None
     bits: int
     overlap: int
+    timing: Timing | None = None
 
     def __post_init__(self) -> None:
         """Checks the values.
@@ -96,6 +101,12 @@ class Header:
             raise UserError(f"an overlap of {self.overlap} pixels: it must be 0 to {MOST_SIDE}")
         if self.rate is None and self.frames != 1:
             raise UserError(f"a picture of {self.frames} frames: give the rate of a video")
+        if self.timing is not None:
+            if len(self.timing) != self.frames:
+                raise UserError(f"times of {len(self.timing)} frames for {self.frames}")
+            if self.rate != self.timing.rate:
+                raise ValueError(f"a rate of {self.rate} with times of {self.timing.rate}")
+            return
         parts = (1, 1) if self.rate is None else (self.rate.numerator, self.rate.denominator)
         if not all(1 <= part < 2**32 for part in parts):
             raise UserError(f"a rate of {self.rate} frames a second cannot be written")
@@ -106,14 +117,27 @@ class Header:
         return self.rate is not None
 
     def pack(self) -> bytes:
-        """The bytes of the header, its checksum included."""
+        """The bytes of the header, its checksum and the block of times included."""
+        body, block = self._body(), b""
+        if self.timing is not None:
+            block = _varint(len(packed := times.pack(self.timing.lasting))) + packed
+        return body + struct.pack("<I", zlib.crc32(body)) + block
+
+    def checksum(self) -> int:
+        """CRC-32 of the header's bytes, with which the chunks' checksums begin."""
+        return zlib.crc32(self._body())
+
+    def _body(self) -> bytes:
         flags = _FULL_RANGE | _PRIOR * (self.mode == "prior") | _VIDEO * self.is_video
         numbers = [self.height, self.width, self.frames, self.bits, self.overlap]
-        if self.rate is not None:
-            numbers += [self.rate.numerator, self.rate.denominator]
-        body = MAGIC + bytes([VERSION, flags]) + self.fingerprint
-        body += b"".join(map(_varint, numbers))
-        return body + struct.pack("<I", zlib.crc32(body))
+        unit = self.rate if self.timing is None else self.timing.ticks
+        if unit is not None:
+            numbers += [unit.numerator, unit.denominator]
+        version = VERSIONS[self.timing is not None]
+        body = MAGIC + bytes([version, flags]) + self.fingerprint + b"".join(map(_varint, numbers))
+        if self.timing is not None:
+            body += struct.pack("<I", zlib.crc32(times.pack(self.timing.lasting)))
+        return body
 
 
 class Chunk(NamedTuple):
@@ -170,14 +194,16 @@ def read_header(file: BinaryIO, name: str) -> Header:
         )
     try:
         version, flags = reader.exactly(2)
-        if version != VERSION:
+        if version not in VERSIONS:
             raise UserError(
-                f"{name} is of version {version} of the format, this bsq_jax reads {VERSION}: "
-                "update bsq_jax"
+                f"{name} is of version {version} of the format, this bsq_jax reads up to "
+                f"{VERSIONS[-1]}: update bsq_jax"
             )
         fingerprint = reader.exactly(FINGERPRINT)
         count = 7 if flags & _VIDEO else 5
         numbers = [reader.varint() for _ in range(count)]
+        timed = version == VERSIONS[1]
+        times_checksum = struct.unpack("<I", reader.exactly(4))[0] if timed else 0
         wanted = zlib.crc32(reader.seen)
         if struct.unpack("<I", reader.exactly(4))[0] != wanted:
             raise DamagedFile(f"{name} is damaged: its header differs from its checksum")
@@ -190,19 +216,50 @@ def read_header(file: BinaryIO, name: str) -> Header:
     height, width, frames, bits, overlap, *rate = numbers
     if rate and math.gcd(*rate) != 1:
         raise DamagedFile(f"{name} is damaged: its rate {rate[0]}/{rate[1]} is not in lowest terms")
+    if timed and not (rate and 1 <= frames <= MOST_FRAMES):
+        raise DamagedFile(f"{name} is damaged: its header claims times of what has none")
+    timing = None
     try:
+        unit = fractions.Fraction(*rate) if rate else None
+        if timed and unit is not None:
+            timing = Timing(unit, _read_times(file, name, frames, times_checksum))
+            unit = timing.rate
         return Header(
             mode="prior" if flags & _PRIOR else "raw",
             fingerprint=fingerprint,
             height=height,
             width=width,
             frames=frames,
-            rate=fractions.Fraction(*rate) if rate else None,
+            rate=unit,
             bits=bits,
             overlap=overlap,
+            timing=timing,
         )
+    except DamagedFile:
+        raise
     except (UserError, ZeroDivisionError) as error:
         raise DamagedFile(f"{name} is damaged: its header claims {error}") from None
+
+
+def _read_times(file: BinaryIO, name: str, frames: int, checksum: int) -> np.ndarray:
+    """How long each frame lasts, int64 ``[frames]``, from the block behind the header."""
+    reader = _Reader(file)
+    damaged = DamagedFile(f"{name} is damaged: the times of its frames differ from their checksum")
+    try:
+        size = reader.varint()
+        if not frames <= size <= times.LONGEST * frames:
+            raise damaged
+        content = reader.exactly(size)
+    except EOFError:
+        raise TruncatedFile(f"{name} is cut short: it ends inside its times") from None
+    except OverflowError:
+        raise damaged from None
+    if zlib.crc32(content) != checksum:
+        raise damaged
+    try:
+        return times.parse(content, frames)
+    except ValueError as error:
+        raise DamagedFile(f"{name} is damaged: {error}") from None
 
 
 def read_chunks(
@@ -299,6 +356,7 @@ def _varint(value: int) -> bytes:
     return bytes(parts)
 
 
+@functools.lru_cache(maxsize=8)
 def _seed(header: Header) -> int:
     """Chunks carry the checksum of their header in theirs, so that they fit no other."""
-    return int.from_bytes(header.pack()[-4:], "little")
+    return header.checksum()

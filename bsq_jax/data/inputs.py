@@ -15,6 +15,7 @@ import numpy as np
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
+from bsq_jax.core.timing import mean_rate
 from bsq_jax.data.folders import IMAGE_EXTENSIONS, report_unread, search
 from bsq_jax.data.footage import open_footage
 from bsq_jax.data.records import BrokenRecord, Record
@@ -62,7 +63,8 @@ class Input:
           size: short side in pixels to which frames are resized; 0: they stay as they are.
 
         Returns:
-          uint8 ``[time, height, width, 3]`` and frames a second, None if that is not known.
+          uint8 ``[time, height, width, 3]`` and frames a second, on average where they vary; None
+          if that is not known. Of an animated picture the first frame.
 
         Raises:
           UserError: it is no picture or video that can be read.
@@ -71,9 +73,9 @@ class Input:
         try:
             record = Record(self.name, self.path if self.video else self.path.read_bytes())
             with open_footage(record) as footage:
-                if isinstance(footage, Video):
-                    rate = footage.rate
                 count = min(frames, len(footage)) if frames else len(footage)
+                if isinstance(footage, Video) and footage.rate is not None:
+                    rate = mean_rate(footage.timing(count))
                 for _, render in footage.frames(range(count)):
                     picture = render()
                     height, width, _ = picture.shape

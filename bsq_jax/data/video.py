@@ -25,6 +25,7 @@ from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 from PIL import Image
 
+from bsq_jax.core.timing import Timing, declared_or_default, end_of, regular_or_times
 from bsq_jax.data import colours, containers
 from bsq_jax.data.raw_video import RAW_EXTENSION, RawLayout, raw_layout
 from bsq_jax.data.records import BrokenRecord
@@ -54,12 +55,14 @@ class FrameTable(NamedTuple):
         [key frames].
       counted: The file's times are not those at which frames are shown: frames are numbered by
         decoding all from the first.
+      end: When the last frame ends, in the same units; None where the file does not tell.
     """
 
     times: np.ndarray
     keys: np.ndarray
     seeks: np.ndarray
     counted: bool
+    end: int | None = None
 
     @property
     def nbytes(self) -> int:
@@ -138,6 +141,28 @@ class Video:
             return self._raw.rate
         found = self._stream.average_rate or self._stream.guessed_rate
         return fractions.Fraction(found) if found else None
+
+    def timing(self, frames: int | None = None) -> fractions.Fraction | Timing:
+        """How fast the first frames play: their rate where they have one, else their times.
+
+        Rates come from the times of the frames, not from what the file claims, which is often
+        another; of files whose times are none what is claimed is taken.
+
+        Args:
+          frames: How many of the frames; None takes all.
+
+        Raises:
+          UserError: A frame lasts for so many hours that it cannot be written.
+        """
+        declared, table = self.rate, self.table
+        if self._raw is not None or table.counted:
+            return declared_or_default(declared, len(table.times))
+        count = len(table.times) if frames is None else frames
+        end = int(table.times[count]) if count < len(table.times) else table.end
+        base = self._stream.time_base
+        return regular_or_times(
+            table.times[:count], 1 / fractions.Fraction(base), end=end, declared=declared
+        )
 
     @property
     def has_sound(self) -> bool:
@@ -248,6 +273,7 @@ class Video:
         reordered = bool(stream.codec_context.has_b_frames)
         found, ordered, timed, back = 0, True, True, False
         times: list[int] = []
+        lasting: list[int] = []
         keys: dict[int, int] = {}
         decoded: int | None = None
         self._moved = True
@@ -266,6 +292,7 @@ class Video:
             back = back or (not reordered and times[-1:] > [time])
             ordered = ordered and times[-1:] < [time]
             times.append(time)
+            lasting.append(packet.duration or 0)
             if packet.is_keyframe:
                 keys[time] = packet.dts if packet.dts is not None else time
         if found < promised:
@@ -284,6 +311,7 @@ class Video:
             np.array([keys[time] for time in order], np.int64),
             # With B-frames the times in the order of storing jump, unless they are made up.
             counted=unusable or (ordered and reordered),
+            end=end_of(times, lasting),
         )
 
     def _seek(self, number: int) -> bool:
