@@ -364,7 +364,7 @@ def _like(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _sum_shifted(products: jax.Array, bits: int) -> jax.Array:
-    """The sum over the last axis of products of numbers of 8 bits, shifted by some bits, float32."""
+    """The sum over the last axis of products of two numbers of 8 bits, shifted; float32."""
     each = 2**SUM_BITS // LARGEST**2  # products of which a float32 sum is exact, and half a step
     if products.shape[-1] <= each:
         return shift(jnp.sum(products, axis=-1), bits)
