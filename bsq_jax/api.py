@@ -26,7 +26,6 @@ from bsq_jax.core.paths import local_path
 from bsq_jax.core.pixels import to_float, to_uint8
 from bsq_jax.export import is_export, save_export
 from bsq_jax.initial import TOKENIZER_FOLDER, load_initial, read_saved_config
-from bsq_jax.models.attention import choose_implementation
 from bsq_jax.models.factory import make_tokenizer
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
 from bsq_jax.streaming import MOST_FRAMES, Programs, Stream
@@ -298,8 +297,7 @@ def _frame_by_frame(model: TokenizerModel) -> TokenizerModel:
 
     A frame of a stream, of a short clip and of a long one then comes out the same to the bit.
     """
-    shape = model.shape
-    usual = choose_implementation("auto", shape.sees, 2, shape.tokens, model.dtype)
+    usual = model.clone(attention="auto").attention_used(2).name
     if "blocked" in (model.attention, usual) and model.attention in ("auto", "blocked"):
         return model.clone(attention="by_frame")
     return model

@@ -104,8 +104,8 @@ def check(config: ConfigDict) -> None:
     )
     prior = config.prior
     require(
-        prior.width % prior.heads == 0 and prior.width <= 1024,
-        f"prior.width {prior.width} must divide into prior.heads {prior.heads} and be 1024 at most",
+        prior.width % prior.heads == 0,
+        f"prior.width {prior.width} does not divide into prior.heads {prior.heads}",
     )
     masked = config.masked_lm
     require(

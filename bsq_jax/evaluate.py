@@ -103,7 +103,8 @@ class Evaluator:
         )
         for local in batches:
             batch = to_global(local, self._mesh)
-            output = self._step(params, {"pixels": batch["pixels"]})
+            seen = ("pixels", "frames") if self.frames > 1 else ("pixels",)
+            output = self._step(params, {name: batch[name] for name in seen})
             shown = self.judges.look(batch["pixels"], output["reconstruction"])
             yield jax.device_get((self._whole(batch), output, shown))
         self.broken = gather_strings(batches.stats()["broken_ids"])

@@ -84,7 +84,7 @@ class PriorEvaluator:
                     (batch["frames"], batch["mask"])
                 )
             )
-            shown = {name: batch[name] for name in ("pixels", "bits") if name in batch}
+            shown = {name: batch[name] for name in ("pixels", "bits", "frames") if name in batch}
             output = self._step(params, shown, self._frozen)
             found = jax.device_get(output)
             real = real_frames(frames, self._frames) & (mask > 0)[:, None]

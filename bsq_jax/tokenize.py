@@ -62,10 +62,15 @@ def tokenize(
     def clips(batches: Batches, count: int) -> Iterator[tuple[np.ndarray, int]]:
         with contextlib.closing(batches):
             for batch in batches:
-                bits = tokenizer.encode_parts(batch["pixels"])
+                pixels, frames = batch["pixels"], batch["frames"]
+                bits = tokenizer.encode_parts(pixels)
                 for row, clip in enumerate(bits):
                     if batch.get("mask", np.ones(len(bits)))[row]:
-                        yield clip[: batch["frames"][row]], int(batch["label"][row])
+                        real = clip[: frames[row]]
+                        if frames[row] < len(clip) and not shape.sees.streams:
+                            # Its frames have seen the padding: by itself it has none.
+                            real = tokenizer.encode_parts(pixels[row : row + 1, : frames[row]])[0]
+                        yield real, int(batch["label"][row])
                         count -= 1
                         if not count:
                             return

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.models import attention
-from bsq_jax.models.attention import SelfAttention, attend, choose_implementation
+from bsq_jax.core.target import described
+from bsq_jax.models import attention_choice
+from bsq_jax.models.attention import SelfAttention, attend
+from bsq_jax.models.attention_choice import choose_implementation
 from bsq_jax.models.causality import EVERYTHING, Causality
 from bsq_jax.models.positions import Rotation
 
@@ -26,7 +28,7 @@ RULES = {
 @pytest.fixture(autouse=True)
 def a_block_a_frame(monkeypatch):
     """Frames are tiny here; blocks are those of large ones."""
-    monkeypatch.setattr(attention, "_BLOCK_TOKENS", 1)
+    monkeypatch.setattr(attention_choice, "_BLOCK_TOKENS", 1)
 
 
 def reference(query, key, value, causality):
@@ -72,7 +74,7 @@ def test_queries_of_the_last_frames_alone(rule, implementation):
 
 
 def test_long_clips_are_cut_into_fewer_blocks_than_frames(monkeypatch):
-    monkeypatch.setattr(attention, "_MOST_BLOCKS", 2)
+    monkeypatch.setattr(attention_choice, "_MOST_BLOCKS", 2)
     query, key, value = inputs(frames=5)
     rows = [jnp.asarray(x, jnp.float32) for x in (query, key, value)]
     for rule in ("block", "token", "block, window"):
@@ -85,7 +87,7 @@ def test_long_clips_are_cut_into_fewer_blocks_than_frames(monkeypatch):
 
 
 def test_small_frames_share_a_block(monkeypatch):
-    monkeypatch.setattr(attention, "_BLOCK_TOKENS", 4)
+    monkeypatch.setattr(attention_choice, "_BLOCK_TOKENS", 4)
     query, key, value = inputs(frames=5, tokens=2)
     rows = [jnp.asarray(x, jnp.float32) for x in (query, key, value)]
     blocked = jax.jit(functools.partial(attend, causality=RULES["block"], implementation="blocked"))
@@ -126,17 +128,18 @@ def test_blocks_for_cudnn_against_numpy(monkeypatch):
     """What goes to cuDNN and comes back; its kernel itself needs a GPU."""
     plain = jax.nn.dot_product_attention
 
-    def instead(query, key, value, *, mask, implementation):
+    def instead(query, key, value, *, mask, key_value_seq_lengths, implementation):
         assert implementation == "cudnn"
+        assert key_value_seq_lengths is None
         return plain(query, key, value, mask=mask, implementation="xla")
 
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax.nn, "dot_product_attention", instead)
     query, key, value = (jnp.asarray(x, jnp.bfloat16) for x in inputs())
     rows = [np.asarray(x, np.float64) for x in (query, key, value)]
     for rule in ("block", "token", "block, window", "full"):
         for last in (1, 3):
-            ours = attend(query[:, -last:], key, value, RULES[rule])
+            with described("gpu", (9, 0), 91100):
+                ours = attend(query[:, -last:], key, value, RULES[rule])
             assert ours.dtype == jnp.bfloat16
             exact = reference(rows[0][:, -last:], *rows[1:], RULES[rule])
             np.testing.assert_allclose(np.asarray(ours, np.float64), exact, atol=0.03)
@@ -203,16 +206,16 @@ def test_self_attention_with_rotation_and_past_against_numpy():
         ("tpu", "bfloat16", "block", 16, 256, "blocked"),
     ],
 )
-def test_what_auto_takes(monkeypatch, backend, dtype, rule, frames, tokens, chosen):
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+def test_what_auto_takes(backend, dtype, rule, frames, tokens, chosen):
     arguments = RULES[rule], frames, tokens, jnp.dtype(dtype)
-    assert choose_implementation("auto", *arguments) == chosen
-    for implementation in ("dense", "by_head", "blocked"):
-        assert choose_implementation(implementation, *arguments) == implementation
+    with described(backend, (9, 0) if backend == "gpu" else None, 91100):
+        assert choose_implementation("auto", *arguments) == (chosen, "")
+        for implementation in ("dense", "by_head", "blocked"):
+            assert choose_implementation(implementation, *arguments).name == implementation
 
 
 def test_what_cannot_run_says_so():
-    with pytest.raises(UserError, match=r"model\.attention=cudnn runs on a GPU"):
+    with pytest.raises(UserError, match=r"model\.attention=cudnn: it runs on NVIDIA GPUs; take auto"):
         choose_implementation("cudnn", EVERYTHING, 1, 64, jnp.bfloat16)
     with pytest.raises(UserError, match="multiples of 128 tokens, not 2 x 60"):
         choose_implementation("splash", EVERYTHING, 2, 60)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from bsq_jax.core.sharding import batch_sharding, make_mesh, parameter_shardings
-from bsq_jax.models import attention
+from bsq_jax.models import attention, attention_choice
 from bsq_jax.models.causality import Causality
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
 from bsq_jax.quantizers import BinarySphericalQuantizer
@@ -41,7 +41,7 @@ CASES = {
 def a_block_a_frame():
     """Frames are tiny here; blocks are those of large ones."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "_BLOCK_TOKENS", 1)
+        patch.setattr(attention_choice, "_BLOCK_TOKENS", 1)
         yield
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 from collections.abc import Callable
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -17,68 +17,24 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import each_on_its_own
 from bsq_jax.core.target import platform
+from bsq_jax.models.attention_choice import (
+    BY_HEAD_FROM,
+    Block,
+    blocks_of,
+    choose_implementation,
+)
 from bsq_jax.models.causality import EVERYTHING, Causality
+from bsq_jax.models.cudnn import attention as cudnn_attention
 from bsq_jax.models.initializers import bias, kernel
 from bsq_jax.models.linear import product
 from bsq_jax.models.positions import Rotation, rotate
 
-IMPLEMENTATIONS = ("auto", "dense", "by_head", "blocked", "by_frame", "cudnn", "splash")
-# From this many keys on, one head's scores at a time are never slower on a CPU than all heads' at
-# once, up to 1.6 times faster, and take a fraction of the memory (benchmarks/README.md).
-_BY_HEAD_FROM = 1024
-# Each block is a part of the program, which takes a while to compile: there are at most so many,
-# and where frames are small a block has several, so that it has about as many tokens as this.
-_MOST_BLOCKS = 16
-_BLOCK_TOKENS = 256
-# As by_frame, on any backend all heads at once: no multiplication that is not needed, for counting.
-VISIBLE = "visible"
-_SPLASH_TOKENS = 128  # splash attention works on tiles of this many tokens
 
-
-def choose_implementation(
-    implementation: str,
-    causality: Causality,
-    frames: int,
-    tokens: int,
-    dtype: jnp.dtype = jnp.float32,
-) -> str:
-    """What ``auto`` stands for on this backend.
-
-    Args:
-      implementation: one of `IMPLEMENTATIONS`.
-      causality: who sees whom.
-      frames: frames of the keys.
-      tokens: tokens of a frame.
-      dtype: of the computation.
-
-    Returns:
-      The implementation: on a GPU in 16 bits ``cudnn``; elsewhere ``blocked`` for clips of which
-      something is not seen, and for the rest ``by_head`` for long sequences on a CPU, or ``dense``.
-
-    Raises:
-      UserError: the implementation cannot run on this backend, or does not take these clips.
-    """
-    backend = platform()
-    low_precision = jnp.dtype(dtype).itemsize == 2
-    if implementation == "cudnn" and (backend != "gpu" or not low_precision):
-        raise UserError(
-            "model.attention=cudnn runs on a GPU with model.dtype=bfloat16: take auto elsewhere"
-        )
-    if implementation == "splash" and frames * tokens % _SPLASH_TOKENS:
-        raise UserError(
-            f"model.attention=splash takes multiples of {_SPLASH_TOKENS} tokens, not {frames} x "
-            f"{tokens}: take auto"
-        )
-    if implementation != "auto":
-        return implementation
-    if backend == "gpu" and low_precision:
-        return "cudnn"
-    if frames > 1 and causality.limits:
-        return "blocked"
-    return "by_head" if backend == "cpu" and frames * tokens >= _BY_HEAD_FROM else "dense"
+@functools.cache
+def _say_once(line: str) -> None:
+    logging.getLogger(__name__).warning("%s", line)
 
 
 def attend(
@@ -87,6 +43,7 @@ def attend(
     value: jax.Array,
     causality: Causality = EVERYTHING,
     implementation: str = "auto",
+    real: jax.Array | None = None,
 ) -> jax.Array:
     """Scaled dot-product attention over the tokens of a clip, softmax in float32.
 
@@ -106,6 +63,10 @@ def attend(
         ``cudnn``: blocks as well, each by cuDNN's flash attention (GPU, 16 bits). ``splash``: the
         block-sparse Pallas kernel for TPUs, interpreted elsewhere, which is slow. ``auto``: see
         `choose_implementation`.
+      real: int32 ``[batch]``, the number of frames of each example that are not padding; None: all.
+        Real frames do not see padding, which comes after them: where no frame sees later ones this
+        holds anyway, and nothing is computed for it. What is returned for padding is finite and
+        otherwise undefined.
 
     Returns:
       ``[batch, query time, token, head, channel]`` in the dtype of `query`.
@@ -113,32 +74,44 @@ def attend(
     Raises:
       UserError: see `choose_implementation`.
     """
-    frames, tokens = key.shape[1:3]
-    chosen = choose_implementation(implementation, causality, frames, tokens, query.dtype)
-    first = frames - query.shape[1]  # frame of the first query
-    in_blocks = chosen in ("blocked", "by_frame", "cudnn", VISIBLE) and causality.limits
-    step = query.shape[1]  # frames of a block
-    if in_blocks and chosen in ("by_frame", VISIBLE):
-        step = 1
-    elif in_blocks:
-        step = max(-(-step // _MOST_BLOCKS), -(-_BLOCK_TOKENS // tokens))
-    blocks = []
-    for begin in range(first, frames, step):
-        end = min(begin + step, frames)
-        seen = causality.seen(begin, end, frames) if in_blocks else (0, frames)
-        queries = slice((begin - first) * tokens, (end - first) * tokens)
-        keys = slice(seen[0] * tokens, seen[1] * tokens)
-        blocks.append(_Block(queries, keys, causality.mask((begin, end), seen, tokens)))
+    (frames, tokens), queries = key.shape[1:3], query.shape[1]
+    if causality.streams or frames == 1:
+        real = None
+    chosen, why = choose_implementation(
+        implementation,
+        causality,
+        frames,
+        tokens,
+        query.dtype,
+        channels=query.shape[-1],
+        queries=queries,
+        padded=real is not None,
+    )
+    if why:
+        _say_once(f"attention: {chosen}; {why}")
+    blocks = blocks_of(chosen, causality, frames, tokens, queries)
+    if real is not None:
+        real = real.astype(jnp.int32) * tokens
     if chosen == "cudnn":
+        if real is not None:
+            real = jnp.maximum(real, 1)  # an example of padding alone would have no weights
         q, k, v = (rearrange(x, "b t n h d -> b (t n) h d") for x in (query, key, value))
-        parts = [_cudnn(q[:, b.queries], k[:, b.keys], v[:, b.keys], b.mask) for b in blocks]
+        parts = [
+            cudnn_attention(q[:, b.queries], k[:, b.keys], v[:, b.keys], b.mask, real)
+            for b in blocks
+        ]
         return jnp.concatenate(parts, axis=1).reshape(query.shape)
     # Heads in front, once for all blocks: a CPU then multiplies contiguous matrices.
     rows = [rearrange(x, "b t n h d -> b h (t n) d") for x in (query, key, value)]
+    if real is not None:
+        rows.append(jnp.broadcast_to(real[:, None], rows[0].shape[:2]))
     parts = []
     for apart, group in itertools.groupby(blocks, functools.partial(_by_itself, chosen)):
         function: Callable[..., jax.Array] = functools.partial(
-            _attend_blocks, blocks=tuple(group), chosen=chosen
+            _attend_blocks,
+            blocks=tuple(group),
+            chosen=chosen,
+            first=(frames - queries) * tokens,
         )
         if apart:
             function = each_on_its_own(functools.partial(_one_head_at_a_time, function))
@@ -149,36 +122,20 @@ def attend(
     return rearrange(out, "b h (t n) d -> b t n h d", n=tokens)
 
 
-class _Block(NamedTuple):
-    """Some queries against the span of keys that they see, both as slices of tokens.
-
-    Attributes:
-      queries: tokens of the queries.
-      keys: tokens of the keys.
-      mask: ``[query, key]``, True = sees; None where every query sees every key.
-    """
-
-    queries: slice
-    keys: slice
-    mask: np.ndarray | None
-
-
-def _by_itself(chosen: str, block: _Block) -> bool:
+def _by_itself(chosen: str, block: Block) -> bool:
     """Whether the heads of a block are computed one after the other."""
     # The choice depends on nothing but the span of keys, so that a frame of a stream is computed
     # by the very same operations as in its clip.
     length = block.keys.stop - block.keys.start
     on_cpu = platform() == "cpu"
     in_blocks = chosen in ("blocked", "by_frame")
-    return chosen == "by_head" or (in_blocks and on_cpu and length >= _BY_HEAD_FROM)
+    return chosen == "by_head" or (in_blocks and on_cpu and length >= BY_HEAD_FROM)
 
 
-def _one_head_at_a_time(
-    function: Callable[..., jax.Array], query: jax.Array, key: jax.Array, value: jax.Array
-) -> jax.Array:
+def _one_head_at_a_time(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
     """Maps a function of ``[token, channel]`` over arrays ``[batch, head, token, channel]``."""
-    batch, heads = query.shape[:2]
-    rows = tuple(x.reshape(batch * heads, *x.shape[2:]) for x in (query, key, value))
+    batch, heads = arrays[0].shape[:2]
+    rows = tuple(x.reshape(batch * heads, *x.shape[2:]) for x in arrays)
     out = jax.lax.map(jax.checkpoint(lambda row: function(*row)), rows)
     return out.reshape(batch, heads, *out.shape[1:])
 
@@ -187,20 +144,45 @@ def _attend_blocks(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
-    blocks: tuple[_Block, ...],
+    real: jax.Array | None = None,
+    *,
+    blocks: tuple[Block, ...],
     chosen: str,
+    first: int,
 ) -> jax.Array:
-    """Attention of ``[..., token, channel]`` arrays, the blocks' results one after another."""
+    """Attention of ``[..., token, channel]`` arrays, the blocks' results one after another.
+
+    Args:
+      query: the queries, of which the first is token `first` of the keys.
+      key: the keys.
+      value: the values.
+      real: int32 ``[...]``, the number of keys that are not padding; None: all.
+      blocks: which queries see which keys.
+      chosen: the implementation.
+      first: see `query`.
+    """
     function = _splash if chosen == "splash" else _softmax_attention
     parts = []
     for block in blocks:
-        k, v = key[..., block.keys, :], value[..., block.keys, :]
-        parts.append(function(query[..., block.queries, :], k, v, block.mask))
+        q, k, v = query[..., block.queries, :], key[..., block.keys, :], value[..., block.keys, :]
+        there = None
+        if real is not None:
+            places = np.arange(first + block.queries.start, first + block.queries.stop)
+            there = tuple(
+                np.asarray(x, np.int32).reshape((1,) * real.ndim + (-1,)) < real[..., None]
+                for x in (places, np.arange(block.keys.start, block.keys.stop))
+            )
+        parts.append(function(q, k, v, block.mask, there))
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-2)
 
 
+# Which queries and which keys are not padding, booleans ``[..., token]``. Padding sees padding, so
+# that every query sees a key.
+_There = tuple[jax.Array | np.ndarray, ...] | None
+
+
 def _softmax_attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, mask: np.ndarray | None
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: np.ndarray | None, there: _There
 ) -> jax.Array:
     """Attention of ``[..., token, channel]`` with a mask ``[query, key]`` or None."""
     scores = jnp.einsum("...qd,...kd->...qk", query, key, preferred_element_type=jnp.float32)
@@ -208,6 +190,8 @@ def _softmax_attention(
     if mask is not None:
         mask = mask.reshape((1,) * (scores.ndim - 2) + mask.shape)
         scores = jnp.where(mask, scores, -jnp.inf)
+    if there is not None:
+        scores = jnp.where(there[0][..., :, None] == there[1][..., None, :], scores, -jnp.inf)
     # The softmax's division comes after the product: it then goes over channels and not over keys.
     highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
     weights = jnp.exp(scores - highest)
@@ -221,16 +205,8 @@ def _softmax_attention(
     return (out / total).astype(value.dtype)
 
 
-def _cudnn(
-    query: jax.Array, key: jax.Array, value: jax.Array, mask: np.ndarray | None
-) -> jax.Array:
-    """As `_softmax_attention`, of ``[batch, token, head, channel]``."""
-    seen = None if mask is None else jnp.asarray(mask)[None, None]
-    return jax.nn.dot_product_attention(query, key, value, mask=seen, implementation="cudnn")
-
-
 def _splash(
-    query: jax.Array, key: jax.Array, value: jax.Array, mask: np.ndarray | None
+    query: jax.Array, key: jax.Array, value: jax.Array, mask: np.ndarray | None, there: _There
 ) -> jax.Array:
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
@@ -242,7 +218,10 @@ def _splash(
         interpret=platform() != "tpu",
     )
     scaled = query * np.asarray(query.shape[-1] ** -0.5, query.dtype)
-    return jax.vmap(kernel_)(scaled, key, value).astype(query.dtype)
+    segments = None
+    if there is not None:  # the same for every head
+        segments = splash.SegmentIds(*(x[:, 0].astype(jnp.int32) for x in there))
+    return jax.vmap(kernel_)(scaled, key, value, segments).astype(query.dtype)
 
 
 # Keys and values of a layer, ``[batch, time, token, head, channel]`` each.
@@ -266,7 +245,11 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, rotation: Rotation | None = None, past: Past | None = None
+        self,
+        x: jax.Array,
+        rotation: Rotation | None = None,
+        past: Past | None = None,
+        real: jax.Array | None = None,
     ) -> tuple[jax.Array, Past]:
         """Attends from the tokens of some frames to these and to earlier ones.
 
@@ -274,6 +257,7 @@ class SelfAttention(nn.Module):
           x: ``[batch, time, token, width]``.
           rotation: rotary positions of these tokens, if the model has them.
           past: keys and values of the frames before, if there are any.
+          real: frames of each example that are not padding, see `attend`.
 
         Returns:
           ``[batch, time, token, width]``, and keys and values of these frames.
@@ -293,7 +277,7 @@ class SelfAttention(nn.Module):
         present = key, value
         if past is not None:
             key, value = (jnp.concatenate(pair, axis=1) for pair in zip(past, present, strict=True))
-        out = attend(query, key, value, self.causality, self.implementation)
+        out = attend(query, key, value, self.causality, self.implementation, real)
         out = nn.DenseGeneral(
             features=width,
             axis=(-2, -1),

@@ -26,6 +26,8 @@ STEPS = 16  # scores in this many steps an octave: 16 more doubles a weight of a
 MEAN = 32  # mean magnitude of what `normalize` returns
 RESIDUAL = 2**15 - 1  # largest magnitude in the residual stream
 TOP = 128  # largest weight of attention
+# Largest sum of magnitudes that `normalize` divides by: twice this must not pass 2^31.
+LARGEST_TOTAL = 2**30
 
 
 @jax.custom_jvp
@@ -48,10 +50,14 @@ def whole(parameter: jax.Array, limit: int = LARGEST) -> jax.Array:
     return exactly(jnp.round(scaled), scaled)
 
 
+def weight_limit(inputs: int) -> int:
+    """Largest magnitude of weights of so many inputs within ``[-127, 127]``, for exact sums."""
+    return min(LARGEST, 2**SUM_BITS // (LARGEST * inputs))
+
+
 def weights(parameter: jax.Array) -> jax.Array:
     """A matrix ``[input, output]`` in whole numbers small enough that its products stay exact."""
-    room = 2**SUM_BITS // (LARGEST * parameter.shape[0])
-    return whole(parameter, min(LARGEST, room))
+    return whole(parameter, weight_limit(parameter.shape[0]))
 
 
 def shift(x: jax.Array, bits: int) -> jax.Array:
@@ -71,7 +77,11 @@ def divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     A float division may be off by one either way, depending on the machine; the remainder tells.
     """
     ratio = numerator.astype(jnp.float32) / denominator.astype(jnp.float32)
-    quotient = jnp.floor(ratio).astype(jnp.int32)
+    return _corrected(jnp.floor(ratio).astype(jnp.int32), numerator, denominator)
+
+
+def _corrected(quotient: jax.Array, numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+    """The quotient rounded down, from one that may be off by one either way."""
     rest = numerator - quotient * denominator
     return quotient + (rest >= denominator).astype(jnp.int32) - (rest < 0).astype(jnp.int32)
 
@@ -82,12 +92,19 @@ def normalize(x: jax.Array) -> jax.Array:
     The mean magnitude takes the place of the root mean square, whose squares would not fit.
 
     Args:
-      x: whole numbers within ``[-RESIDUAL, RESIDUAL]``, ``[..., width]``, width at most 1024.
+      x: whole numbers below 2^24, ``[..., width]``, whose magnitudes sum to `LARGEST_TOTAL` at
+        most; see `bsq_jax.models.prior_bounds`.
     """
     factor = MEAN * x.shape[-1]
-    integer = jax.lax.stop_gradient(x).astype(jnp.int32)
+    fixed = jax.lax.stop_gradient(x)
+    integer = fixed.astype(jnp.int32)
     total = jnp.maximum(jnp.sum(jnp.abs(integer), axis=-1, keepdims=True), x.shape[-1])
-    value = divide(integer * factor + total // 2, total).astype(jnp.float32)
+    # The numerator may need more than 32 bits. It is then known modulo 2^32, and so is the
+    # remainder, which itself lies in [-total, 2 total) and therefore comes out right. The quotient
+    # is at most `factor`, so that the float estimate is off by one at most.
+    ratio = fixed * np.float32(factor) / total.astype(jnp.float32)
+    quotient = jnp.floor(ratio + np.float32(0.5)).astype(jnp.int32)
+    value = _corrected(quotient, integer * factor + total // 2, total).astype(jnp.float32)
     length = jnp.maximum(jnp.sum(jnp.abs(x), axis=-1, keepdims=True), x.shape[-1])
     return jnp.clip(exactly(value, x * factor / length), -LARGEST, LARGEST)
 

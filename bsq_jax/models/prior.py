@@ -24,8 +24,10 @@ from einops import rearrange
 from bsq_jax.models.exact import (
     LARGEST,
     RESIDUAL,
+    SUM_BITS,
     UNIT,
     average,
+    exactly,
     lowering,
     normalize,
     powers,
@@ -35,6 +37,7 @@ from bsq_jax.models.exact import (
     whole,
 )
 from bsq_jax.models.initializers import spread
+from bsq_jax.models.prior_bounds import SCALE, logit_shift, out_shift, shift_for
 from bsq_jax.models.prior_shape import PriorShape
 
 LOGIT = 64  # a logit of 1 nat is the whole number 64
@@ -58,14 +61,6 @@ class Cache(NamedTuple):
     before: jax.Array
 
 
-def _shift_for(fan_in: int, size: float, wanted: float) -> int:
-    """Bits to drop of sums of `fan_in` products of numbers of rms `size` with fresh weights."""
-    return max(0, round(float(np.log2(size * UNIT * _SCALE * np.sqrt(fan_in) / wanted))))
-
-
-_SCALE = 0.25  # standard deviation of fresh weights: 16 of 127 steps, room to grow by 8
-
-
 class _Block(nn.Module):
     """Attention and MLP, each behind `normalize` and added to its input."""
 
@@ -74,7 +69,7 @@ class _Block(nn.Module):
     def setup(self) -> None:
         shape = self.shape
         width, heads = shape.width, shape.heads
-        fresh = spread(_SCALE)
+        fresh = spread(SCALE)
         self.qkv = self.param("qkv", fresh, (width, 3 * width))
         self.out = self.param("out", fresh, (width, width))
         self.up = self.param("up", fresh, (width, 4 * width))
@@ -83,13 +78,13 @@ class _Block(nn.Module):
         distances = (heads, shape.window, 2 * shape.rows - 1, 2 * shape.columns - 1)
         self.near = self.param("near", nn.initializers.zeros, distances)
         # Something that is always there to look at: the first token has no other.
-        self.null = self.param("null", spread(_SCALE), (2, heads, width // heads))
+        self.null = self.param("null", spread(SCALE), (2, heads, width // heads))
 
     def rows(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Queries, keys and values ``[..., row, head, channel]`` of ``[..., row, width]``."""
         shape = self.shape
         made = product(normalize(x), weights(self.qkv))
-        made = jnp.clip(shift(made, _shift_for(shape.width, 40, 32)), -LARGEST, LARGEST)
+        made = jnp.clip(shift(made, shift_for(shape.width, 40, 32)), -LARGEST, LARGEST)
         query, key, value = jnp.split(made, 3, axis=-1)
         split = "... (head channel) -> ... head channel"
         return tuple(rearrange(y, split, head=shape.heads) for y in (query, key, value))  # type: ignore[return-value]
@@ -114,7 +109,7 @@ class _Block(nn.Module):
         key = jnp.concatenate([jnp.broadcast_to(null[0], join), key], axis=-3)
         value = jnp.concatenate([jnp.broadcast_to(null[1], join), value], axis=-3)
         scores = product(jnp.swapaxes(query, -3, -2), jnp.moveaxis(key, -3, -1))
-        scores = shift(scores, _shift_for(self.shape.width // self.shape.heads, 32 / 16, 23 / 32))
+        scores = shift(scores, shift_for(self.shape.width // self.shape.heads, 32 / 16, 23 / 32))
         bias = whole(self.near).reshape(self.shape.heads, -1)[:, near]  # [head, row, key]
         bias = jnp.pad(bias, ((0, 0), (0, 0), (1, 0)))
         visible = jnp.pad(seen, ((0, 0),) * (seen.ndim - 1) + ((1, 0),), constant_values=True)
@@ -127,12 +122,11 @@ class _Block(nn.Module):
     def finish(self, x: jax.Array, mixed: jax.Array) -> jax.Array:
         """The rest of the block, from what attention found."""
         width = self.shape.width
-        # A mean over some values is smaller than the values, hence 12 instead of 32.
-        x = x + shift(product(mixed, weights(self.out)), _shift_for(width, 12, 96))
+        x = x + shift(product(mixed, weights(self.out)), out_shift(width))
         hidden = product(normalize(x), weights(self.up))
-        hidden = shift(hidden, _shift_for(width, 40, 32)) + _like(whole(self.up_bias), x)
+        hidden = shift(hidden, shift_for(width, 40, 32)) + _like(whole(self.up_bias), x)
         hidden = jnp.clip(hidden, 0, LARGEST)
-        x = x + shift(product(hidden, weights(self.down)), _shift_for(4 * width, 23, 96))
+        x = x + shift(product(hidden, weights(self.down)), shift_for(4 * width, 23, 96))
         return jnp.clip(x, -RESIDUAL, RESIDUAL)
 
 
@@ -148,7 +142,7 @@ class PriorModel(nn.Module):
     def setup(self) -> None:
         """Makes the parts."""
         shape = self.shape
-        fresh = spread(_SCALE)
+        fresh = spread(SCALE)
         self.embed = self.param("embed", fresh, (shape.bits, shape.width))
         self.before = self.param("before", fresh, (shape.bits, shape.width))
         self.place = self.param("place", fresh, (shape.tokens, shape.width))
@@ -286,7 +280,7 @@ class PriorModel(nn.Module):
 
     def _contexts(self, x: jax.Array) -> jax.Array:
         made = product(normalize(x), weights(self.context))
-        made = shift(made, _shift_for(self.shape.width, 40, 32))
+        made = shift(made, shift_for(self.shape.width, 40, 32))
         return made + _like(whole(self.context_bias), made)
 
     def _bits(self, contexts: jax.Array, signs: jax.Array) -> jax.Array:
@@ -295,8 +289,8 @@ class PriorModel(nn.Module):
         steps = signs * _like(whole(self.earlier), signs)  # [..., bit, hidden]
         sums = jnp.cumsum(steps, axis=-2) - steps
         hidden = jnp.clip(contexts[..., None, :] + sums, 0, LARGEST)
-        logits = jnp.sum(hidden * _like(whole(self.later), hidden), axis=-1)
-        logits = shift(logits, _logit_shift(self.shape.hidden))
+        products = hidden * _like(whole(self.later), hidden)
+        logits = _sum_shifted(products, logit_shift(self.shape.hidden))
         logits += _like(whole(self.logit_bias), logits)
         return jnp.clip(logits, -LARGEST_LOGIT, LARGEST_LOGIT)
 
@@ -350,7 +344,7 @@ class TokenBits:
 
         self.earlier, self.later = integers("earlier"), integers("later")
         self.bias = integers("logit_bias")
-        self.drop = _logit_shift(shape.hidden)
+        self.drop = logit_shift(shape.hidden)
 
     def logits(self, sums: np.ndarray, bit: int) -> np.ndarray:
         """Logits of one bit, int32 ``[...]``, `LOGIT` a nat; sums are int32 ``[..., hidden]``."""
@@ -369,8 +363,18 @@ def _like(x: jax.Array, y: jax.Array) -> jax.Array:
     return x.reshape((1,) * (y.ndim - x.ndim) + x.shape)
 
 
-def _logit_shift(hidden: int) -> int:
-    return _shift_for(hidden, 23, LOGIT)
+def _sum_shifted(products: jax.Array, bits: int) -> jax.Array:
+    """The sum over the last axis of products of two numbers of 8 bits, shifted; float32."""
+    each = 2**SUM_BITS // LARGEST**2  # products of which a float32 sum is exact, and half a step
+    if products.shape[-1] <= each:
+        return shift(jnp.sum(products, axis=-1), bits)
+    parts = [
+        jnp.sum(products[..., first : first + each], axis=-1)
+        for first in range(0, products.shape[-1], each)
+    ]
+    whole_ = sum(jax.lax.stop_gradient(part).astype(jnp.int32) for part in parts)
+    value = (2 * jnp.asarray(whole_) + (1 << bits)) >> (bits + 1)
+    return exactly(value.astype(jnp.float32), jnp.asarray(sum(parts)) * np.float32(2.0**-bits))
 
 
 def _windows(x: jax.Array, axis: int, time: int, window: int) -> jax.Array:

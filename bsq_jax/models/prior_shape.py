@@ -6,6 +6,8 @@ import dataclasses
 
 import numpy as np
 
+from bsq_jax.models.prior_bounds import check_exact
+
 ORDERS = ("raster", "grids")
 
 
@@ -42,6 +44,9 @@ class PriorShape:
       hidden: channels of the network that goes through the bits of a token.
       window: frames that a token looks at, its own included.
       order: see `steps_of`.
+
+    Raises:
+      UserError: a network of this size would not be exact.
     """
 
     rows: int
@@ -53,6 +58,9 @@ class PriorShape:
     hidden: int = 96
     window: int = 2
     order: str = "raster"
+
+    def __post_init__(self) -> None:
+        check_exact(self)
 
     @property
     def tokens(self) -> int:

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from bsq_jax.models.attention import Past, choose_implementation
+from bsq_jax.models.attention import Past
+from bsq_jax.models.attention_choice import Choice, choose_implementation
 from bsq_jax.models.causality import Causality
 from bsq_jax.models.initializers import bias, kernel
 from bsq_jax.models.linear import product
@@ -127,7 +128,12 @@ class _Trunk(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, table: FrameTable, past: Past | None, streaming: bool
+        self,
+        x: jax.Array,
+        table: FrameTable,
+        past: Past | None,
+        streaming: bool,
+        real: jax.Array | None,
     ) -> tuple[jax.Array, Past | None]:
         shape, dtype = self.shape, self.compute.dtype
         rows = shape.grid[0]
@@ -141,7 +147,7 @@ class _Trunk(nn.Module):
             turned = rotation(table, shape.grid, shape.width // shape.heads)
         x, present = Transformer(
             shape.layers, shape.heads, shape.mlp_ratio, shape.sees, self.compute, name="transformer"
-        )(x, turned, past, streaming)
+        )(x, turned, past, streaming, real)
         x = LayerNorm(dtype, name="norm_post")(x)
         return rearrange(x, "b t (h w) d -> b t h w d", h=rows), present
 
@@ -159,8 +165,9 @@ class Encoder(nn.Module):
         table: FrameTable,
         past: Past | None = None,
         streaming: bool = False,
+        real: jax.Array | None = None,
     ) -> tuple[jax.Array, Past | None]:
-        """Encodes pixels in [-1, 1]; see `Transformer` for `past` and what is returned."""
+        """Encodes pixels in [-1, 1]; see `Transformer` for the rest."""
         x = patchify(pixels.astype(self.compute.dtype), self.shape.patch_size)
         x = nn.Dense(
             self.shape.width,
@@ -170,7 +177,7 @@ class Encoder(nn.Module):
             kernel_init=kernel(None, "embed"),
             name="patch_embed",
         )(x)
-        return _Trunk(self.shape, self.compute, name="trunk")(x, table, past, streaming)
+        return _Trunk(self.shape, self.compute, name="trunk")(x, table, past, streaming, real)
 
 
 class Decoder(nn.Module):
@@ -186,10 +193,11 @@ class Decoder(nn.Module):
         table: FrameTable,
         past: Past | None = None,
         streaming: bool = False,
+        real: jax.Array | None = None,
     ) -> tuple[jax.Array, Past | None]:
         """Decodes to float32 pixels around [-1, 1], not clamped; as `Encoder`."""
         x = features.astype(self.compute.dtype)
-        x, present = _Trunk(self.shape, self.compute, name="trunk")(x, table, past, streaming)
+        x, present = _Trunk(self.shape, self.compute, name="trunk")(x, table, past, streaming, real)
         if self.shape.head_hidden:
             x = nn.Dense(
                 self.shape.head_hidden,
@@ -248,38 +256,54 @@ class TokenizerModel(nn.Module):
             bias_init=bias("embed"),
         )
 
-    def attention_used(self, frames: int) -> str:
-        """The implementation of attention that clips of so many frames are computed with."""
+    def attention_used(self, frames: int, padded: bool = False) -> Choice:
+        """The implementation of attention that clips of so many frames are computed with.
+
+        Args:
+          frames: of a clip.
+          padded: some clips of a batch may be shorter.
+        """
+        shape = self.shape
         return choose_implementation(
-            self.attention, self.shape.sees, frames, self.shape.tokens, self.dtype
+            self.attention,
+            shape.sees,
+            frames,
+            shape.tokens,
+            self.dtype,
+            channels=shape.width // shape.heads,
+            padded=padded and frames > 1 and not shape.sees.streams,
         )
 
-    def __call__(self, pixels: jax.Array) -> TokenizerOutput:
+    def __call__(self, pixels: jax.Array, real: jax.Array | None = None) -> TokenizerOutput:
         """Reconstructs ``[batch, time, height, width, 3]`` pixels in [-1, 1].
+
+        Here and below `real` is int32 ``[batch]``: so many frames of each clip are no padding,
+        which comes at the end and changes nothing of the real frames; None: all are.
 
         Raises:
           UserError: a clip is longer than the positions allow.
         """
-        quantized = self.encode(pixels)
-        return TokenizerOutput(self.decode_quantized(quantized.quantized), quantized)
+        quantized = self.encode(pixels, real)
+        return TokenizerOutput(self.decode_quantized(quantized.quantized, real), quantized)
 
-    def encode(self, pixels: jax.Array) -> Quantized:
+    def encode(self, pixels: jax.Array, real: jax.Array | None = None) -> Quantized:
         """Tokens of pixels: ``.bits`` is uint8 ``[batch, time, row, column, L]``."""
-        return self.quantizer(self.latents(pixels))
+        return self.quantizer(self.latents(pixels, real))
 
-    def latents(self, pixels: jax.Array) -> jax.Array:
+    def latents(self, pixels: jax.Array, real: jax.Array | None = None) -> jax.Array:
         """The float32 latents ``[batch, time, row, column, L]`` before the sphere."""
-        features, _ = self.encoder(pixels, self.shape.frame_table(pixels.shape[1]))
+        features, _ = self.encoder(pixels, self.shape.frame_table(pixels.shape[1]), real=real)
         return self.to_latent(features.astype(jnp.float32))
 
-    def decode_quantized(self, quantized: jax.Array) -> jax.Array:
+    def decode_quantized(self, quantized: jax.Array, real: jax.Array | None = None) -> jax.Array:
         """Pixels, not clamped, of quantised latents ``[batch, time, row, column, L]``."""
         table = self.shape.frame_table(quantized.shape[1])
-        return self.decoder(self.from_latent(quantized), table)[0]
+        return self.decoder(self.from_latent(quantized), table, real=real)[0]
 
-    def decode(self, bits: jax.Array) -> jax.Array:
+    def decode(self, bits: jax.Array, real: jax.Array | None = None) -> jax.Array:
         """Pixels in [-1, 1] of tokens or their first bits, ``[batch, time, row, column, L]``."""
-        return jnp.clip(self.decode_quantized(to_corners(bits, self.shape.bits)), -1.0, 1.0)
+        corners = to_corners(bits, self.shape.bits)
+        return jnp.clip(self.decode_quantized(corners, real), -1.0, 1.0)
 
     def encode_next(
         self, pixels: jax.Array, table: FrameTable, past: Past | None

@@ -133,7 +133,11 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, past: Past | None = None, rotation: Rotation | None = None
+        self,
+        x: jax.Array,
+        past: Past | None = None,
+        rotation: Rotation | None = None,
+        real: jax.Array | None = None,
     ) -> tuple[jax.Array, Past | None]:
         """Maps ``[batch, time, token, width]`` to the same shape; see `SelfAttention`."""
         x = split_by_batch(x)
@@ -142,7 +146,7 @@ class Block(nn.Module):
         attention = SelfAttention(
             self.heads, self.causality, dtype, self.compute.attention, name="attention"
         )
-        attended, present = attention(LayerNorm(dtype, name="norm1")(x), rotation, past)
+        attended, present = attention(LayerNorm(dtype, name="norm1")(x), rotation, past, real)
         x = x + attended
         x = x + Mlp(hidden, dtype, name="mlp")(LayerNorm(dtype, name="norm2")(x))
         return split_by_batch(x), present if self.streaming else None
@@ -172,6 +176,7 @@ class Transformer(nn.Module):
         rotation: Rotation | None = None,
         past: Past | None = None,
         streaming: bool = False,
+        real: jax.Array | None = None,
     ) -> tuple[jax.Array, Past | None]:
         """Maps the tokens of some frames.
 
@@ -181,6 +186,7 @@ class Transformer(nn.Module):
           past: keys and values of the frames before, ``[layer, batch, time, token, head, channel]``
             each, if there are any.
           streaming: give back keys and values of these frames.
+          real: frames of each example that are not padding, see `bsq_jax.models.attention.attend`.
 
         Returns:
           ``[batch, time, token, width]``, and keys and values of these frames, shaped like `past`;
@@ -196,8 +202,8 @@ class Transformer(nn.Module):
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, nn.broadcast),
+            in_axes=(0, nn.broadcast, nn.broadcast),
             length=self.layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(self.heads, self.mlp_ratio, self.causality, self.compute, streaming, name=STACK)
-        return stack(x, past, rotation)
+        return stack(x, past, rotation, real)

@@ -18,6 +18,8 @@ from bsq_jax.evaluate_masked_lm import (
     evaluate_masked_lm,
     masked_lm_table,
 )
+from bsq_jax.models.attention_choice import choose_implementation
+from bsq_jax.models.causality import Causality
 from bsq_jax.networks import Judging
 from bsq_jax.recipes.on_tokens import TokensRecipe
 from bsq_jax.sampler import Sampler, Sampling
@@ -61,8 +63,22 @@ class MaskedLmRecipe(TokensRecipe[MaskedLmTask]):
         return [
             f"{config.name}: a masked language model of {count / 1e6:.1f}M parameters over "
             f"{shape.rows}x{shape.columns} tokens of {shape.bits} bits in {shape.groups} group(s), "
-            f"{told}, on {describe_devices(self._mesh)}; {begin}"
+            f"{told}, on {describe_devices(self._mesh)}; {begin}",
+            self._attention(),
         ]
+
+    def _attention(self) -> str:
+        """Which implementation of attention computes the clips, and why, in a line."""
+        shape, compute = self.task.model.shape, self.task.model.compute
+        name, why = choose_implementation(
+            compute.attention,
+            Causality(),
+            shape.frames,
+            shape.tokens,
+            compute.dtype,
+            channels=shape.width // shape.heads,
+        )
+        return f"attention ({compute.attention}): {name}{f' ({why})' if why else ''}"
 
     @functools.cached_property
     def _evaluator(self) -> MaskedLmEvaluator:

@@ -21,6 +21,7 @@ from bsq_jax.data.records import SPLITS
 from bsq_jax.data.settings import DataConfig
 from bsq_jax.initial import ADAPTABLE, adapt, check_same_model, load_initial, start_from
 from bsq_jax.judges import Judging
+from bsq_jax.models.attention_choice import Choice
 from bsq_jax.models.tokenizer import TokenizerModel
 from bsq_jax.tasks.state import TrainState
 from bsq_jax.tasks.tokenizer import make_tokenizer_task
@@ -142,11 +143,14 @@ class TokenizerRecipe:
 
 def _attention(model: TokenizerModel, lengths: Sequence[int]) -> str:
     """Which implementation of attention computes clips of which lengths, in a line."""
-    used: dict[str, list[str]] = {}
+    used: dict[Choice, list[str]] = {}
     for frames in lengths:
         # An image model sees the frames of a clip one by one.
-        name = model.attention_used(1 if model.shape.frames == 1 else frames)
-        used.setdefault(name, []).append(str(frames))
-    parts = [f"{name} for clips of {', '.join(clips)} frames" for name, clips in used.items()]
-    text = "; ".join(parts).replace("clips of 1 frames", "single frames")
-    return f"attention ({model.attention}): {text if len(used) > 1 else next(iter(used))}"
+        choice = model.attention_used(1 if model.shape.frames == 1 else frames, padded=True)
+        used.setdefault(choice, []).append(str(frames))
+    parts = []
+    for choice, clips in used.items():
+        whom = f" for clips of {', '.join(clips)} frames" if len(used) > 1 else ""
+        why = f" ({choice.why})" if choice.why else ""
+        parts.append(choice.name + whom.replace("clips of 1 frames", "single frames") + why)
+    return f"attention ({model.attention}): {'; '.join(parts)}"

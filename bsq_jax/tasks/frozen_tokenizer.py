@@ -49,7 +49,8 @@ class FrozenTokenizer:
 
         Args:
           batch: has ``pixels`` uint8 ``[batch, time, height, width, 3]``, or already ``bits`` uint8
-            ``[batch, time, row, column, L]``.
+            ``[batch, time, row, column, L]``. There may be ``frames`` int32 ``[batch]``, the real
+            frames of each clip, which see no padding.
           frozen: of `load`.
         """
         if "bits" in batch:
@@ -59,10 +60,11 @@ class FrozenTokenizer:
             time = pixels.shape[1]
             # A tokenizer codes clips of so many frames, an image model each frame by itself.
             segment = min(self.model.shape.frames, time)
-            parts = [
-                self._apply(frozen, pixels[:, first : first + segment], "encode").bits
-                for first in range(0, time, segment)
-            ]
+            frames, parts = batch.get("frames"), []
+            for first in range(0, time, segment):
+                part = pixels[:, first : first + segment]
+                real = None if frames is None else jnp.clip(frames - first, 0, part.shape[1])
+                parts.append(self._apply(frozen, part, "encode", real).bits)
             bits = jnp.concatenate(parts, axis=1)
         return rearrange(bits, "b t h w l -> b t (h w) l")
 
@@ -76,8 +78,10 @@ class FrozenTokenizer:
         ]
         return to_uint8(jnp.concatenate(parts, axis=1))
 
-    def _apply(self, frozen: Mapping[str, Any], x: jax.Array, method: str) -> Any:
-        return self.model.apply({"params": frozen[_PARAMS]}, x, method=method)
+    def _apply(
+        self, frozen: Mapping[str, Any], x: jax.Array, method: str, real: jax.Array | None = None
+    ) -> Any:
+        return self.model.apply({"params": frozen[_PARAMS]}, x, real, method=method)
 
 
 class TokensTask:

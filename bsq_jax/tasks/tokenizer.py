@@ -146,7 +146,7 @@ class TokenizerTask:
 
     # --- training ---
 
-    def _apply(self, params: Any, x: jax.Array, method: str) -> jax.Array:
+    def _apply(self, params: Any, x: jax.Array, method: str, frames: jax.Array | None) -> jax.Array:
         """A method of the network, ``[batch, time, ...]`` to the same.
 
         An image model sees the frames of a clip one by one.
@@ -154,8 +154,8 @@ class TokenizerTask:
         batch, time = x.shape[:2]
         by_frame = self.model.shape.frames == 1 and time > 1
         if by_frame:
-            x = rearrange(x, "b t ... -> (b t) 1 ...")
-        y = cast(jax.Array, self.model.apply({"params": params}, x, method=method))
+            x, frames = rearrange(x, "b t ... -> (b t) 1 ..."), None
+        y = cast(jax.Array, self.model.apply({"params": params}, x, frames, method=method))
         return y.reshape(batch, time, *y.shape[2:]) if by_frame else y
 
     def reconstruct(
@@ -164,6 +164,7 @@ class TokenizerTask:
         pixels: jax.Array,
         weights: jax.Array | None = None,
         kept: jax.Array | None = None,
+        frames: jax.Array | None = None,
     ) -> TokenizerOutput:
         """The network's output for float pixels.
 
@@ -172,12 +173,13 @@ class TokenizerTask:
           pixels: ``[batch, time, height, width, 3]``.
           weights: of the frames in the quantiser's losses, ``[batch, time]``; None: all alike.
           kept: int32 ``[batch]``, bits of a token that the decoder gets; None: all.
+          frames: int32 ``[batch]``, real frames of each clip, which see no padding; None: all are.
         """
-        quantized = self.model.quantizer(self._apply(params, pixels, "latents"), weights)
+        quantized = self.model.quantizer(self._apply(params, pixels, "latents", frames), weights)
         corners = quantized.quantized
         if kept is not None:
             corners = keep_bits(corners, kept)
-        decoded = self._apply(params, corners, "decode_quantized")
+        decoded = self._apply(params, corners, "decode_quantized", frames)
         return TokenizerOutput(decoded, quantized)
 
     def kept_bits(self, examples: int, step: jax.Array) -> jax.Array | None:
@@ -255,7 +257,7 @@ class TokenizerTask:
         kept = self.kept_bits(len(pixels), step)
 
         def forward(params: Any) -> tuple[tuple[jax.Array, jax.Array], Any]:
-            output = self.reconstruct(params, pixels, weights, kept)
+            output = self.reconstruct(params, pixels, weights, kept, frames)
             fake = output.pixels
             if weights is not None:  # at the source, so that no loss has a gradient there
                 fake = jnp.where(with_axes(weights, 5) > 0, fake, pixels)
@@ -336,7 +338,7 @@ class TokenizerTask:
           large enough ``ssim`` and ``ms_ssim``, and ``oracle_psnr``: that of the best
           one-colour-per-patch picture.
         """
-        output = self.reconstruct(params, to_float(batch["pixels"]))
+        output = self.reconstruct(params, to_float(batch["pixels"]), frames=batch.get("frames"))
         reconstruction = to_uint8(output.pixels)
         measured = metrics.measure(batch["pixels"], reconstruction, self.model.shape.patch_size)
         return {"reconstruction": reconstruction, "bits": output.quantized.bits, **measured}

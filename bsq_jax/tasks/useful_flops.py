@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from bsq_jax.core import flops
-from bsq_jax.models.attention import VISIBLE
+from bsq_jax.models.attention_choice import VISIBLE
 from bsq_jax.models.masked_lm import MaskedLm
 from bsq_jax.models.tokenizer import TokenizerModel
 from bsq_jax.tasks.tokenizer import TokenizerTask
