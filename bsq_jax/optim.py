@@ -37,6 +37,22 @@ def schedule(
     return rate
 
 
+# By the last name of a parameter, because shapes do not tell: a table of positions has two axes as
+# a matrix has, and the biases of scanned layers too. Every parameter of every model stands in one
+# of the two, see `decays`.
+_MATRICES = frozenset(
+    {"kernel"}  # linear layers and convolutions
+    | {"qkv", "out", "up", "down", "embed", "before", "context", "earlier", "later"}  # of the prior
+)
+_OTHERS = frozenset(
+    {"bias", "scale"}  # of layers and norms
+    | {"spatial", "temporal"}  # positions
+    | {"embedding"}  # words and classes of the masked language model
+    # Of the prior: biases, positions, and the learned token and key that stand for no other.
+    | {"up_bias", "context_bias", "logit_bias", "near", "place", "unknown", "null"}
+)
+
+
 def _is_stacked(path: tuple[Any, ...]) -> bool:
     return any(getattr(entry, "key", None) == STACK for entry in path)
 
@@ -65,11 +81,29 @@ def _all(params: Any) -> Any:
     return jax.tree.map(lambda _: True, params)
 
 
-def _matrices(params: Any) -> Any:
-    """True for the ``kernel`` of every linear layer."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: getattr(path[-1], "key", None) == "kernel", params
-    )
+def decays(params: Any) -> Any:
+    """Which parameters decay: matrices do; norms, biases, positions and embeddings do not.
+
+    Args:
+      params: a tree of parameters, or of their shapes.
+
+    Returns:
+      The same tree of booleans.
+
+    Raises:
+      ValueError: a parameter has a name that is not declared in this module.
+    """
+
+    def one(path: tuple[Any, ...], _: Any) -> bool:
+        name = getattr(path[-1], "key", None)
+        if name not in _MATRICES | _OTHERS:
+            raise ValueError(
+                f"weight decay of the parameter {jax.tree_util.keystr(path)} is not declared: add "
+                "its name to the matrices or the others in bsq_jax/optim.py"
+            )
+        return name in _MATRICES
+
+    return jax.tree_util.tree_map_with_path(one, params)
 
 
 def make_schedule(config: ConfigDict, learning_rate: float | None = None) -> optax.Schedule:
@@ -113,7 +147,7 @@ def make_optimizer(
             b2=optimizer.b2,
             eps=optimizer.eps,
             weight_decay=optimizer.weight_decay,
-            mask=_all if optimizer.decay_all else _matrices,
+            mask=_all if optimizer.decay_all else decays,
         ),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import signal
 import time
@@ -10,11 +11,10 @@ from typing import Any, Self
 
 import jax
 import numpy as np
-import optax
 from jax.experimental import multihost_utils
 
 from bsq_jax.core.checkpoint import Checkpointer
-from bsq_jax.core.deferred import check_finite
+from bsq_jax.core.deferred import StateCheck, check_finite
 from bsq_jax.core.monitor import Monitor
 from bsq_jax.core.profiling import Profiler, Startup
 from bsq_jax.core.sharding import host_shard, replicated, to_global
@@ -22,6 +22,10 @@ from bsq_jax.data.batches import Batches
 from bsq_jax.tasks.state import TrainState, jit_step
 
 _CONTENTS = ("pixels", "bits")  # one of them is in a batch, ``[batch, time, ...]``
+# Steps that the devices have yet to finish when the loop gives them another one. One that waits
+# while another runs keeps them busy; more would only hold their batches in memory, and be waited
+# for when the run ends: 50 were on a CPU.
+AHEAD = 2
 _BESIDE = ("frames", "label")  # what a step is given besides, as far as it is there
 
 
@@ -122,7 +126,8 @@ def train(
       SIGTERM).
 
     Raises:
-      NonFiniteError: a metric is NaN or infinite; nothing non-finite is ever saved.
+      NonFiniteError: a metric, or anything in the state, is NaN or infinite. The state is looked at
+        every `log_every` steps and before it is saved, so that nothing non-finite is ever saved.
       UserError: too many records are unreadable, or the disk is full.
     """
     shard = host_shard(mesh, batch_size)
@@ -134,16 +139,27 @@ def train(
     flops: dict[int, float] = {}  # of a step, by the length of the clips; its keys are compiled
     startup, profiler = startup or Startup(), profiler or Profiler("", None)
     frozen = task.load_frozen(mesh)
-    norm = jax.jit(optax.tree.norm, out_shardings=replicated(mesh))
+    finite = StateCheck(state, replicated(mesh))
+    # Steps given to the devices, oldest first: (step, what is there when it is done, codes of its
+    # state if it is to be logged).
+    under_way: collections.deque[tuple[int, Any, Any]] = collections.deque()
+
+    def settle(ahead: int) -> None:
+        """Waits until no more than so many steps are under way, and looks at what is done."""
+        while len(under_way) > ahead:
+            step, done, codes = under_way.popleft()
+            jax.block_until_ready(done)
+            if codes is not None:
+                monitor.arrived(step)
+                finite.check(step, codes)
 
     def save(step: int, values: dict[str, Any]) -> None:
+        settle(0)
         monitor.flush()
         # Waits for the device, but only here: a broken state must not replace a good one. The
-        # metrics are of the parameters before the step, so those after it are looked at as well.
-        values = {**values, "parameter_norm": norm(state.params)}
-        if state.adversary is not None:
-            values["discriminator_norm"] = norm(state.adversary.params)
+        # metrics are of the parameters before the step, so the state after it is looked at as well.
         check_finite(step, {name: np.asarray(value) for name, value in values.items()})
+        finite.check(step, finite.codes(state))
         checkpointer.save(step, state, {**meta, "history": monitor.history()})
 
     finished = True
@@ -170,8 +186,11 @@ def train(
             if line := profiler.after(step, state):
                 monitor.info(line)
             last = step == steps
-            if step % log_every == 0 or last:
+            logged = step % log_every == 0 or last
+            under_way.append((step, values, finite.codes(state) if logged else None))
+            if logged:
                 monitor.push(step, {**values, "broken_records": batches.stats()["broken"]})
+            settle(AHEAD)
             stopping = stop.asked(step)
             if step % checkpoint_every == 0 or last or stopping:
                 save(step, values)
@@ -181,8 +200,9 @@ def train(
                 break
             due = [bool(every) and step % every == 0 for every in (evaluate_every, picture_every)]
             if any(due) and not last:
+                settle(0)  # the steps under way belong to training's time
                 monitor.flush()
-                jax.block_until_ready(state)  # the steps under way belong to training's time
+                jax.block_until_ready(state)
                 with monitor.pause():
                     evaluate(state, due[1])
     monitor.flush()

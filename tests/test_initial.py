@@ -127,6 +127,27 @@ def test_a_rate_that_followed_the_batch_follows_that_of_the_new_run(tmp_path, mo
     assert rates == pytest.approx([4e-7 * 64] * 3 + [1e-3], rel=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["prior", "masked_lm"])
+def test_an_average_that_comes_along_is_kept(first, tmp_path, kind, capsys):
+    """Of models of tokens too, in the new run and in what resumes it."""
+    path, new = tmp_path / "given", tmp_path / "new"
+    words = ("--config", f"{TINY}:{kind}={first}", "--config.train.checkpoint_every=1")
+    if kind == "masked_lm":  # the pictures of the tokenizer
+        words += ("--config.data.source=synthetic", "--config.masked_lm.classes=0")
+    run(*words, "--workdir", path, "--config.train.steps=2")
+    before = load_initial(path).weights["ema"]
+    for steps in (1, 2):
+        init = f"--config.train.init={path}" if steps == 1 else "--config.train.log_every=2"
+        run(*words, "--workdir", new, f"--config.train.steps={steps}", init)
+        found = load_initial(new).weights
+        raw, before = leaves(found["raw"]), leaves(before)
+        for name, array in leaves(found["ema"]).items():
+            wanted = 0.9 * before[name] + 0.1 * raw[name]
+            np.testing.assert_allclose(array, wanted, rtol=1e-4, atol=1e-7, err_msg=name)
+        before = found["ema"]
+    assert f"from {path}: parameters (raw) and averaged" in capsys.readouterr().err
+
+
 def test_mistakes(first, export, tmp_path):
     words = ("--config", TINY, "--workdir", tmp_path / "run")
     message = message_of(*words, f"--config.train.init={first}", "--config.model.bits=5")

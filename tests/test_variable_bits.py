@@ -1,18 +1,30 @@
-"""Tokens that can do with their first bits. Oracles: corners written by hand, counted draws."""
+"""Tokens that can do with their first bits.
+
+Oracles: corners written by hand, counted draws, a big batch against its micro-batches.
+"""
+
+import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tiny
+from one_step import one_step
 
 from bsq_jax.api import Tokenizer
 from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
-from bsq_jax.core.sharding import make_mesh
+from bsq_jax.core.rng import stream_key
+from bsq_jax.core.sharding import batch_sharding, make_mesh
 from bsq_jax.models.tokenizer import TokenizerShape
 from bsq_jax.quantizers.bits import to_corners
-from bsq_jax.tasks.tokenizer import draw_kept, keep_bits, make_tokenizer_task
+from bsq_jax.tasks.accumulate import over_micro_batches
+from bsq_jax.tasks.frozen_tokenizer import FrozenTokenizer
+from bsq_jax.tasks.prior import make_prior_task
+from bsq_jax.tasks.tokenizer import LossWeights, draw_kept, keep_bits, make_tokenizer_task
 
 
 def config_of(min_bits):
@@ -70,9 +82,89 @@ def test_training_sees_the_bits_that_are_kept():
     kept = task.kept_bits(8, jnp.int32(3))
     assert len(set(kept.tolist())) > 1
     step = jnp.int32(3)
-    _, _, watched = jax.jit(task.gradients)(state.params, None, pixels, None, step, {})
+    _, _, watched = jax.jit(task.gradients)(state.params, None, pixels, None, step, {}, kept)
     made = jax.jit(lambda k: task.reconstruct(state.params, pixels, kept=k).pixels)(kept)
     np.testing.assert_allclose(watched["l1"], np.abs(pixels - made).mean(), rtol=1e-5)
     whole = jax.jit(lambda: task.reconstruct(state.params, pixels).pixels)()
     assert abs(np.abs(pixels - whole).mean() - float(watched["l1"])) > 1e-6
     assert make_tokenizer_task(config_of(0)).kept_bits(8, step) is None
+
+
+def prior_task(tokenizer):
+    config = tiny.get_prior("tokenizer")
+    config.model.min_bits = 2
+    return make_prior_task(finalize(config), FrozenTokenizer(tokenizer.model, tokenizer.params))
+
+
+def tokenizer_task(_):
+    # Without the entropy, whose codebook term is not a mean over examples.
+    return dataclasses.replace(
+        make_tokenizer_task(config_of(2)), weights=LossWeights(l1=1.0, l2=0.5, entropy=0.0)
+    )
+
+
+MAKE = {"tokenizer": tokenizer_task, "prior": prior_task}
+EXAMPLES, DRAWN = 16, 64
+
+
+def draws_of(task, step, mesh):
+    """How many bits each example of a batch keeps, drawn in a program over the mesh."""
+    draw = jax.jit(lambda step: task.kept_bits(DRAWN, step), out_shardings=batch_sharding(mesh))
+    return np.asarray(draw(jnp.int32(step)))
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("kind", MAKE)
+def test_draws_differ_between_micro_batches_and_steps_and_not_between_meshes(tokenizer, kind):
+    task, meshes = MAKE[kind](tokenizer), (make_mesh(devices=jax.devices()[:1]), make_mesh())
+    drawn = [draws_of(task, step, meshes[0]) for step in range(3)]
+    for step, values in enumerate(drawn):
+        np.testing.assert_array_equal(draws_of(task, step, meshes[1]), values)
+        # As over_micro_batches splits them: strided.
+        parts = values.reshape(-1, 4).T.tolist()
+        assert len({tuple(part) for part in parts}) == 4
+    assert len({values.tobytes() for values in drawn}) == 3
+    key = stream_key(0, "bits", 1)  # with one micro-batch as ever
+    wanted = draw_kept(key, DRAWN, TokenizerShape(bits=6, min_bits=2))
+    np.testing.assert_array_equal(drawn[1], wanted)
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_micro_batches_do_what_the_big_batch_does(tokenizer, kind):
+    """Gradients too: plain descent moves the parameters by them."""
+    pixels = np.random.default_rng(0).integers(0, 256, (EXAMPLES, 1, 16, 16, 3), np.uint8)
+    batch = {"pixels": pixels, "frames": np.ones(EXAMPLES, np.int32)}
+    task = dataclasses.replace(MAKE[kind](tokenizer), optimizer=optax.sgd(0.1))
+    (params, watched), (other, values) = (
+        one_step(dataclasses.replace(task, accumulate=parts), mesh, batch)
+        for parts, mesh in ((1, make_mesh(devices=jax.devices()[:1])), (2, make_mesh()))
+    )
+    np.testing.assert_allclose(values["loss"], watched["loss"], rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), other, params)
+
+
+@pytest.mark.smoke
+def test_a_micro_batch_with_a_key_of_its_own_is_an_error():
+    """Such a key would be the same for all micro-batches; one that comes with the rows is not."""
+    x = jnp.zeros((4, 2))
+
+    def noisy(key):
+        return lambda rows, _: jnp.mean(rows + jax.random.normal(key(), rows.shape))
+
+    @functools.partial(jax.jit, static_argnums=(1, 2))
+    def run(step, count, where):
+        outside = stream_key(0, "noise", step)
+        key = {"inside": lambda: stream_key(0, "noise", step), "outside": lambda: outside}[where]
+        return over_micro_batches(noisy(key), x, None, count)
+
+    for where in ("inside", "outside"):
+        run(3, 1, where)  # one micro-batch shares it with nobody
+        with pytest.raises(ValueError, match="has a random key of its own"):
+            run(3, 2, where)
+
+    def given(rows, _):
+        return jnp.mean(jax.vmap(jax.random.normal)(rows[1]))
+
+    keys = jax.random.split(jax.random.key(0), 4)
+    both = over_micro_batches(given, (x, keys), None, 2)
+    np.testing.assert_allclose(both, np.mean(jax.vmap(jax.random.normal)(keys)), rtol=1e-6)

@@ -1,12 +1,26 @@
-"""Metrics that stay on the device until the host needs them, and the check that they are finite."""
+"""Metrics that stay on the device until the host needs them; checks that all is finite."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bsq_jax.core.errors import NonFiniteError
+from bsq_jax.core.trees import leaves
+
+_CURES = "try a lower learning rate, a longer warm-up, tighter gradient clipping"
+_WORDS = {1: "infinite", 2: "NaN"}  # by code of `StateCheck`
+# Parts of a training state by the beginning of their names; the first that fits.
+_PARTS = {
+    "params/": "parameters",
+    "ema/": "averaged parameters",
+    "opt_state/": "statistics of the optimizer",
+    "adversary/params/": "parameters of the discriminator",
+    "adversary/opt_state/": "statistics of the discriminator's optimizer",
+    "adversary/": "averages of the discriminator",
+}
 
 
 def check_finite(step: int, metrics: Mapping[str, Any]) -> None:
@@ -27,9 +41,67 @@ def check_finite(step: int, metrics: Mapping[str, Any]) -> None:
     if bad:
         terms = ", ".join(f"{name} is {what}" for name, what in bad.items())
         raise NonFiniteError(
-            f"step {step}: {terms}; try a lower learning rate, a longer warm-up, tighter gradient "
-            "clipping or float32, and look at the last pictures for when it began"
+            f"step {step}: {terms}; {_CURES} or float32, and look at the last pictures for when it "
+            "began"
         )
+
+
+class StateCheck:
+    """Looks for NaN and infinities in all of a training state, in one small program.
+
+    A loss does not tell of all of it: a gradient whose square overflows leaves infinite statistics
+    in the optimiser, with which its parameter never moves again, while every loss stays finite.
+
+    Args:
+      state: pytree of arrays or of their shapes.
+      sharding: of the result, the same on all hosts.
+    """
+
+    def __init__(self, state: Any, sharding: jax.sharding.Sharding):
+        self._names = [name for name, leaf in leaves(state).items() if _is_float(leaf)]
+        self._codes = jax.jit(_codes, out_shardings=sharding)
+
+    def codes(self, state: Any) -> jax.Array:
+        """What is wrong with each array of floats: int8 ``[array]``, 0 for nothing."""
+        return self._codes(state)
+
+    def check(self, step: int, codes: Any) -> None:
+        """Waits for what `codes` gave, and raises where an array is not finite.
+
+        Args:
+          step: the step after which the state was as it is.
+          codes: of that state.
+
+        Raises:
+          NonFiniteError: with the step, the parts of the state, and what to try.
+        """
+        parts: dict[str, list[str]] = {}
+        for name, code in zip(self._names, np.asarray(codes).tolist(), strict=True):
+            if code:
+                part = next((_PARTS[p] for p in _PARTS if name.startswith(p)), "state")
+                parts.setdefault(part, []).append(f"{name} is {_WORDS[code]}")
+        if parts:
+            found = ", ".join(
+                f"{part} ({names[0]}{f', and {len(names) - 1} more' if names[1:] else ''})"
+                for part, names in parts.items()
+            )
+            raise NonFiniteError(
+                f"step {step}: not finite any more: {found}; a gradient was too large: {_CURES} "
+                "(optimizer.clip, discriminator.clip) or float32, and look at gradient_norm in "
+                "metrics.jsonl; it is not saved, the last checkpoint is sound"
+            )
+
+
+def _is_float(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(leaf.dtype, jnp.inexact))
+
+
+def _codes(state: Any) -> jax.Array:
+    def code(leaf: jax.Array) -> jax.Array:
+        return jnp.max(jnp.where(jnp.isnan(leaf), 2, jnp.isinf(leaf)), initial=0).astype(jnp.int8)
+
+    found = [code(leaf) for leaf in jax.tree.leaves(state) if _is_float(leaf)]
+    return jnp.stack(found) if found else jnp.zeros(0, jnp.int8)
 
 
 class DeferredMetrics:
@@ -37,6 +109,11 @@ class DeferredMetrics:
 
     def __init__(self) -> None:
         self._pending: tuple[int, dict[str, Any]] | None = None
+
+    @property
+    def step(self) -> int | None:
+        """The step whose metrics are held; None when there are none."""
+        return None if self._pending is None else self._pending[0]
 
     def push(self, step: int, metrics: Mapping[str, Any]) -> tuple[int, dict[str, Any]] | None:
         """Takes the metrics of a step, starts copying them, and returns those of the push before.

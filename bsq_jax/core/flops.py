@@ -83,7 +83,7 @@ def _count(jaxpr: Jaxpr, choose: Callable[[Iterator[float]], float]) -> float:
         elif name == "cond":
             total += choose(_count(branch.jaxpr, choose) for branch in equation.params["branches"])
         else:
-            inner = sum(_count(body, choose) for body in _bodies(equation.params))
+            inner = sum(_count(body, choose) for body in bodies(equation.params))
             total += inner * _repetitions(name, equation.params)
     return total
 
@@ -98,7 +98,7 @@ def _repetitions(name: str, params: dict[str, Any]) -> int:
     return 1
 
 
-def _bodies(params: dict[str, Any]) -> Iterator[Jaxpr]:
+def bodies(params: dict[str, Any]) -> Iterator[Jaxpr]:
     """The programs that an equation holds, of whatever kind it is."""
     for value in params.values():
         for item in value if isinstance(value, tuple | list) else (value,):

@@ -149,6 +149,15 @@ class Monitor:
         """
         self._write_train(self._deferred.push(step, metrics))
 
+    def arrived(self, step: int) -> None:
+        """Logs what `push` still holds if it is of this step, which is done, or of one before.
+
+        Raises:
+          NonFiniteError: a value is not finite (it has been logged).
+        """
+        if self._deferred.step is not None and self._deferred.step <= step:
+            self.flush()
+
     def flush(self) -> None:
         """Logs what `push` still holds; for checkpoints and the end of the run.
 

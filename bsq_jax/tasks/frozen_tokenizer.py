@@ -9,13 +9,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 from einops import rearrange
 from jax.sharding import Mesh
 
 from bsq_jax.core.pixels import to_float, to_uint8
 from bsq_jax.core.sharding import abstract_replicated, replicate
 from bsq_jax.models.tokenizer import TokenizerModel
-from bsq_jax.tasks.state import Player, TrainState, abstract_state, initial_state
+from bsq_jax.tasks.state import Player, TrainState, abstract_state, initial_state, next_state
 
 Batch = Mapping[str, jax.Array]
 _PARAMS = "tokenizer"  # its parameters among the frozen ones
@@ -89,11 +90,15 @@ class TokensTask:
 
     Attributes:
       tokenizer: makes the tokens.
+      optimizer: optax transformation of the gradients.
       ema_decay: decay of the averaged parameters; 0 keeps none.
+      ema_warmup: let the decay start small, for runs that start from random parameters.
     """
 
     tokenizer: FrozenTokenizer
+    optimizer: optax.GradientTransformation
     ema_decay: float
+    ema_warmup: bool
 
     @property
     def _player(self) -> Player:
@@ -106,6 +111,12 @@ class TokensTask:
     def init_state(self, mesh: Mesh) -> TrainState:
         """The state at step 0."""
         return initial_state(self._player, self.abstract_state(mesh))
+
+    def _next(self, state: TrainState, gradients: Any) -> TrainState:
+        """The state after a step with these gradients."""
+        return next_state(
+            state, gradients, self.optimizer, self.ema_decay, ema_warmup=self.ema_warmup
+        )
 
     def load_frozen(self, mesh: Mesh) -> dict[str, Any]:
         """The tokenizer's parameters, on every device."""

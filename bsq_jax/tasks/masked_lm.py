@@ -20,7 +20,7 @@ from bsq_jax.optim import make_optimizer, make_schedule
 from bsq_jax.quantizers.bits import to_group_indices
 from bsq_jax.tasks.accumulate import over_micro_batches
 from bsq_jax.tasks.frozen_tokenizer import Batch, FrozenTokenizer, TokensTask
-from bsq_jax.tasks.state import Player, TrainState, next_state
+from bsq_jax.tasks.state import Player, TrainState
 
 MASK_UNITS = ("token", "group")
 
@@ -61,6 +61,7 @@ class MaskedLmTask(TokensTask):
       label_dropout: share of the examples whose class is not told.
       label_smoothing: share of the target that goes to all words alike.
       ema_decay: decay of the averaged parameters; 0 keeps none.
+      ema_warmup: let the decay start small, for runs that start from random parameters.
       accumulate: micro-batches a step.
       seed: the run's seed.
     """
@@ -74,6 +75,7 @@ class MaskedLmTask(TokensTask):
     label_dropout: float = 0.1
     label_smoothing: float = 0.1
     ema_decay: float = 0.0
+    ema_warmup: bool = True
     accumulate: int = 1
     seed: int = 0
 
@@ -166,7 +168,7 @@ class MaskedLmTask(TokensTask):
             "gradient_norm": optax.tree.norm(gradients),
             "learning_rate": self.schedule(state.step),
         }
-        return next_state(state, gradients, self.optimizer, self.ema_decay), watched
+        return self._next(state, gradients), watched
 
     def _keys(self, batch: Batch, stream: str, step: jax.Array | int) -> jax.Array:
         rows = len(next(iter(batch.values())))
@@ -248,6 +250,7 @@ def make_masked_lm_task(config: ConfigDict, tokenizer: FrozenTokenizer) -> Maske
         label_dropout=masked.label_dropout,
         label_smoothing=masked.label_smoothing,
         ema_decay=config.optimizer.ema,
+        ema_warmup=not config.train.init,  # an average that comes along is not to be forgotten
         accumulate=config.train.accumulate,
         seed=config.seed,
     )

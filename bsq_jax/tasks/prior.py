@@ -18,7 +18,7 @@ from bsq_jax.models.prior import PriorModel, cross_entropy
 from bsq_jax.optim import make_optimizer, make_schedule
 from bsq_jax.tasks.accumulate import over_micro_batches
 from bsq_jax.tasks.frozen_tokenizer import Batch, FrozenTokenizer, TokensTask
-from bsq_jax.tasks.state import Player, TrainState, next_state
+from bsq_jax.tasks.state import Player, TrainState
 from bsq_jax.tasks.tokenizer import draw_kept, keep_bits
 
 
@@ -36,6 +36,7 @@ class PriorTask(TokensTask):
       optimizer: optax transformation of the gradients.
       schedule: learning rate by step, for the log.
       ema_decay: decay of the averaged parameters; 0 keeps none.
+      ema_warmup: let the decay start small, for runs that start from random parameters.
       accumulate: micro-batches a step.
       seed: the run's seed.
     """
@@ -45,6 +46,7 @@ class PriorTask(TokensTask):
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     ema_decay: float = 0.0
+    ema_warmup: bool = True
     accumulate: int = 1
     seed: int = 0
 
@@ -62,14 +64,15 @@ class PriorTask(TokensTask):
 
     # --- training ---
 
-    def _signs(self, bits: jax.Array, step: jax.Array) -> jax.Array:
-        """Signs of bits; of each clip as many are kept as its tokenizer might have been left."""
-        signs = 2.0 * bits.astype(jnp.float32) - 1
+    def kept_bits(self, examples: int, step: jax.Array) -> jax.Array | None:
+        """How many bits of a token each clip keeps, int32 ``[examples]``; None: always all.
+
+        As many as its tokenizer might have been left, see `bsq_jax.tasks.tokenizer.draw_kept`.
+        """
         shape = self.tokenizer.model.shape
         if not shape.min_bits:
-            return signs
-        kept = draw_kept(stream_key(self.seed, "bits", step), len(bits), shape)
-        return keep_bits(signs, kept)
+            return None
+        return draw_kept(stream_key(self.seed, "bits", step), examples, shape)
 
     def _cost(self, params: Any, signs: jax.Array) -> jax.Array:
         """Bits that each sign costs, ``[batch, time, token, L]``."""
@@ -80,10 +83,18 @@ class PriorTask(TokensTask):
         self, state: TrainState, batch: Batch, frozen: Mapping[str, Any]
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         """One optimiser step on one global batch."""
-        bits = self.tokenizer.tokens(batch, frozen)
+        bits, frames = self.tokenizer.tokens(batch, frozen), batch.get("frames")
+        kept = self.kept_bits(len(bits), state.step)
+        # The loss is a mean over bits, so each example weighs as many as it has.
+        counts = jnp.ones(len(bits)) if frames is None else frames.astype(jnp.float32)
+        if kept is not None:
+            counts *= kept
 
-        def gradients_of(bits: jax.Array, frames: jax.Array | None) -> tuple[Any, Any]:
-            signs = self._signs(bits, state.step)
+        def gradients_of(rows: tuple[jax.Array, Any, Any], _: jax.Array | None) -> tuple[Any, Any]:
+            bits, frames, kept = rows
+            signs = 2.0 * bits.astype(jnp.float32) - 1
+            if kept is not None:
+                signs = keep_bits(signs, kept)
             weights = None
             if frames is not None:
                 weights = real_frames(frames, signs.shape[1]).astype(jnp.float32)
@@ -97,12 +108,12 @@ class PriorTask(TokensTask):
             return gradients, {"loss": value}
 
         gradients, watched = over_micro_batches(
-            gradients_of, bits, batch.get("frames"), self.accumulate
+            gradients_of, (bits, frames, kept), counts, self.accumulate
         )
         watched["saved"] = 1 - watched["loss"]
         watched["gradient_norm"] = optax.tree.norm(gradients)
         watched["learning_rate"] = self.schedule(state.step)
-        return next_state(state, gradients, self.optimizer, self.ema_decay), watched
+        return self._next(state, gradients), watched
 
     # --- evaluation ---
 
@@ -130,6 +141,7 @@ def make_prior_task(config: ConfigDict, tokenizer: FrozenTokenizer) -> PriorTask
         optimizer=make_optimizer(config),
         schedule=make_schedule(config),
         ema_decay=config.optimizer.ema,
+        ema_warmup=not config.train.init,  # an average that comes along is not to be forgotten
         accumulate=config.train.accumulate,
         seed=config.seed,
     )

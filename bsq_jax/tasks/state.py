@@ -130,12 +130,19 @@ def initial_state(
 
 
 def next_state(
-    state: TrainState, gradients: Any, optimizer: optax.GradientTransformation, ema_decay: float
+    state: TrainState,
+    gradients: Any,
+    optimizer: optax.GradientTransformation,
+    ema_decay: float,
+    *,
+    ema_warmup: bool = True,
 ) -> TrainState:
-    """The state after one step of the only player's optimiser."""
+    """The state after one step of the only player's optimiser; see `update_ema` for the average."""
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    ema = None if state.ema is None else update_ema(state.ema, params, state.step, ema_decay)
+    ema = state.ema
+    if ema is not None:
+        ema = update_ema(ema, params, state.step, ema_decay, warmup=ema_warmup)
     return TrainState(state.step + 1, params, ema, opt_state)
 
 

@@ -234,6 +234,7 @@ class TokenizerTask:
         frames: jax.Array | None,
         step: jax.Array,
         frozen: Frozen,
+        kept: jax.Array | None = None,
     ) -> tuple[Any, Any, Metrics]:
         """Gradients of both players for one batch, from one forward pass of the generator.
 
@@ -244,6 +245,7 @@ class TokenizerTask:
           frames: int32 ``[batch]``, real frames of each clip; None: all are.
           step: of the run.
           frozen: what `load_frozen` returned.
+          kept: int32 ``[batch]``, bits of a token that the decoder gets, of `kept_bits`; None: all.
 
         Returns:
           ``(of the generator, of the discriminator or None, metrics)``.
@@ -253,8 +255,6 @@ class TokenizerTask:
             weights = real_frames(frames, pixels.shape[1]).astype(jnp.float32)
             # Discriminators see the padding, so that it must not matter what it holds.
             pixels = hold_last(pixels, frames)
-
-        kept = self.kept_bits(len(pixels), step)
 
         def forward(params: Any) -> tuple[tuple[jax.Array, jax.Array], Any]:
             output = self.reconstruct(params, pixels, weights, kept, frames)
@@ -306,13 +306,17 @@ class TokenizerTask:
     ) -> tuple[TrainState, Metrics]:
         """One optimiser step of each player on one global batch."""
 
-        def gradients_of(pixels: jax.Array, frames: jax.Array | None) -> tuple[Any, Any, Metrics]:
+        def gradients_of(
+            rows: tuple[jax.Array, jax.Array | None], frames: jax.Array | None
+        ) -> tuple[Any, Any, Metrics]:
+            pixels, kept = rows
             return self.gradients(
-                state.params, state.adversary, to_float(pixels), frames, state.step, frozen
+                state.params, state.adversary, to_float(pixels), frames, state.step, frozen, kept
             )
 
+        rows = batch["pixels"], self.kept_bits(len(batch["pixels"]), state.step)
         gradients, second, watched = over_micro_batches(
-            gradients_of, batch["pixels"], batch.get("frames"), self.accumulate
+            gradients_of, rows, batch.get("frames"), self.accumulate
         )
         updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
