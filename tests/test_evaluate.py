@@ -18,6 +18,7 @@ from av.video.reformatter import Interpolation
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from bsq_jax import showing
 from bsq_jax.config import finalize, load_config_file
 from bsq_jax.core import checksums
 from bsq_jax.core.errors import UserError
@@ -158,6 +159,27 @@ def test_the_same_pictures_are_shown_in_order(folder):
     np.testing.assert_array_equal(shown.originals[:, 0], crops_of(folder, "tiles")[:20])
     assert shown.reconstructions.shape == shown.originals.shape
     assert shown.reconstructions.dtype == np.uint8
+
+
+def test_the_picture_of_photographs_shows_the_middle_of_a_strip(tmp_path, monkeypatch):
+    """All of it would be 32 x 96,000 pixels in each of three rows."""
+    strip = np.random.default_rng(0).integers(0, 256, (1, 3_000, 3), np.uint8)
+    Image.fromarray(strip).save(tmp_path / "a.png")
+    mesh = make_mesh()
+    task, data = setup(tmp_path, "tiles")
+    evaluator = Evaluator(task, data, mesh, batch_size=16)
+    seen = []
+    show = showing.photographs
+
+    def photographs(originals, *arguments, **named):
+        seen.extend(image.shape for image in originals)
+        return show(originals, *arguments, **named)
+
+    monkeypatch.setattr(showing, "photographs", photographs)
+    assert evaluator.photographs(task.init_state(mesh).params) is not None
+    side = max(data.eval_resize, 2 * min(data.crop))
+    height, width = data.crop
+    assert seen == [(side // height * height, 16 * side // width * width, 3)]
 
 
 TIME = 4

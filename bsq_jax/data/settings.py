@@ -22,7 +22,8 @@ class DataConfig:
       permute_channels: Share of training crops whose colour channels are put in a random order;
         makes more colours out of few pictures.
       eval_resize: Short side of a picture before it is cropped in evaluation.
-      eval_crop: 'center' cuts one crop a picture; 'tiles' cuts every non-overlapping one.
+      eval_crop: 'center' cuts one crop a picture; 'tiles' cuts every non-overlapping one, of a
+        picture that is enlarged and more than 16 times as long as wide those of the middle.
       filter: Resize filter in training, a key of :data:`bsq_jax.data.transforms.FILTERS`;
         'bilinear' resizes in half the time that 'lanczos' takes.
       eval_filter: Resize filter in evaluation; published figures are mostly with 'lanczos'.
