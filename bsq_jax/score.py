@@ -20,7 +20,6 @@ import json
 import logging
 import pathlib
 import sys
-import zipfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -79,7 +78,7 @@ class Pictures:
         try:
             with np.load(io.BytesIO(path.read_bytes())) as arrays:
                 self._array = arrays["arr_0"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # of the archive, zlib, the header, a size beyond memory
             raise UserError(
                 f"{path} is no .npz file with pictures as arr_0, and no folder ({error})"
             ) from None
@@ -258,7 +257,9 @@ def _load_statistics(
                 )
             real.load({name: arrays[name] for name in arrays.files if name != "about"})
             of = [str(word) for word in known["reference"]]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except UserError:
+        raise
+    except Exception as error:  # of the archive, zlib, the JSON, arrays of other shapes
         raise UserError(f"{file} holds no statistics ({error}): remove it") from None
     if flags.reference and [flags.reference, flags.split] != of:
         raise UserError(

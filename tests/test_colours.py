@@ -146,6 +146,17 @@ def test_matrices_that_are_not_read_are_named(tmp_path, tag):
         shown(path)
 
 
+@pytest.mark.parametrize("error", [OSError(95, "not supported"), AttributeError("no")])
+def test_whatever_the_converter_raises_is_a_broken_record(error):
+    class Failing:
+        def reformat(self, *args, **kwargs):
+            raise error
+
+    frame = filled("yuv420p", (120, 90, 150), (16, 16))
+    with pytest.raises(BrokenRecord):
+        colours.to_srgb(Failing(), frame, exact=True)
+
+
 # --- HDR ---
 
 

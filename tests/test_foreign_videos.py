@@ -3,6 +3,7 @@ them, and the damage that was done.
 """
 
 import io
+import itertools
 from fractions import Fraction
 
 import av
@@ -318,9 +319,10 @@ def test_a_file_that_has_no_end(tmp_path, monkeypatch):
             while True:
                 yield io.BytesIO()
 
+    given = list(itertools.islice(containers.packets(Endless(), None, bytes(50)), 52))
+    assert len(given) == 52
     with pytest.raises(BrokenRecord, match="more frames than bytes"):
-        for _ in containers.packets(Endless(), None, bytes(50)):
-            pass
+        list(itertools.islice(containers.packets(Endless(), None, bytes(50)), 53))
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,21 @@ def test_bad_samples(array, said, tmp_path, capsys):
     assert said in capsys.readouterr().err
 
 
+def test_damaged_archives_are_one_line(tmp_path):
+    """Every byte of a small compressed archive, changed: zlib and NumPy raise what they like."""
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, np.zeros((2, 4, 4, 3), np.uint8))
+    whole, said = path.read_bytes(), 0
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+        try:
+            module.Pictures(path)
+        except module.UserError as error:
+            said += 1
+            assert "\n" not in str(error)
+    assert said > 100
+
+
 def test_bad_places(sets, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.npz").write_text("nothing")
