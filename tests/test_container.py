@@ -4,6 +4,7 @@ import fractions
 import io
 import pathlib
 import re
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -20,6 +21,7 @@ from bsq_jax.coding.container import (
     read_header,
 )
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.timing import Timing
 
 pytestmark = pytest.mark.smoke
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "format.md"
@@ -32,6 +34,8 @@ VIDEO = Header(
     mode="prior", fingerprint=b"12345678", height=1, width=65536, frames=300,
     rate=fractions.Fraction(30000, 1001), bits=1024, overlap=0,
 )  # fmt: skip
+TIMES = Timing(fractions.Fraction(90000, 7), np.array([1, 127, 128, 2**14, 2**28, 2**35 - 1, 5]))
+TIMED = Header(**{**vars(VIDEO), "frames": 7, "timing": TIMES, "rate": TIMES.rate})
 
 
 def packed(header, chunks):
@@ -61,7 +65,7 @@ def test_the_example_of_the_page():
     assert data == packed(*read(data))
 
 
-@pytest.mark.parametrize("header", [PICTURE, VIDEO])
+@pytest.mark.parametrize("header", [PICTURE, VIDEO, TIMED])
 def test_against_a_reader_of_the_page(header):
     data, place = packed(header, chunks_of(header)), 0
 
@@ -76,14 +80,25 @@ def test_against_a_reader_of_the_page(header):
             parts.append(take(1)[0])
         return sum((part & 127) << 7 * i for i, part in enumerate(parts))
 
-    assert take(10) == b"\x8bBSQ\r\n\x1a\n\x01" + bytes([4 if header is PICTURE else 7])
+    version = 2 if header is TIMED else 1
+    flags = 4 if header is PICTURE else 7
+    assert take(10) == b"\x8bBSQ\r\n\x1a\n" + bytes([version, flags])
     assert take(8) == header.fingerprint
     numbers = [varint() for _ in range(5 if header is PICTURE else 7)]
     assert numbers[:5] == [header.height, header.width, header.frames, header.bits, header.overlap]
-    if header.rate:
+    times_crc = 0
+    if header is TIMED:
+        assert numbers[5:] == [90000, 7]
+        times_crc = int.from_bytes(take(4), "little")
+    elif header.rate:
         assert numbers[5:] == [30000, 1001]
-    assert place <= 44
+    assert place <= (48 if header is TIMED else 44)
     assert zlib.crc32(data[:place]) == (crc := int.from_bytes(take(4), "little"))
+    if header is TIMED:
+        size = varint()
+        assert zlib.crc32(data[place : place + size]) == times_crc
+        assert [varint() for _ in range(7)] == TIMES.lasting.tolist()
+        assert size == 1 + 1 + 2 + 3 + 5 + 5 + 1
     for chunk in chunks_of(header):
         start = place
         assert varint() == chunk.frames
@@ -101,8 +116,15 @@ def test_the_checksum_of_bits_can_be_taken_in_parts():
     assert bits_checksum(BITS[1], bits_checksum(BITS[0])) == whole
 
 
-def test_every_changed_byte_is_noticed():
-    data = packed(PICTURE, [Chunk(1, b"\xb2", bits_checksum(BITS))])
+@pytest.mark.parametrize(
+    "data",
+    [
+        packed(PICTURE, [Chunk(1, b"\xb2", bits_checksum(BITS))]),
+        packed(TIMED, [Chunk(7, b"\xb2", bits_checksum(BITS))]),
+    ],
+    ids=["picture", "timed"],
+)
+def test_every_changed_byte_is_noticed(data):
     for place in range(len(data)):
         for bit in range(8):
             bad = bytearray(data)
@@ -124,8 +146,9 @@ def frames_until_the_end(data):
     return given, None
 
 
-def test_every_cut_is_noticed():
-    header, chunks = VIDEO, chunks_of(VIDEO)
+@pytest.mark.parametrize("header", [VIDEO, TIMED])
+def test_every_cut_is_noticed(header):
+    chunks = chunks_of(header)
     data = packed(header, chunks)
     ends, whole = [len(header.pack())], [0]
     for chunk in chunks:
@@ -193,7 +216,12 @@ def test_files_that_went_through_a_text_mode():
 
 def test_later_versions_and_unknown_flags():
     data = bytearray(PICTURE.pack())
-    for place, value, said in ((8, 3, "version 3"), (9, 12, "does not know"), (9, 0, "not know")):
+    for place, value, said in (
+        (8, 3, "version 3"),
+        (8, 0, "version 0"),
+        (9, 12, "does not know"),
+        (9, 0, "not know"),
+    ):
         bad = bytearray(data[:-4])
         bad[place] = value
         bad += zlib.crc32(bad).to_bytes(4, "little")
@@ -214,3 +242,87 @@ def test_limits_hold_before_anything_is_read():
         list(read_chunks(start, header, "x", lambda _: 10**6))
     with pytest.raises(DamagedFile):
         list(read_chunks(Endless(), header, "x", lambda _: 10**6))
+
+
+# --- times ---
+
+
+def with_times(content, frames=7, size=None, ticks=(90000, 7), flags=7):
+    """A header of version 2 and its block of times, every checksum of which is right."""
+    body = TIMED.pack()[: 8 + 2 + 8]
+    body = body[:9] + bytes([flags]) + body[10:]
+    numbers = [1, 65536, frames, 1024, 0, *(ticks if flags & 2 else ())]
+    body += b"".join(map(varint_of, numbers)) + zlib.crc32(content).to_bytes(4, "little")
+    body += zlib.crc32(body).to_bytes(4, "little")
+    return body + varint_of(len(content) if size is None else size) + content
+
+
+def varint_of(number):
+    parts = []
+    while number > 127:
+        parts.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*parts, number])
+
+
+def test_times_come_back():
+    assert with_times(b"".join(map(varint_of, TIMES.lasting.tolist()))) == TIMED.pack()
+    header, _ = read(packed(TIMED, chunks_of(TIMED)))
+    assert header == TIMED
+    assert header.timing == TIMES
+    assert header.rate == 7 / (int(TIMES.lasting.sum()) / fractions.Fraction(90000, 7))
+    many = np.random.default_rng(0).integers(1, 2**20, 50000)
+    timing = Timing(fractions.Fraction(1000), many)
+    header = Header(**{**vars(VIDEO), "frames": 50000, "timing": timing, "rate": timing.rate})
+    np.testing.assert_array_equal(read_header(io.BytesIO(header.pack()), "x").timing.lasting, many)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"content": b"\x01" * 6}, "checksum"),  # too few for seven frames
+        ({"content": b"\x01" * 8}, "not those of 7 frames"),
+        ({"content": b"\x00" + b"\x01" * 6}, "not those"),  # a frame of no time
+        ({"content": b"\x81\x00" + b"\x01" * 6}, "not those"),  # two ways to write a number
+        ({"content": b"\x01" * 6 + b"\x81"}, "not those"),  # the last does not end
+        ({"content": b"\x81\x81\x81\x81\x81\x01" + b"\x01" * 6}, "not those"),  # too large
+        ({"content": b"\x01" * 7, "size": 36}, "checksum"),  # more than seven frames can take
+        ({"content": b"\x01" * 7, "size": 2**34}, "checksum"),
+        ({"content": b"\x01" * 7, "size": 30}, "cut short"),
+        ({"content": b"\x01" * 7, "frames": 2**24 + 1}, "claims"),
+        ({"content": b"\x01" * 7, "frames": 0}, "claims"),
+        ({"content": b"\x01" * 7, "flags": 5}, "claims"),  # a picture
+        ({"content": b"\x01" * 7, "ticks": (0, 1)}, "claims"),
+        ({"content": b"\x01" * 7, "ticks": (1, 0)}, "claims"),
+        ({"content": b"\x01" * 7, "ticks": (30, 2)}, "lowest terms"),
+        ({"content": b"\x01" * 7, "ticks": (2**31, 1)}, "claims"),
+    ],
+)
+def test_absurd_times(changes, said):
+    with pytest.raises(DamagedFile, match=said) as raised:
+        read_header(io.BytesIO(with_times(**changes)), "x.bsq")
+    assert str(raised.value).startswith("x.bsq is ")
+    assert "\n" not in str(raised.value)
+
+
+def test_claimed_times_cost_nothing():
+    """A block of 80 MB is claimed; what is read and kept is what is there."""
+    data = with_times(b"\x01" * 7, frames=2**24, size=5 * 2**24)
+    tracemalloc.start()
+    with pytest.raises(TruncatedFile):
+        read_header(io.BytesIO(data), "x")
+    assert tracemalloc.get_traced_memory()[1] < 4e6
+    tracemalloc.stop()
+
+
+def test_a_chunk_fits_its_own_times_alone():
+    other = Timing(TIMES.ticks, TIMES.lasting[::-1])
+    other = Header(**{**vars(TIMED), "timing": other})
+    with pytest.raises(DamagedFile, match="differs from its checksum"):
+        read(other.pack() + pack_chunk(Chunk(7, b"\xb2", 0), TIMED))
+
+
+@pytest.mark.parametrize("change", [{"frames": 8}, {"frames": 1, "rate": None}])
+def test_times_are_those_of_the_frames(change):
+    with pytest.raises((UserError, ValueError)):
+        Header(**{**vars(TIMED), **change})

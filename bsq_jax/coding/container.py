@@ -13,7 +13,8 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from bsq_jax.coding import times
+from bsq_jax.coding import varints
+from bsq_jax.coding.varints import PIECE, Reader, varint
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.timing import Timing
 
@@ -25,7 +26,6 @@ MOST_SIDE = 2**16
 MOST_FRAMES = 2**24
 MOST_BITS = 1024
 _PRIOR, _VIDEO, _FULL_RANGE = 1, 2, 4
-_PIECE = 2**20  # bytes that are read at once, whatever a file claims
 
 _LOOKS = (
     (b"\xff\xd8\xff", "a JPEG picture"),
@@ -120,7 +120,7 @@ class Header:
         """The bytes of the header, its checksum and the block of times included."""
         body, block = self._body(), b""
         if self.timing is not None:
-            block = _varint(len(packed := times.pack(self.timing.lasting))) + packed
+            block = varint(len(packed := varints.pack(self.timing.lasting))) + packed
         return body + struct.pack("<I", zlib.crc32(body)) + block
 
     def checksum(self) -> int:
@@ -134,9 +134,9 @@ class Header:
         if unit is not None:
             numbers += [unit.numerator, unit.denominator]
         version = VERSIONS[self.timing is not None]
-        body = MAGIC + bytes([version, flags]) + self.fingerprint + b"".join(map(_varint, numbers))
+        body = MAGIC + bytes([version, flags]) + self.fingerprint + b"".join(map(varint, numbers))
         if self.timing is not None:
-            body += struct.pack("<I", zlib.crc32(times.pack(self.timing.lasting)))
+            body += struct.pack("<I", zlib.crc32(varints.pack(self.timing.lasting)))
         return body
 
 
@@ -161,7 +161,7 @@ def bits_checksum(bits: np.ndarray, before: int = 0) -> int:
 
 def pack_chunk(chunk: Chunk, header: Header) -> bytes:
     """The bytes of a chunk of a file with this header."""
-    body = _varint(chunk.frames) + _varint(len(chunk.payload))
+    body = varint(chunk.frames) + varint(len(chunk.payload))
     body += struct.pack("<I", chunk.checksum) + chunk.payload
     return body + struct.pack("<I", zlib.crc32(body, _seed(header)))
 
@@ -176,7 +176,7 @@ def read_header(file: BinaryIO, name: str) -> Header:
     Raises:
       UserError: it is no such file, of a later version, or damaged.
     """
-    reader = _Reader(file)
+    reader = Reader(file)
     magic = reader.some(len(MAGIC))
     if not magic:
         raise UserError(f"{name} is empty: copy or encode it again")
@@ -243,11 +243,11 @@ def read_header(file: BinaryIO, name: str) -> Header:
 
 def _read_times(file: BinaryIO, name: str, frames: int, checksum: int) -> np.ndarray:
     """How long each frame lasts, int64 ``[frames]``, from the block behind the header."""
-    reader = _Reader(file)
+    reader = Reader(file)
     damaged = DamagedFile(f"{name} is damaged: the times of its frames differ from their checksum")
     try:
         size = reader.varint()
-        if not frames <= size <= times.LONGEST * frames:
+        if not frames <= size <= varints.LONGEST * frames:
             raise damaged
         content = reader.exactly(size)
     except EOFError:
@@ -257,7 +257,7 @@ def _read_times(file: BinaryIO, name: str, frames: int, checksum: int) -> np.nda
     if zlib.crc32(content) != checksum:
         raise damaged
     try:
-        return times.parse(content, frames)
+        return varints.parse(content, frames)
     except ValueError as error:
         raise DamagedFile(f"{name} is damaged: {error}") from None
 
@@ -285,7 +285,7 @@ def read_chunks(
         )
 
     while done < header.frames:
-        reader = _Reader(file)
+        reader = Reader(file)
         try:
             frames, size = reader.varint(), reader.varint()
             if not 1 <= frames <= header.frames - done or size > limit(frames):
@@ -303,57 +303,9 @@ def read_chunks(
             raise damaged("a chunk claims an impossible size") from None
         yield Chunk(frames, payload, checksum)
         done += frames
-    if rest := len(file.read(_PIECE)):
-        more = "or more " if rest == _PIECE else ""
+    if rest := len(file.read(PIECE)):
+        more = "or more " if rest == PIECE else ""
         raise DamagedFile(f"{name} has {rest} {more}bytes behind its end: was it joined?", done)
-
-
-class _Reader:
-    """Reads from a file and remembers what it has read."""
-
-    def __init__(self, file: BinaryIO):
-        self._file = file
-        self.seen = bytearray()
-
-    def some(self, size: int) -> bytes:
-        """So many bytes, or all there are; memory grows with what is there, not with `size`."""
-        start = len(self.seen)
-        while (missing := size - len(self.seen) + start) > 0:
-            part = self._file.read(min(missing, _PIECE))
-            if not part:
-                break
-            self.seen += part
-        with memoryview(self.seen) as seen:
-            return bytes(seen[start:])
-
-    def exactly(self, size: int) -> bytes:
-        """So many bytes; raises ``EOFError`` where there are fewer."""
-        found = self.some(size)
-        if len(found) < size:
-            raise EOFError
-        return found
-
-    def varint(self) -> int:
-        """A number below 2^35; raises ``OverflowError`` where it is larger or badly written."""
-        value = 0
-        for place in range(5):
-            byte = self.exactly(1)[0]
-            value |= (byte & 127) << 7 * place
-            if byte < 128:
-                if place and not byte:
-                    raise OverflowError  # one number, one way to write it
-                return value
-        raise OverflowError
-
-
-def _varint(value: int) -> bytes:
-    """Seven bits a byte, the lowest first; all bytes but the last have the highest bit set."""
-    parts = bytearray()
-    while value > 127:
-        parts.append(value & 127 | 128)
-        value >>= 7
-    parts.append(value)
-    return bytes(parts)
 
 
 @functools.lru_cache(maxsize=8)
