@@ -1,8 +1,4 @@
-"""The quantiser with its entropies, forward and backward. Run ``python -m benchmarks.quantizer``.
-
-The reference is the authors' PyTorch code in float32 on two cores of the same kind: 18 to 23 ms for
-8,192 tokens of 36 bits, one bit a group.
-"""
+"""The quantiser with its entropies, both ways. Run ``python -m benchmarks.quantizer``."""
 
 from __future__ import annotations
 
@@ -14,8 +10,6 @@ import jax.numpy as jnp
 
 from benchmarks.timing import in_turn, report
 from bsq_jax.quantizers import BinarySphericalQuantizer
-
-REFERENCE = 20.5  # ms at 36 bits, the middle of what the authors' code takes
 
 
 def main() -> None:
@@ -55,7 +49,6 @@ def main() -> None:
                 "ms": milliseconds,
                 "ns a token and bit": 1e6 * milliseconds / args.tokens / bits,
                 "MiB": memory[key] / 2**20,
-                "authors' / ours": (f"{REFERENCE / milliseconds:.1f}" if key == (1, 36) else "-"),
             }
         )
     report(f"quantiser, {args.tokens} tokens, forward and backward", rows, args.json)

@@ -1,8 +1,4 @@
-"""Encode and decode at the published size. Run ``python -m benchmarks.tokenizer``.
-
-The reference is the authors' PyTorch code in float32 on two cores of the same kind: 0.32 to 0.34
-images a second.
-"""
+"""Encode and decode at the published size. Run ``python -m benchmarks.tokenizer``."""
 
 from __future__ import annotations
 
@@ -17,8 +13,6 @@ from bsq_jax import Tokenizer
 from bsq_jax.config import default_config, finalize
 from bsq_jax.core.sharding import make_mesh
 from bsq_jax.tasks.tokenizer import make_tokenizer_task
-
-REFERENCE = 0.33  # images a second, the authors' code
 
 
 def make_tokenizer(dtype: str, size: int, layers: int) -> Tokenizer:
@@ -58,7 +52,6 @@ def main() -> None:
                 "dtype": dtype,
                 "batch": batch,
                 "images/s": speed,
-                "x authors' fp32": speed / REFERENCE,
             }
         )
     report(f"encode + decode, {args.size}x{args.size}, 36 bits", rows, args.json, runs=args.runs)

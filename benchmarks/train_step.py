@@ -1,9 +1,6 @@
 """The tokenizer's training step at 128x128 with reconstruction and entropy losses alone.
 
 Run ``python -m benchmarks.train_step``.
-
-The reference is the authors' PyTorch code in float32 on two cores of the same kind, batch 2: 0.51
-images a second.
 """
 
 from __future__ import annotations
@@ -18,8 +15,6 @@ from benchmarks.timing import in_turn, report
 from bsq_jax.config import default_config, finalize
 from bsq_jax.core.sharding import make_mesh, to_global
 from bsq_jax.tasks.tokenizer import make_tokenizer_task
-
-REFERENCE = 0.51  # images a second, the authors' code
 
 
 def main() -> None:
@@ -65,7 +60,6 @@ def main() -> None:
                     "remat": remat,
                     "seconds": seconds,
                     "images/s": speed,
-                    "x authors' fp32": speed / REFERENCE,
                 }
             )
     title = f"training step, {args.size}x{args.size}, batch {args.batch}, 36 bits"

@@ -1,8 +1,4 @@
-"""Encode and decode of a clip at the published size. Run ``python -m benchmarks.video``.
-
-The reference is the authors' PyTorch code in float32 on two cores of the same kind: 0.776 frames a
-second.
-"""
+"""Encode and decode of a clip at the published size. Run ``python -m benchmarks.video``."""
 
 from __future__ import annotations
 
@@ -17,8 +13,6 @@ import numpy as np
 from benchmarks.timing import in_turn, report
 from bsq_jax.config import default_config, finalize
 from bsq_jax.models.factory import make_tokenizer
-
-REFERENCE = 0.776  # frames a second, the authors' code
 
 
 def main() -> None:
@@ -61,7 +55,6 @@ def main() -> None:
                 "attention": attention,
                 "frames/s": args.frames / took,
                 f"x {args.attention[0]}": seconds[str((dtype, args.attention[0]))] / took,
-                "x authors' fp32": args.frames / took / REFERENCE,
                 "MiB of temporary memory": memory[key] / 2**20,
             }
         )

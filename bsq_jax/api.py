@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from typing import Any, Self
 
@@ -24,11 +25,14 @@ from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
 from bsq_jax.core.pixels import to_float, to_uint8
+from bsq_jax.core.target import full_precision, platform
 from bsq_jax.export import is_export, save_export
 from bsq_jax.initial import TOKENIZER_FOLDER, load_initial, read_saved_config
 from bsq_jax.models.factory import make_tokenizer
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
 from bsq_jax.streaming import MOST_FRAMES, Programs, Stream
+
+_log = logging.getLogger(__name__)
 
 WEIGHTS = ("auto", "raw", "ema")
 # Bounds the memory of a call: a batch is at most this many tokens (16 pictures of 256x256).
@@ -65,6 +69,7 @@ class Tokenizer:
         """
         self.config = config
         self.origin = dict(origin or {})
+        self._saved_dtype: str = config.model.dtype  # of exports: not what this machine prefers
         self._model = _frame_by_frame(make_tokenizer(config))
         self._params = params
         self._check_params()
@@ -72,7 +77,8 @@ class Tokenizer:
         model = self._model
 
         def apply(params: Any, x: jax.Array, method: str) -> Any:
-            return model.apply({"params": params}, x, method=method)
+            with full_precision(model.dtype):
+                return model.apply({"params": params}, x, method=method)
 
         def encode(params: Any, x: jax.Array) -> jax.Array:
             # uint8 goes to the device as it is: a quarter of the bytes of floats.
@@ -93,7 +99,9 @@ class Tokenizer:
         Args:
           path: the folder.
           weights: ``ema``, ``raw``, or ``auto`` for the averaged ones where there are some.
-          dtype: ``float32`` or ``bfloat16`` to compute in; by default what the config says.
+          dtype: ``float32`` or ``bfloat16`` to compute in. By default float32 on CPUs, and what the
+            config says on accelerators. `repr` shows which; the log says so where the config says
+            another. Bits are the same to the bit only in one dtype (docs/differences.md).
 
         Raises:
           UserError: the folder is missing, neither of the two, damaged, or has no such weights.
@@ -118,11 +126,17 @@ class Tokenizer:
         else:  # one of the two is always there
             other = "raw" if weights == "ema" else "ema"
             raise UserError(f"{folder} holds no {weights} weights: load with weights='{other}'")
-        config = initial.config
+        config = initial.config.copy_and_resolve_references()
+        own = config.model.dtype
         if dtype is not None:
-            config = config.copy_and_resolve_references()
             config.model.dtype = dtype
-        return cls(finalize(config), initial.weights[name], initial.origin | {"weights": name})
+        elif platform() == "cpu" and own != "float32":
+            config.model.dtype = "float32"
+            _log.info("%s: computes in float32 on this CPU; its config says %s", folder, own)
+        made = cls(finalize(config), initial.weights[name], initial.origin | {"weights": name})
+        if dtype is None:
+            made._saved_dtype = own
+        return made
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes an export that loads without the workdir: ``config.json`` and the weights.
@@ -133,7 +147,9 @@ class Tokenizer:
           UserError: the folder cannot be written.
         """
         name = "ema" if self.origin.get("weights") == "ema" else "raw"
-        save_export(path, self.config, {name: self._params}, origin=self.origin)
+        config = self.config.copy_and_resolve_references()
+        config.model.dtype = self._saved_dtype
+        save_export(path, config, {name: self._params}, origin=self.origin)
 
     def __repr__(self) -> str:
         """Size, bits and origin in one line."""
@@ -141,7 +157,7 @@ class Tokenizer:
         return (
             f"<Tokenizer {shape.image_height}x{shape.image_width}, {shape.bits} bits a patch of "
             f"{shape.patch_size}x{shape.patch_size}, {self.num_params / 1e6:.1f}M parameters, "
-            f"{self.origin}>"
+            f"{self.config.model.dtype}, {self.origin}>"
         )
 
     @property
@@ -164,12 +180,16 @@ class Tokenizer:
         """Number of parameters."""
         return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self._params))
 
-    def encode(self, pixels: npt.ArrayLike) -> np.ndarray:
+    def encode(
+        self, pixels: npt.ArrayLike, *, value_range: tuple[float, float] | None = None
+    ) -> np.ndarray:
         """Tokens of pictures or clips.
 
         Args:
-          pixels: uint8, or floats in [-1, 1]; images ``[batch, height, width, 3]`` or videos
+          pixels: uint8, or floats; images ``[batch, height, width, 3]`` or videos
             ``[batch, time, height, width, 3]`` of the model's size.
+          value_range: black and white of floats: ``(-1, 1)``, ``(0, 1)`` or ``(0, 255)``. Left out,
+            floats count as [-1, 1], with a warning if all of them lie in [0, 1].
 
         Returns:
           uint8 zeros and ones, ``[batch, row, column, L]`` or ``[batch, time, row, column, L]``.
@@ -177,7 +197,7 @@ class Tokenizer:
         Raises:
           UserError: wrong shape, type or range.
         """
-        array, is_video = checked_pixels(pixels, self._model.shape)
+        array, is_video = checked_pixels(pixels, self._model.shape, value_range=value_range)
         bits = self._in_pieces("encode", array)
         return bits if is_video else bits[:, 0]
 
@@ -199,17 +219,26 @@ class Tokenizer:
         pixels = self._in_pieces(what, array)
         return pixels if is_video else pixels[:, 0]
 
-    def reconstruct(self, pixels: npt.ArrayLike, *, dtype: str = "float32") -> np.ndarray:
-        """``decode(encode(pixels))``, in the shape of the input."""
-        return self.decode(self.encode(pixels), dtype=dtype)
+    def reconstruct(
+        self,
+        pixels: npt.ArrayLike,
+        *,
+        value_range: tuple[float, float] | None = None,
+        dtype: str = "float32",
+    ) -> np.ndarray:
+        """``decode(encode(pixels))``, in the shape of the input; the range is that of `decode`."""
+        return self.decode(self.encode(pixels, value_range=value_range), dtype=dtype)
 
-    def encode_parts(self, clips: np.ndarray) -> np.ndarray:
+    def encode_parts(
+        self, clips: np.ndarray, *, value_range: tuple[float, float] | None = None
+    ) -> np.ndarray:
         """`encode` of clips of any length, in parts as long as the model's, one after the other.
 
         An image model codes frame by frame.
         """
         parts = (clips[:, part] for part in self._parts(clips.shape[1]))
-        return np.concatenate([self.encode(part) for part in parts], axis=1)
+        made = [self.encode(part, value_range=value_range) for part in parts]
+        return np.concatenate(made, axis=1)
 
     def decode_parts(self, bits: np.ndarray, *, dtype: str = "float32") -> np.ndarray:
         """`decode` of what `encode_parts` gave."""

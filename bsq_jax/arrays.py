@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 
 import jax.numpy as jnp
@@ -12,23 +13,41 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.models.positions import check_length
 from bsq_jax.models.tokenizer import TokenizerShape
 
+SIGNED = (-1, 1)
+"""The range of float pixels inside this package."""
+# Ranges that pixels may have: their scale and offset to `SIGNED`.
+_RANGES: dict[tuple[float, float], tuple[float, float]] = {
+    SIGNED: (1.0, 0.0),
+    (0, 1): (0.5, -1.0),
+    (0, 255): (127.5, -1.0),
+}
+_TOLERANCE = 1e-3  # of a range of 2, for what arithmetic in 16 bits leaves
 _LEAST_ROWS = 64  # see `least_batch`; measured with jax 0.10 and 0.12, where the limit is 51
 
 
 def checked_pixels(
-    pixels: npt.ArrayLike, shape: TokenizerShape, *, clips: bool = True, limit: bool = True
+    pixels: npt.ArrayLike,
+    shape: TokenizerShape,
+    *,
+    value_range: tuple[float, float] | None = None,
+    clips: bool = True,
+    limit: bool = True,
 ) -> tuple[np.ndarray, bool]:
     """Pixels that a model can encode.
 
+    Floats whose range is not stated count as [-1, 1]; if all of them lie in [0, 1], they were most
+    likely meant to be in that range, and a `UserWarning` says so.
+
     Args:
-      pixels: uint8, or floats in [-1, 1]; ``[batch, height, width, 3]`` or
+      pixels: uint8 or floats; ``[batch, height, width, 3]`` or
         ``[batch, time, height, width, 3]``.
       shape: of the model.
+      value_range: black and white of the floats, ``(-1, 1)``, ``(0, 1)`` or ``(0, 255)``.
       clips: whether the second is allowed.
       limit: refuse clips that are longer than the model's.
 
     Returns:
-      uint8 or float32 ``[batch, time, height, width, 3]``, and whether it was a clip.
+      uint8 or float32 in [-1, 1] ``[batch, time, height, width, 3]``, and whether it was a clip.
 
     Raises:
       UserError: wrong shape, type or range, or a clip that is too long.
@@ -46,17 +65,44 @@ def checked_pixels(
         )
     if limit:
         _check_frames(array, shape)
-    if array.dtype != np.uint8:
-        # numpy does not count bfloat16 among its floating types; JAX does.
-        if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise UserError(f"pixels are {array.dtype}: give uint8 in 0..255 or floats in [-1, 1]")
-        array = array.astype(np.float32)
-        if array.size and not np.abs(array).max() <= 1 + 1e-3:
-            raise UserError(
-                f"float pixels must lie in [-1, 1], but reach from {array.min():.4g} to "
-                f"{array.max():.4g}: give uint8, or scale bytes by x / 127.5 - 1"
-            )
+    array = _in_signed_range(array, value_range)
     return (array, True) if array.ndim == 5 else (array[:, None], False)
+
+
+def _in_signed_range(array: np.ndarray, value_range: tuple[float, float] | None) -> np.ndarray:
+    """uint8 as it is, floats as float32 in [-1, 1]."""
+    stated = None if value_range is None else tuple(value_range)
+    if stated is not None and stated not in _RANGES:
+        raise UserError(
+            f"value_range={value_range}: it must be one of {', '.join(map(str, _RANGES))}"
+        )
+    if array.dtype == np.uint8:
+        if stated not in (None, (0, 255)):
+            raise UserError(
+                f"pixels are uint8, in 0..255, but value_range is {value_range}: leave it out, or "
+                "give floats"
+            )
+        return array
+    # numpy does not count bfloat16 among its floating types; JAX does.
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise UserError(f"pixels are {array.dtype}: give uint8 in 0..255 or floats in [-1, 1]")
+    array = array.astype(np.float32)
+    low, high = stated or SIGNED
+    scale, offset = _RANGES[low, high]
+    slack = _TOLERANCE * scale
+    if array.size and not (low - slack <= array.min() and array.max() <= high + slack):
+        hint = "give uint8, or scale bytes by x / 127.5 - 1, or say value_range=(0, 255)"
+        raise UserError(
+            f"float pixels must lie in [{low}, {high}], but reach from {array.min():.4g} to "
+            f"{array.max():.4g}: {'as value_range says' if stated else hint}"
+        )
+    if array.size and stated is None and array.min() >= 0:
+        warnings.warn(
+            "float pixels count as [-1, 1], but all of these lie in [0, 1]: say which it is with "
+            "value_range=(0, 1) or value_range=(-1, 1)",
+            stacklevel=4,
+        )
+    return array if (low, high) == SIGNED else array / np.float32(scale) + np.float32(offset)
 
 
 def checked_bits(

@@ -10,15 +10,16 @@ from typing import Any, NamedTuple
 
 from bsq_jax.config import default_config
 from bsq_jax.core.errors import UserError
-from bsq_jax.core.settings import flatten
+from bsq_jax.embedded_config import DECODER, PARAMS, VIT, Embedded
 
 SHAPES, EMBEDDED, FLAG, DEFAULT = "shapes", "embedded config", "flag", "published default"
+CONVERTER, THEIR_DEFAULT = "converter", "default of the published code"
 HEAD_CHANNELS = 64  # of the published models
-_VIT, _PARAMS, _LOSS = "model.params.vitconfig", "model.params", "loss.params"
+_LOSS = "loss.params"
 _LARGEST_GROUP = 16  # bits, see bsq_jax.quantizers
 # Their key, ours, and its type: what is taken as it is.
 _PLAIN = (
-    (f"{_PARAMS}.inv_temperature", "quantizer.inv_temperature", float),
+    (f"{PARAMS}.inv_temperature", "quantizer.inv_temperature", float),
     (f"{_LOSS}.reconstruct_weight", "loss.l1", float),
     (f"{_LOSS}.codebook_weight", "loss.entropy", float),
     (f"{_LOSS}.codebook_rampup_multiplier", "loss.entropy_ramp_start", float),
@@ -29,15 +30,24 @@ _PLAIN = (
     (f"{_LOSS}.use_adaptive_disc_weight", "loss.adaptive", bool),
     (f"{_LOSS}.disc_reg_r1", "loss.r1", float),
 )
+# What their criterion does where its config leaves a key out, if that is not our default.
+_LOSS_DEFAULTS: dict[str, Any] = {
+    "codebook_weight": 1.0,
+    "codebook_rampup_multiplier": 1.0,
+    "codebook_rampup_steps": 0,
+    "perceptual_weight": 1.0,
+    "disc_weight": 1.0,
+    "disc_loss": "hinge",
+    "disc_reg_freq": 0,
+    "use_adaptive_disc_weight": True,
+}
 _DISCRIMINATORS = ("stylegan", "stylegan3d", "patchgan")
 _LOSS_KINDS = {"vanilla": "non_saturating", "hinge": "hinge"}
-# Switches of their model that ours has only in one position.
-_FIXED = (
-    (f"{_PARAMS}.l2_norm", True),
-    (f"{_PARAMS}.post_q_l2_norm", True),
-    (f"{_PARAMS}.logit_laplace", False),
-    ("data.zero_mean", True),
-)
+_LATER = "note: the code that trained this model lets frames see later ones"
+_LEAK = f"{_LATER}, ours does not: train on before you judge it (docs/differences.md, 3)"
+_WHOLE = f"{_LATER}, and so does this export (model.causality full): it cannot stream"
+# Their names of masks, and ours of who sees whom.
+_MASKS = {"none": "full", "causal": "token_causal", "block-causal": "block_causal"}
 
 
 class Setting(NamedTuple):
@@ -49,10 +59,17 @@ class Setting(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """All that was found, and the keys of the embedded config that nothing was taken from."""
+    """What was found.
+
+    Attributes:
+      taken: the settings.
+      unused: keys of the embedded config that nothing was taken from.
+      notes: lines on what the export does otherwise than the checkpoint.
+    """
 
     taken: list[Setting]
     unused: list[str]
+    notes: list[str]
 
 
 def read_settings(
@@ -75,67 +92,11 @@ def read_settings(
     Raises:
       UserError: an array is missing, or two of the sources contradict each other.
     """
-    reader = _Reader(state, _Embedded(embedded), [])
+    reader = _Reader(state, Embedded(embedded), [], [])
     reader.model(heads, image_size)
     reader.quantizer()
     reader.losses(discriminator)
-    reader.embedded.check_fixed()
-    return Settings(reader.taken, reader.embedded.unused())
-
-
-class _Embedded:
-    """The config inside the file; remembers what was asked for."""
-
-    def __init__(self, settings: Mapping[str, Any]):
-        self._values = dict(flatten(settings))
-        self._used: set[str] = set()
-
-    def get(self, key: str, kind: type | tuple[type, ...] = object) -> Any:
-        """A value, references to other keys followed; None where there is none."""
-        value = self._values.get(key)
-        self._used.add(key)
-        for _ in range(10):
-            reference = re.fullmatch(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else None
-            if reference is None:
-                break
-            value = self._values.get(reference[1])
-        if value is None or value == "???":
-            return None
-        if kind is int and isinstance(value, float) and value == int(value):
-            value = int(value)
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
-            raise UserError(f"the embedded config has {value!r} for {key}: it cannot be that")
-        return value
-
-    def leave(self, key: str) -> None:
-        """Counts a key as not used after all."""
-        self._used.discard(key)
-
-    def check_fixed(self) -> None:
-        """Refuses models that ours is not."""
-        for key, needed in _FIXED:
-            value = self.get(key)
-            if value is not None and value != needed:
-                raise UserError(
-                    f"the embedded config has {value} for {key}: this package has only the "
-                    f"published models, where it is {needed}"
-                )
-        decoder = f"{_PARAMS}.dvitconfig."
-        for key in [key for key in self._values if key.startswith(decoder)]:
-            twin = f"{_VIT}.{key.removeprefix(decoder)}"
-            if self.get(key) != self.get(twin):
-                raise UserError(
-                    f"the embedded config has {self.get(key)} for {key} and {self.get(twin)} for "
-                    f"{twin}: encoder and decoder must be alike"
-                )
-
-    def unused(self) -> list[str]:
-        """Keys never asked for; groups of which nothing was taken by their name alone."""
-        groups = {key.split(".")[0] for key in self._used if key in self._values}
-        rest = (key for key in self._values if key not in self._used)
-        return sorted({key if key.split(".")[0] in groups else key.split(".")[0] for key in rest})
+    return Settings(reader.taken, reader.embedded.unused(), reader.notes)
 
 
 @dataclasses.dataclass
@@ -143,8 +104,9 @@ class _Reader:
     """Collects settings from the arrays' shapes and the embedded config."""
 
     state: Mapping[str, Any]
-    embedded: _Embedded
+    embedded: Embedded
     taken: list[Setting]
+    notes: list[str]
 
     def _take(self, key: str, value: Any, source: str) -> None:
         self.taken.append(Setting(key, value, source))
@@ -159,7 +121,7 @@ class _Reader:
 
     def _from_shapes(self, key: str, value: Any, theirs: str) -> None:
         """Takes what shapes tell, if the embedded config does not say something else."""
-        said = self.embedded.get(theirs, (int, float))
+        said = self.embedded.number(theirs)
         if said is not None and said != value:
             raise UserError(f"the embedded config has {said} for {theirs}, but shapes say {value}")
         self._take(key, value, SHAPES)
@@ -183,23 +145,80 @@ class _Reader:
         hidden = self._shape("encoder.transformer.resblocks.0.mlp.c_fc.weight", 2)[0]
         head = "decoder.ffn.0.weight"
         bits = self._shape("quant_embed.weight", 2)[0]
-        self._take("model.frames", frames, SHAPES)
-        self._from_shapes("model.patch_size", patch, f"{_VIT}.patch_size")
-        self._from_shapes("model.bits", bits, f"{_PARAMS}.embed_dim")
-        self._from_shapes("model.width", channels, f"{_VIT}.width")
-        self._from_shapes("model.layers", max(found) + 1, f"{_VIT}.layers")
+        self.notes += self.embedded.check_fixed(frames=frames)
+        self._take(
+            "model.dtype", "float32", "exact; model.dtype=bfloat16 is faster on accelerators"
+        )
+        self._from_shapes("model.frames", frames, f"{VIT}.num_frames")
+        self._causality(frames, tokens)
+        self._from_shapes("model.patch_size", patch, f"{VIT}.patch_size")
+        self._from_shapes("model.bits", bits, f"{PARAMS}.embed_dim")
+        self._from_shapes("model.width", channels, f"{VIT}.width")
+        self._from_shapes("model.layers", max(found) + 1, f"{VIT}.layers")
         self._heads(channels, heads)
-        self._from_shapes("model.mlp_ratio", hidden / channels, f"{_VIT}.mlp_ratio")
-        head_hidden = self._shape(head, 2)[0] if head in self.state else 0
-        self._take("model.head_hidden", head_hidden, SHAPES)
+        self._mlp_ratio(channels, hidden)
+        self._head(self._shape(head, 2)[0] if head in self.state else 0)
         for key in ("data.resize", "data.eval_resize"):
             self._take(key, max(size), f"{size_source} (larger side of model.image_size)")
+
+    def _causality(self, frames: int, tokens: int) -> None:
+        """Who sees whom, from the mask of attention; a model without a config keeps the default."""
+        if not self.embedded.has(VIT):
+            if frames > 1:
+                self.notes.append(
+                    "note: no config says which mask of attention; block-causal taken"
+                )
+                self.notes.append(_LEAK)
+            return
+        said = self.embedded.get(f"{VIT}.mask_type", str)
+        block = self.embedded.get(f"{VIT}.mask_block_size", int)
+        kind = (said or "none").lower()
+        if kind not in _MASKS:
+            raise UserError(
+                f"the embedded config has '{said}' for {VIT}.mask_type, which is none of "
+                f"{', '.join(_MASKS)}"
+            )
+        if kind == "block-causal" and block is not None and block > 0 and block != tokens:
+            raise UserError(
+                f"the embedded config has {block} for {VIT}.mask_block_size: this package has "
+                f"blocks of one frame alone, which are {tokens} tokens here"
+            )
+        if said is None and frames == 1:
+            return  # one frame that sees all of itself, whatever the name
+        source = EMBEDDED if said is not None else f"{THEIR_DEFAULT}: none"
+        self._take("model.causality", _MASKS[kind], source)
+        if frames > 1 and kind != "causal":
+            self.notes.append(_LEAK if kind == "block-causal" else _WHOLE)
+
+    def _mlp_ratio(self, channels: int, hidden: int) -> None:
+        """The ratio that gives just as many hidden channels as the weights have."""
+        key = f"{VIT}.mlp_ratio"
+        said = self.embedded.get(key, (int, float))
+        if said is not None and int(channels * said) != hidden:
+            raise UserError(
+                f"the embedded config has {said} for {key}, but shapes say {hidden} hidden "
+                f"channels of a width of {channels}"
+            )
+        ratio = hidden / channels if said is None else float(said)
+        if int(channels * ratio) != hidden:  # the quotient was rounded down
+            ratio = math.nextafter(ratio, math.inf)
+        self._take("model.mlp_ratio", ratio, SHAPES)
+
+    def _head(self, hidden: int) -> None:
+        """The decoder's pixel head."""
+        for name, value in (("use_ffn_output", hidden > 0), ("dim_ffn_output", hidden)):
+            said = self.embedded.get(f"{DECODER}.{name}", (int, float))
+            if said is not None and said != value and (hidden or name == "use_ffn_output"):
+                raise UserError(
+                    f"the embedded config has {said} for {DECODER}.{name}, but shapes say {value}"
+                )
+        self._take("model.head_hidden", hidden, SHAPES)
 
     def _image_size(
         self, tokens: int, patch: int, flag: tuple[int, int] | None
     ) -> tuple[tuple[int, int], str]:
         """(height, width), which must have as many patches as the model has places; its source."""
-        value = self.embedded.get(f"{_VIT}.image_size", (int, list, tuple))
+        value = self.embedded.get(f"{VIT}.image_size", (int, list, tuple))
         if isinstance(value, int):
             value = (value, value)
         side = math.isqrt(tokens) * patch
@@ -226,7 +245,7 @@ class _Reader:
         return size, source
 
     def _heads(self, channels: int, flag: int | None) -> None:
-        said = self.embedded.get(f"{_VIT}.heads", int)
+        said = self.embedded.get(f"{VIT}.heads", int)
         if flag is not None:
             heads, source = flag, FLAG
         elif said is not None:
@@ -246,26 +265,26 @@ class _Reader:
         """Group size, temperature and weights of the entropy terms."""
         basis = "quantize.group_basis"
         group = self._shape(basis, 1)[0] if basis in self.state else None
-        said = self.embedded.get(f"{_PARAMS}.embed_group_size", int)
+        said = self.embedded.get(f"{PARAMS}.embed_group_size", int)
         if group is not None and said is not None and group != said:
             raise UserError(
-                f"the embedded config has {said} for {_PARAMS}.embed_group_size, but '{basis}' "
+                f"the embedded config has {said} for {PARAMS}.embed_group_size, but '{basis}' "
                 f"says {group}"
             )
         size, source = (said, EMBEDDED) if group is None else (group, SHAPES)
-        if self.embedded.get(f"{_PARAMS}.persample_entropy_compute") == "analytical":
+        if self.embedded.get(f"{PARAMS}.persample_entropy_compute") == "analytical":
             size, source = 1, f"{EMBEDDED}: 'analytical' goes bit by bit"
         if size is not None and size > _LARGEST_GROUP:
             size, source = 1, f"{DEFAULT}: groups of {size} bits are more than {_LARGEST_GROUP}"
         if size is not None:
             self._take("quantizer.group_size", size, source)
-        zeta = self.embedded.get(f"{_PARAMS}.zeta", float)
+        zeta = self.embedded.get(f"{PARAMS}.zeta", float)
         for theirs, ours in (("gamma0", "token_weight"), ("gamma", "codebook_weight")):
-            weight = self.embedded.get(f"{_PARAMS}.{theirs}", float)
+            weight = self.embedded.get(f"{PARAMS}.{theirs}", float)
             if weight is not None or zeta is not None:
                 value = (1.0 if weight is None else weight) * (1.0 if zeta is None else zeta)
                 self._take(f"quantizer.{ours}", value, EMBEDDED)
-        beta = self.embedded.get(f"{_PARAMS}.beta", float)
+        beta = self.embedded.get(f"{PARAMS}.beta", float)
         if beta is not None:
             note = "" if beta == 0.25 else " (their code uses 0.25: docs/differences.md)"
             self._take("quantizer.commitment_weight", beta, EMBEDDED + note)
@@ -273,18 +292,18 @@ class _Reader:
     def losses(self, discriminator: tuple[str, Mapping[str, int]] | None) -> None:
         """Weights of the losses, and the discriminator."""
         for theirs, ours, kind in _PLAIN:
-            value = self.embedded.get(theirs, kind)
+            value, source = self._trained(theirs, kind)
             if value is not None:
-                self._take(ours, value, EMBEDDED)
-        every = self.embedded.get(f"{_LOSS}.disc_reg_freq", int)
+                self._take(ours, value, source)
+        every, source = self._trained(f"{_LOSS}.disc_reg_freq", int)
         if every:
-            self._take("loss.r1_every", every, EMBEDDED)
+            self._take("loss.r1_every", every, source)
         elif every == 0:
             self.taken[:] = [setting for setting in self.taken if setting.key != "loss.r1"]
-            self._take("loss.r1", 0.0, f"{EMBEDDED}: disc_reg_freq is 0")
-        kind = self.embedded.get(f"{_LOSS}.disc_loss", str)
+            self._take("loss.r1", 0.0, f"{source}: disc_reg_freq is 0")
+        kind, source = self._trained(f"{_LOSS}.disc_loss", str)
         if kind in _LOSS_KINDS:
-            self._take("loss.adversarial_kind", _LOSS_KINDS[kind], EMBEDDED)
+            self._take("loss.adversarial_kind", _LOSS_KINDS[kind], source)
         elif kind is not None and discriminator is not None:
             raise UserError(
                 f"the embedded config has '{kind}' for {_LOSS}.disc_loss, which is none of "
@@ -293,6 +312,14 @@ class _Reader:
         else:
             self.embedded.leave(f"{_LOSS}.disc_loss")
         self._discriminator(discriminator)
+
+    def _trained(self, key: str, kind: type) -> tuple[Any, str]:
+        """What the config says, or what the criterion does where that says nothing; its source."""
+        value = self.embedded.get(key, kind)
+        name = key.removeprefix(f"{_LOSS}.")
+        if value is None and name in _LOSS_DEFAULTS and self.embedded.has(_LOSS):
+            return _LOSS_DEFAULTS[name], THEIR_DEFAULT
+        return value, EMBEDDED
 
     def _discriminator(self, found: tuple[str, Mapping[str, int]] | None) -> None:
         said = self.embedded.get(f"{_LOSS}.disc_type", str)

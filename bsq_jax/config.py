@@ -38,6 +38,10 @@ _DISCRIMINATOR_KEYS = {
     "stylegan3d": ("width",),
     "patchgan": ("width", "layers"),
 }
+# Config files of the repository, for people who have the installed package alone.
+_CONFIGS = {
+    *("digits.py", "masked_lm.py", "prior.py", "quickstart.py", "tokenizer.py", "video.py"),
+}
 LEARNING_RATE_PER_EXAMPLE = 4e-7  # published: 4e-7 x global batch
 
 
@@ -244,7 +248,13 @@ def load_config_file(spec: str) -> ConfigDict:
     path = pathlib.Path(path_text)
     if not path.is_file():
         siblings = [str(p) for p in sorted(path.parent.glob("*.py"))]
-        raise UserError(f"config file {path} does not exist{nearest(str(path), siblings)}")
+        hint = nearest(str(path), siblings)
+        if not hint and path.name in _CONFIGS:
+            hint = (
+                ": it is not part of the installed package, but of the repository that the package "
+                "was installed from; run the command in the root of a clone, or give the whole path"
+            )
+        raise UserError(f"config file {path} does not exist{hint}")
     if path.suffix != ".py":
         raise UserError(f"config file {path} is not a Python file: give one that ends in .py")
     module_spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)

@@ -26,7 +26,7 @@ from bsq_jax.core.torch_file import plain, read_torch_file
 from bsq_jax.export import is_export, save_export
 from bsq_jax.models.factory import make_tokenizer
 from bsq_jax.models.torch_discriminators import UnknownKindError, from_torch_discriminator
-from bsq_jax.models.torch_layout import from_torch_state
+from bsq_jax.models.torch_layout import from_torch_state, parameter_name
 
 USAGE = """\
 what shapes cannot tell comes from the config inside the file, or from the two flags:
@@ -49,7 +49,7 @@ class Checkpoint(NamedTuple):
     """What a file of the published code holds.
 
     Attributes:
-      states: state dicts by the name of our set; names without ``module.`` in front.
+      states: state dicts by the name of our set; names without those of wrappers.
       settings: the embedded config as plain containers; empty where there is none.
       iteration: training steps done, if it says.
       unused: names of its other entries.
@@ -70,7 +70,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     saved = read_torch_file(path)
     if not isinstance(saved, dict):
         raise UserError(f"{path} holds a {type(saved).__name__}, not a checkpoint")
-    if any(isinstance(key, str) and _strip(key) == _FIRST for key in saved):
+    if any(isinstance(key, str) and parameter_name(key) == _FIRST for key in saved):
         return Checkpoint({"raw": _state(saved, path, "it")}, {}, None, [])
     states = {
         name: _state(saved[key], path, key)
@@ -94,19 +94,13 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     )
 
 
-def _strip(key: str) -> str:
-    while key.startswith("module."):
-        key = key.removeprefix("module.")
-    return key
-
-
 def _state(saved: Mapping[Any, Any], path: Any, name: str) -> dict[str, Any]:
     """A state dict: arrays by their names."""
     state: dict[str, Any] = {}
     for key, array in saved.items():
         if not isinstance(key, str) or not isinstance(array, np.ndarray):
             raise UserError(f"{path}: {name} has {key!r}, which is no array")
-        if (stripped := _strip(key)) in state:
+        if (stripped := parameter_name(key)) in state:
             raise UserError(f"{path}: {name} has '{stripped}' twice, with and without 'module.'")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise UserError(f"{path}: {name} has '{key}' with values that are not finite")
@@ -181,11 +175,7 @@ def convert(
     if checkpoint.iteration is not None:
         origin["step"] = checkpoint.iteration
     save_export(folder, config, weights, origin=origin)
-    if shape.frames > 1:
-        notes.append(
-            "note: the code that trained this model lets frames see later ones, ours does not: "
-            "train on before you judge it (docs/differences.md, 3)"
-        )
+    notes += settings.notes
     unused = checkpoint.unused + [f"config.{key}" for key in settings.unused]
     return _report(folder, settings.taken, weights, checkpoint.iteration, notes, unused)
 

@@ -11,6 +11,7 @@ from importlib import metadata
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from jax.sharding import Mesh
@@ -120,11 +121,12 @@ class Evaluator:
         Returns:
           ``(result, shown)``: the means by name with ``count`` and the code usage; and the examples
           to look at, the first pictures, or clips evenly spaced over the split. Of clips a mean is
-          the mean over clips of the mean over a clip's frames, and ``per_frame`` has the means over
-          clips at each frame index. Names that begin with ``oracle_`` are of the best one colour a
-          patch.
+          the mean over clips of the mean over a clip's frames, but ``psnr_clip`` the mean of the
+          clips' PSNR, each from the squared error of the whole clip; and ``per_frame`` has the
+          means over clips at each frame index. Names that begin with ``oracle_`` are of the best
+          one colour a patch.
         """
-        means = metrics.ClipMeans()
+        means, of_clips = metrics.ClipMeans(), metrics.MeanAccumulator()
         usage = metrics.CodeUsage(self._task.model.shape.bits)
         shown: list[tuple[np.ndarray, ...]] = []
         self.shorter = count = 0
@@ -133,6 +135,10 @@ class Evaluator:
             reconstruction, bits = output.pop("reconstruction"), output.pop("bits")
             frames, counted = batch["frames"], batch["mask"] > 0
             means.update({**output, **judged["values"]}, batch["mask"], frames)
+            if self.frames > 1:
+                names = [name for name in ("psnr", "oracle_psnr") if name in output]
+                whole = {f"{n}_clip": metrics.clip_psnr(output[n], frames) for n in names}
+                of_clips.update(whole, batch["mask"])
             seen.update(judged, batch)
             usage.update(bits, counted[:, None] & real_frames(frames, self.frames))
             count += int(np.sum(counted))
@@ -143,6 +149,7 @@ class Evaluator:
             del shown[wanted:]
         result = {**means.result(), **self.judges.result(seen), **usage.result(), "count": count}
         if self.frames > 1:
+            result |= of_clips.result()
             result["per_frame"] = means.per_frame()
         examples = Shown(*map(np.stack, zip(*shown, strict=True))) if shown else None
         return result, examples
@@ -292,7 +299,12 @@ def evaluate(
             "resize": f"short side to {data.eval_resize} pixels, {data.eval_filter}",
             "crop": data.eval_crop,
             "values": "8 bits a channel, mean over "
-            + ("clips of the mean over a clip's frames" if clips else "pictures"),
+            + (
+                "clips of the mean over a clip's frames; psnr_clip from a clip's mean squared error"
+                if clips
+                else "pictures"
+            ),
+            "dtype": jnp.dtype(evaluator._task.model.dtype).name,
             "backend": jax.default_backend(),
             "python": platform.python_version(),
             "versions": {p: metadata.version(p) for p in ("jax", "flax", "pillow", "numpy")},

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ml_collections import ConfigDict
 
 from bsq_jax.api import Tokenizer
-from bsq_jax.arrays import checked_pixels
+from bsq_jax.arrays import SIGNED, checked_pixels
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
 from bsq_jax.core.sharding import make_mesh, replicate
@@ -182,6 +182,7 @@ class Generator:
         keep: npt.ArrayLike,
         *,
         classes: int | Sequence[int] | None = -1,
+        value_range: tuple[float, float] | None = None,
         seed: int = 0,
         **sampling: Any,
     ) -> np.ndarray:
@@ -195,6 +196,7 @@ class Generator:
           keep: booleans, True where a token is kept: ``[row, column]`` for all alike, or
             ``[batch, row, column]``, or of clips ``[batch, time, row, column]``.
           classes: as in `sample`; the default is to tell none.
+          value_range: of floats, as in `Tokenizer.encode`.
           seed: another one gives other parts.
           **sampling: as in `sample`.
 
@@ -204,8 +206,11 @@ class Generator:
         Raises:
           UserError: wrong shapes, an unknown setting or class, or a value out of range.
         """
-        array, clip = checked_pixels(pixels, self.tokenizer.shape, limit=False)
-        given = self.tokenizer.encode_parts(array)
+        array, clip = checked_pixels(
+            pixels, self.tokenizer.shape, value_range=value_range, limit=False
+        )
+        stated = None if array.dtype == np.uint8 else SIGNED
+        given = self.tokenizer.encode_parts(array, value_range=stated)
         count, time, rows, columns, length = given.shape
         mask = np.asarray(keep)
         if mask.dtype != np.bool_:

@@ -23,6 +23,7 @@ from bsq_jax.core.flops import total_peak_flops
 from bsq_jax.core.monitor import Monitor
 from bsq_jax.core.profiling import Profiler, Startup
 from bsq_jax.core.sharding import batch_shards, make_mesh
+from bsq_jax.core.target import full_precision
 from bsq_jax.data.factory import make_data_config
 from bsq_jax.export import is_export
 from bsq_jax.initial import check_same_model, load_initial, place
@@ -207,7 +208,8 @@ def evaluate_job(config: ConfigDict, workdir: pathlib.Path) -> int:
         weights = evaluate.weight_sets(state.params, state.ema)
         step, saved = int(state.step), meta["config"]
     suffix = _suffix(config, {"config": saved})
-    report = recipe.evaluate(weights, step, pictures=True, suffix=suffix)
+    with full_precision(config.model.dtype):
+        report = recipe.evaluate(weights, step, pictures=True, suffix=suffix)
     _print_report(recipe, report)
     return 0
 

@@ -109,6 +109,9 @@ def run(argv: Sequence[str]) -> int:
         config = read_initial_config(initial)
     else:
         raise UserError("give --config FILE.py: there is no saved config in the workdir")
+    if flags.mode == "evaluate":
+        # What training chose for speed is no part of a model's quality; an override still counts.
+        config.model.dtype = "float32"
     for key, text in overrides:
         set_value(config, key, text)
     config = finalize(with_tokenizer(config, workdir))

@@ -186,6 +186,8 @@ def run(flags: argparse.Namespace) -> str:
     _check_folder(folder, force=flags.force)
     inputs = find_inputs(flags.inputs)
     names, notes = choose_metrics(wanted, inputs, flags.size)
+    if "psnr" in names and any(one.video for one in inputs):
+        notes.append("psnr of a video: mean of its frames' PSNR, as the other metrics")
     ours = our_coders(flags.models, _numbers(flags.bits), flags.overlap)
     measure = make_measure(names)
     folder.mkdir(parents=True, exist_ok=True)

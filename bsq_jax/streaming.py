@@ -18,6 +18,7 @@ import numpy.typing as npt
 from bsq_jax.arrays import checked_bits, checked_dtype, checked_pixels, filled, pieces
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.pixels import to_float, to_uint8
+from bsq_jax.core.target import full_precision
 from bsq_jax.models.attention import Past
 from bsq_jax.models.positions import FrameTable, check_length
 from bsq_jax.models.tokenizer import TokenizerModel
@@ -54,7 +55,8 @@ class Programs:
         self._params = params
 
         def apply(method: str, params: Any, x: jax.Array, table: FrameTable, past: Any) -> Any:
-            applied: Any = model.apply({"params": params}, x, table, past, method=method)
+            with full_precision(model.dtype):
+                applied: Any = model.apply({"params": params}, x, table, past, method=method)
             out, present = applied
             return out, _kept(past, present, self.shape.window)
 
@@ -168,11 +170,14 @@ class Stream:
         """Frames decoded so far."""
         return self._decoder.done
 
-    def encode(self, frame: npt.ArrayLike) -> np.ndarray:
+    def encode(
+        self, frame: npt.ArrayLike, *, value_range: tuple[float, float] | None = None
+    ) -> np.ndarray:
         """Tokens of the next frame.
 
         Args:
-          frame: ``[batch, height, width, 3]``, uint8 or floats in [-1, 1].
+          frame: ``[batch, height, width, 3]``, uint8 or floats.
+          value_range: of floats, as in `Tokenizer.encode`.
 
         Returns:
           uint8 zeros and ones ``[batch, row, column, L]``.
@@ -181,7 +186,7 @@ class Stream:
           UserError: wrong shape, type or range, or more frames than the model has positions for.
             The stream stays as it was.
         """
-        array, _ = checked_pixels(frame, self._programs.shape, clips=False)
+        array, _ = checked_pixels(frame, self._programs.shape, value_range=value_range, clips=False)
         self._check(array, self._encoder)
         bits, self._encoder = self._programs.next("encode", array, self._encoder)
         return bits[:, 0]

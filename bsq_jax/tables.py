@@ -11,6 +11,7 @@ from bsq_jax.core.text import aligned
 # Rows of the table: key, title, format.
 _ROWS = (
     ("psnr", "PSNR (dB)", "{:.2f}"),
+    ("psnr_clip", "  from a whole clip's error", "{:.2f}"),
     ("ssim", "SSIM", "{:.4f}"),
     ("ms_ssim", "MS-SSIM", "{:.4f}"),
     ("lpips", "LPIPS (AlexNet)", "{:.4f}"),
@@ -53,6 +54,10 @@ def table(report: Mapping[str, Any]) -> str:
         f"({measured['crop']}) from {measured['source']} ({measured['split']}), "
         f"{measured['resize']}{stride}"
     )
+    if (dtype := measured.get("dtype", "float32")) != "float32":  # older reports do not say
+        rows.append(f"computed in {dtype}, in which some bits differ from those in float32")
+    if any("psnr_clip" in result for result in results.values()):
+        rows.append("PSNR: mean over the frames; below it from each clip's mean squared error")
     if measured["shorter"]:
         rows.append(f"clips with fewer frames than that: {measured['shorter']:,d}")
     tokens = next(iter(results.values()))["tokens"]

@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import re
+import warnings
 
 import flax.linen as nn
 import jax
@@ -14,6 +16,8 @@ from bsq_jax.api import Tokenizer
 from bsq_jax.config import finalize, load_config_file, to_json
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import make_mesh
+from bsq_jax.core.target import described
+from bsq_jax.export import identity, load_export
 from bsq_jax.models.factory import make_tokenizer
 from bsq_jax.models.tokenizer import TokenizerShape
 from bsq_jax.tasks.tokenizer import make_tokenizer_task
@@ -220,6 +224,68 @@ def test_bits_are_checked(tokenizer, bits, words):
     assert words in message_of(tokenizer.decode, bits)
 
 
+@pytest.mark.parametrize(
+    ("value_range", "scaled"),
+    [
+        ((-1, 1), lambda x: x / 127.5 - 1),
+        ((0, 1), lambda x: x / 255),
+        ((0, 255), lambda x: x),
+        ((0.0, 255.0), lambda x: x.astype(np.float64)),
+    ],
+)
+def test_floats_in_every_range_are_the_bytes_that_they_were(tokenizer, value_range, scaled):
+    pixels = images(16)
+    floats = scaled(pixels.astype(np.float32))
+    bits = tokenizer.encode(pixels)
+    np.testing.assert_array_equal(tokenizer.encode(floats, value_range=value_range), bits)
+    np.testing.assert_array_equal(
+        tokenizer.reconstruct(floats, value_range=value_range, dtype="uint8"),
+        tokenizer.reconstruct(pixels, dtype="uint8"),
+    )
+    clips = tokenizer.encode_parts(floats[:, None], value_range=value_range)
+    np.testing.assert_array_equal(clips[:, 0], bits)
+    stream = tokenizer.stream(batch=16)
+    np.testing.assert_array_equal(stream.encode(floats, value_range=value_range), bits)
+
+
+def test_floats_between_0_and_1_are_warned_of_once_a_call(tokenizer):
+    floats = images(1).astype(np.float32) / 255
+    for call in (tokenizer.encode, tokenizer.reconstruct, tokenizer.stream().encode):
+        with pytest.warns(
+            UserWarning, match=r"all of these lie in \[0, 1\]: .*value_range"
+        ) as told:
+            call(floats)
+        assert len(told) == 1
+    with pytest.warns(UserWarning, match="value_range"):
+        tokenizer.encode_parts(floats[:, None])
+    for dtype in (np.float16, np.float64, jnp.bfloat16):
+        with pytest.warns(UserWarning, match="value_range"):
+            tokenizer.encode(floats.astype(dtype))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tokenizer.encode(floats, value_range=(-1, 1))  # as bright as it says
+        tokenizer.encode(2 * floats - 1)
+        tokenizer.encode(np.zeros((0, 16, 16, 3), np.float32))
+
+
+def test_a_stated_range_is_checked(tokenizer):
+    floats = images(1).astype(np.float32)
+    for pixels, value_range, words in (
+        (floats, (0, 1), "must lie in [0, 1], but reach from 0 to 255: as value_range says"),
+        (floats / 127.5 - 1, (0, 1), "must lie in [0, 1], but reach from -1 to 1"),
+        (floats + 1, (0, 255), "must lie in [0, 255], but reach from 1 to 256"),
+        (np.full_like(floats, np.nan), (0, 1), "must lie in [0, 1]"),
+        (floats, None, "must lie in [-1, 1], but reach from 0 to 255: give uint8"),
+        (floats, (0, 2), "value_range=(0, 2): it must be one of (-1, 1), (0, 1), (0, 255)"),
+        (images(1), (0, 1), "pixels are uint8, in 0..255, but value_range is (0, 1)"),
+        (images(1).astype(int), (0, 255), "pixels are int64"),
+    ):
+        assert words in message_of(tokenizer.encode, pixels, value_range=value_range)
+    np.testing.assert_array_equal(
+        tokenizer.encode(images(1), value_range=(0, 255)), tokenizer.encode(images(1))
+    )
+
+
 def test_other_mistakes(tokenizer, video, tmp_path):
     bits = tokenizer.encode(images(1))
     assert "decode gives float32 or uint8" in message_of(tokenizer.decode, bits, dtype="float16")
@@ -332,6 +398,63 @@ def test_weights_that_are_not_there(tokenizer, tmp_path):
         folder = tmp_path / name
         message = message_of(Tokenizer.load, folder, weights=missing)
         assert message == f"{folder} holds no {missing} weights: load with weights='{other}'"
+
+
+def test_a_cpu_computes_in_float32_unless_told_otherwise(tokenizer, tmp_path, caplog):
+    config = tokenizer.config.copy_and_resolve_references()
+    config.model.dtype = "bfloat16"
+    Tokenizer(config, tokenizer.params).save(tmp_path)
+    with caplog.at_level("INFO"):
+        usual = Tokenizer.load(tmp_path)
+    assert "computes in float32 on this CPU; its config says bfloat16" in caplog.text
+    assert "float32" in repr(usual)
+    pixels = images(16)
+    np.testing.assert_array_equal(usual.encode(pixels), tokenizer.encode(pixels))
+    np.testing.assert_array_equal(usual.reconstruct(pixels), tokenizer.reconstruct(pixels))
+    quick = Tokenizer.load(tmp_path, dtype="bfloat16")
+    assert "bfloat16" in repr(quick)
+    assert np.any(quick.reconstruct(pixels) != usual.reconstruct(pixels))
+
+    usual.save(tmp_path / "again")  # says what the model says, not what this machine prefers
+    assert load_export(tmp_path / "again")[0].model.dtype == "bfloat16"
+    assert identity(usual.config, usual.params) == identity(quick.config, quick.params)
+
+
+def test_an_accelerator_computes_as_the_config_says(tokenizer, tmp_path, monkeypatch):
+    config = tokenizer.config.copy_and_resolve_references()
+    config.model.dtype = "bfloat16"
+    Tokenizer(config, tokenizer.params).save(tmp_path)
+    monkeypatch.setattr("bsq_jax.api.platform", lambda: "gpu")
+    assert Tokenizer.load(tmp_path).config.model.dtype == "bfloat16"
+
+
+def products(lowered):
+    """The precision of each matrix product in a program, empty where it is the default."""
+    lines = [line for line in lowered.as_text().splitlines() if "dot_general" in line]
+    assert lines
+    return [(re.findall(r"precision = \[(\w+), \w+\]", line) or [""])[0] for line in lines]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_float32_is_float32_on_accelerators(tokenizer, dtype):
+    """By default a GPU would round the factors to TF32, and a TPU to bfloat16."""
+    config = tokenizer.config.copy_and_resolve_references()
+    config.model.update(dtype=dtype, attention="dense")
+    pixels = jax.ShapeDtypeStruct((32, 1, 16, 16, 3), np.uint8)
+    bits = jax.ShapeDtypeStruct((32, 1, 2, 2, 6), np.uint8)
+    with described("gpu"):
+        made = Tokenizer(config, tokenizer.params)
+        programs = [
+            made._functions[what].trace(made._device_params, array)
+            for what, array in (("encode", pixels), ("float32", bits))
+        ]
+        shape = made.shape
+        stream = made._programs._functions["encode", False]
+        programs.append(stream.trace(made._device_params, pixels, shape.frame_table(1), None))
+    for program in programs:
+        precisions = products(program.lower(lowering_platforms=("cuda",)))
+        exact = [name == "HIGHEST" for name in precisions]
+        assert all(exact) if dtype == "float32" else not all(exact)
 
 
 def test_bfloat16_computes_nearly_the_same(tokenizer, tmp_path):

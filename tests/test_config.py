@@ -1,6 +1,7 @@
 """The configuration. Oracle: values and messages written out by hand; JSON."""
 
 import json
+import pathlib
 import textwrap
 
 import pytest
@@ -388,3 +389,16 @@ def test_a_mistake_in_a_config_file_is_one_line(tmp_path, line, words):
     message = message_of(load_config_file, str(path))
     for word in words:
         assert word in message
+
+
+def test_the_repositorys_configs_are_looked_for_where_they_are(tmp_path, monkeypatch):
+    """As from an empty folder, with the package installed; the list holds all that there are."""
+    root = pathlib.Path(__file__).parents[1] / "configs"
+    monkeypatch.chdir(tmp_path)
+    for path in root.glob("*.py"):
+        for asked in (f"configs/{path.name}", f"{path.name}:variant"):
+            with pytest.raises(UserError, match="not part of the installed package") as caught:
+                load_config_file(asked)
+            assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"config file configs/mine.py does not exist$"):
+        load_config_file("configs/mine.py")

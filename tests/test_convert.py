@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import pathlib
 import sys
 
@@ -14,7 +15,9 @@ from torch_writer import Object, save_legacy, save_zip
 from bsq_jax import convert as module
 from bsq_jax import main
 from bsq_jax.api import Tokenizer
+from bsq_jax.checkpoint_settings import _Reader
 from bsq_jax.core.trees import leaves
+from bsq_jax.embedded_config import Embedded
 from bsq_jax.export import load_export
 from bsq_jax.models.torch_discriminators import from_torch_discriminator
 from bsq_jax.models.torch_layout import from_torch_state
@@ -151,7 +154,9 @@ def test_flags_win(tmp_path, command, state):
     assert (shape.heads, shape.grid) == (2, (2, 8))
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "module.module."])
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "module.module.", "_orig_mod.module.", "module._orig_mod."]
+)
 def test_a_bare_state_dict(tmp_path, command, state, golden, prefix):
     path, out = tmp_path / "a.pt", tmp_path / "out"
     save_zip(path, prefixed(state, prefix))
@@ -169,6 +174,7 @@ def test_a_video_model(tmp_path, command, state):
     status, report, errors = command(path, out)
     assert (status, errors) == (0, "")
     assert row(report, "model.frames") == ["3", "shapes"]
+    assert row(report, "model.causality") == ["full", "default of the published code: none"]
     assert "note: the code that trained this model lets frames see later ones" in report
     assert "\ndiscriminator: none\n" in report
     tokenizer = Tokenizer.load(out, dtype="float32")
@@ -198,6 +204,246 @@ def test_what_their_settings_mean_here(tmp_path, command, state):
     assert "docs/differences.md" in row(report, "quantizer.commitment_weight")[1]
     assert "discriminator: left out, its kind is not one that can be converted" in report
     assert "discriminator" not in weights
+
+
+def attended(state, pixels, frames, sees):
+    """The published forward pass up to the latents, float64: ``[tokens, L]`` of one clip.
+
+    `sees` is the mask, ``[token, token]``, True where a token sees another.
+    """
+    state = {key: np.asarray(array, np.float64) for key, array in state.items()}
+    width, heads = 64, 4
+
+    def norm(x, key):
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+        return x * state[f"{key}.weight"] + state[f"{key}.bias"]
+
+    def linear(x, key):
+        return x @ state[f"{key}weight"].T + state[f"{key}bias"]
+
+    patches = pixels.reshape(frames, 4, 8, 4, 8, 3).transpose(0, 1, 3, 5, 2, 4).reshape(-1, 192)
+    x = patches.astype(np.float64) @ state["encoder.conv1.weight"].T
+    x = x + np.tile(state["encoder.positional_embedding"], (frames, 1))
+    if frames > 1:
+        x = x + np.repeat(state["encoder.temporal_positional_embedding"], 16, 0)
+    x = norm(x, "encoder.ln_pre")
+    for layer in range(2):
+        block = f"encoder.transformer.resblocks.{layer}"
+        qkv = linear(norm(x, f"{block}.ln_1"), f"{block}.attn.in_proj_")
+        q, k, v = (part.reshape(-1, heads, width // heads) for part in np.split(qkv, 3, -1))
+        logits = np.einsum("qhd,khd->hqk", q, k) / np.sqrt(width // heads)
+        logits = np.where(sees, logits, -np.inf)
+        share = np.exp(logits - logits.max(-1, keepdims=True))
+        share /= share.sum(-1, keepdims=True)
+        mixed = np.einsum("hqk,khd->qhd", share, v).reshape(-1, width)
+        x = x + linear(mixed, f"{block}.attn.out_proj.")
+        up = linear(norm(x, f"{block}.ln_2"), f"{block}.mlp.c_fc.")
+        up = up * (1 + np.vectorize(math.erf)(up / np.sqrt(2))) / 2
+        x = x + linear(up, f"{block}.mlp.c_proj.")
+    return linear(norm(x, "encoder.ln_post"), "quant_embed.")
+
+
+@pytest.mark.parametrize(
+    ("mask", "block", "ours"),
+    [
+        ("none", None, "full"),
+        (None, None, "full"),
+        ("causal", None, "token_causal"),
+        ("Causal", 16, "token_causal"),
+        ("block-causal", None, "block_causal"),
+        ("block-causal", -1, "block_causal"),
+        ("block-causal", 16, "block_causal"),
+    ],
+)
+@pytest.mark.parametrize("frames", [1, 3])
+def test_masks_of_attention(tmp_path, command, state, frames, mask, block, ours):
+    if (frames, mask) == (1, None):
+        ours = "block_causal"  # a frame sees all of itself, whatever the name
+    path, out = tmp_path / "a.pt", tmp_path / "out"
+    given = {"mask_type": mask, "mask_block_size": block, "num_frames": frames}
+    config = copy.deepcopy(CONFIG)
+    said = {key: value for key, value in given.items() if value is not None}
+    config["model"]["params"]["vitconfig"].update(said)
+    if frames > 1:
+        state = with_time(state)
+    save_zip(path, checkpoint(state, config=omega(config), ema=False))
+    status, report, errors = command(path, out)
+    assert (status, errors) == (0, "")
+    tokenizer = Tokenizer.load(out)
+    assert tokenizer.config.model.causality == ours
+    assert ("lets frames see later ones, and so" in report) == (frames == 3 and ours == "full")
+    assert ("later ones, ours does not" in report) == (frames == 3 and ours == "block_causal")
+
+    pixels = np.random.default_rng(0).uniform(-1, 1, (frames, 32, 32, 3)).astype(np.float32)
+    tokens = np.arange(frames * 16)
+    before = {"full": 10**6 + 0 * tokens, "token_causal": tokens, "block_causal": tokens // 16}
+    place = tokens if ours == "token_causal" else tokens // 16
+    expected = attended(state, pixels, frames, place[None] <= before[ours][:, None])
+    latents = tokenizer.model.apply(
+        {"params": tokenizer.params}, pixels[None], method="latents"
+    ).reshape(-1, 18)
+    np.testing.assert_allclose(latents, expected, atol=2e-5)
+    bits = tokenizer.encode(pixels[None] if frames > 1 else pixels).reshape(-1, 18)
+    np.testing.assert_array_equal(bits, expected > 0)
+
+
+@pytest.mark.parametrize("hidden", [44, 47, 75, 173, 256])
+def test_the_hidden_width_is_that_of_the_weights(tmp_path, command, state, hidden):
+    path, out = tmp_path / "a.pt", tmp_path / "out"
+    rng = np.random.default_rng(0)
+    for key in list(state):
+        if ".mlp." in key:
+            shape = tuple(hidden if n == 256 else n for n in state[key].shape)
+            state = state | {key: rng.normal(size=shape).astype(np.float32)}
+    save_zip(path, state)
+    status, _, errors = command(path, out, "--heads=4")
+    assert (status, errors) == (0, "")
+    blocks = Tokenizer.load(out).params["encoder"]["trunk"]["transformer"]["blocks"]
+    assert blocks["mlp"]["up"]["kernel"].shape == (2, 64, hidden)
+
+
+def test_every_hidden_width_has_a_ratio():
+    for channels in (48, 64, 768, 1920):
+        for hidden in range(1, 4 * channels + 1):
+            reader = _Reader({}, Embedded({}), [], [])
+            reader._mlp_ratio(channels, hidden)
+            assert int(channels * reader.taken[0].value) == hidden
+
+
+def test_their_ratio_may_round_down(tmp_path, command, state):
+    path, out = tmp_path / "a.pt", tmp_path / "out"
+    config = changed(model__params__vitconfig__mlp_ratio=4.01)  # int(64 * 4.01) is 256
+    save_zip(path, checkpoint(state, config=config))
+    assert command(path, out)[0] == 0
+    assert load_export(out)[0].model.mlp_ratio == 4.01
+
+
+def test_compiled_models_in_every_set_of_weights(tmp_path, command, state, golden):
+    path, out = tmp_path / "a.pt", tmp_path / "out"
+    judge = golden("stylegan_d_state")
+    saved = {
+        "state_dict": prefixed(halved(state), "_orig_mod.module."),
+        "ema_state_dict": {
+            f"module.module.{key.replace('encoder.', 'encoder._orig_mod.')}": array
+            for key, array in state.items()
+        },
+        "state_dict_discriminator": prefixed(judge, "module._orig_mod."),
+        "config": omega(CONFIG),
+    }
+    save_zip(path, saved)
+    status, _, errors = command(path, out)
+    assert (status, errors) == (0, "")
+    assert list(load_export(out)[1]) == ["raw", "ema", "discriminator"]
+    ours, theirs = reconstruct(out, golden)
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_what_their_criterion_does_where_its_config_says_nothing(tmp_path, command, state):
+    path, out = tmp_path / "a.pt", tmp_path / "out"
+    config = copy.deepcopy(CONFIG)
+    config["loss"]["params"] = {"disc_start": 5, "disc_weight": 0.8}
+    save_zip(path, checkpoint(state, config=omega(config)))
+    status, report, _ = command(path, out)
+    assert status == 0
+    loss = load_export(out)[0].loss
+    # The defaults in the signature of VQLPIPSWithDiscriminator.
+    assert (loss.adversarial_kind, loss.adaptive, loss.r1) == ("hinge", True, 0.0)
+    assert (loss.entropy, loss.entropy_ramp_start, loss.entropy_ramp_steps) == (1.0, 1.0, 0)
+    assert (loss.perceptual, loss.adversarial, loss.adversarial_start) == (1.0, 0.8, 5)
+    assert row(report, "loss.adaptive") == ["True", "default of the published code"]
+
+
+VIT = "model__params__vitconfig__"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (f"{VIT}mask_type", "sliding"),
+        (f"{VIT}ls_init_value", 1e-5),
+        (f"{VIT}ln_pre", False),
+        (f"{VIT}ln_post", False),
+        (f"{VIT}act_layer", "quick_gelu"),
+        (f"{VIT}norm_layer", "rms_norm"),
+        (f"{VIT}num_frames", 4),
+        (f"{VIT}qk_norm", True),
+        (f"{VIT}patch_size", [8, 4]),
+        (f"{VIT}heads", "${model.heads}"),
+        (f"{VIT}mlp_ratio", 3),
+        ("model__params__l2_norm", False),
+        ("model__params__l2_norm", None),
+        ("model__params__post_q_l2_norm", None),
+        ("model__params__post_q_l2_norm", "yes"),
+        ("model__params__logit_laplace", True),
+        ("model__params__clamp_range", [0, 1]),
+        ("model__params__persample_entropy_compute", "hard"),
+        ("model__params__cb_entropy_compute", "hard"),
+        ("model__params__n_embed", 512),
+        ("model__params__gamma0", "much"),
+        ("model__params__dvitconfig", "decoder.yaml"),
+        ("model__target", "transcoder.models.bsqvit.VITVQModel"),
+    ],
+)
+def test_a_key_of_another_model_is_refused_by_name(tmp_path, command, state, key, value):
+    path, out = tmp_path / "a.pt", tmp_path / "out"
+    save_zip(path, checkpoint(state, config=changed(**{key: value})))
+    status, _, errors = command(path, out)
+    assert status == 2
+    assert key.replace("__", ".") in errors
+    assert errors.count("\n") == 1
+    assert not out.exists()
+
+
+def test_keys_that_are_missing_are_refused_by_name(tmp_path, command, state):
+    path = tmp_path / "a.pt"
+    for key in ("l2_norm", "post_q_l2_norm"):
+        config = copy.deepcopy(CONFIG)
+        del config["model"]["params"][key]
+        save_zip(path, checkpoint(state, config=omega(config)))
+        status, _, errors = command(path, tmp_path / "out")
+        assert status == 2
+        assert f"does not have model.params.{key}, which then is False" in errors
+
+
+@pytest.mark.parametrize(("mask", "block"), [("block-causal", 8), ("block-causal", 48)])
+def test_blocks_other_than_a_frame_are_refused(tmp_path, command, state, mask, block):
+    path = tmp_path / "a.pt"
+    vit = {f"{VIT}mask_type": mask, f"{VIT}mask_block_size": block}
+    save_zip(path, checkpoint(with_time(state), config=changed(**vit)))
+    status, _, errors = command(path, tmp_path / "out")
+    assert status == 2
+    assert "model.params.vitconfig.mask_block_size: this package has blocks of one frame" in errors
+
+
+def test_the_decoders_own_config(tmp_path, command, state):
+    """Keys that only one of the two has count with their defaults; `dim_ffn_output` is shapes'."""
+    path, out = tmp_path / "a.pt", tmp_path / "out"
+    vit = CONFIG["model"]["params"]["vitconfig"]
+    for more, encoder, message in (
+        ({}, {}, None),
+        ({"use_ffn_output": True, "dim_ffn_output": 3072, "mask_type": "none"}, {}, None),
+        ({"dim_ffn_output": 512}, {}, "dvitconfig.dim_ffn_output, but shapes say 3072"),
+        ({"use_ffn_output": False}, {}, "dvitconfig.use_ffn_output, but shapes say True"),
+        ({}, {"mask_type": "causal"}, "none for model.params.dvitconfig.mask_type and causal for"),
+        ({"heads": 2}, {}, "dvitconfig.heads"),
+        ({"surprise": 2}, {}, "dvitconfig.surprise"),
+    ):
+        config = copy.deepcopy(CONFIG)
+        config["model"]["params"]["dvitconfig"] = {**vit, **more}
+        config["model"]["params"]["vitconfig"].update(encoder)
+        save_zip(path, checkpoint(state, config=omega(config)))
+        status, _, errors = command(path, out)
+        assert status == (0 if message is None else 2), errors
+        assert message is None or message in errors
+
+
+def test_dropout_is_noted(tmp_path, command, state):
+    path, out = tmp_path / "a.pt", tmp_path / "out"
+    config = changed(model__params__vitconfig__attn_drop_rate=0.1)
+    save_zip(path, checkpoint(state, config=config))
+    status, report, _ = command(path, out)
+    assert status == 0
+    assert "note: the model was trained with attn_drop_rate 0.1; this package has no drop" in report
 
 
 KEY = "module.encoder.transformer.resblocks.1.mlp.c_fc.bias"

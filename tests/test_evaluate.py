@@ -254,6 +254,10 @@ def test_clips_of_several_lengths(videos, tmp_path, frames, devices):
             here = [[x[index : index + 1] for x in pair] for pair in pairs if len(pair[0]) > index]
             wanted = np.mean([measure(*pair) for pair in here])
             np.testing.assert_allclose(value, wanted, atol=atol)
+    whole = [10 * np.log10(255**2 / np.mean((np.float64(a) - b) ** 2)) for a, b in pairs]
+    np.testing.assert_allclose(result["psnr_clip"], np.mean(whole), atol=1e-4)
+    assert result["psnr_clip"] < result["psnr"] - 2e-4
+    assert oracle["psnr_clip"] < oracle["psnr"]
     assert len(result["per_frame"]["psnr"]) == TIME
     assert set(result["per_frame"]) == {"psnr", "ssim"}
     assert set(oracle["per_frame"]) == {"psnr"}
@@ -266,6 +270,9 @@ def test_clips_of_several_lengths(videos, tmp_path, frames, devices):
     text = table(report)
     assert "x, step 3: 5 clips of 4x16x16 (center) from clips:" in text
     assert "clips with fewer frames than that: 1\n" in text
+    (row,) = [line for line in text.splitlines() if "from a whole clip's error" in line]
+    assert row.split()[-2:] == [f"{v['psnr_clip']:.2f}" for v in (result, oracle)]
+    assert "PSNR: mean over the frames; below it from each clip's mean squared error\n" in text
     assert "1b.mp4" in text
     names = [pathlib.Path(path).name for path in report["pictures"] + report["videos"]]
     assert names == [

@@ -11,6 +11,7 @@ from PIL import Image
 
 from bsq_jax import jobs, workdir
 from bsq_jax import main as module
+from bsq_jax.api import Tokenizer
 from bsq_jax.config import to_json
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
@@ -260,6 +261,23 @@ def test_a_run_on_clips(clips, command):
     assert status == 0
     assert "attention (auto): blocked\n" in err
     assert "all 2 steps are done" in err
+
+
+def test_evaluation_computes_in_float32_unless_told_otherwise(trained, tmp_path, command):
+    Tokenizer.load(trained, dtype="bfloat16").save(tmp_path)
+    reports = []
+    for words in ((), ("--config.model.dtype=bfloat16",)):
+        status, out, _ = command("--mode", "evaluate", "--workdir", tmp_path, *words)
+        assert status == 0
+        (path,) = (line for line in out.splitlines() if line.startswith("report: "))
+        reports.append(json.loads(pathlib.Path(path.removeprefix("report: ")).read_text()))
+        assert ("computed in bfloat16, in which some bits differ" in out) == bool(words)
+    exact, quick = reports
+    assert exact["measured"]["dtype"] == "float32"
+    assert quick["measured"]["dtype"] == "bfloat16"
+    run = json.loads((trained / "evaluation.json").read_text())["results"]["ema"]
+    assert exact["results"]["ema"] == run
+    assert quick["results"]["ema"]["psnr"] != run["psnr"]
 
 
 def test_an_image_model_is_evaluated_on_the_same_clips(trained, clips, command):

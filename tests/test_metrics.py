@@ -63,6 +63,31 @@ def test_psnr_has_its_closed_form():
     assert value.dtype == jnp.float32
 
 
+def test_psnr_of_a_clip_is_that_of_its_mean_squared_error():
+    """Closed form: errors of 1 and 7 in two frames have a mean square of 25, as one of 5 has."""
+    reference = np.full((3, 3, 8, 8, 3), 100, np.uint8)
+    distorted = reference.astype(np.float32)
+    distorted[0] += np.array([1.0, 7.0, 90.0])[:, None, None, None]  # the third is padding
+    distorted[1] += 5.0
+    of_frames = np.array(metrics.psnr(reference, distorted))
+    of_frames[0, 2] = np.nan
+    values = metrics.clip_psnr(of_frames, [2, 3, 3])
+    np.testing.assert_allclose(values[:2], 10 * np.log10(255**2 / 25), atol=1e-4)
+    assert values[2] == metrics.PSNR_CAP
+    assert values[0] < of_frames[0, :2].mean() - 5
+
+    rng = np.random.default_rng(0)
+    photos = photographs(64)
+    noisy = distort(photos, rng.uniform(1, 40, (2, 2, 1, 1, 1)))
+    wanted = [
+        peak_signal_noise_ratio(a, b, data_range=255)
+        for a, b in zip(photos.astype(np.float64), noisy.astype(np.float64), strict=True)
+    ]
+    np.testing.assert_allclose(
+        metrics.clip_psnr(metrics.psnr(photos, noisy), [2, 2]), wanted, atol=1e-4
+    )
+
+
 @pytest.mark.parametrize("kind", ["noise", "blur", "white", "negative", "border"])
 def test_psnr_matches_skimage(kind):
     reference, distorted = pairs(64)[kind]

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 Capability = tuple[int, int]
 
@@ -79,3 +80,20 @@ def described(
         yield
     finally:
         _DESCRIBED.reset(token)
+
+
+@contextlib.contextmanager
+def full_precision(dtype: jnp.dtype | str) -> Iterator[None]:
+    """Products of float32 matrices in float32, wherever they are traced for.
+
+    GPUs by default round the factors to TF32 (10 bits), TPUs to bfloat16 (7 bits). On CPUs, and for
+    other types, nothing changes.
+
+    Args:
+      dtype: of the computation.
+    """
+    if platform() == "cpu" or jnp.dtype(dtype) != jnp.float32:
+        yield
+        return
+    with jax.default_matmul_precision("highest"):
+        yield

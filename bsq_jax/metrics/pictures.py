@@ -8,7 +8,9 @@ float32.
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
+from bsq_jax.core.clips import real_frames
 from bsq_jax.core.errors import UserError
 
 Pixels = jax.Array | np.ndarray
@@ -51,6 +53,24 @@ def psnr(reference: Pixels, distorted: Pixels) -> jax.Array:
     mse = jnp.mean(jnp.square(reference - distorted), axis=(2, 3, 4))  # [batch, time]
     floor = _PEAK**2 * 10 ** (-PSNR_CAP / 10)
     return 10 * jnp.log10(_PEAK**2 / jnp.maximum(mse, floor))
+
+
+def clip_psnr(frames_psnr: npt.ArrayLike, frames: npt.ArrayLike) -> np.ndarray:
+    """PSNR of whole clips, from the mean squared error over all pixels of a clip's frames.
+
+    It is at most the mean of the frames' PSNR, because the logarithm weighs bad frames less.
+
+    Args:
+      frames_psnr: ``[batch, time]`` as `psnr` gives it, in dB.
+      frames: ``[batch]``, real frames of each clip, 1 or more. What padding holds does not count.
+
+    Returns:
+      ``[batch]`` float64, in dB.
+    """
+    values = np.asarray(frames_psnr, np.float64)
+    real = real_frames(np.asarray(frames), values.shape[1])
+    errors = np.where(real, 10 ** (-values / 10), 0.0)  # over the squared peak
+    return -10 * np.log10(errors.sum(axis=1) / real.sum(axis=1))
 
 
 def ssim(reference: Pixels, distorted: Pixels) -> jax.Array:

@@ -15,8 +15,8 @@ import numpy as np
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.models.discriminators.stylegan3d import WIDTHS
+from bsq_jax.models.torch_layout import parameter_name
 
-PREFIX = "module."  # once for each wrapper the weights were saved through
 BUFFER = "resample_filter"  # the blur's constant taps
 
 
@@ -38,8 +38,9 @@ def from_torch_discriminator(
     """Reads a discriminator's kind, sizes and parameters from a PyTorch state dict.
 
     Args:
-      state: arrays by the names of the published code, such as ``b4.fc.weight``, each name with any
-        number of ``module.`` in front of it; constant ``resample_filter`` buffers are left out.
+      state: arrays by the names of the published code, such as ``b4.fc.weight``, with the
+        names of wrappers in them or not (`parameter_name`); constant ``resample_filter`` buffers
+        are left out.
 
     Returns:
       The kind, ``stylegan`` or ``stylegan3d``. Its sizes: of the former ``resolution``,
@@ -53,11 +54,9 @@ def from_torch_discriminator(
     """
     arrays: dict[str, np.ndarray] = {}
     for name, array in state.items():
-        key = name
-        while key.startswith(PREFIX):
-            key = key.removeprefix(PREFIX)
+        key = parameter_name(name)
         if key in arrays:
-            raise UserError(f"the state dict has '{key}' twice, with and without '{PREFIX}'")
+            raise UserError(f"the state dict has '{key}' twice, with and without 'module.'")
         if key.rpartition(".")[2] != BUFFER:
             arrays[key] = array
     if any(key.startswith("conv_blocks.") for key in arrays):

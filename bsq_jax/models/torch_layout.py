@@ -15,7 +15,6 @@ import numpy as np
 from bsq_jax.core.errors import UserError
 from bsq_jax.models.tokenizer import CHANNELS, TokenizerShape
 
-PREFIX = "module."  # once for each wrapper the weights were saved through
 BUFFERS = "quantize."  # integer constants of the quantiser, not parameters
 
 
@@ -107,8 +106,16 @@ def _ends(shape: TokenizerShape) -> Iterator[_Entry]:
     yield from _linear("decoder/head_out", "decoder.conv_out.", features, pixels)
 
 
-def _strip(key: str) -> str:
-    return key.removeprefix(PREFIX).removeprefix(PREFIX)
+def parameter_name(key: str) -> str:
+    """The name that a parameter has in the bare model, whatever wrappers it was saved through.
+
+    ``module.`` (DistributedDataParallel, ModelEmaV2) may stand in front, any number of times;
+    ``_orig_mod.`` (torch.compile) anywhere, because parts of a model can be compiled too.
+    """
+    parts = [part for part in key.split(".") if part != "_orig_mod"]
+    while len(parts) > 1 and parts[0] == "module":
+        del parts[0]
+    return ".".join(parts)
 
 
 def _insert(tree: dict[str, Any], path: str, value: np.ndarray) -> None:
@@ -122,8 +129,8 @@ def from_torch_state(state: Mapping[str, np.ndarray], shape: TokenizerShape) -> 
     """Reads the parameters of a tokenizer from a PyTorch state dict.
 
     Args:
-      state: arrays by the names of the published code, such as ``encoder.conv1.weight``, each
-        name with ``module.`` in front of it up to twice; ``quantize.*`` is left out.
+      state: arrays by the names of the published code, such as ``encoder.conv1.weight``,
+        with the names of wrappers in them or not (`parameter_name`); ``quantize.*`` is left out.
       shape: the model to fill. The number of heads cannot be read off the arrays, so a wrong one
         goes unnoticed.
 
@@ -138,9 +145,9 @@ def from_torch_state(state: Mapping[str, np.ndarray], shape: TokenizerShape) -> 
         raise UserError(f"width {shape.width} does not divide into {shape.heads} heads")
     rest: dict[str, np.ndarray] = {}
     for name, array in state.items():
-        key = _strip(name)
+        key = parameter_name(name)
         if key in rest:
-            raise UserError(f"the state dict has '{key}' twice, with and without '{PREFIX}'")
+            raise UserError(f"the state dict has '{key}' twice, with and without 'module.'")
         if not key.startswith(BUFFERS):
             rest[key] = array
 
