@@ -45,7 +45,8 @@ def open_film(file: bytes | pathlib.Path, raw: RawLayout | None) -> tuple[Any, A
       BrokenRecord: It is no container that is read here, has no video, or none with a decoder.
       OSError: The file cannot be read.
     """
-    opened = io.BytesIO(file) if isinstance(file, bytes) else str(file)
+    # FFmpeg takes what stands before a colon in a relative path for a protocol.
+    opened = io.BytesIO(file) if isinstance(file, bytes) else os.path.abspath(file)
     kind, options = None, _OPTIONS
     if raw is not None:
         kind, size = "rawvideo", f"{raw.width}x{raw.height}"

@@ -72,6 +72,14 @@ class FileSource:
         """See :class:`bsq_jax.data.records.Labelled`."""
         return self._labels[index] if self.classes else NO_LABEL
 
+    def fingerprint(self) -> str:
+        """See :func:`bsq_jax.data.records.fingerprint_of`."""
+        digest = hashlib.sha256()
+        for number, (record_id, _) in enumerate(self._files):
+            name = record_id.encode("utf-8", "surrogateescape")
+            digest.update(b"%d %d %b\n" % (self.label(number), len(name), name))
+        return digest.hexdigest()
+
     def __len__(self) -> int:
         return len(self._files)
 
@@ -115,14 +123,14 @@ def _folder(kind: _Kind, place: str, split: str, divide: bool) -> Source:
     root = pathlib.Path(place).expanduser()
     if not root.is_dir():
         raise UserError(f"{kind.scheme}:{place} is not a folder: check the path")
-    val_folder = next((name for name in _VAL_FOLDERS if (root / name).is_dir()), None)
-    if val_folder and (root / "train").is_dir():
-        folder = "train" if split == "train" else val_folder
+    train_folder, val_folder = _subfolder(root, ("train",)), _subfolder(root, _VAL_FOLDERS)
+    if train_folder and val_folder:
+        folder = train_folder if split == "train" else val_folder
         below, unread = search(root / folder, kind.extensions)
         chosen = [f"{folder}/{path}" for path in below]
-        if folder != "train":
-            below, _ = search(root / "train", kind.extensions)
-        everything = [f"train/{path}" for path in below]
+        if folder != train_folder:
+            below, _ = search(root / train_folder, kind.extensions)
+        everything = [f"{train_folder}/{path}" for path in below]
         where, depth = f"{place}/{folder}", 1
     else:
         chosen, unread = search(root, kind.extensions)
@@ -137,6 +145,28 @@ def _folder(kind: _Kind, place: str, split: str, divide: bool) -> Source:
     classes, labels = _classes(everything, chosen, depth)
     return FileSource(
         f"{kind.scheme}:{where}", files, videos=kind is _VIDEOS, classes=classes, labels=labels
+    )
+
+
+def _subfolder(root: pathlib.Path, names: Sequence[str]) -> str | None:
+    """The folder in `root` with the first of the names that is there, in small letters or others.
+
+    Raises:
+      UserError: The folder cannot be listed.
+    """
+    try:
+        with os.scandir(root) as entries:
+            folders = sorted(entry.name for entry in entries if entry.is_dir())
+    except OSError as error:
+        raise _unlisted(error) from error
+    found = {name.lower(): name for name in folders} | {name: name for name in folders}
+    return next((found[name] for name in names if name in found), None)
+
+
+def _unlisted(error: OSError) -> UserError:
+    return UserError(
+        f"{error.filename} cannot be listed ({error.strerror}): repair it or take it out, because "
+        "without its files the order of all others and the numbers of classes would change"
     )
 
 
@@ -177,16 +207,20 @@ def search(root: pathlib.Path, extensions: frozenset[str]) -> tuple[list[str], s
       The paths, and how many files of kinds that are not read there are, such as ``12 files of
       kinds that are not read: .heic (10), .dng (2)``: pictures and videos with other endings. It is
       empty where there are none.
+
+    Raises:
+      UserError: A folder cannot be listed.
     """
+
+    def stop(error: OSError) -> None:
+        raise _unlisted(error) from error
+
     found: list[str] = []
-    entered: set[str] = set()
     unread: collections.Counter[str] = collections.Counter()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in entered:  # a link back up the tree would go round for ever
+    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=stop):
+        if os.path.realpath(folder) in _ancestors(folder, root):  # a link back up the tree
             subfolders.clear()
             continue
-        entered.add(real)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in files:
             ending = os.path.splitext(name)[1].lower()
@@ -197,6 +231,14 @@ def search(root: pathlib.Path, extensions: frozenset[str]) -> tuple[list[str], s
             elif ending in _UNREAD:
                 unread[ending] += 1
     return sorted(found), _describe(unread)
+
+
+def _ancestors(folder: str, root: pathlib.Path) -> set[str]:
+    """What the folders between ``folder`` and ``root`` really are."""
+    if pathlib.Path(folder) == root:
+        return set()
+    between = pathlib.Path(folder).relative_to(root).parents
+    return {os.path.realpath(root / part) for part in between}
 
 
 def _describe(unread: collections.Counter[str]) -> str:

@@ -23,9 +23,10 @@ from bsq_jax.data.batches import Batches, EpochOrder, local_batch
 from bsq_jax.data.notices import warn_once
 from bsq_jax.data.reader import FrameCache, Reader
 from bsq_jax.data.records import NO_LABEL, BrokenRecord, Source, label_of
+from bsq_jax.data.retry import with_retries
 from bsq_jax.data.settings import EVAL_CROPS as EVAL_CROPS
 from bsq_jax.data.settings import DataConfig
-from bsq_jax.data.sources import make_source
+from bsq_jax.data.sources import make_source, same_place
 
 _Example = dict[str, Any]
 
@@ -42,11 +43,13 @@ def open_source(config: DataConfig, split: str) -> Source:
       UserError: A spec is wrong or there are no records.
     """
     val_source = config.val_source or config.source
+    place = same_place(val_source)
     if split == "val":
-        return _open(val_source, split, divide=val_source in (config.source, config.image_source))
+        divide = place in (same_place(config.source), same_place(config.image_source))
+        return _open(val_source, split, divide=divide)
     if config.image_source:
         _open_images(config)
-    return _open(config.source, split, divide=val_source == config.source)
+    return _open(config.source, split, divide=place == same_place(config.source))
 
 
 def _open_images(config: DataConfig) -> Source:
@@ -172,6 +175,8 @@ class EvalExamples:
       clips: For each example which clip of the record, int64 ``[examples]``.
       tiles: For each example which tile of the clip, int64 ``[examples]``.
       cache: Resized frames kept from one evaluation to the next.
+      sizes: With tiles, (height, width) of each record after it is resized, by which its tiles were
+        counted, int64 ``[records, 2]``; 0 where it could not be read. None without tiles.
     """
 
     source: Source
@@ -180,6 +185,7 @@ class EvalExamples:
     clips: np.ndarray
     tiles: np.ndarray
     cache: FrameCache
+    sizes: np.ndarray | None = None
 
 
 def eval_examples(config: DataConfig) -> EvalExamples:
@@ -189,7 +195,9 @@ def eval_examples(config: DataConfig) -> EvalExamples:
       UserError: The spec is wrong or there are no records.
     """
     source = open_source(config, "val")
-    tiles = _tile_counts(config, source)
+    tiles, sizes = np.ones(len(source), np.int64), None
+    if config.eval_crop == "tiles":
+        tiles, sizes = _count_tiles(config, source)
     # In the order record, clip, tile.
     clips = config.eval_clips if source.videos else 1
     counts = np.repeat(tiles, clips)  # of each clip
@@ -198,7 +206,7 @@ def eval_examples(config: DataConfig) -> EvalExamples:
     tile_numbers = np.arange(len(records)) - np.repeat(np.cumsum(counts) - counts, counts)
     frames = config.frames if source.videos else 1
     cache = FrameCache(config.cache_mb)
-    return EvalExamples(source, frames, records, clip_numbers, tile_numbers, cache)
+    return EvalExamples(source, frames, records, clip_numbers, tile_numbers, cache, sizes)
 
 
 def eval_batches(
@@ -250,8 +258,15 @@ def eval_batches(
             clip=int(shown.clips[example]),
             clips=config.eval_clips if shown.source.videos else 1,
         )
-        clip = reader.read(int(shown.records[example]), choose)
+        record = int(shown.records[example])
+        clip = reader.read(record, choose)
         if clip is None:
+            return None
+        if shown.sizes is not None and tuple(shown.sizes[record]) != clip[0].shape[:2]:
+            counted = "x".join(map(str, shown.sizes[record])) if shown.sizes[record].any() else ""
+            found = "x".join(map(str, clip[0].shape[:2]))
+            reason = f"it is {found} pixels when it is read and was {counted} when it was counted"
+            reader.reject(record, reason if counted else "its size could not be read")
             return None
         if config.eval_crop == "tiles":
             tile = int(shown.tiles[example])
@@ -297,30 +312,31 @@ def _example(crop: np.ndarray, frames: int, index: int, label: _Example) -> _Exa
     }
 
 
-def _tile_counts(config: DataConfig, source: Source) -> np.ndarray:
-    """How many crops are cut from each record; int64 [records]."""
-    if config.eval_crop == "center":
-        return np.ones(len(source), np.int64)
+def _count_tiles(config: DataConfig, source: Source) -> tuple[np.ndarray, np.ndarray]:
+    """How many crops are cut from each record, and the size of it; see `EvalExamples`.
 
+    Returns:
+      int64 ``[records]`` and int64 ``[records, 2]``.
+    """
     cut: list[int] = []
 
-    def count(index: int) -> int:
+    def count(index: int) -> tuple[int, int, int]:
         try:
-            height, width = footage.size_of(source[index])
+            height, width = with_retries(lambda: footage.size_of(source[index]))
         except (BrokenRecord, OSError):
-            return 1  # a masked example, so that the damage is met, counted and named
+            return 1, 0, 0  # a masked example, so that the damage is met, counted and named
         resized = transforms.resized_shape(height, width, config.eval_resize)
         long = transforms.is_long(height, width, config.eval_resize)
         if long:
             cut.append(index)
-        return math.prod(transforms.tile_grid(resized, config.crop, long=long))
+        return math.prod(transforms.tile_grid(resized, config.crop, long=long)), *resized
 
     with futures.ThreadPoolExecutor(max(1, config.threads)) as pool:
-        counts = np.array(list(pool.map(count, range(len(source)))), np.int64)
+        found = np.array(list(pool.map(count, range(len(source)))), np.int64)
     if cut:
         warn_once(
             f"{source.name}: {len(cut)} of {len(source)} records are more than "
             f"{transforms.LONGEST} times as long as wide and enlarged: tiles are cut from their "
             f"middle only ({source[min(cut)].id} is one)"
         )
-    return counts
+    return found[:, 0], found[:, 1:]

@@ -10,6 +10,7 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.data import transforms
 from bsq_jax.data.footage import Render, open_footage
 from bsq_jax.data.records import BrokenRecord, Source
+from bsq_jax.data.retry import with_retries
 from bsq_jax.data.transforms import Picture
 from bsq_jax.data.video import FrameTable
 
@@ -103,6 +104,7 @@ class Reader:
         self._cache = cache
         self._broken: dict[int, str] = {}  # by index, their ids
         self._unreadable: set[int] = set()  # those of which no frame is
+        self._passing: set[int] = set()  # those that the storage did not give, maybe for a moment
         self._lock = threading.Lock()
 
     def broken_ids(self) -> list[str]:
@@ -122,16 +124,20 @@ class Reader:
         clip = self._cached(index, choose)
         if clip is None and index not in self._unreadable:
             clip = self._load(index, choose)
-        if clip is not None:
-            return clip
-        # Checked at known ones too: the thread that found the last may be reading ahead of others.
+        if clip is None:
+            # At known ones too: the thread that found the last may be reading ahead of others.
+            self._check_broken(index)
+        return clip
+
+    def _check_broken(self, index: int) -> None:
         of = max(self._met_count, self._share)
-        if len(self._broken) > self._limit(of):
+        with self._lock:
+            count, one = len(self._broken), self._broken.get(index, f"number {index}")
+        if count > self._limit(of):
             raise UserError(
-                f"{self.source.name}: {len(self._broken)} of {of} records are broken "
-                f"({self._broken[index]} is one); repair them or raise max_broken"
+                f"{self.source.name}: {count} of {of} records are broken "
+                f"({one} is one); repair them or raise max_broken"
             )
-        return None
 
     def _limit(self, count: int) -> int:
         """How many of `count` records may be broken."""
@@ -152,7 +158,9 @@ class Reader:
 
     def _load(self, index: int, choose: Choose) -> list[Picture] | None:
         record_id, opened = f"{self.source.name}#{index}", False
-        try:
+
+        def load() -> list[Picture]:
+            nonlocal record_id, opened
             record = self.source[index]
             record_id = record.id
             table = self._cache.table(index)
@@ -160,13 +168,21 @@ class Reader:
                 opened = True
                 self._cache.put_table(index, footage.table)
                 return self._read(index, footage.frames, choose(len(footage)))
-        except (BrokenRecord, OSError) as error:
+
+        try:
+            clip = with_retries(load)
+        except BrokenRecord as error:
             self._note_broken(index, record_id, str(error))
             # Other frames of a damaged video may be readable, and must be read whatever was asked
             # for before: what a clip holds is a function of its position alone.
             if not opened or not self.source.videos:
                 self._unreadable.add(index)
-        return None
+            return None
+        except OSError as error:  # the storage may be back when the record is due again
+            self._note_broken(index, record_id, str(error), passing=True)
+            return None
+        self._note_readable(index)
+        return clip
 
     def _cached(self, index: int, choose: Choose) -> list[Picture] | None:
         table = self._cache.table(index)
@@ -203,12 +219,33 @@ class Reader:
             raise BrokenRecord("its frames are not of one size")
         return clip
 
-    def _note_broken(self, index: int, record_id: str, reason: str) -> None:
+    def reject(self, index: int, reason: str) -> None:
+        """Counts a record that was read as broken, because of what is in it.
+
+        Raises:
+          UserError: Too many others are broken, too.
+        """
+        self._note_broken(index, self.source[index].id, reason)
+        self._check_broken(index)
+
+    def _note_broken(
+        self, index: int, record_id: str, reason: str, *, passing: bool = False
+    ) -> None:
         with self._lock:
+            if not passing:
+                self._passing.discard(index)
             if index in self._broken:  # two threads may find out at the same time
                 return
             self._broken[index] = record_id
+            if passing:
+                self._passing.add(index)
         logging.warning("Skipping broken record %s: %s", record_id, reason)
+
+    def _note_readable(self, index: int) -> None:
+        with self._lock:
+            if index in self._passing:
+                self._passing.remove(index)
+                self._broken.pop(index, None)
 
 
 def _of_one_size(clip: Sequence[Picture]) -> bool:

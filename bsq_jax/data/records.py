@@ -1,5 +1,6 @@
 """What a source holds: records of pictures or videos, still encoded where they can be."""
 
+import hashlib
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -81,3 +82,23 @@ def classes_of(source: Source) -> tuple[str, ...]:
 def label_of(source: Source, index: int) -> int:
     """Number of the class of the record at ``index``, or `NO_LABEL`."""
     return source.label(index) if isinstance(source, Labelled) else NO_LABEL
+
+
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """A source that can say which records it has without reading them."""
+
+    def fingerprint(self) -> str:
+        """A text that differs where the ids of the records, their order or classes differ."""
+        ...
+
+
+def fingerprint_of(source: Source) -> str:
+    """A short text that is the same wherever a source has the same records in the same order.
+
+    It goes over the number of records and the names of classes, and over the ids where the source
+    knows them without reading the records; never over what is in them.
+    """
+    known = source.fingerprint() if isinstance(source, Fingerprinted) else ""
+    text = repr((len(source), classes_of(source), known))
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]

@@ -14,7 +14,15 @@ from bsq_jax.data import datasets, embedded, folders
 from bsq_jax.data.motion import MotionSource
 from bsq_jax.data.records import SPLITS, Record, Source
 
-__all__ = ["SPLITS", "Record", "Source", "make_source"]
+__all__ = ["SPLITS", "Record", "Source", "make_source", "same_place"]
+
+
+def same_place(spec: str) -> str:
+    """A spec in one spelling: equal for two that name the same folder or file."""
+    scheme, _, place = spec.partition(":")
+    if scheme in ("folder", "clips") and place:
+        return f"{scheme}:{os.path.realpath(os.path.expanduser(place))}"
+    return spec
 
 
 def make_source(spec: str, split: str, *, divide: bool = True) -> Source:
