@@ -13,7 +13,6 @@ from bsq_jax.data.records import fingerprint_of
 from bsq_jax.data.sources import make_source
 from bsq_jax.data.video import Video
 
-
 CONFIG = {"image_size": 8, "resize": 8, "eval_resize": 8}
 
 

@@ -1,5 +1,7 @@
 """Video files, against files written here whose frames say which they are."""
 
+import io
+
 import av
 import numpy as np
 import pytest
@@ -196,3 +198,25 @@ def test_broken_files(tmp_path):
 def test_extensions_are_of_videos():
     assert {".mp4", ".avi", ".mkv", ".webm", ".mov"} <= VIDEO_EXTENSIONS
     assert not {".png", ".jpg", ".gif", ".txt"} & VIDEO_EXTENSIONS
+
+
+@pytest.mark.parametrize("flags", [{}, {"x264-params": "open-gop=1:scenecut=0:bframes=3"}])
+def test_a_recording_that_begins_in_the_middle(tmp_path, caplog, flags):
+    """Cut where a broadcast is joined: the frames from the first key frame on, and no others."""
+    whole = write_video(tmp_path / "whole.ts", 48, gop=12, **flags).read_bytes()
+    size = 188  # of a packet of the transport stream
+    packets = [whole[first : first + size] for first in range(0, len(whole), size)]
+    cut = b"".join([*packets[:3], *packets[3 + len(packets) // 3 :]])  # the tables of programs stay
+    with av.open(io.BytesIO(cut)) as container:
+        listed = [packet for packet in container.demux(video=0) if packet.size]
+    keys = [number for number, packet in enumerate(listed) if packet.is_keyframe]
+    assert keys[0] > 0
+    start = listed[keys[0]].pts
+    expected = sum(packet.pts >= start for packet in listed[keys[0] :])
+    with Video(cut, name=str(tmp_path)) as video:
+        assert len(video) == expected
+        clip = np.stack([pixels() for _, pixels in video.frames(range(expected))])
+    numbers = numbers_of(clip)
+    assert numbers[0] % 12 == 0
+    np.testing.assert_array_equal(np.diff(numbers), 1)
+    assert f"{len(listed) - expected} frames before its first key frame are left out" in caplog.text

@@ -275,6 +275,7 @@ class Video:
         times: list[int] = []
         lasting: list[int] = []
         keys: dict[int, int] = {}
+        before = 0  # frames that come before the first key frame
         decoded: int | None = None
         self._moved = True
         for packet in containers.packets(self._container, stream, self._file):
@@ -294,11 +295,20 @@ class Video:
             times.append(time)
             lasting.append(packet.duration or 0)
             if packet.is_keyframe:
+                before = before if keys else len(times) - 1
                 keys[time] = packet.dts if packet.dts is not None else time
         if found < promised:
             raise BrokenRecord(f"cut short: {found} of {promised} frames are there")
         if not times:
             raise BrokenRecord("the video has no frames")
+        if before:  # a recording that was begun, or cut, in the middle: they cannot be decoded
+            start = times[before]
+            kept = [n for n in range(before, len(times)) if times[n] >= start or not timed]
+            self._note(
+                f"it begins in the middle of a group of pictures: {len(times) - len(kept)} frames "
+                "before its first key frame are left out"
+            )
+            times, lasting = [times[n] for n in kept], [lasting[n] for n in kept]
         shown, counts = np.unique(np.array(times, np.int64), return_counts=True)
         # A key frame with the time of another is not where decoding starts: which of the two is
         # taken would depend on it.
