@@ -1,0 +1,150 @@
+"""Padding of short clips in a batch. Oracle: the same clip alone, without padding."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bsq_jax.core.sharding import make_mesh, to_global
+from bsq_jax.models import attention_choice
+from bsq_jax.models.attention import attend
+from bsq_jax.models.causality import Causality
+from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
+from bsq_jax.quantizers import BinarySphericalQuantizer
+from bsq_jax.tasks.frozen_tokenizer import FrozenTokenizer
+from bsq_jax.tasks.tokenizer import TokenizerTask
+
+FRAMES, SIDE = 5, 16
+LENGTHS = np.array([3, 5], np.int32)
+# Where no frame sees later ones, padding at the end cannot matter: checked all the same.
+CASES = [
+    *(("full", 0, "dense"), ("full", 0, "by_head"), ("full", 2, "blocked"), ("full", 2, "by_frame")),
+    *(("block_causal", 2, "blocked"), ("token_causal", 0, "dense")),
+]
+
+
+@pytest.fixture(autouse=True)
+def a_block_a_frame(monkeypatch):
+    """Frames are tiny here; blocks are those of large ones."""
+    monkeypatch.setattr(attention_choice, "_BLOCK_TOKENS", 1)
+
+
+def model_of(causality, window, implementation="auto"):
+    shape = TokenizerShape(
+        SIDE, SIDE, FRAMES, 8, 6, 24, 1, 2, 2.0, 0, "rotary", causality, window
+    )  # fmt: skip
+    return TokenizerModel(shape, BinarySphericalQuantizer(), attention=implementation)
+
+
+@functools.cache
+def params_of():
+    model, rng = model_of("full", 0), np.random.default_rng(0)
+    pixels = np.zeros((1, FRAMES, SIDE, SIDE, 3), np.float32)
+    shapes = nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0), pixels))["params"]
+    return jax.tree.map(lambda leaf: np.float32(0.3 * rng.normal(size=leaf.shape)), shapes)
+
+
+def clips():
+    """Bytes whose padding is anything but like the clip."""
+    return np.random.default_rng(1).integers(0, 256, (2, FRAMES, SIDE, SIDE, 3)).astype(np.uint8)
+
+
+def floats(pixels):
+    return pixels.astype(np.float32) / 127.5 - 1
+
+
+@pytest.mark.parametrize(("causality", "window", "implementation"), CASES)
+def test_a_short_clip_in_a_batch_is_what_it_is_alone(causality, window, implementation):
+    model, pixels = model_of(causality, window, implementation), floats(clips())
+    variables = {"params": params_of()}
+
+    def run(pixels, real):
+        output = model.apply(variables, pixels, real)
+        bits = output.quantized.bits
+        return bits, output.pixels, model.apply(variables, bits, real, method="decode")
+
+    run = jax.jit(run)
+    padded = run(pixels, LENGTHS)
+    alone = run(pixels[:1, :3], None)
+    np.testing.assert_array_equal(padded[0][0, :3], alone[0][0])
+    for ours, wanted in zip(padded[1:], alone[1:], strict=True):
+        np.testing.assert_allclose(ours[0, :3], wanted[0], atol=2e-5)
+    assert all(np.isfinite(part).all() for part in padded)
+
+
+@pytest.mark.parametrize("implementation", ["dense", "by_head", "blocked", "splash"])
+@pytest.mark.parametrize("window", [0, 2])
+def test_padding_gets_no_gradient(implementation, window):
+    tokens = 128 if implementation == "splash" else 4
+    rows = np.random.default_rng(2).normal(size=(3, 2, 3, tokens, 1, 8)).astype(np.float32)
+    lengths, rule = np.array([2, 3], np.int32), Causality("full", window)
+    there = (np.arange(3) < lengths[:, None]).reshape(2, 3, 1, 1, 1)
+
+    def loss(*rows):
+        out = attend(*rows, rule, implementation, jnp.asarray(lengths))
+        return jnp.sum(jnp.where(there, jnp.sin(out), 0.0))
+
+    found = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(*rows)
+
+    def alone(*rows):
+        return jnp.sum(jnp.sin(attend(*rows, rule, "dense")))
+
+    wanted = jax.jit(jax.grad(alone, argnums=(0, 1, 2)))(*rows[:, :1, :2])
+    for ours, exact in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(ours[0, 2], 0)
+        np.testing.assert_allclose(ours[0, :2], exact[0], atol=1e-5)
+
+
+def task_of(causality, window):
+    return TokenizerTask(model_of(causality, window), optax.sgd(0.1), optax.constant_schedule(0.1))
+
+
+@pytest.mark.parametrize(("causality", "window"), [("full", 0), ("block_causal", 2)])
+def test_training_does_not_depend_on_what_padding_holds_nor_on_how_much_there_is(causality, window):
+    task, pixels = task_of(causality, window), clips()[:1]
+    other = pixels.copy()
+    other[:, 3:] = 255 - other[:, 3:]
+
+    @jax.jit
+    def run(pixels, frames):
+        first, _, watched = task.gradients(params_of(), None, pixels, frames, jnp.int32(9), {})
+        return first, watched
+
+    length = np.array([3], np.int32)
+    wanted = run(floats(pixels[:, :3]), length)
+    for padded in (pixels, other):
+        found = run(floats(padded), length)
+        assert found[1].keys() == wanted[1].keys()
+        for ours, exact in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
+            np.testing.assert_allclose(ours, exact, rtol=2e-4, atol=2e-5)
+
+
+def test_evaluation_and_models_of_tokens_leave_padding_out():
+    model, pixels = model_of("full", 0), clips()
+    task, mesh = task_of("full", 0), make_mesh(devices=jax.devices()[:1])
+    frozen = FrozenTokenizer(model, params_of())
+    step = jax.jit(task.evaluate_step)
+    batch = to_global({"pixels": pixels, "frames": LENGTHS}, mesh)
+    evaluated = step(params_of(), batch)
+    tokens = jax.jit(frozen.tokens)(batch, frozen.load(mesh))
+    alone = step(params_of(), {"pixels": pixels[:1, :3]})
+    np.testing.assert_array_equal(evaluated["bits"][0, :3], alone["bits"][0])
+    np.testing.assert_array_equal(tokens[0, :3], alone["bits"][0].reshape(3, 4, 6))
+    np.testing.assert_allclose(evaluated["psnr"][0, :3], alone["psnr"][0], atol=1e-2)
+
+
+def test_a_rule_without_sight_ahead_costs_nothing():
+    """The very program that is made without lengths."""
+    shapes = [jax.ShapeDtypeStruct((2, 3, 4, 2, 8), jnp.float32)] * 3
+
+    def jaxpr(rule, real):
+        return str(jax.make_jaxpr(functools.partial(attend, causality=rule, real=real))(*shapes))
+
+    lengths = np.array([1, 3], np.int32)
+    for rule in (Causality(), Causality("token_causal"), Causality("block_causal", 2)):
+        assert jaxpr(rule, lengths) == jaxpr(rule, None)
+    assert jaxpr(Causality("full"), lengths) != jaxpr(Causality("full"), None)
