@@ -84,6 +84,7 @@ class Codec:
         prior: tuple[ConfigDict, Any] | None = None,
         *,
         name: str = "bsq",
+        origin: dict[str, Any] | None = None,
     ):
         """Puts a codec together.
 
@@ -91,13 +92,15 @@ class Codec:
           tokenizer: the tokenizer.
           prior: a prior's config and its parameters.
           name: what to call it.
+          origin: where the prior's parameters come from, ``weights`` (raw or ema) and training
+            ``step``; kept in exports.
 
         Raises:
           UserError: the prior is for other tokens.
         """
         self.tokenizer, self.name = tokenizer, name
         self.has_prior = prior is not None
-        self._prior = prior
+        self._prior, self._origin = prior, dict(origin or {})
         self._shape = tokenizer.shape
         if prior is not None:
             check_prior(make_prior(prior[0]), *self._shape.grid, self._shape.bits)
@@ -122,12 +125,15 @@ class Codec:
                 f"{folder / TOKENIZER_FOLDER}"
             )
         initial = load_initial(folder, ("raw", "ema"))
-        weights = initial.weights.get("ema", initial.weights.get("raw"))
+        which = "ema" if "ema" in initial.weights else "raw"
         tokenizer = Tokenizer.load(folder / TOKENIZER_FOLDER)
-        return cls(tokenizer, (finalize(initial.config), weights), name=name)
+        prior = finalize(initial.config), initial.weights[which]
+        return cls(tokenizer, prior, name=name, origin=initial.origin | {"weights": which})
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes an export of all that coding needs; `load` reads it.
+
+        The prior's weights lie in ``raw.safetensors`` or ``ema.safetensors``, by what they are.
 
         Raises:
           UserError: the folder cannot be written.
@@ -136,7 +142,8 @@ class Codec:
             self.tokenizer.save(path)
             return
         self.tokenizer.save(local_path(path) / TOKENIZER_FOLDER)
-        save_export(path, self._prior[0], {"ema": self._prior[1]}, origin={})
+        name = "ema" if self._origin.get("weights") == "ema" else "raw"
+        save_export(path, self._prior[0], {name: self._prior[1]}, origin=self._origin)
 
     # --- what it can do ---
 

@@ -41,16 +41,25 @@ class Generator:
       config: the config of the model, locked.
       tokenizer: makes and decodes the tokens.
       params: the parameters, a nested dict of float32 arrays on the host.
+      origin: where they come from: ``weights`` (raw or ema) and training ``step``.
     """
 
-    def __init__(self, config: ConfigDict, params: Any, tokenizer: Tokenizer):
+    def __init__(
+        self,
+        config: ConfigDict,
+        params: Any,
+        tokenizer: Tokenizer,
+        origin: dict[str, Any] | None = None,
+    ):
         """Wraps parameters.
 
         Args:
           config: a finalised config with ``task`` masked_lm.
           params: nested dict of float32 arrays, the model's ``params``.
           tokenizer: that of its tokens.
+          origin: where the parameters come from; kept in exports.
         """
+        self.origin = dict(origin or {})
         self.config, self.params, self.tokenizer = config, params, tokenizer
         self._model = make_masked_lm(config)
         self._frozen = FrozenTokenizer(tokenizer.model, tokenizer.params)
@@ -90,16 +99,20 @@ class Generator:
         inside = folder / TOKENIZER_FOLDER
         if not is_export(inside):
             raise UserError(f"{inside} is missing: the tokenizer of the tokens belongs there")
-        return cls(initial.config, initial.weights[name], Tokenizer.load(inside))
+        origin = initial.origin | {"weights": name}
+        return cls(initial.config, initial.weights[name], Tokenizer.load(inside), origin)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes an export of model and tokenizer; `load` reads it.
+
+        The weights lie in ``raw.safetensors`` or ``ema.safetensors``, by what they are.
 
         Raises:
           UserError: the folder cannot be written.
         """
         self.tokenizer.save(local_path(path) / TOKENIZER_FOLDER)
-        save_export(path, self.config, {"ema": self.params}, origin={})
+        name = "ema" if self.origin.get("weights") == "ema" else "raw"
+        save_export(path, self.config, {name: self.params}, origin=self.origin)
 
     @property
     def classes(self) -> int:

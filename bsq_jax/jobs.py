@@ -24,6 +24,7 @@ from bsq_jax.core.monitor import Monitor
 from bsq_jax.core.profiling import Profiler, Startup
 from bsq_jax.core.sharding import batch_shards, make_mesh
 from bsq_jax.core.target import full_precision
+from bsq_jax.data.batch_sizes import BatchSizes
 from bsq_jax.data.factory import make_data_config
 from bsq_jax.export import is_export
 from bsq_jax.initial import check_same_model, load_initial, place
@@ -94,7 +95,7 @@ def train_job(
         recipe.check()
         task = recipe.task
         history: list[dict[str, Any]] = []
-        note = ""
+        note, sizes = "", BatchSizes(((0, batch_size),))
         if meta is None:
             state, note = recipe.new_state()
         else:
@@ -103,6 +104,7 @@ def train_job(
             assert restored is not None
             _, state, meta = restored
             history = meta["history"]
+            sizes = _batch_sizes(meta, workdir)
         first = int(state.step)
         if first > steps:
             raise UserError(
@@ -116,6 +118,12 @@ def train_job(
         suffix = ""
         if first < steps:
             write_config(workdir, config)
+            if sizes != (now := sizes.going_on(first, batch_size)):
+                note = (
+                    f"batch size {sizes.parts[-1][1]} -> {batch_size}: the data go on after the "
+                    f"{now.examples(first):,d} examples seen so far"
+                )
+            sizes = now
         elif meta is not None:
             suffix = _suffix(config, meta)
         with Monitor(
@@ -150,14 +158,14 @@ def train_job(
                     state, finished = train.train(
                         task,
                         mesh,
-                        recipe.batches,
+                        functools.partial(recipe.batches, earlier=sizes),
                         state=state,
                         steps=steps,
                         batch_size=batch_size,
                         checkpointer=checkpointer,
                         monitor=monitor,
                         stop=stop,
-                        meta={"config": to_json(config)},
+                        meta={"config": to_json(config), "batch_sizes": sizes.parts},
                         log_every=config.train.log_every,
                         checkpoint_every=config.train.checkpoint_every,
                         evaluate=evaluate_now,
@@ -178,6 +186,14 @@ def train_job(
         return RUN_AGAIN
     _print_report(recipe, report)
     return 0
+
+
+def _batch_sizes(meta: dict[str, Any], workdir: pathlib.Path) -> BatchSizes:
+    """The batch sizes of the steps up to a checkpoint."""
+    origin = f"the checkpoint in {workdir}"
+    # Checkpoints that do not say them are of a time when a step's place was that of its own size.
+    saved = meta.get("batch_sizes", [[0, from_json(meta["config"], origin).train.batch_size]])
+    return BatchSizes.read(saved, origin)
 
 
 def evaluate_job(config: ConfigDict, workdir: pathlib.Path) -> int:

@@ -5,7 +5,7 @@ import numpy as np
 from bsq_jax.data.pipeline import eval_batches, train_batches
 
 
-def take(config, steps, *, global_batch=8, shards=1, start=0):
+def take(config, steps, *, global_batch=8, shards=1, start=0, earlier=None):
     """``steps`` global batches: what all hosts get, joined in host order."""
     iterators = [
         train_batches(
@@ -14,6 +14,7 @@ def take(config, steps, *, global_batch=8, shards=1, start=0):
             shard_index=shard,
             shard_count=shards,
             start_step=start,
+            earlier=earlier,
         )
         for shard in range(shards)
     ]

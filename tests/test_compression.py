@@ -17,6 +17,7 @@ from bsq_jax import Codec
 from bsq_jax.coding import container
 from bsq_jax.coding.prior_coder import PriorCoder
 from bsq_jax.core.errors import UserError
+from bsq_jax.export import load_export, save_export
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "codec"
 RATE = fractions.Fraction(30000, 1001)
@@ -244,6 +245,21 @@ def test_exports(codec, tmp_path):
     assert Codec.load(tmp_path / "alone").encode(frames) == alone.encode(frames)
     with pytest.raises(UserError, match="does not exist"):
         Codec.load(tmp_path / "gone")
+
+
+@pytest.mark.parametrize("which", ["raw", "ema"])
+def test_exports_say_which_weights_they_hold(which, tmp_path):
+    whole, origin = make_codec(), {"weights": which, "step": 7}
+    codec = Codec(whole.tokenizer, whole._prior, origin=origin)
+    codec.save(tmp_path / "one")
+    Codec.load(tmp_path / "one").save(tmp_path / "two")
+    for name in ("one", "two"):
+        _, weights, found = load_export(tmp_path / name)
+        assert (list(weights), found) == ([which], origin)
+    # As exports were: always called ema, of unknown origin. They code the same.
+    save_export(tmp_path / "one", whole._prior[0], {"ema": whole._prior[1]}, origin={})
+    old, new = (Codec.load(tmp_path / name) for name in ("one", "two"))
+    assert old.fingerprint("prior") == new.fingerprint("prior") == whole.fingerprint("prior")
 
 
 def test_a_prior_for_other_tokens_is_refused():

@@ -11,8 +11,11 @@ from PIL import Image
 from bsq_jax import Codec, Generator, Tokenizer, generate, main
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.pictures import save_png
+from bsq_jax.core.trees import leaves
 from bsq_jax.data.footage import open_footage
 from bsq_jax.data.records import Record
+from bsq_jax.export import load_export, save_export
+from bsq_jax.initial import load_initial
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 
@@ -65,6 +68,23 @@ def test_samples_from_python(pictures, tmp_path):
     moved = tmp_path / "moved"
     shutil.move(tmp_path / "export", moved)
     np.testing.assert_array_equal(Generator.load(moved).sample(12, classes=[3, 5], seed=4), found)
+
+
+@pytest.mark.smoke
+def test_exports_say_which_weights_they_hold(pictures, tmp_path):
+    kept = load_initial(pictures)
+    for name in ("raw", "ema"):
+        generator = Generator.load(pictures, weights=name)
+        assert generator.origin == {"weights": name, "step": 2}
+        generator.save(tmp_path / name)
+        _, weights, origin = load_export(tmp_path / name)
+        assert (list(weights), origin) == ([name], {"weights": name, "step": 2})
+        for key, array in leaves(kept.weights[name]).items():
+            np.testing.assert_array_equal(leaves(weights[name])[key], array, err_msg=key)
+        assert Generator.load(tmp_path / name).origin == {"weights": name, "step": 2}
+    # As exports were: always called ema, of unknown origin.
+    save_export(tmp_path / "raw", kept.config, {"ema": kept.weights["raw"]}, origin={})
+    assert Generator.load(tmp_path / "raw").origin == {"weights": "ema"}
 
 
 def test_inpainting_keeps_tokens(pictures):

@@ -63,11 +63,15 @@ class Schedule:
         self._spans = _spans(config.frames, config.min_frames) if videos else [(1, 1)]
         self._images_in = functools.lru_cache(maxsize=16)(self._draw_images)
 
+    def images(self, step: int) -> int:
+        """How many of the steps before ``step``, counted from 0, have single frames."""
+        block, inside = divmod(step, _BLOCK)
+        return int(self._share * _BLOCK * block) + int(self._images_in(block)[:inside].sum())
+
     def step(self, step: int) -> Step:
         """What the examples of ``step``, counted from 0, are."""
         block, inside = divmod(step, _BLOCK)
-        chosen = self._images_in(block)
-        images = int(self._share * _BLOCK * block) + int(chosen[:inside].sum())
+        chosen, images = self._images_in(block), self.images(step)
         if chosen[inside]:
             return Step(1, 1, images=True, place=images)
         counts = np.cumsum([last - first + 1 for first, last in self._spans])

@@ -18,6 +18,7 @@ import numpy as np
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.data import footage, lengths, transforms
+from bsq_jax.data.batch_sizes import BatchSizes
 from bsq_jax.data.batches import Batch as Batch
 from bsq_jax.data.batches import Batches, EpochOrder, local_batch
 from bsq_jax.data.notices import warn_once
@@ -87,6 +88,7 @@ def train_batches(
     shard_index: int,
     shard_count: int,
     start_step: int = 0,
+    earlier: BatchSizes | None = None,
 ) -> Batches:
     """Endless training batches of this host.
 
@@ -100,6 +102,7 @@ def train_batches(
         batch, where local = global_batch / shard_count.
       shard_count: Number of hosts.
       start_step: Step whose batch comes first.
+      earlier: Batch sizes of the steps before ``start_step``; None: all were ``global_batch``.
 
     Returns:
       An iterator of ``{'pixels': uint8 [local batch, time, height, width, channel 3], 'frames':
@@ -134,13 +137,17 @@ def train_batches(
         readers.append(reader_of(source_of_images))
         single = readers[1], EpochOrder(len(source_of_images), config.seed, _IMAGE_ORDER)
     schedule = lengths.Schedule(config, videos=source.videos)
+    sizes = (earlier or BatchSizes(((0, global_batch),))).going_on(start_step, global_batch)
+    begin = sizes.examples(start_step)
 
     def load(position: int, rng: np.random.Generator) -> _Example:
-        step, row = divmod(position, global_batch)
+        steps, row = divmod(position - begin, global_batch)
+        step = start_step + steps
         plan = schedule.step(step)
         reader, order = single if plan.images and single else main
         if single:  # each source has epochs of its own
-            position = plan.place * global_batch + row
+            images = sizes.examples(step, schedule.images)
+            position = (images if plan.images else sizes.examples(step) - images) + row
         choose = functools.partial(lengths.train_frames, length=1, stride=config.stride, draw=0.0)
         if reader.source.videos:
             length = int(rng.integers(plan.shortest, plan.frames, endpoint=True))
@@ -158,10 +165,11 @@ def train_batches(
         grain.MapDataset.range(2**62)  # endless; Grain rounds lengths as floats, so not to the brim
         .seed(config.seed)
         .random_map(load)
+        .slice(slice(begin % global_batch, None))
         .batch(local)
         .slice(slice(shard_index, None, shard_count))
     )
-    return Batches(dataset, config, readers, start=start_step)
+    return Batches(dataset, config, readers, start=begin // global_batch)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ import numpy as np
 
 from bsq_jax.core import checksums
 from bsq_jax.core.errors import UserError
+from bsq_jax.data.batch_sizes import BatchSizes
 from bsq_jax.data.batches import Batches, EpochOrder, local_batch
 from bsq_jax.data.settings import DataConfig
 
@@ -161,6 +162,7 @@ def token_batches(
     shard_index: int,
     shard_count: int,
     start_step: int = 0,
+    earlier: BatchSizes | None = None,
 ) -> Batches:
     """Batches of this host: endless and shuffled of 'train', every clip once of 'val'.
 
@@ -186,7 +188,9 @@ def token_batches(
         }
         return {**example, "label": np.int32(label)} if config.labels else example
 
+    sizes = (earlier or BatchSizes(((0, global_batch),))).going_on(start_step, global_batch)
+    begin = sizes.examples(start_step)
     total = 2**62 if split == "train" else -(-len(clips) // global_batch) * global_batch
-    dataset = grain.MapDataset.range(total).map(load).batch(local)
-    dataset = dataset.slice(slice(shard_index, None, shard_count))
-    return Batches(dataset, config, [], start=start_step)
+    dataset = grain.MapDataset.range(total).map(load).slice(slice(begin % global_batch, None))
+    dataset = dataset.batch(local).slice(slice(shard_index, None, shard_count))
+    return Batches(dataset, config, [], start=begin // global_batch)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import jax
 from ml_collections import ConfigDict
 
+from bsq_jax.data.batch_sizes import BatchSizes
 from bsq_jax.data.batches import Batches
 from bsq_jax.recipes.masked_lm import MaskedLmRecipe
 from bsq_jax.recipes.prior import PriorRecipe
@@ -50,8 +51,12 @@ class Recipe(Protocol):
         """
         ...
 
-    def batches(self, start: int, index: int, count: int) -> Batches:
+    def batches(
+        self, start: int, index: int, count: int, earlier: BatchSizes | None = None
+    ) -> Batches:
         """Training batches from step `start` on, of host `index` of `count`.
+
+        `earlier` are the batch sizes of the steps before; None: all were as now.
 
         Raises:
           UserError: the data cannot be read.

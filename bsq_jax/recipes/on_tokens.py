@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import gather_strings
+from bsq_jax.data.batch_sizes import BatchSizes
 from bsq_jax.data.batches import Batches
 from bsq_jax.data.factory import make_data_config
 from bsq_jax.data.pipeline import (
@@ -143,13 +144,21 @@ class TokensRecipe(Generic[Task]):
             for split in SPLITS:
                 open_source(self._data, split)
 
-    def batches(self, start: int, index: int, count: int) -> Batches:
+    def batches(
+        self, start: int, index: int, count: int, earlier: BatchSizes | None = None
+    ) -> Batches:
         """See `bsq_jax.recipes.Recipe`."""
-        shard = {"shard_index": index, "shard_count": count, "start_step": start}
-        size = self._config.train.batch_size
+        train = train_batches
         if self._tokens:
-            return token_batches(self._tokens, "train", self._data, global_batch=size, **shard)
-        return train_batches(self._data, global_batch=size, **shard)
+            train = functools.partial(token_batches, self._tokens, "train")
+        return train(
+            self._data,
+            global_batch=self._config.train.batch_size,
+            shard_index=index,
+            shard_count=count,
+            start_step=start,
+            earlier=earlier,
+        )
 
     def new_state(self) -> tuple[TrainState, str]:
         """See `bsq_jax.recipes.Recipe`; also puts the tokenizer into the workdir."""

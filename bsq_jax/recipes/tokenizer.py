@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from bsq_jax import evaluate, tables
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import describe_devices
+from bsq_jax.data.batch_sizes import BatchSizes
 from bsq_jax.data.batches import Batches
 from bsq_jax.data.factory import make_data_config
 from bsq_jax.data.pipeline import batch_frames, open_source, train_batches
@@ -71,7 +72,9 @@ class TokenizerRecipe:
         state, origin = start_from(self.task.init_state(self._mesh), abstract, weights)
         return state, f"from {path}: {'; '.join([origin, *adapted])}"
 
-    def batches(self, start: int, index: int, count: int) -> Batches:
+    def batches(
+        self, start: int, index: int, count: int, earlier: BatchSizes | None = None
+    ) -> Batches:
         """See `bsq_jax.recipes.Recipe`."""
         return train_batches(
             self._data,
@@ -79,6 +82,7 @@ class TokenizerRecipe:
             shard_index=index,
             shard_count=count,
             start_step=start,
+            earlier=earlier,
         )
 
     def greeting(self, state: TrainState, first: int) -> list[str]:
