@@ -110,6 +110,13 @@ def test_inpainting_keeps_tokens(pictures):
     # A mask for each picture; and with a class, something else than without.
     each = np.broadcast_to(keep, (6, 2, 2))
     np.testing.assert_array_equal(generator.inpaint(given, each, classes=7), found)
+    floats = given.astype(np.float32) / 255
+    for scale, stated in ((floats, (0, 1)), (given.astype(np.float32), (0, 255))):
+        again = generator.inpaint(scale, keep, classes=7, value_range=stated)
+        np.testing.assert_array_equal(again, found)
+    with pytest.warns(UserWarning, match="value_range") as told:
+        generator.inpaint(floats, keep)
+    assert len(told) == 1
 
 
 def test_clips_from_python(clips):
