@@ -117,3 +117,34 @@ def test_images_beside_another_source_have_no_class(folder):
     assert others
     for batch in others:  # a colour, where digits are grey
         assert (np.ptp(batch["pixels"][:, 0, 4, 4].astype(int), axis=-1) > 0).all()
+
+
+def test_a_validation_source_of_its_own_has_the_numbers_of_training(tmp_path, caplog):
+    """Classes are the same by name: each source by itself would count its own from 0."""
+    colours = {"cat": (250, 0, 0), "cow": (99, 99, 9), "dog": (0, 250, 0), "fish": (0, 0, 250)}
+    for place, names in (("tr", ("cat", "dog", "fish")), ("va", ("cow", "dog", "fish"))):
+        for name in names:
+            for copy in range(2):
+                picture = np.full((8, 8, 3), colours[name], np.uint8)
+                save_png(tmp_path / place / name / f"{copy}.png", picture)
+    data = DataConfig(
+        *(f"folder:{tmp_path}/tr", f"folder:{tmp_path}/va", 8, 8),
+        eval_resize=8,
+        threads=0,
+        labels=True,
+    )
+    batches = train_batches(data, **ALONE)
+    (batch,) = eval_batches(data, **ALONE)
+    of_training = [NO_LABEL, NO_LABEL, 1, 1, 2, 2]
+    np.testing.assert_array_equal(batch["label"], of_training)
+    train = next(batches)
+    np.testing.assert_array_equal(
+        train["pixels"][:, 0, 4, 4],
+        np.array([colours[c] for c in ("cat", "dog", "fish")])[train["label"]],
+    )
+    told = [record.getMessage() for record in caplog.records if "no class" in record.getMessage()]
+    assert len(told) == 1
+    assert told[0].endswith(": cow")
+    # Without classes in training there is no number that an example could have.
+    (batch,) = eval_batches(dataclasses.replace(data, source="synthetic"), **ALONE)
+    assert (batch["label"] == NO_LABEL).all()

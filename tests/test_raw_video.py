@@ -174,6 +174,26 @@ def test_equal_names_get_numbers(tmp_path):
     assert distinct(["a", "b", "a", "a (2)", "a"]) == ["a", "b", "a (2)", "a (2) (2)", "a (3)"]
 
 
+def test_naming_many_files_takes_steps_in_proportion():
+    steps = []
+
+    class Name(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other):
+            steps.append("compared")
+            return str.__eq__(self, other)
+
+        def __format__(self, spec):
+            steps.append("numbered")
+            return str.__format__(self, spec)
+
+    assert len(set(distinct([Name(n) for n in range(400)]))) == 400
+    assert distinct([Name("a") for _ in range(400)])[-1] == "a (400)"
+    assert len(steps) < 4000  # every pair would be 80,000
+
+
 def test_mistakes_in_what_is_named(tmp_path):
     save(tmp_path / "x.png", grey(1, (4, 4)))
     video = write_raw(tmp_path / "videos" / "a_10x6.yuv", (6, 10), 2)

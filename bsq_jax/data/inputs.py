@@ -146,14 +146,17 @@ def find_inputs(places: Sequence[str]) -> list[Input]:
 
 def distinct(names: Sequence[str]) -> list[str]:
     """The names, with a number behind those that were there before: ``a.png``, ``a.png (2)``."""
-    made: list[str] = []
+    made: dict[str, None] = {}  # in order
+    last: dict[str, int] = {}  # number given to each name; the lower ones stay taken
     for name in names:
-        number, new = 1, name
+        number = last.get(name, 1)
+        new = name
         while new in made:
             number += 1
             new = f"{name} ({number})"
-        made.append(new)
-    return made
+        last[name] = number
+        made[new] = None
+    return list(made)
 
 
 def _input(name: str, path: pathlib.Path) -> Input:

@@ -23,7 +23,7 @@ from bsq_jax.data.batches import Batch as Batch
 from bsq_jax.data.batches import Batches, EpochOrder, local_batch
 from bsq_jax.data.notices import warn_once
 from bsq_jax.data.reader import FrameCache, Reader
-from bsq_jax.data.records import NO_LABEL, BrokenRecord, Source, label_of
+from bsq_jax.data.records import NO_LABEL, BrokenRecord, Source, classes_of, label_of
 from bsq_jax.data.retry import with_retries
 from bsq_jax.data.settings import EVAL_CROPS as EVAL_CROPS
 from bsq_jax.data.settings import DataConfig
@@ -185,6 +185,8 @@ class EvalExamples:
       cache: Resized frames kept from one evaluation to the next.
       sizes: With tiles, (height, width) of each record after it is resized, by which its tiles were
         counted, int64 ``[records, 2]``; 0 where it could not be read. None without tiles.
+      classes: For each class of the records its number in the training source, or `NO_LABEL`,
+        int64 ``[classes]``; None where both have the same classes, or labels are not asked for.
     """
 
     source: Source
@@ -194,6 +196,7 @@ class EvalExamples:
     tiles: np.ndarray
     cache: FrameCache
     sizes: np.ndarray | None = None
+    classes: np.ndarray | None = None
 
 
 def eval_examples(config: DataConfig) -> EvalExamples:
@@ -214,7 +217,30 @@ def eval_examples(config: DataConfig) -> EvalExamples:
     tile_numbers = np.arange(len(records)) - np.repeat(np.cumsum(counts) - counts, counts)
     frames = config.frames if source.videos else 1
     cache = FrameCache(config.cache_mb)
-    return EvalExamples(source, frames, records, clip_numbers, tile_numbers, cache, sizes)
+    classes = _training_classes(config, source) if config.labels else None
+    return EvalExamples(source, frames, records, clip_numbers, tile_numbers, cache, sizes, classes)
+
+
+def _training_classes(config: DataConfig, source: Source) -> np.ndarray | None:
+    """For each class of the validation records its number in training, or `NO_LABEL`.
+
+    Each source numbers its own classes: only their names tell which are the same. None where the
+    numbers are the same.
+    """
+    if not config.val_source or same_place(config.val_source) == same_place(config.source):
+        return None  # splits of one source share their numbers
+    mine = classes_of(source)
+    known = {name: number for number, name in enumerate(classes_of(open_source(config, "train")))}
+    if mine == tuple(known):
+        return None
+    missing = [name for name in mine if name not in known]
+    if missing:
+        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        warn_once(
+            f"{source.name}: {len(missing)} of its {len(mine)} classes are not among those of "
+            f"{config.source}, their examples count as of no class: {shown}"
+        )
+    return np.array([known.get(name, NO_LABEL) for name in mine], np.int64)
 
 
 def eval_batches(
@@ -287,7 +313,7 @@ def eval_batches(
         if crop is None:
             crop = np.zeros((1, *config.crop, 3), np.uint8)
         record = int(shown.records[example]) if example < total else None
-        label = _label(config, shown.source, record)
+        label = _label(config, shown.source, record, numbers=shown.classes)
         index = example if example < total else -1
         return _example(crop, shown.frames, index, label) | {"mask": mask}
 
@@ -301,11 +327,23 @@ def eval_batches(
     return Batches(dataset, config, [reader], start=0)
 
 
-def _label(config: DataConfig, source: Source, index: int | None, *, own: bool = True) -> _Example:
-    """The class of a record, where it is asked for; that of a second source is not known."""
+def _label(
+    config: DataConfig,
+    source: Source,
+    index: int | None,
+    *,
+    own: bool = True,
+    numbers: np.ndarray | None = None,
+) -> _Example:
+    """The class of a record, where it is asked for; that of a second source is not known.
+
+    With ``numbers`` it is the entry there of the class in the record's own source.
+    """
     if not config.labels:
         return {}
     number = label_of(source, index) if own and index is not None else NO_LABEL
+    if numbers is not None and number != NO_LABEL:
+        number = int(numbers[number])
     return {"label": np.int32(number)}
 
 
