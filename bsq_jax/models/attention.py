@@ -220,7 +220,8 @@ def _splash(
     scaled = query * np.asarray(query.shape[-1] ** -0.5, query.dtype)
     segments = None
     if there is not None:  # the same for every head
-        segments = splash.SegmentIds(*(x[:, 0].astype(jnp.int32) for x in there))
+        queries, keys = (x[:, 0].astype(jnp.int32) for x in there)
+        segments = splash.SegmentIds(queries, keys)
     return jax.vmap(kernel_)(scaled, key, value, segments).astype(query.dtype)
 
 
