@@ -23,7 +23,7 @@ from bsq_jax.core.sharding import (
 )
 from bsq_jax.core.text import aligned
 from bsq_jax.data.batches import Batches
-from bsq_jax.data.settings import DataConfig
+from bsq_jax.data.tokens import measured_words
 from bsq_jax.evaluate import on_first_process
 from bsq_jax.metrics import FeatureSet
 from bsq_jax.networks import Judging, Networks
@@ -208,7 +208,7 @@ def evaluate_masked_lm(
     *,
     name: str,
     step: int,
-    data: DataConfig,
+    measured: Mapping[str, Any],
     pictures_wanted: int,
     videos_wanted: int,
     sampling: Mapping[str, Any],
@@ -222,7 +222,7 @@ def evaluate_masked_lm(
       workdir: folder of the run.
       name: the model's name, for the record.
       step: training step of the weights, for the record and the names of the pictures.
-      data: how was measured, for the record.
+      measured: on what, for the record, see `bsq_jax.data.tokens.measured`.
       pictures_wanted: samples shown, of each class if there are classes; 0 for no picture.
       videos_wanted: clips written as videos.
       sampling: settings, for the record.
@@ -245,14 +245,10 @@ def evaluate_masked_lm(
         "notes": notes,
         "sampling": dict(sampling),
         "measured": {
-            "source": data.val_source or data.source,
+            **measured,
             "count": next(iter(results.values()))["count"],
             "unreadable": evaluator.unreadable,
-            "image_size": list(data.crop),
-            "resize": data.eval_resize,
-            "crop": data.eval_crop,
             "frames": evaluator.frames,
-            "stride": data.stride,
         },
         "path": str(path),
         "pictures": [],
@@ -318,10 +314,10 @@ def masked_lm_table(report: Mapping[str, Any]) -> str:
     rows = aligned(lines)
     rows.insert(1, "-" * len(rows[0]))
     measured, sampling = report["measured"], report["sampling"]
-    side = "x".join(map(str, measured["image_size"]))
+    what, place, _ = measured_words(measured)
     rows.append(
-        f"{report['name']}, step {report['step']}: {measured['count']:,d} examples of {side} "
-        f"({measured['crop']}) from {measured['source']} (val), one mask each"
+        f"{report['name']}, step {report['step']}: {measured['count']:,d} examples of {what} "
+        f"from {place}, one mask each"
     )
     samples = next(iter(results.values())).get("samples")
     if samples:

@@ -24,7 +24,7 @@ from bsq_jax.core.sharding import (
 )
 from bsq_jax.core.text import aligned
 from bsq_jax.data.batches import Batches
-from bsq_jax.data.settings import DataConfig
+from bsq_jax.data.tokens import measured_words
 from bsq_jax.evaluate import on_first_process
 from bsq_jax.tasks.prior import PriorTask
 
@@ -121,7 +121,7 @@ def evaluate_prior(
     *,
     name: str,
     step: int,
-    data: DataConfig,
+    measured: Mapping[str, Any],
     suffix: str = "",
 ) -> dict[str, Any]:
     """Evaluates each set of weights; process 0 writes ``evaluation.json``.
@@ -132,7 +132,7 @@ def evaluate_prior(
       workdir: folder of the run.
       name: the model's name, for the record.
       step: training step of the weights, for the record.
-      data: how was measured, for the record.
+      measured: on what, for the record, see `bsq_jax.data.tokens.measured`.
       suffix: put before the ending of the file's name.
 
     Returns:
@@ -146,14 +146,7 @@ def evaluate_prior(
         "name": name,
         "step": step,
         "results": {label: evaluator(params) for label, params in weights.items()},
-        "measured": {
-            "source": data.val_source or data.source,
-            "image_size": list(data.crop),
-            "resize": data.eval_resize,
-            "crop": data.eval_crop,
-            "frames": data.frames,
-            "stride": data.stride,
-        },
+        "measured": dict(measured),
         "path": str(path),
         "pictures": [],
         "videos": [],
@@ -181,12 +174,10 @@ def prior_table(report: Mapping[str, Any]) -> str:
     rows = aligned(lines)
     rows.insert(1, "-" * len(rows[0]))
     last = list(results.values())[-1]
-    measured = report["measured"]
-    side = "x".join(map(str, measured["image_size"]))
+    what, place, how = measured_words(report["measured"])
     rows.append(
-        f"{report['name']}, step {report['step']}: {last['frames']:,d} frames of {side} "
-        f"({measured['crop']}) from {measured['source']} (val), short side to "
-        f"{measured['resize']} pixels"
+        f"{report['name']}, step {report['step']}: {last['frames']:,d} frames of {what} from "
+        f"{place}, {how}"
     )
     if len(last["per_frame"]) > 1:
         shares = " ".join(f"{share:.1%}" for share in last["per_frame"])

@@ -30,9 +30,16 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.core.progress import progress
 from bsq_jax.data.batches import Batches
 from bsq_jax.data.factory import make_data_config
-from bsq_jax.data.pipeline import eval_batches, num_examples, open_source, train_batches
+from bsq_jax.data.pipeline import eval_batches, eval_examples, open_source, train_batches
 from bsq_jax.data.records import classes_of
-from bsq_jax.data.tokens import FILE, TokenSet, write_description, write_split
+from bsq_jax.data.tokens import (
+    FILE,
+    TokenSet,
+    how_made,
+    split_path,
+    write_description,
+    write_split,
+)
 from bsq_jax.export import identity
 
 _BATCH = 16
@@ -44,7 +51,7 @@ def tokenize(
     """Writes a token set.
 
     Args:
-      folder: a new folder.
+      folder: a new folder; a set in it is replaced once all of the new one is written.
       tokenizer: the tokenizer.
       config: whose ``data`` says what to read.
       examples: training crops; 0 for as many as there are records.
@@ -55,8 +62,11 @@ def tokenize(
     """
     data, shape = make_data_config(config), tokenizer.shape
     data = dataclasses.replace(data, labels=True)
-    classes = classes_of(open_source(data, "train"))
-    examples = examples or num_examples(data, "train")
+    source = open_source(data, "train")
+    shown = eval_examples(data)
+    examples = examples or len(source)
+    # A source of pictures gives clips of one frame, whatever the settings say.
+    frames = data.frames if source.videos else 1
     alone: dict[str, Any] = {"global_batch": _BATCH, "shard_index": 0, "shard_count": 1}
 
     def clips(batches: Batches, count: int) -> Iterator[tuple[np.ndarray, int]]:
@@ -75,27 +85,45 @@ def tokenize(
                         if not count:
                             return
 
-    counts = {}
+    counts, written = {}, {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for split, count in (("train", examples), ("val", num_examples(data, "val"))):
-            batches = (train_batches if split == "train" else eval_batches)(data, **alone)
+        for split, count in (("train", examples), ("val", len(shown.records))):
+            if split == "train":
+                batches = train_batches(data, **alone)
+            else:
+                batches = eval_batches(data, **alone, examples=shown)
+            # Beside the set that may be there, so that one which is not finished changes nothing.
+            path = split_path(folder, split)
+            written[split] = path.with_name(f"{path.name}.part")
             with progress(count, "clips", quiet=quiet) as advance:
                 made = advance(clips(batches, count), lambda _: 1)
-                counts[split] = write_split(folder / f"{split}.array_record", made)
+                counts[split] = write_split(written[split], made)
+        # Between two sets there is none: old words never stand beside new records.
+        (folder / FILE).unlink(missing_ok=True)
+        for split, path in written.items():
+            path.replace(split_path(folder, split))
         tokens = TokenSet(
             folder=folder,
             model=identity(tokenizer.config, tokenizer.params).hex(),
-            frames=data.frames,
+            frames=max(frames, shown.frames),
             grid=shape.grid,
             bits=shape.bits,
             counts=counts,
             source=data.source,
-            classes=classes,
+            classes=classes_of(source),
+            made={
+                **how_made(data),
+                "frames": max(frames, shown.frames),
+                "made_from": data.val_source or data.source,
+            },
         )
         write_description(tokens)
     except OSError as error:
         raise UserError(f"cannot write the token set {folder}: {error.strerror}") from error
+    finally:
+        for path in written.values():
+            path.unlink(missing_ok=True)
     return tokens
 
 

@@ -16,6 +16,7 @@ from bsq_jax import tokenize
 from bsq_jax.api import Tokenizer
 from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.pictures import save_png
 from bsq_jax.core.sharding import make_mesh
 from bsq_jax.data.pipeline import DataConfig, eval_batches
 from bsq_jax.data.tokens import read_description, token_batches
@@ -196,12 +197,25 @@ def test_a_token_set_holds_what_the_tokenizer_makes(tokens, tokenizer):
     np.testing.assert_array_equal(joined, first["bits"])
 
 
-def test_training_from_a_token_set(tokens, config_file, tokenizer, tmp_path):
+def test_training_from_a_token_set(tokens, config_file, tokenizer, tmp_path, capsys):
     flags = [f"--config.data.source=tokens:{tokens}", "--config.train.steps=2"]
     workdir = tmp_path / "w"
-    assert module.run(["--config", config_file, "--workdir", str(workdir), *flags]) == 0
-    result = json.loads((workdir / "evaluation.json").read_text())["results"]["ema"]
-    assert result["frames"] == read_description(tokens).counts["val"]
+    # Not how this set was made, nor read by a run on it: the report must not say so.
+    unread = ["--config.data.eval_resize=99", "--config.data.eval_crop=tiles"]
+    assert module.run(["--config", config_file, "--workdir", str(workdir), *flags, *unread]) == 0
+    report = json.loads((workdir / "evaluation.json").read_text())
+    assert report["results"]["ema"]["frames"] == read_description(tokens).counts["val"]
+    assert report["measured"] == {
+        **{"source": f"tokens:{tokens}", "made_from": "synthetic", "image_size": [16, 16]},
+        **{"resize": 16, "crop": "center", "frames": 1, "stride": 1},
+    }
+    said = f"16x16 (center) from tokens:{tokens} (val), made from synthetic, short side to 16"
+    assert said in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"data\.val_source=photos .* data\.source=tokens:"):
+        module.run(
+            ["--config", config_file, "--workdir", str(tmp_path / "x"), *flags,
+             "--config.data.val_source=photos"]
+        )  # fmt: skip
 
 
 def test_damaged_and_foreign_token_sets(tokens, config_file, trained, tmp_path):
@@ -221,6 +235,10 @@ def test_damaged_and_foreign_token_sets(tokens, config_file, trained, tmp_path):
         (copy / "tokens.json").write_text(text.replace(old, new))
         with pytest.raises(UserError, match=said):
             run(copy)
+    swapped = json.loads(text) | {"grid": [4, 1]}  # as many tokens
+    (copy / "tokens.json").write_text(json.dumps(swapped))
+    with pytest.raises(UserError, match=r"6 bits in 4x1 \(rows x columns\).* of 6 in 2x2"):
+        run(copy)
     (copy / "tokens.json").write_text(text)
     (copy / "train.array_record").write_bytes(b"nothing")
     with pytest.raises(UserError, match="tokenize again"):
@@ -244,3 +262,37 @@ def test_tokenize_mistakes(tokenizer, tmp_path, capsys, words, said):
 def test_tokenize_overwrites_only_when_told(tokens, tokenizer, capsys):
     assert tokenize.main([str(tokens), "--model", str(tokenizer)]) == 2
     assert "--force" in capsys.readouterr().err
+
+
+def test_a_set_that_is_not_finished_leaves_the_one_before(tokens, tokenizer, tmp_path, capsys):
+    folder, broken = tmp_path / "set", tmp_path / "broken"
+    shutil.copytree(tokens, folder)
+    broken.mkdir()
+    for number in range(3):
+        (broken / f"{number}.png").write_bytes(b"no picture")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    words = [str(folder), "--force", "--model", str(tokenizer), "--examples", "9", "--quiet"]
+    assert tokenize.main([*words, f"--config.data.val_source=folder:{broken}"]) == 2
+    assert "broken" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert tokenize.main(words) == 0
+    assert read_description(folder).counts == {"train": 9, "val": 64}
+    assert {path.name for path in folder.iterdir()} == set(before)
+
+
+def test_a_set_of_pictures_has_one_frame_and_classes_of_training(tokenizer, tmp_path):
+    for place, names in (("tr", ("cat", "dog", "fish")), ("va", ("dog", "fish"))):
+        for name in names:
+            picture = np.full((16, 16, 3), 99, np.uint8)
+            save_png(tmp_path / place / name / "0.png", picture)
+    data = {"source": "tr", "val_source": "va"}
+    flags = [f"--config.data.{key}=folder:{tmp_path}/{place}" for key, place in data.items()]
+    words = [str(tmp_path / "set"), "--model", str(tokenizer), "--quiet"]
+    assert tokenize.main([*words, "--config.data.frames=5", *flags]) == 0
+    described = read_description(tmp_path / "set")
+    assert (described.frames, described.made["frames"]) == (1, 1)
+    assert described.classes == ("cat", "dog", "fish")
+    asked = DataConfig(labels=True, threads=0)
+    alone = {"global_batch": 2, "shard_index": 0, "shard_count": 1}
+    (batch,) = token_batches(described, "val", asked, **alone)
+    assert batch["label"].tolist() == [1, 2]

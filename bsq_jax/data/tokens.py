@@ -3,14 +3,19 @@
 A folder with ``tokens.json`` and an array_record file for each split. A record is one clip: the
 number of its frames and the number of its class (-1: not known) as 4 bytes each, little-endian, and
 its bits, 8 a byte, in the order ``[time, row, column, bit]``, the first in the highest bit.
+``tokens.json`` has the size and SHA-256 of these files, so that records of another run or damaged
+ones are not taken for those that it describes; sets from before this was recorded open too.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import grain
@@ -40,6 +45,8 @@ class TokenSet(NamedTuple):
       counts: clips by split.
       source: where they come from, for people to read.
       classes: names of the classes; empty if there are none.
+      made: how frames were cut out, see `how_made`; empty in sets from before it was recorded.
+      files: (bytes, SHA-256 in hex) of the file of each split; empty likewise.
     """
 
     folder: pathlib.Path
@@ -50,6 +57,8 @@ class TokenSet(NamedTuple):
     counts: dict[str, int]
     source: str
     classes: tuple[str, ...] = ()
+    made: Mapping[str, Any] = MappingProxyType({})
+    files: Mapping[str, tuple[int, str]] = MappingProxyType({})
 
 
 def _array_record() -> Any:
@@ -58,6 +67,64 @@ def _array_record() -> Any:
     except ImportError as error:
         raise UserError(f"token sets need 'pip install array_record' ({error})") from error
     return array_record_module, array_record_data_source
+
+
+def how_made(data: DataConfig) -> dict[str, Any]:
+    """What examples for validation are, as reports say it."""
+    return {
+        "image_size": list(data.crop),
+        "resize": data.eval_resize,
+        "crop": data.eval_crop,
+        "frames": data.frames,
+        "stride": data.stride,
+    }
+
+
+def measured(data: DataConfig, tokens: TokenSet | None) -> dict[str, Any]:
+    """What a model of tokens is measured on, for its report.
+
+    Args:
+      data: the settings of the run; those of the pixels count where there is no token set.
+      tokens: the token set that is read instead.
+
+    Returns:
+      ``source`` and what `how_made` gives; of a token set these as they were when it was made,
+      None where it does not say, and ``made_from``, the source of its validation clips.
+    """
+    if tokens is None:
+        return {"source": data.val_source or data.source, **how_made(data)}
+    unknown = dict.fromkeys(how_made(data))
+    made_from = {"made_from": tokens.source}
+    return {"source": f"{SCHEME}{tokens.folder}", **unknown, **made_from, **tokens.made}
+
+
+def measured_words(measured: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Size and crop of the frames of a report, where they are from, and how they were resized."""
+    size, place = measured["image_size"], f"{measured['source']} (val)"
+    if "made_from" in measured:
+        place += f", made from {measured['made_from']}"
+    if size is None:
+        return "tokens", place, "how they were cut is not recorded"
+    side = "x".join(map(str, size))
+    return f"{side} ({measured['crop']})", place, f"short side to {measured['resize']} pixels"
+
+
+def split_path(folder: pathlib.Path, split: str) -> pathlib.Path:
+    """The file with the records of a split."""
+    return folder / f"{split}.array_record"
+
+
+@functools.lru_cache(maxsize=16)
+def _digest(path: pathlib.Path, size: int, changed: int) -> str:
+    """SHA-256 of a file in hex; kept while it has the same size and time."""
+    del size, changed
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _entry(path: pathlib.Path) -> tuple[int, str]:
+    found = path.stat()
+    return found.st_size, _digest(path, found.st_size, found.st_mtime_ns)
 
 
 def write_split(path: pathlib.Path, clips: Iterable[tuple[np.ndarray, int]]) -> int:
@@ -76,9 +143,13 @@ def write_split(path: pathlib.Path, clips: Iterable[tuple[np.ndarray, int]]) -> 
 
 
 def write_description(tokens: TokenSet) -> None:
-    """Writes ``tokens.json``, the last file of a set."""
+    """Writes ``tokens.json``, the last file of a set, with the checksums of the others."""
     described = {"format": _FORMAT, "version": _VERSION, **tokens._asdict()}
     del described["folder"]
+    described["made"] = dict(tokens.made)
+    described["files"] = {
+        split: _entry(split_path(tokens.folder, split)) for split in tokens.counts
+    }
     text = json.dumps(described, indent=2) + "\n"
     checksums.write_atomic(tokens.folder / FILE, text.encode())
 
@@ -103,13 +174,18 @@ def read_description(place: str | os.PathLike[str]) -> TokenSet:
             counts={name: int(count) for name, count in described["counts"].items()},
             source=str(described["source"]),
             classes=tuple(str(name) for name in described["classes"]),
+            made=dict(described.get("made", {})),
+            files={
+                split: (int(size), str(digest))
+                for split, (size, digest) in described.get("files", {}).items()
+            },
         )
     except OSError as error:
         raise UserError(
             f"{folder} is no token set ({FILE}: {error.strerror}): make one with "
             "python -m bsq_jax.tokenize"
         ) from None
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise UserError(f"{folder / FILE} is damaged ({error}): tokenize again") from None
 
 
@@ -118,8 +194,13 @@ class _Clips:
 
     def __init__(self, tokens: TokenSet, split: str):
         _, source = _array_record()
-        path = tokens.folder / f"{split}.array_record"
+        path = split_path(tokens.folder, split)
         try:
+            if split in tokens.files and _entry(path) != tokens.files[split]:
+                raise UserError(
+                    f"{path} is not the file that {FILE} describes (its size or SHA-256 differs): "
+                    "tokenize again"
+                )
             self._records = source.ArrayRecordDataSource([str(path)])
             found = len(self._records)
         except (OSError, RuntimeError, ValueError) as error:
@@ -180,6 +261,11 @@ def token_batches(
         there = split == "train" or position < len(clips)
         index = order[position] if split == "train" else min(position, len(clips) - 1)
         bits, frames, label = clips[index]
+        if config.labels and label >= len(tokens.classes):
+            raise UserError(
+                f"clip {index} of {split_path(tokens.folder, split)} has class {label}, but "
+                f"{FILE} names {len(tokens.classes)} classes, from 0: tokenize again"
+            )
         example = {
             "bits": bits,
             "frames": np.int32(frames),

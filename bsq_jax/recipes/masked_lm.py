@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import describe_devices
+from bsq_jax.data.tokens import measured
 from bsq_jax.evaluate_masked_lm import (
     MaskedLmEvaluator,
     evaluate_masked_lm,
@@ -111,7 +112,7 @@ class MaskedLmRecipe(TokensRecipe[MaskedLmTask]):
             self._workdir,
             name=config.name,
             step=step,
-            data=self._data,
+            measured=measured(self._data, self._tokens),
             pictures_wanted=config.eval.pictures if pictures else 0,
             videos_wanted=config.eval.videos if pictures else 0,
             sampling=config.sampling.to_dict(),

@@ -117,12 +117,25 @@ class TokensRecipe(Generic[Task]):
         """The token set that ``data.source`` names, if it names one."""
         if not self._data.source.startswith(SCHEME):
             return None
+        if self._data.val_source:
+            raise UserError(
+                f"data.val_source={self._data.val_source} is not read with "
+                f"data.source={self._data.source}: a token set has its own validation clips, set "
+                "data.val_source= to nothing"
+            )
         tokens = read_description(self._data.source.removeprefix(SCHEME))
         mine = identity(_tokenizer_of(self._config), self._frozen.params)
         if tokens.model != mine.hex():
             raise UserError(
                 f"{tokens.folder} holds tokens of another tokenizer ({tokens.model[:16]}) than "
                 f"{self._flag} ({mine.hex()[:16]}): tokenize with that one"
+            )
+        shape = self._frozen.model.shape
+        if (tokens.grid, tokens.bits) != (tuple(shape.grid), shape.bits):
+            raise UserError(
+                f"{tokens.folder} says that it holds tokens of {tokens.bits} bits in "
+                f"{tokens.grid[0]}x{tokens.grid[1]} (rows x columns), the tokenizer's are of "
+                f"{shape.bits} in {shape.grid[0]}x{shape.grid[1]}: tokenize again"
             )
         return tokens
 

@@ -11,6 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from bsq_jax.core.sharding import describe_devices
+from bsq_jax.data.tokens import measured
 from bsq_jax.evaluate_prior import PriorEvaluator, evaluate_prior, prior_table
 from bsq_jax.recipes.on_tokens import TokensRecipe
 from bsq_jax.tasks.prior import PriorTask, make_prior_task
@@ -65,7 +66,7 @@ class PriorRecipe(TokensRecipe[PriorTask]):
             self._workdir,
             name=self._config.name,
             step=step,
-            data=self._data,
+            measured=measured(self._data, self._tokens),
             suffix=suffix,
         )
 
