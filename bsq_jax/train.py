@@ -17,7 +17,7 @@ from bsq_jax.core.checkpoint import Checkpointer
 from bsq_jax.core.deferred import check_finite
 from bsq_jax.core.monitor import Monitor
 from bsq_jax.core.profiling import Profiler, Startup
-from bsq_jax.core.sharding import host_shard, replicated, to_global
+from bsq_jax.core.sharding import host_shard, jit_on, replicated, to_global
 from bsq_jax.data.batches import Batches
 from bsq_jax.tasks.state import TrainState, jit_step
 
@@ -134,7 +134,7 @@ def train(
     flops: dict[int, float] = {}  # of a step, by the length of the clips; its keys are compiled
     startup, profiler = startup or Startup(), profiler or Profiler("", None)
     frozen = task.load_frozen(mesh)
-    norm = jax.jit(optax.tree.norm, out_shardings=replicated(mesh))
+    norm = jit_on(mesh, optax.tree.norm, out_shardings=replicated(mesh))
 
     def save(step: int, values: dict[str, Any]) -> None:
         monitor.flush()
