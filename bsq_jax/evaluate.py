@@ -26,6 +26,7 @@ from bsq_jax.core.sharding import (
     batch_shards,
     gather_strings,
     host_shard,
+    jit_on,
     replicated,
     to_global,
 )
@@ -83,8 +84,8 @@ class Evaluator:
         self.frames = self._examples.frames
         self.shorter, self.broken = 0, list[str]()
         # Replicated results: every host then holds the values of all examples.
-        self._step = jax.jit(task.evaluate_step, out_shardings=replicated(mesh))
-        self._whole = jax.jit(lambda batch: batch, out_shardings=replicated(mesh))
+        self._step = jit_on(mesh, task.evaluate_step, out_shardings=replicated(mesh))
+        self._whole = jit_on(mesh, lambda batch: batch, out_shardings=replicated(mesh))
         self.judges = Judges(
             judging or Judging(),
             mesh,

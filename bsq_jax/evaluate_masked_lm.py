@@ -18,6 +18,7 @@ from bsq_jax.core.sharding import (
     batch_shards,
     gather_strings,
     host_shard,
+    jit_on,
     replicated,
     to_global,
 )
@@ -86,9 +87,9 @@ class MaskedLmEvaluator:
         self.frames, self.classes = frames, tuple(classes)
         self._wanted = samples
         self._frozen = task.load_frozen(mesh)
-        self._step = jax.jit(task.evaluate_step, out_shardings=replicated(mesh))
-        self._whole = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
-        self._decoded = jax.jit(self._pixels, out_shardings=replicated(mesh))
+        self._step = jit_on(mesh, task.evaluate_step, out_shardings=replicated(mesh))
+        self._whole = jit_on(mesh, lambda tree: tree, out_shardings=replicated(mesh))
+        self._decoded = jit_on(mesh, self._pixels, out_shardings=replicated(mesh))
         self._networks = Networks(judging, mesh, clip=(frames, *size)) if samples else None
         kept = max(judging.neighbours_examples // frames, 1)
         self._shares = (kept, max(examples, 1)), (kept, max(samples, 1))

@@ -19,6 +19,7 @@ from bsq_jax.core.sharding import (
     batch_shards,
     gather_strings,
     host_shard,
+    jit_on,
     replicated,
     to_global,
 )
@@ -58,7 +59,8 @@ class PriorEvaluator:
         self._task, self._make_batches, self._mesh = task, make_batches, mesh
         self._frames, self._pixels = frames, pixels
         self._frozen = task.load_frozen(mesh)
-        self._step = jax.jit(task.evaluate_step, out_shardings=replicated(mesh))
+        self._step = jit_on(mesh, task.evaluate_step, out_shardings=replicated(mesh))
+        self._whole = jit_on(mesh, lambda tree: tree, out_shardings=replicated(mesh))
 
     def __call__(self, params: Any) -> dict[str, Any]:
         """Measures one set of parameters.
@@ -79,11 +81,7 @@ class PriorEvaluator:
         counts = np.zeros(self._frames, np.int64)
         for local in batches:
             batch = to_global({k: v for k, v in local.items() if k != "index"}, self._mesh)
-            frames, mask = jax.device_get(
-                jax.jit(lambda x: x, out_shardings=replicated(self._mesh))(
-                    (batch["frames"], batch["mask"])
-                )
-            )
+            frames, mask = jax.device_get(self._whole((batch["frames"], batch["mask"])))
             shown = {name: batch[name] for name in ("pixels", "bits", "frames") if name in batch}
             output = self._step(params, shown, self._frozen)
             found = jax.device_get(output)

@@ -23,6 +23,7 @@ from bsq_jax.config import (
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
 from bsq_jax.core.settings import differing_keys
+from bsq_jax.core.sharding import jit_on
 from bsq_jax.core.trees import first_difference
 from bsq_jax.export import SETS, is_export, load_export
 from bsq_jax.models.factory import make_tokenizer
@@ -261,7 +262,9 @@ def place(tree: Any, abstract: Any) -> Any:
     placed = jax.tree.map(put, tree, abstract)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     # A copy, because a step donates its state, and on a CPU these may be numpy's own buffers.
-    return jax.jit(lambda leaves: jax.tree.map(jnp.copy, leaves), out_shardings=shardings)(placed)
+    mesh = jax.tree.leaves(shardings)[0].mesh
+    copy = jit_on(mesh, lambda leaves: jax.tree.map(jnp.copy, leaves), out_shardings=shardings)
+    return copy(placed)
 
 
 def start_from(

@@ -21,7 +21,7 @@ from bsq_jax import metrics
 from bsq_jax.core.clips import real_frames
 from bsq_jax.core.pieces import in_pieces
 from bsq_jax.core.pixels import to_float
-from bsq_jax.core.sharding import replicated
+from bsq_jax.core.sharding import jit_on, replicated
 from bsq_jax.features.lpips import lpips
 from bsq_jax.metrics import FeatureSet
 from bsq_jax.networks import FRAMES, Judging, Networks
@@ -51,7 +51,7 @@ class Judges:
         self._share = max(judging.neighbours_examples // clip[0], 1), max(examples, 1)
         self._originals: FeatureSet | None = None
         self._shorter = 0
-        self._measure = jax.jit(self._distances, out_shardings=replicated(mesh))
+        self._measure = jit_on(mesh, self._distances, out_shardings=replicated(mesh))
 
     # --- on the mesh ---
 

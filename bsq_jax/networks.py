@@ -18,7 +18,7 @@ from bsq_jax import metrics
 from bsq_jax.core.paths import local_path
 from bsq_jax.core.pieces import in_pieces
 from bsq_jax.core.pixels import to_float
-from bsq_jax.core.sharding import batch_sharding, replicate, replicated
+from bsq_jax.core.sharding import batch_sharding, jit_on, replicate, replicated
 from bsq_jax.features import i3d
 from bsq_jax.features import inception as inception_v3
 from bsq_jax.features.lpips import MIN_SIDE, load_lpips, vgg_pooled
@@ -124,7 +124,7 @@ class Networks:
         usable = [name for name in NAMES if name in params] if judging.neighbours else []
         self.neighbours = usable[0] if usable else None
         self.params = replicate(params, mesh)
-        self.look = jax.jit(self._features, out_shardings=replicated(mesh))
+        self.look = jit_on(mesh, self._features, out_shardings=replicated(mesh))
 
     def frames(self, pixels: jax.Array) -> jax.Array:
         """Clips ``[batch, time, ...]`` as pictures ``[batch * time, 1, ...]``, split by rows."""

@@ -19,7 +19,14 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from bsq_jax.core.rng import stream_key
-from bsq_jax.core.sharding import BATCH_AXES, batch_sharding, batch_shards, replicated, to_host
+from bsq_jax.core.sharding import (
+    BATCH_AXES,
+    batch_sharding,
+    batch_shards,
+    jit_on,
+    replicated,
+    to_host,
+)
 from bsq_jax.models.mask_schedule import masked_after
 from bsq_jax.models.masked_lm import MaskedLm, MaskedLmShape, table_of
 from bsq_jax.quantizers.bits import from_group_indices, to_group_indices
@@ -221,20 +228,19 @@ class Sampler:
 
     def _compiled(self, what: str) -> Callable[..., Any]:
         if what == "gather":
-            return jax.jit(lambda tree: tree, out_shardings=replicated(self._mesh))
+            return jit_on(self._mesh, lambda tree: tree, out_shardings=replicated(self._mesh))
         if what == "stack":
-            return jax.jit(lambda *frames: jnp.stack(frames, axis=1))
+            return jit_on(self._mesh, lambda *frames: jnp.stack(frames, axis=1))
         split, whole = PartitionSpec(BATCH_AXES), PartitionSpec()
         function: Callable[..., jax.Array] = self._frame
         specs: tuple[PartitionSpec, ...] = (whole, *(split,) * 5, whole, whole)
         if what == "decode":
             function, specs = self._pixels, (whole, split)
         # Each device runs the very program that a single one would.
-        return jax.jit(
-            jax.shard_map(
-                function, mesh=self._mesh, in_specs=specs, out_specs=split, check_vma=False
-            )
+        split_up = jax.shard_map(
+            function, mesh=self._mesh, in_specs=specs, out_specs=split, check_vma=False
         )
+        return jit_on(self._mesh, split_up)
 
     def _pixels(self, frozen: Mapping[str, Any], bits: jax.Array) -> jax.Array:
         return self._tokenizer.pixels(bits, frozen)

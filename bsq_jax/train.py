@@ -17,7 +17,7 @@ from bsq_jax.core.checkpoint import Checkpointer
 from bsq_jax.core.deferred import StateCheck, check_finite
 from bsq_jax.core.monitor import Monitor
 from bsq_jax.core.profiling import Profiler, Startup
-from bsq_jax.core.sharding import host_shard, replicated, to_global
+from bsq_jax.core.sharding import host_shard, to_global
 from bsq_jax.data.batches import Batches
 from bsq_jax.tasks.state import TrainState, jit_step
 
@@ -139,7 +139,7 @@ def train(
     flops: dict[int, float] = {}  # of a step, by the length of the clips; its keys are compiled
     startup, profiler = startup or Startup(), profiler or Profiler("", None)
     frozen = task.load_frozen(mesh)
-    finite = StateCheck(state, replicated(mesh))
+    finite = StateCheck(state, mesh)
     # Steps given to the devices, oldest first: (step, what is there when it is done, codes of its
     # state if it is to be logged).
     under_way: collections.deque[tuple[int, Any, Any]] = collections.deque()

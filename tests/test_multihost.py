@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from PIL import Image
 
 from bsq_jax import main
 from bsq_jax.core import distributed
@@ -243,6 +244,46 @@ def test_a_mistake_on_one_process_ends_both_with_its_message(tmp_path):
     assert errors[0][0].endswith(errors[1][0].removeprefix("error: "))
     assert "error: process 1: " in errors[0][0]
     assert str(missing) in errors[1][0]
+
+
+COMPARES_DATA = """
+import sys
+from bsq_jax.core import distributed, failures
+from bsq_jax.core.errors import UserError
+from bsq_jax.data.sources import make_source
+from bsq_jax.recipes.same_data import check_same_data
+
+coordinator, index, *folders = sys.argv[1:]
+distributed.initialize(coordinator, 2, int(index))
+for folder in folders:
+    try:
+        check_same_data([make_source(f"folder:{folder}", "train", divide=False)])
+        print("the same")
+    except UserError as error:
+        print(error)
+"""
+
+
+def test_processes_with_other_files_are_told_apart(tmp_path):
+    for name, files in {"one": "abc", "other": "abd"}.items():
+        (tmp_path / name).mkdir()
+        for file in files:
+            Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / name / f"{file}.png")
+    address, one, other = f"localhost:{free_port()}", tmp_path / "one", tmp_path / "other"
+    processes = [
+        start("-c", COMPARES_DATA, address, 0, one, one),
+        start("-c", COMPARES_DATA, address, 1, one, other),
+    ]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    (first, second), (_, third) = (  # Gloo writes lines of its own
+        [line for line in out.splitlines() if line.startswith("the ")] for out, _ in outputs
+    )
+    assert first == "the same"
+    assert second == third
+    assert "the processes do not see the same data" in second
+    assert f"folder:{one} (3 records" in second
+    assert f"folder:{other} (3 records" in second
 
 
 FAILS_AFTER_A_SAVE = """

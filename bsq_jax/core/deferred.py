@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bsq_jax.core.errors import NonFiniteError
+from bsq_jax.core.sharding import jit_on, replicated
 from bsq_jax.core.trees import leaves
 
 _CURES = "try a lower learning rate, a longer warm-up, tighter gradient clipping"
@@ -54,12 +55,12 @@ class StateCheck:
 
     Args:
       state: pytree of arrays or of their shapes.
-      sharding: of the result, the same on all hosts.
+      mesh: of the state; the result is on all its devices.
     """
 
-    def __init__(self, state: Any, sharding: jax.sharding.Sharding):
+    def __init__(self, state: Any, mesh: jax.sharding.Mesh):
         self._names = [name for name, leaf in leaves(state).items() if _is_float(leaf)]
-        self._codes = jax.jit(_codes, out_shardings=sharding)
+        self._codes = jit_on(mesh, _codes, out_shardings=replicated(mesh))
 
     def codes(self, state: Any) -> jax.Array:
         """What is wrong with each array of floats: int8 ``[array]``, 0 for nothing."""

@@ -80,7 +80,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def batch_shards(mesh: Mesh) -> int:
+def batch_shards(mesh: Mesh | AbstractMesh) -> int:
     """Into how many pieces the global batch is split."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
@@ -156,8 +156,10 @@ def split_by_batch(x: jax.Array) -> jax.Array:
     and sum partial products of every layer over the devices. It holds where `on_mesh` is entered,
     and where the batch divides.
     """
-    mesh = _mesh_for(x.shape[0])
-    return x if mesh is None else jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
+    mesh = _mesh_inside()
+    if mesh is None or x.shape[0] % batch_shards(mesh):
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
 
 
 def each_on_its_own(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
@@ -165,16 +167,20 @@ def each_on_its_own(function: Callable[..., jax.Array]) -> Callable[..., jax.Arr
 
     For what XLA cannot split by itself: loops over the examples or heads, and kernels. The function
     must treat each example and head alone, and return ``[batch, head, ...]`` too. As
-    `split_by_batch` it does something where `on_mesh` is entered.
+    `split_by_batch` it does something where `on_mesh` is entered. What the mesh does not divide,
+    such as the single example that parameters are made with, every device computes whole.
     """
 
     def split(*arrays: jax.Array) -> jax.Array:
         batch, heads = arrays[0].shape[:2]
-        mesh = _mesh_for(batch)
+        mesh = _mesh_inside()
         if mesh is None:
             return function(*arrays)
         axis = LOGICAL_AXES["heads"]
-        spec = PartitionSpec(BATCH_AXES, None if heads % mesh.shape[axis] else axis)
+        spec = PartitionSpec(
+            None if batch % batch_shards(mesh) else BATCH_AXES,
+            None if heads % mesh.shape[axis] else axis,
+        )
         return jax.shard_map(
             function, mesh=mesh, in_specs=(spec,) * len(arrays), out_specs=spec, check_vma=False
         )(*arrays)
@@ -182,16 +188,16 @@ def each_on_its_own(function: Callable[..., jax.Array]) -> Callable[..., jax.Arr
     return split
 
 
-def _mesh_for(batch: int) -> AbstractMesh | None:
-    """The mesh of `on_mesh`, where it is entered, has several devices and splits the batch."""
+def _mesh_inside() -> AbstractMesh | None:
+    """The mesh of `on_mesh`, where it is entered and has several devices."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or any(kind != AxisType.Auto for kind in mesh.axis_types):
         return None  # one device, or already a program for each
-    return None if batch % math.prod(mesh.shape[axis] for axis in BATCH_AXES) else mesh
+    return mesh
 
 
 def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """The same function, in which `split_by_batch` knows the mesh."""
+    """The same function, in which `split_by_batch` and `each_on_its_own` know the mesh."""
 
     @functools.wraps(function)
     def inside(*arguments: Any) -> Any:
@@ -199,6 +205,18 @@ def on_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
             return function(*arguments)
 
     return inside
+
+
+def jit_on(mesh: Mesh, function: Callable[..., Any], **options: Any) -> Any:
+    """``jax.jit`` of a function of arrays on a mesh: every program of several devices is made here.
+
+    Args:
+      mesh: the run's mesh.
+      function: of positional arguments, arrays that lie on the mesh; without any, `options` give
+        ``out_shardings`` on it.
+      **options: of `jax.jit`.
+    """
+    return jax.jit(on_mesh(function, mesh), **options)
 
 
 def to_host(tree: Any) -> Any:

@@ -220,7 +220,7 @@ def _splash(
     scaled = query * np.asarray(query.shape[-1] ** -0.5, query.dtype)
     segments = None
     if there is not None:  # the same for every head
-        queries, keys = (x[:, 0].astype(jnp.int32) for x in there)
+        queries, keys = (jnp.asarray(x[:, 0], jnp.int32) for x in there)
         segments = splash.SegmentIds(queries, keys)
     return jax.vmap(kernel_)(scaled, key, value, segments).astype(query.dtype)
 

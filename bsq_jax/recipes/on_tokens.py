@@ -36,6 +36,7 @@ from bsq_jax.initial import (
     start_from,
 )
 from bsq_jax.models.factory import make_tokenizer
+from bsq_jax.recipes.same_data import check_same_data
 from bsq_jax.tasks.frozen_tokenizer import FrozenTokenizer
 from bsq_jax.tasks.state import TrainState
 from bsq_jax.workdir import has_checkpoints
@@ -154,8 +155,7 @@ class TokensRecipe(Generic[Task]):
 
     def _open_splits(self) -> None:
         if not self._tokens:
-            for split in SPLITS:
-                open_source(self._data, split)
+            check_same_data(open_source(self._data, split) for split in SPLITS)
 
     def batches(
         self, start: int, index: int, count: int, earlier: BatchSizes | None = None

@@ -24,6 +24,7 @@ from bsq_jax.initial import ADAPTABLE, adapt, check_same_model, load_initial, st
 from bsq_jax.judges import Judging
 from bsq_jax.models.attention_choice import Choice
 from bsq_jax.models.tokenizer import TokenizerModel
+from bsq_jax.recipes.same_data import check_same_data
 from bsq_jax.tasks.state import TrainState
 from bsq_jax.tasks.tokenizer import make_tokenizer_task
 
@@ -113,8 +114,7 @@ class TokenizerRecipe:
     def check(self) -> None:
         """See `bsq_jax.recipes.Recipe`."""
         config = self._config
-        for split in SPLITS:
-            open_source(self._data, split)
+        check_same_data(open_source(self._data, split) for split in SPLITS)
         judges_clips = config.loss.adversarial and config.discriminator.name == "stylegan3d"
         if judges_clips and self._lengths == (1,):
             raise UserError(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from bsq_jax.core.sharding import batch_sharding, on_mesh, parameter_shardings, replicated
+from bsq_jax.core.sharding import batch_sharding, jit_on, parameter_shardings, replicated
 from bsq_jax.optim import update_ema
 
 
@@ -126,7 +126,8 @@ def initial_state(
         fields: Any = (jnp.int32(0), params, ema, optimizer.init(params), second)
         return TrainState(*fields)
 
-    return jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))()
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    return jit_on(jax.tree.leaves(shardings)[0].mesh, make, out_shardings=shardings)()
 
 
 def next_state(
@@ -154,8 +155,9 @@ def jit_step(task: Any, mesh: jax.sharding.Mesh, shardings: Any) -> Any:
       mesh: the run's mesh.
       shardings: of the state, a tree like it.
     """
-    return jax.jit(
-        on_mesh(task.train_step, mesh),
+    return jit_on(
+        mesh,
+        task.train_step,
         in_shardings=(shardings, batch_sharding(mesh), replicated(mesh)),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
