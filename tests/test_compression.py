@@ -17,6 +17,7 @@ from bsq_jax import Codec
 from bsq_jax.coding import container
 from bsq_jax.coding.prior_coder import PriorCoder
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.timing import Timing
 from bsq_jax.export import load_export, save_export
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "codec"
@@ -60,6 +61,68 @@ def test_clips(codec, time, mode):
     decoded = codec.decode(codec.encode(frames, RATE, mode=mode))
     np.testing.assert_array_equal(decoded.frames, codec.reconstruct(frames))
     assert (decoded.header.frames, decoded.header.rate) == (time, RATE)
+
+
+def test_times_of_frames(codec):
+    """Those of variable rate are kept; of constant rate they follow from it, as ever."""
+    frames = picture(16, 16, 5)
+    timing = Timing(fractions.Fraction(1000), np.array([33, 33, 34, 1000, 33]))
+    data = codec.encode(frames, timing)
+    decoded = codec.decode(data)
+    np.testing.assert_allclose(decoded.times, [0, 0.033, 0.066, 0.1, 1.1])
+    assert decoded.header.timing == timing
+    np.testing.assert_array_equal(decoded.frames, codec.reconstruct(frames))
+    plain = codec.encode(frames, 25)
+    assert (data[8], plain[8]) == (2, 1)
+    # A byte each for 33 and 34, two for 1000, their length and checksum.
+    assert len(data) - len(plain) == 4 + 2 + 1 + 4 + (len(b"\xe8\x07") - 1)
+    np.testing.assert_allclose(codec.decode(plain).times, np.arange(5) / 25)
+    assert codec.decode(codec.encode(frames[:1])).times.tolist() == [0]
+    with pytest.raises(UserError, match="times of 5 frames for 4"):
+        codec.encode(frames[:4], timing)
+
+
+def test_times_that_are_damaged(codec):
+    timing = Timing(fractions.Fraction(1000), np.array([33, 33, 34, 1000, 33]))
+    data = codec.encode(picture(16, 16, 5), timing)
+    end = len(container.read_header(io.BytesIO(data), "x").pack())
+    for place in range(end):
+        bad = bytearray(data)
+        bad[place] ^= 4
+        found, message = whole_frames(codec, bytes(bad))
+        assert found is None
+        assert message
+    found, message = whole_frames(codec, data[: end - 2])
+    assert found is None
+    assert "cut short" in message
+
+
+@pytest.mark.parametrize("order", ["raster", "grids"])
+def test_files_of_constant_rate_are_as_they_were(order):
+    """The files beside the tests were written before there were times."""
+    data = (GOLDEN / f"clip_{order}.bsq").read_bytes()
+    header = container.read_header(io.BytesIO(data), "x")
+    assert data.startswith(header.pack())
+    assert data[8] == 1
+
+
+def test_tiles_of_one_patch_share_what_they_can():
+    import tiny
+    from small_codec import _drawn, _unboxed
+
+    from bsq_jax.api import Tokenizer
+    from bsq_jax.config import finalize
+    from bsq_jax.models.factory import make_tokenizer
+
+    config = tiny.get_config()
+    config.model.update(patch_size=16)
+    config = finalize(config)
+    model = make_tokenizer(config)
+    pixels = jax.ShapeDtypeStruct((1, 1, 16, 16, 3), np.float32)
+    params = _drawn(_unboxed(jax.eval_shape(model.init, jax.random.key(0), pixels)["params"]), 1, 0)
+    codec = Codec(Tokenizer(config, params, {"step": 0}))
+    decoded = codec.decode(codec.encode(picture(20, 33)))
+    assert decoded.header.overlap == 8
 
 
 def test_clips_of_a_video_tokenizer():
@@ -207,6 +270,9 @@ def test_files_from_another_process(tmp_path):
         (np.zeros((4, 4, 3), np.uint8), {}, "must be uint8"),
         (np.zeros((0, 4, 4, 3), np.uint8), {}, "must be uint8"),
         (np.zeros((2, 4, 4, 3), np.uint8), {}, "picture of 2 frames"),
+        (np.zeros((2, 4, 4, 3), np.uint8), {"rate": 0}, "rate of 0"),
+        (np.zeros((2, 4, 4, 3), np.uint8), {"rate": 29.97}, "cannot be written"),
+        (np.zeros((2, 4, 4, 3), np.uint8), {"rate": float("nan")}, "give a number"),
         (np.zeros((1, 4, 4, 3), np.uint8), {"bits": 7}, "7 bits a token"),
         (np.zeros((1, 4, 4, 3), np.uint8), {"bits": 5}, "model.min_bits"),
         (np.zeros((1, 4, 4, 3), np.uint8), {"overlap": 9}, "overlap of 9"),

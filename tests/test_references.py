@@ -78,6 +78,15 @@ def test_colours_in_the_file_are_by_bt709(name):
     assert np.abs(reference(name).code(frames, 1, None).frames.astype(int) - frames).max() <= 2
 
 
+@pytest.mark.parametrize("name", VIDEOS)
+@pytest.mark.parametrize("lines", [64, 720])
+def test_files_say_how_their_colours_are_stored(name, lines):
+    with av.open(io.BytesIO(written(name, soft(1, lines, 64), 40))) as container:
+        context = container.streams.video[0].codec_context
+        found = (context.colorspace, context.color_primaries, context.color_trc)
+        assert (*found, context.color_range) == (1, 1, 1, 1)  # BT.709, 16..235
+
+
 @pytest.mark.parametrize("pixels", ["yuv420p", "yuv444p"])
 def test_the_way_there_and_back_shifts_no_level(pixels):
     """Greys of every level and soft colours: what is lost is rounding."""

@@ -88,8 +88,9 @@ def test_times_that_no_rate_explains_are_kept(times, ticks, end, claimed, lastin
 @pytest.mark.parametrize(
     ("end", "claimed", "rate"),
     [
-        (None, None, DEFAULT_RATE), (None, 12, 12), (None, 1000, DEFAULT_RATE), (5000, None, Fraction(1, 5)),
-        (5000, 30, Fraction(1, 5)), (33, 30, 30), (33, None, Fraction(1000, 33)), (40, 1000, 25),
+        (None, None, DEFAULT_RATE), (None, 12, 12), (None, 1000, DEFAULT_RATE),
+        (5000, None, Fraction(1, 5)), (5000, 30, Fraction(1, 5)), (33, 30, 30),
+        (33, None, Fraction(1000, 33)), (40, 1000, 25),
     ],
 )  # fmt: skip
 def test_videos_of_one_frame(end, claimed, rate):
