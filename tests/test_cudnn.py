@@ -102,7 +102,13 @@ def test_auto_lowers_for_cuda_whatever_the_shape(on_card, rule):
     """cuDNN's kernel is in the program just where nothing was said against it."""
     used = set()
     with on_card((9, 0)):
-        for frames, tokens, channels in ((1, 64, 64), (1, 81, 64), (3, 4, 8), (2, 9, 8), (3, 5, 12)):
+        for frames, tokens, channels in (
+            (1, 64, 64),
+            (1, 81, 64),
+            (3, 4, 8),
+            (2, 9, 8),
+            (3, 5, 12),
+        ):
             for queries in {1, frames}:
                 if queries < frames and not RULES[rule].streams:
                     continue

@@ -22,7 +22,12 @@ FRAMES, SIDE = 5, 16
 LENGTHS = np.array([3, 5], np.int32)
 # Where no frame sees later ones, padding at the end cannot matter: checked all the same.
 CASES = [
-    *(("full", 0, "dense"), ("full", 0, "by_head"), ("full", 2, "blocked"), ("full", 2, "by_frame")),
+    *(
+        ("full", 0, "dense"),
+        ("full", 0, "by_head"),
+        ("full", 2, "blocked"),
+        ("full", 2, "by_frame"),
+    ),
     *(("block_causal", 2, "blocked"), ("token_causal", 0, "dense")),
 ]
 
