@@ -187,6 +187,7 @@ def default_config() -> ConfigDict:
     train.keep = 2  # complete checkpoints kept
     train.evaluate_every = 10_000  # 0: only at the end
     train.picture_every = 5000  # 0: only at the end
+    train.deterministic = False  # on GPUs: the same to the bit when resumed, with slower kernels
     train.init = ""  # workdir or export whose weights a new run starts from; empty: random ones
 
     config.eval = evaluation = ConfigDict()

@@ -17,7 +17,7 @@ from PIL import Image
 
 from bsq_jax import evaluate, train
 from bsq_jax.config import from_json, to_json
-from bsq_jax.core import maintenance
+from bsq_jax.core import determinism, maintenance
 from bsq_jax.core.errors import RUN_AGAIN, UserError
 from bsq_jax.core.flops import total_peak_flops
 from bsq_jax.core.monitor import Monitor
@@ -136,7 +136,8 @@ def train_job(
             history=history,
             peak_flops=total_peak_flops(mesh),
         ) as monitor:
-            for line in [*recipe.greeting(state, first), *filter(None, [note])]:
+            promise = determinism.described(config.train.deterministic)
+            for line in [*recipe.greeting(state, first), *filter(None, [promise, note])]:
                 monitor.info(line)
 
             def evaluate_now(state: TrainState, pictures: bool) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def run(argv: Sequence[str]) -> int:
     # Late, so that --help and a wrong flag answer at once.
     from bsq_jax import jobs
     from bsq_jax.config import finalize, load_config_file, parse_overrides, set_value
-    from bsq_jax.core import distributed, failures
+    from bsq_jax.core import determinism, distributed, failures
     from bsq_jax.core.errors import UserError
     from bsq_jax.core.paths import local_path
     from bsq_jax.initial import read_initial_config, read_saved_config, with_tokenizer
@@ -115,6 +115,8 @@ def run(argv: Sequence[str]) -> int:
     for key, text in overrides:
         set_value(config, key, text)
     config = finalize(with_tokenizer(config, workdir))
+    if config.train.deterministic:
+        determinism.ask_for()
     distributed.initialize(flags.coordinator, flags.processes, flags.process)
     jobs.start()
     with failures.shared():

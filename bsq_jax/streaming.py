@@ -1,13 +1,17 @@
 """Video frame by frame: each is coded when it is there, with the keys and values of those before.
 
-A stream gives what `Tokenizer.encode` and `Tokenizer.decode` give for the whole clip. What has been
-seen is kept on the device as keys and values of each layer: with a window of w frames those of the
-last w - 1 frames, so that memory and the time of a frame stay the same for ever; without one those
-of all frames.
+A stream gives what `Tokenizer.encode` and `Tokenizer.decode` give for the whole clip: on CPUs to
+the bit; on other devices up to the order of sums, which there depends on the number of frames that
+are computed at once, so that a latent close to 0 may give the other bit. What has been seen is kept
+on the device as keys and values of each layer: with a window of w frames those of the last w - 1
+frames, so that memory and the time of a frame stay the same for ever; without one those of all
+frames.
 """
 
 from __future__ import annotations
 
+import functools
+import logging
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +22,7 @@ import numpy.typing as npt
 from bsq_jax.arrays import checked_bits, checked_dtype, checked_pixels, filled, pieces
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.pixels import to_float, to_uint8
-from bsq_jax.core.target import full_precision
+from bsq_jax.core.target import full_precision, platform
 from bsq_jax.models.attention import Past
 from bsq_jax.models.positions import FrameTable, check_length
 from bsq_jax.models.tokenizer import TokenizerModel
@@ -113,6 +117,11 @@ class Programs:
         return np.concatenate(parts, axis=1)
 
 
+@functools.cache
+def _say_once(line: str) -> None:
+    logging.getLogger(__name__).warning("%s", line)
+
+
 class Half(NamedTuple):
     """What encoder or decoder keeps: the number of frames done, and keys and values of the last."""
 
@@ -151,6 +160,11 @@ class Stream:
         """Begins a stream of `batch` videos side by side."""
         if batch < 1:
             raise UserError(f"a stream of {batch} videos: batch must be 1 or more")
+        if platform() != "cpu":
+            _say_once(
+                f"stream: on a {platform()} sums are taken in another order for a frame than for a "
+                "clip, so that single bits may differ from those of the whole clip"
+            )
         self._programs = programs
         self._batch = batch
         self.reset()

@@ -1,6 +1,8 @@
 """Streams of frames. Oracle: the same tokenizer given the whole clip at once."""
 
 import functools
+import logging
+import types
 
 import flax.linen as nn
 import jax
@@ -12,6 +14,7 @@ from bsq_jax import streaming
 from bsq_jax.api import Tokenizer
 from bsq_jax.config import default_config, finalize
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.target import described
 from bsq_jax.models.factory import make_tokenizer
 
 SIZES = {
@@ -213,3 +216,17 @@ def test_mistakes():
         sees_all = build(positions="rotary", causality="full", window=window)
         message = message_of(sees_all.stream)
         assert message.startswith("model.causality=full: a token sees later frames, so this model")
+
+
+def test_a_stream_on_another_device_says_what_it_does_not_promise(caplog):
+    streaming._say_once.cache_clear()
+    programs = types.SimpleNamespace(shape=None)
+    with caplog.at_level(logging.WARNING):
+        streaming.Stream(programs)
+        assert not caplog.records  # on a CPU it is the same to the bit
+        for _ in range(2):
+            with described("gpu"):
+                streaming.Stream(programs)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("stream: on a gpu ")
+    assert "single bits may differ from those of the whole clip" in line

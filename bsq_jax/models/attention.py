@@ -169,7 +169,7 @@ def _attend_blocks(
         if real is not None:
             places = np.arange(first + block.queries.start, first + block.queries.stop)
             there = tuple(
-                np.asarray(x, np.int32).reshape((1,) * real.ndim + (-1,)) < real[..., None]
+                jnp.asarray(x.astype(np.int32)).reshape((1,) * real.ndim + (-1,)) < real[..., None]
                 for x in (places, np.arange(block.keys.start, block.keys.stop))
             )
         parts.append(function(q, k, v, block.mask, there))
@@ -178,7 +178,7 @@ def _attend_blocks(
 
 # Which queries and which keys are not padding, booleans ``[..., token]``. Padding sees padding, so
 # that every query sees a key.
-_There = tuple[jax.Array | np.ndarray, ...] | None
+_There = tuple[jax.Array, ...] | None
 
 
 def _softmax_attention(
