@@ -50,7 +50,7 @@ def default_config() -> ConfigDict:
     config = ConfigDict()
     config.name = "tokenizer"  # shown in logs and tables
     config.task = "tokenizer"  # tokenizer | prior | masked_lm: what is trained
-    config.seed = 0  # of parameters, data order and augmentation
+    config.seed = 0  # of parameters, data order and augmentation; from 0 to 2^32 - 1
 
     config.model = model = ConfigDict()
     model.image_size = (256, 256)  # (height, width); on the command line 64 means a square
@@ -135,7 +135,8 @@ def default_config() -> ConfigDict:
     discriminator.width = 64  # stylegan3d, patchgan: channels of the first block
     discriminator.layers = 3  # patchgan: strided layers
     discriminator.clip = "none"  # none | global | parameter: a clip would swallow R1's lazy steps
-    # None: the generator's. Everything else about its optimizer is as in `optimizer`.
+    # None: the generator's. Everything else about its optimizer is as in `optimizer`, with the
+    # schedule (warm-up, cosine) laid out over the steps from loss.adversarial_start to the last.
     discriminator.learning_rate = config_dict.placeholder(float)
 
     config.optimizer = optimizer = ConfigDict()
@@ -186,7 +187,9 @@ def default_config() -> ConfigDict:
     train.checkpoint_every = 5000
     train.keep = 2  # complete checkpoints kept
     train.evaluate_every = 10_000  # 0: only at the end
-    train.picture_every = 5000  # 0: only at the end
+    # 0: only at the end. Pictures are part of an evaluation, so this makes whole evaluations, also
+    # where evaluate_every is 0.
+    train.picture_every = 5000
     train.deterministic = False  # on GPUs: the same to the bit when resumed, with slower kernels
     train.init = ""  # workdir or export whose weights a new run starts from; empty: random ones
 

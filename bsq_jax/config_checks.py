@@ -61,6 +61,10 @@ def check(config: ConfigDict) -> None:
     for key in ("optimizer.ema", "optimizer.b1", "optimizer.b2", "loss.lecam_decay"):
         require(0 <= values[key] < 1, f"{key} is {values[key]}: it must be in [0, 1)")
 
+    require(
+        0 <= config.seed < 2**32,
+        f"seed is {config.seed}: it must be from 0 to {2**32 - 1}, random keys have no more bits",
+    )
     for key in ("masked_lm.label_dropout", "masked_lm.label_smoothing"):
         require(0 <= values[key] <= 1, f"{key} is {values[key]}: it must be in [0, 1]")
     for name, side in zip(("height", "width"), model.image_size, strict=True):

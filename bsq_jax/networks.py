@@ -172,7 +172,7 @@ class Networks:
                 result[SPACES[name].key] = metrics.frechet_distance(
                     real.moments[name], fake.moments[name]
                 )
-        if "inception" in self.spaces:
+        if "inception" in self.spaces and fake.moments["inception"].count:
             result["inception_score"] = fake.inception_score()
         if self.neighbours:
             samples, k = (real.sample(), fake.sample()), self.judging.neighbours
@@ -193,11 +193,9 @@ class Networks:
                 "sample": space.sample,
             }
         if "inception" in self.spaces:
-            found["inception_score"] = {
-                "weights": self.weights["inception"],
-                "splits": 1,
-                "of_originals": seen.inception_score(),
-            }
+            found["inception_score"] = {"weights": self.weights["inception"], "splits": 1}
+            if seen.moments["inception"].count:
+                found["inception_score"]["of_originals"] = seen.inception_score()
         if self.neighbours:
             found["neighbours"] = {
                 "features": NAMES[self.neighbours],
@@ -224,6 +222,8 @@ class Networks:
             elif moments.count < 10 * space.dimension:
                 sizes = f"{moments.count:,d} {space.sample} in {space.dimension:,d} dimensions"
                 biased.append(f"{space.title} {sizes}")
+        if "inception" in self.spaces and not seen.moments["inception"].count:
+            notes.append("Inception score needs at least 1 frame")
         if biased:
             notes.append(
                 "Frechet distances over few samples are too large, compare them for equally many: "

@@ -106,25 +106,31 @@ def decays(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(one, params)
 
 
-def make_schedule(config: ConfigDict, learning_rate: float | None = None) -> optax.Schedule:
+def make_schedule(
+    config: ConfigDict, learning_rate: float | None = None, steps: int | None = None
+) -> optax.Schedule:
     """The schedule of ``config.optimizer`` over ``config.train.steps``.
 
     Args:
       config: a finalised config.
       learning_rate: the peak, if it is not that of ``config.optimizer``.
+      steps: how many steps it is laid out over, if not ``config.train.steps``.
     """
     optimizer = config.optimizer
     return schedule(
         optimizer.learning_rate if learning_rate is None else learning_rate,
         warmup_steps=optimizer.warmup_steps,
         warmup_start=optimizer.warmup_start,
-        steps=config.train.steps,
+        steps=config.train.steps if steps is None else steps,
         final=optimizer.final,
     )
 
 
 def make_optimizer(
-    config: ConfigDict, learning_rate: float | None = None, clip: str | None = None
+    config: ConfigDict,
+    learning_rate: float | None = None,
+    clip: str | None = None,
+    steps: int | None = None,
 ) -> optax.GradientTransformation:
     """The chain that ``config.optimizer`` describes: clipping, then AdamW.
 
@@ -132,6 +138,7 @@ def make_optimizer(
       config: a finalised config.
       learning_rate: the peak, if it is not that of ``config.optimizer``.
       clip: the kind of clipping, if it is not that of ``config.optimizer``.
+      steps: how many steps the schedule is laid out over, if not ``config.train.steps``.
     """
     optimizer = config.optimizer
     clipping = {
@@ -142,7 +149,7 @@ def make_optimizer(
     return optax.chain(
         clipping,
         optax.adamw(
-            make_schedule(config, learning_rate),
+            make_schedule(config, learning_rate, steps),
             b1=optimizer.b1,
             b2=optimizer.b2,
             eps=optimizer.eps,
@@ -153,9 +160,16 @@ def make_optimizer(
 
 
 def make_discriminator_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """The discriminator's: as the generator's, but for ``config.discriminator``'s rate and clip."""
+    """The discriminator's: as the generator's, but for ``config.discriminator``'s rate and clip.
+
+    It counts its own steps, from ``config.loss.adversarial_start`` on, so its schedule is laid out
+    over these: warm-up when it starts to play, ``config.optimizer.final`` at the end of the run.
+    """
     return make_optimizer(
-        config, config.discriminator.learning_rate, clip=config.discriminator.clip
+        config,
+        config.discriminator.learning_rate,
+        clip=config.discriminator.clip,
+        steps=max(config.train.steps - config.loss.adversarial_start, 1),
     )
 
 

@@ -214,7 +214,7 @@ class Sampler:
                     bits, fixed = given[rows, frame], keep[rows, frame]
                 past = tuple(done[max(0, frame + 1 - shape.frames) :])
                 arguments = past, self._place(bits), self._place(fixed), label, number
-                frame_numbers = np.int32(seed), np.int32(frame)
+                frame_numbers = np.uint32(seed), np.int32(frame)
                 done.append(self._programs("frame")(params, *arguments, *frame_numbers))
             clip = self._programs("stack")(*done)
             shown = self._programs("decode")(frozen, clip) if pixels else None

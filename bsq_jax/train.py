@@ -162,8 +162,19 @@ def train(
         finite.check(step, finite.codes(state))
         checkpointer.save(step, state, {**meta, "history": monitor.history()})
 
+    def due(step: int) -> list[bool]:
+        """Whether an evaluation is due after a step, and whether pictures are."""
+        return [bool(every) and step % every == 0 for every in (evaluate_every, picture_every)]
+
+    def look(step: int) -> None:
+        with monitor.pause():
+            evaluate(state, due(step)[1])
+
     finished = True
     with contextlib.closing(batches):
+        # A run that was stopped after this step has saved it, but may not have evaluated it.
+        if start and any(due(start)) and not _is_evaluated(start, monitor):
+            look(start)
         for step in range(start + 1, steps + 1):
             asked = time.monotonic()
             local = next(batches)
@@ -198,15 +209,24 @@ def train(
                 finished = False
                 profiler.close(state)
                 break
-            due = [bool(every) and step % every == 0 for every in (evaluate_every, picture_every)]
-            if any(due) and not last:
+            if any(due(step)) and not last:
                 settle(0)  # the steps under way belong to training's time
                 monitor.flush()
                 jax.block_until_ready(state)
-                with monitor.pause():
-                    evaluate(state, due[1])
+                look(step)
     monitor.flush()
     checkpointer.wait()
     if not finished:
         monitor.info(f"stopped by a signal after step {step}: saved, run again to go on")
     return state, finished
+
+
+def _is_evaluated(step: int, monitor: Monitor) -> bool:
+    """Whether the metrics' history holds an evaluation of a step; the same on all hosts."""
+    found = any(
+        line["step"] == step and str(line.get("prefix")).startswith("val_")
+        for line in monitor.history()
+    )
+    if jax.process_count() > 1:  # only the first process has a history
+        found = bool(multihost_utils.broadcast_one_to_all(np.asarray(found)))
+    return found

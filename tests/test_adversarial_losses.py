@@ -151,3 +151,27 @@ def test_adaptive_weight():
         losses.adaptive_weight(a, b), np.sqrt(24) / (np.sqrt(1.5) + 1e-4), rtol=1e-6
     )
     assert losses.adaptive_weight(a, jnp.zeros((2, 3))) == 1e4
+
+
+def test_r1_leaves_out_gradients_at_padding():
+    """Which a statistic over all frames has; closed form: logit = sum of all pixels, of each."""
+    x = jnp.zeros((2, 3, 2, 2, 3))
+    weights = jnp.asarray([[1.0, 0, 0], [1, 1, 0]])
+
+    def logits(pixels):
+        return jnp.broadcast_to(jnp.sum(pixels), (2, 3))
+
+    # Three logits count, each with a gradient of 1 at every pixel; so do 3 frames of 12 values.
+    assert losses.r1_penalty(logits, x, weights) == 3 * 12 * 3**2 / 3
+    assert losses.r1_penalty(logits, x) == 6 * 12 * 6**2 / 6
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-3, 1.0, 1e25, 1e37])
+def test_adaptive_weight_of_gradients_whose_squares_leave_float32(size):
+    rng = np.random.default_rng(0)
+    a, b = (np.float32(x * size) for x in rng.normal(size=(2, 4, 5)))
+    norms = [np.linalg.norm(np.float64(x)) for x in (a, b)]
+    wanted = norms[0] / (norms[1] + 1e-4)
+    np.testing.assert_allclose(losses.adaptive_weight(a, b), wanted, rtol=1e-5)
+    assert losses.adaptive_weight(a, 0 * b) == pytest.approx(min(1e4, norms[0] / 1e-4), rel=1e-5)
+    assert losses.adaptive_weight(0 * a, b) == 0

@@ -359,3 +359,21 @@ def test_what_padding_holds_has_no_influence_on_statistics_over_the_batch():
         lambda a, b: bool((a != b).any()), run(other, frames.at[1].set(2)), run(pixels, frames)
     )
     assert all(jax.tree.leaves(changed[1]))
+
+
+def test_micro_batches_of_clips_are_the_big_batch():
+    """A mean over clips beside means over frames, with lengths that differ between micro-batches."""
+    shape = dataclasses.replace(SHAPE, frames=4)
+    rules = {"discriminator": OfClips(), "clip_frames": 4, "lecam": 0.5, "r1_every": 1}
+    tasks = [
+        make_task(LossWeights(l1=1.0, entropy=0.0), count, shape=shape, **rules) for count in (1, 2)
+    ]
+    state = tasks[0].init_state(one_device())
+    pixels = jnp.asarray(batch(0, 16)["pixels"]).reshape(4, 4, 16, 16, 3)
+    data = {"pixels": pixels, "frames": jnp.asarray([4, 1, 3, 1], jnp.int32)}
+
+    # Rows 0 and 2 are the one micro-batch, 1 and 3 the other: 7 and 2 of 9 frames.
+    (one, wanted), (two, values) = (jax.jit(task.train_step)(state, data, {}) for task in tasks)
+    close((two.params, two.adversary), (one.params, one.adversary))
+    means = wanted.keys() - {"codebook_entropy", "entropy"}  # the codebook's is no mean
+    close({name: values[name] for name in means}, {name: wanted[name] for name in means}, 1e-5)

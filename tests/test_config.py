@@ -247,6 +247,8 @@ def rejected():
         ("model.heads", "7"),
         ("quantizer.group_size", "0"),
         ("quantizer.group_size", "17"),
+        ("seed", "-1"),
+        ("seed", str(2**32)),
         ("train.accumulate", "3"),
         ("loss.l1", "0"),
         ("model.dtype", "float16"),

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bsq_jax.quantizers.health import bit_health
+from bsq_jax.quantizers.health import bit_health, code_counts, health_of
 
 
 def test_hand_made_batch():
@@ -57,3 +57,15 @@ def test_shares_that_round_up_leave_entropies_finite():
     assert (jnp.sum(weights / jnp.sum(weights, axis=1, keepdims=True), axis=1) > 1).any()
     health = jax.jit(jax.vmap(bit_health, (None, 0)))(jnp.ones((20, 2), jnp.uint8), weights)
     assert np.isfinite(health["bit_entropy"]).all()
+
+
+def test_counts_of_parts_add_up():
+    bits = jnp.asarray(np.random.default_rng(3).integers(0, 2, (6, 5, 16)), jnp.uint8)
+    bits = bits.at[..., 3].set(1)
+    parts = jax.tree.map(
+        lambda *x: x[0] / 3 + 2 * x[1] / 3, *map(code_counts, (bits[:2], bits[2:]))
+    )
+    for name, value in bit_health(bits).items():
+        np.testing.assert_allclose(health_of(parts)[name], value, rtol=1e-5, atol=1e-6)
+    above = health_of({"bit_mean": jnp.float32([1 + 1e-6]), "codes_seen": jnp.ones((1, 2))})
+    assert above["bit_entropy"] == 0  # as of exactly 1

@@ -237,3 +237,14 @@ def test_what_cannot_be_measured_is_told(tmp_path):
     with pytest.raises(UserError, match=r"none\.pth") as error:
         Judges(missing, mesh, clip=(1, 8, 8), patch=4, examples=1)
     assert "\n" not in str(error.value)
+
+
+def test_an_evaluation_of_nothing_has_no_inception_score(stand_ins):
+    path, _ = stand_ins
+    mesh = make_mesh(devices=jax.devices()[:1])
+    judges = Judges(Judging(inception=str(path)), mesh, clip=(1, 8, 8), patch=4, examples=1)
+    assert judges.result(judges.begin()) == {}
+    about = judges.about()["inception_score"]
+    assert about["splits"] == 1
+    assert "of_originals" not in about
+    assert "Inception score needs at least 1 frame" in judges.notes()

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from bsq_jax.config import default_config
-from bsq_jax.optim import clip_each_parameter, make_optimizer, make_schedule, schedule, update_ema
+from bsq_jax.optim import (
+    clip_each_parameter,
+    make_discriminator_optimizer,
+    make_optimizer,
+    make_schedule,
+    schedule,
+    update_ema,
+)
 
 
 @pytest.mark.parametrize(
@@ -127,3 +134,20 @@ def test_averaging(step, rate):
     np.testing.assert_allclose(moved["a"], [1 + 2 * rate, -2 + 6 * rate], rtol=1e-5)
     steady = update_ema(average, params, jnp.int32(step), 0.999, warmup=False)
     np.testing.assert_allclose(steady["a"], [1.002, -1.994], rtol=1e-5)
+
+
+@pytest.mark.parametrize("late", [0, 80])
+def test_the_discriminators_schedule_is_laid_out_over_the_steps_that_it_plays(late):
+    """Adam of a steady gradient moves by the rate: a cosine from 1 to 0.2 over these steps."""
+    config = default_config()
+    config.train.steps, config.loss.adversarial_start = 100, late
+    config.discriminator.learning_rate = 1.0
+    config.optimizer.update(warmup_steps=0, final=0.2, weight_decay=0.0, b1=0.0, b2=0.0)
+    optimizer = make_discriminator_optimizer(config)
+    params = {"kernel": jnp.zeros(())}
+    state, update, moved = optimizer.init(params), jax.jit(optimizer.update), []
+    for _ in range(101 - late):
+        updates, state = update({"kernel": jnp.float32(1)}, state, params)
+        moved.append(-float(updates["kernel"]))
+    progress = np.linspace(0, 1, 101 - late)
+    np.testing.assert_allclose(moved, 0.2 + 0.4 * (1 + np.cos(np.pi * progress)), rtol=1e-4)

@@ -327,3 +327,21 @@ def test_an_image_model_sees_clips_frame_by_frame():
     one_by_one = of_clips.pixels.reshape(of_frames.pixels.shape)
     np.testing.assert_allclose(one_by_one, of_frames.pixels, atol=1e-6)
     np.testing.assert_allclose(of_clips.quantized.loss, of_frames.quantized.loss, rtol=1e-5)
+
+
+def test_metrics_that_are_no_means_are_of_the_whole_step():
+    """PSNR, and what is told of the bits, with micro-batches as without, padding left out."""
+    batch = jax.tree.map(jnp.asarray, clips(0))
+    batch["pixels"] = batch["pixels"].at[::2].set(batch["pixels"][::2] // 64)  # of other quality
+    state = start(make_task(VIDEO), one_device())
+    one, two = (
+        jax.jit(make_task(VIDEO, accumulate=count).train_step)(state, batch, {})[1]
+        for count in (1, 2)
+    )
+    for name in ("psnr", "bit_mean", "bit_entropy", "bit_entropy_min", "group_usage"):
+        np.testing.assert_allclose(two[name], one[name], rtol=1e-5, err_msg=name)
+    assert one.keys() == two.keys()
+    halves = [{k: v[i::2] for k, v in batch.items()} for i in (0, 1)]
+    apart = [jax.jit(make_task(VIDEO).train_step)(state, half, {})[1] for half in halves]
+    for name in ("psnr", "bit_entropy", "bit_entropy_min", "group_usage"):
+        assert abs(np.mean([part[name] for part in apart]) - one[name]) > 1e-3, name

@@ -1,5 +1,6 @@
 """The training loop. Oracle: what a task that only counts must have seen."""
 
+import contextlib
 import types
 
 import jax
@@ -68,7 +69,7 @@ class Log:
     data_wait = progress = restart_rates = arrived = lambda self, *values: None
 
 
-def run(task, mesh, batches, steps, log, saved, log_every, state=None, save_every=100):
+def run(task, mesh, batches, steps, log, saved, log_every, state=None, save_every=100, **looking):
     if state is None:
         state = TrainState(*replicate((np.int32(0), {"seen": np.int32(0)}), mesh), None, None)
     with StopSignal() as stop:
@@ -87,7 +88,7 @@ def run(task, mesh, batches, steps, log, saved, log_every, state=None, save_ever
             meta={},
             log_every=log_every,
             checkpoint_every=save_every,
-            evaluate=None,
+            **{"evaluate": None, **looking},
         )
     assert finished
     return state
@@ -256,3 +257,21 @@ def test_an_optimizer_whose_statistics_overflow_never_moves_again():
         values.append(float(state.params["w"][0]))
     assert values[0] > values[1] > values[2] - 1e-6
     assert values[2] == values[3] == values[4]
+
+
+@pytest.mark.parametrize(
+    ("history", "looked"),
+    [
+        ([{"step": 4, "prefix": "train"}], [(4, True), (6, False)]),
+        ([{"step": 4, "prefix": "train"}, {"step": 4, "prefix": "val_raw"}], [(6, False)]),
+        ([{"step": 2, "prefix": "val_raw"}], [(4, True), (6, False)]),
+    ],
+)
+def test_an_evaluation_that_a_signal_prevented_is_made_on_resuming(history, looked):
+    log, found = Log(), []
+    log.history, log.pause = lambda: history, contextlib.nullcontext
+    state = TrainState(*replicate((np.int32(4), {"seen": np.int32(0)}), make_mesh()), None, None)
+    every = {"evaluate_every": 2, "picture_every": 4}
+    evaluate = lambda state, pictures: found.append((int(state.step), pictures))  # noqa: E731
+    run(Counting(), make_mesh(), Batches([1] * 4), 8, log, [], 1, state, evaluate=evaluate, **every)
+    assert found == looked

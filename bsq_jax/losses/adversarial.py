@@ -86,13 +86,17 @@ def r1_penalty(
 
     Returns:
       The mean over samples of the squared norm of d (sum of logits) / d pixels, a scalar. The
-      caller multiplies by gamma / 2.
+      caller multiplies by gamma / 2. Only samples that count are in the sum, and only gradients at
+      their own pixels: what statistics over the batch send to padding is left out.
     """
     outputs, pull = jax.vjp(logits, pixels)
     counted = jnp.ones(outputs.shape[:2], outputs.dtype) if weights is None else weights
     cotangent = with_axes(counted.astype(outputs.dtype), outputs.ndim)
     (gradient,) = pull(jnp.broadcast_to(cotangent, outputs.shape))
-    return jnp.sum(jnp.square(gradient.astype(jnp.float32))) / jnp.sum(counted)
+    squares = jnp.square(gradient.astype(jnp.float32))
+    if weights is not None:
+        squares *= with_axes(weights, squares.ndim)
+    return jnp.sum(squares) / jnp.sum(counted)
 
 
 def lecam(
@@ -124,7 +128,13 @@ def adaptive_weight(reconstruction: jax.Array, adversarial: jax.Array) -> jax.Ar
     Returns:
       The ratio of the norms, at most 1e4; a scalar.
     """
-    norms = [
-        jnp.linalg.norm(jnp.ravel(g).astype(jnp.float32)) for g in (reconstruction, adversarial)
-    ]
+    norms = [_norm(jnp.ravel(g).astype(jnp.float32)) for g in (reconstruction, adversarial)]
     return jnp.clip(norms[0] / (norms[1] + 1e-4), 0.0, 1e4)
+
+
+def _norm(vector: jax.Array) -> jax.Array:
+    """Euclidean norm of a float32 vector whose squares may be out of float32's range."""
+    # A power of two near the largest value, so that dividing by it rounds nothing.
+    exponent = jnp.clip(jnp.frexp(jnp.max(jnp.abs(vector)))[1], -100, 126)
+    scale = jnp.ldexp(jnp.float32(1), exponent)
+    return jnp.linalg.norm(vector / scale) * scale

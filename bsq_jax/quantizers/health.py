@@ -23,6 +23,21 @@ def bit_health(bits: jax.Array, weights: jax.Array | None = None) -> dict[str, j
       the codes of 8-bit groups that occur, averaged over groups: near 1 in a healthy model once a
       batch has some thousand tokens, and a few per cent after a collapse.
     """
+    return health_of(code_counts(bits, weights))
+
+
+def code_counts(bits: jax.Array, weights: jax.Array | None = None) -> dict[str, jax.Array]:
+    """What `health_of` needs to know of some tokens, in a form that adds up.
+
+    Args:
+      bits: 0/1 ``[..., L]``.
+      weights: as of `bit_health`.
+
+    Returns:
+      ``bit_mean`` float32 ``[L]``, and ``codes_seen`` float32 ``[group, code]``, positive for the
+      codes that occur. Those of a large batch are a mean, weighted as the tokens are, of those of
+      its parts.
+    """
     tokens = bits.reshape(-1, bits.shape[-1])
     ones = tokens.astype(jnp.float32)
     if weights is None:
@@ -31,17 +46,23 @@ def bit_health(bits: jax.Array, weights: jax.Array | None = None) -> dict[str, j
         shares = token_shares(bits.shape[:-1], weights)
         mean = jnp.minimum(jnp.sum(ones * shares[:, None], axis=0), 1.0)  # rounding may pass 1
         counted = shares > 0
-    entropy = (jax.scipy.special.entr(mean) + jax.scipy.special.entr(1 - mean)) / np.float32(
-        np.log(2)
-    )
     size = min(WATCHED_GROUP, tokens.shape[-1])
     whole = tokens[:, : tokens.shape[-1] // size * size]
     indices = to_group_indices(whole, size)
     seen = jnp.zeros((indices.shape[1], 2**size), jnp.bool_)
     seen = seen.at[jnp.arange(indices.shape[1])[None, :], indices].max(counted[:, None])
+    return {"bit_mean": mean, "codes_seen": seen.astype(jnp.float32)}
+
+
+def health_of(counts: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """The statistics that `bit_health` returns, from what `code_counts` gave."""
+    mean = jnp.minimum(counts["bit_mean"], 1.0)  # rounding may pass 1, also that of a sum of parts
+    entropy = (jax.scipy.special.entr(mean) + jax.scipy.special.entr(1 - mean)) / np.float32(
+        np.log(2)
+    )
     return {
         "bit_mean": mean,
         "bit_entropy": jnp.mean(entropy),
         "bit_entropy_min": jnp.min(entropy),
-        "group_usage": jnp.mean(seen.astype(jnp.float32)),
+        "group_usage": jnp.mean((counts["codes_seen"] > 0).astype(jnp.float32)),
     }

@@ -25,7 +25,7 @@ from bsq_jax.features.lpips import abstract_lpips, load_lpips, lpips_layers
 from bsq_jax.models.factory import make_discriminator, make_tokenizer
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerOutput, TokenizerShape
 from bsq_jax.optim import make_discriminator_optimizer, make_optimizer, make_schedule, update_ema
-from bsq_jax.quantizers.health import bit_health
+from bsq_jax.quantizers.health import code_counts, health_of
 from bsq_jax.tasks.accumulate import over_micro_batches
 from bsq_jax.tasks.adversarial import AdversarialRules
 from bsq_jax.tasks.state import Adversary, Player, TrainState, abstract_state, initial_state
@@ -81,8 +81,10 @@ class TokenizerTask:
       adversarial: the discriminator and its rules; None for none.
       ema_decay: decay of the averaged parameters; 0 keeps none.
       ema_warmup: let the decay start small, for runs that start from random parameters.
-      accumulate: micro-batches a step, averaged by their numbers of real frames. The codebook
-        entropy and the statistics of the discriminator's minibatch are those of a micro-batch.
+      accumulate: micro-batches a step, averaged by their numbers of real frames, and what a
+        discriminator makes of whole clips by their numbers of clips. The codebook entropy, the
+        adaptive weight and the statistics of the discriminator's minibatch are those of a
+        micro-batch.
       seed: the run's seed.
     """
 
@@ -235,6 +237,7 @@ class TokenizerTask:
         step: jax.Array,
         frozen: Frozen,
         kept: jax.Array | None = None,
+        mean_frames: jax.Array | None = None,
     ) -> tuple[Any, Any, Metrics]:
         """Gradients of both players for one batch, from one forward pass of the generator.
 
@@ -246,9 +249,12 @@ class TokenizerTask:
           step: of the run.
           frozen: what `load_frozen` returned.
           kept: int32 ``[batch]``, bits of a token that the decoder gets, of `kept_bits`; None: all.
+          mean_frames: mean number of real frames of a clip in the whole batch, a scalar, where this
+            is a micro-batch of it; None: this is all.
 
         Returns:
-          ``(of the generator, of the discriminator or None, metrics)``.
+          ``(of the generator, of the discriminator or None, metrics)``. All metrics add up over
+          micro-batches; `finish` makes those of the step from them.
         """
         weights = None
         if frames is not None and pixels.shape[1] > 1:  # of single frames none is padding
@@ -275,6 +281,11 @@ class TokenizerTask:
         if self.adversarial is not None:
             assert adversary is not None
             play = self.adversarial.play(adversary, pixels, fake, step, weights)
+            of_clips = jnp.float32(1)
+            if self.adversarial.clip_frames and frames is not None and mean_frames is not None:
+                # Micro-batches are joined by their numbers of frames, but these are means over
+                # clips: this turns the share of the frames into that of the clips.
+                of_clips = mean_frames / jnp.mean(frames.astype(jnp.float32))
             playing = step >= self.adversarial.start
             weight = jnp.where(playing, jnp.float32(self.adversarial.weight), 0.0)
             if self.adversarial.adaptive:
@@ -285,39 +296,56 @@ class TokenizerTask:
                     last(pull((play.pixel_gradient, none))[0]),
                 )
                 watched["adversarial_weight"] = weight
+            play = jax.tree.map(lambda leaf: of_clips * leaf, play)
             pixel_gradient += weight * play.pixel_gradient
             loss += weight * play.watched["adversarial"]
             watched |= play.watched
             second = play.gradients
 
         (first,) = pull((pixel_gradient, entropy_weight))
-        error = losses.l2(pixels, jnp.clip(fake, -1.0, 1.0), weights)
         watched |= {
             "loss": loss,
             **quantized.losses,
-            **bit_health(quantized.bits, weights),
-            # Of the batch as a whole; evaluation averages over pictures.
-            "psnr": 10.0 * jnp.log10(4.0 / jnp.maximum(error, 1e-10)),
+            **code_counts(quantized.bits, weights),
+            "squared_error": losses.l2(pixels, jnp.clip(fake, -1.0, 1.0), weights),
         }
         return first, second, watched
+
+    @staticmethod
+    def finish(watched: Metrics) -> Metrics:
+        """The metrics of a step from those of `gradients`, averaged over its micro-batches.
+
+        What is no mean, such as ``psnr``, is computed here, once, from means over the whole batch.
+        """
+        counts = {name: watched[name] for name in ("bit_mean", "codes_seen")}
+        error = jnp.maximum(watched["squared_error"], 1e-10)
+        rest = {k: v for k, v in watched.items() if k not in (*counts, "squared_error")}
+        # PSNR of the batch as a whole; evaluation averages over pictures.
+        return {**rest, **health_of(counts), "psnr": 10.0 * jnp.log10(4.0 / error)}
 
     def train_step(
         self, state: TrainState, batch: Batch, frozen: Frozen
     ) -> tuple[TrainState, Metrics]:
         """One optimiser step of each player on one global batch."""
 
+        all_frames, mean_frames = batch.get("frames"), None
+        if all_frames is not None and self.accumulate > 1:
+            mean_frames = jnp.mean(all_frames.astype(jnp.float32))
+
         def gradients_of(
             rows: tuple[jax.Array, jax.Array | None], frames: jax.Array | None
         ) -> tuple[Any, Any, Metrics]:
             pixels, kept = rows
+            players = state.params, state.adversary
             return self.gradients(
-                state.params, state.adversary, to_float(pixels), frames, state.step, frozen, kept
+                *players, to_float(pixels), frames, state.step, frozen, kept, mean_frames
             )
 
         rows = batch["pixels"], self.kept_bits(len(batch["pixels"]), state.step)
         gradients, second, watched = over_micro_batches(
-            gradients_of, rows, batch.get("frames"), self.accumulate
+            gradients_of, rows, all_frames, self.accumulate
         )
+        watched = self.finish(watched)
         updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema, adversary = state.ema, state.adversary
