@@ -8,7 +8,8 @@ r"""How good generated pictures are: FID, Inception score, precision and recall 
 
 Samples are an .npz file with uint8 pictures [N, height, width, 3] as arr_0, or a folder of pictures
 of one size. The reference is such a file too, or a data source, whose pictures are resized and
-cropped to the size of the samples. What is known of the reference is kept in the file of
+cropped to the size of the samples: the split that --split names, or else its val split, but all
+pictures of a folder without split folders. What is known of the reference is kept in the file of
 statistics, so that it is read once.
 """
 
@@ -37,6 +38,7 @@ from bsq_jax.data.folders import IMAGE_EXTENSIONS, report_unread, search
 from bsq_jax.data.footage import first_frame
 from bsq_jax.data.pipeline import DataConfig, open_source
 from bsq_jax.data.records import SPLITS, BrokenRecord, Record, Source
+from bsq_jax.data.sources import make_source
 from bsq_jax.metrics import FeatureSet
 from bsq_jax.networks import Judging, Networks
 
@@ -135,9 +137,8 @@ class _Scorer:
         """What is seen in a set of pictures."""
         return self._all(pictures.batches(self._batch), len(pictures))
 
-    def source(self, spec: str, split: str) -> FeatureSet:
-        """What is seen in a split of a data source of pictures."""
-        source = open_source(DataConfig(source=spec), split)
+    def source(self, source: Source) -> FeatureSet:
+        """What is seen in a data source of pictures."""
         return self._all(self._read(source), len(source))
 
     def _read(self, source: Source) -> Iterator[np.ndarray]:
@@ -198,11 +199,12 @@ def score(flags: argparse.Namespace) -> dict[str, Any]:
     if file and saved:
         real, of = _load_statistics(file, networks, described, flags)
     else:
-        of = [flags.reference, flags.split]
+        assert reference is not None
+        of = [flags.reference, flags.split or ""]
         if isinstance(reference, Pictures):
             real = scorer.pictures(reference)
         else:
-            real = scorer.source(flags.reference, flags.split)
+            real = scorer.source(reference)
         if file:
             about = json.dumps({**described, "reference": of})
             arrays: dict[str, Any] = {"about": np.array(about), **real.to_arrays()}
@@ -220,8 +222,8 @@ def score(flags: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _open_reference(flags: argparse.Namespace, size: tuple[int, int]) -> Pictures | None:
-    """The reference's pictures, or None where it is a data source, which is looked at too."""
+def _open_reference(flags: argparse.Namespace, size: tuple[int, int]) -> Pictures | Source:
+    """The reference: its pictures, or the records of a data source."""
     if not flags.reference:
         raise UserError(
             f"{flags.statistics} does not exist: give --reference too, and it is made"
@@ -230,9 +232,14 @@ def _open_reference(flags: argparse.Namespace, size: tuple[int, int]) -> Picture
         )
     place = pathlib.Path(flags.reference).expanduser()
     if not place.is_dir() and place.suffix != ".npz":
-        if open_source(DataConfig(source=flags.reference), flags.split).videos:
+        if flags.split:
+            source = open_source(DataConfig(source=flags.reference), flags.split)
+        else:
+            # Nothing is trained here that a part would have to be kept from.
+            source = make_source(flags.reference, "val", divide=False)
+        if source.videos:
             raise UserError(f"{flags.reference} holds videos: give pictures")
-        return None
+        return source
     pictures = Pictures(place)
     if pictures.size != size:
         raise UserError(
@@ -261,10 +268,12 @@ def _load_statistics(
         raise
     except Exception as error:  # of the archive, zlib, the JSON, arrays of other shapes
         raise UserError(f"{file} holds no statistics ({error}): remove it") from None
-    if flags.reference and [flags.reference, flags.split] != of:
+    # Without --split it was the val split once, and mostly still is: the count tells.
+    fits = [flags.split] if flags.split else ["", "val"]
+    if flags.reference and (of[0] != flags.reference or of[1] not in fits):
+        wanted = f"{flags.reference} {flags.split or ''}".rstrip()
         raise UserError(
-            f"{file} is of {' '.join(of)}, not of {flags.reference} {flags.split}: give another "
-            "--statistics"
+            f"{file} is of {' '.join(of).rstrip()}, not of {wanted}: give another --statistics"
         )
     return real, of
 
@@ -278,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("samples", help="an .npz file or a folder of pictures")
     parser.add_argument("--reference", help="an .npz file, a folder, or a data source")
-    parser.add_argument("--split", choices=SPLITS, default="val", help="of a data source (val)")
+    parser.add_argument("--split", choices=SPLITS, help="of a data source (val, or a whole folder)")
     parser.add_argument("--statistics", help=".npz file of the reference: read, or made")
     parser.add_argument("--inception", default="", help="file of Inception-v3 weights, for FID, IS")
     parser.add_argument("--neighbours", type=int, default=3, help="k of precision and recall (3)")
@@ -304,7 +313,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = report["results"]
     rows = [[title, f"{results[key]:.4g}"] for key, title in _NAMES if key in results]
     print("\n".join(aligned(rows)))
-    print(f"{count:,d} samples of {flags.samples} against {report['reference'][0]}")
+    place, split = report["reference"]
+    seen = max(told.get("samples", 0) for told in report["of_reference"].values())
+    where = f"{place} ({split})" if split else place
+    print(f"{count:,d} samples of {flags.samples} against {seen:,d} pictures of {where}")
     for note in report["notes"]:
         print(note)
     return 0

@@ -80,7 +80,7 @@ def test_statistics_stand_for_their_reference(sets, tmp_path, capsys):
     made = results(file)["results"]
     assert run(sets[1], "--statistics", stats, "--json", file) == 0
     assert results(file)["results"] == made
-    assert results(file)["reference"] == [str(sets[0]), "val"]
+    assert results(file)["reference"] == [str(sets[0]), ""]
     assert run(sets[1], "--reference", sets[1], "--statistics", stats) == 2
     assert "give another --statistics" in capsys.readouterr().err
     small = save(tmp_path / "small.npz", digits(8).repeat(2, axis=1).repeat(2, axis=2))
@@ -100,6 +100,27 @@ def test_a_data_source_as_reference(split, tmp_path):
     assert run(samples, *words) == 0
     assert abs(results(file)["results"]["frechet_vgg16"]) < 1e-2  # resized from 96 to 96 pixels
     assert results(file)["of_reference"]["frechet_vgg16"]["samples"] == 64
+
+
+def test_a_folder_is_compared_with_whole_unless_a_split_is_asked_for(sets, tmp_path, capsys):
+    folder = tmp_path / "pictures"
+    for number, picture in enumerate(digits(12)):
+        save_png(folder / f"{number:03d}.png", picture)
+    file, stats = tmp_path / "result.json", tmp_path / "stats.npz"
+    words = (sets[0], "--reference", f"folder:{folder}", "--json", file)
+    assert run(*words, "--statistics", stats) == 0
+    assert f"12 samples of {sets[0]} against 12 pictures of folder:" in capsys.readouterr().out
+    assert abs(results(file)["results"]["frechet_vgg16"]) < 1e-3
+    in_val = len(make_source(f"folder:{folder}", "val"))
+    assert 0 < in_val < 12
+    assert run(*words, "--split", "train") == 0
+    said = f"against {12 - in_val} pictures of folder:{folder} (train)"
+    assert said in capsys.readouterr().out
+    assert results(file)["of_reference"]["frechet_vgg16"]["samples"] == 12 - in_val
+    # The statistics of all are not those of a split.
+    assert run(*words, "--statistics", stats) == 0
+    assert run(*words, "--statistics", stats, "--split", "val") == 2
+    assert "give another --statistics" in capsys.readouterr().err
 
 
 def test_saved_moments_are_the_moments():
