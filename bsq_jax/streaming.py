@@ -10,8 +10,6 @@ frames.
 
 from __future__ import annotations
 
-import functools
-import logging
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +19,7 @@ import numpy.typing as npt
 
 from bsq_jax.arrays import checked_bits, checked_dtype, checked_pixels, filled, pieces
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.once import say_once
 from bsq_jax.core.pixels import to_float, to_uint8
 from bsq_jax.core.target import full_precision, platform
 from bsq_jax.models.attention import Past
@@ -117,11 +116,6 @@ class Programs:
         return np.concatenate(parts, axis=1)
 
 
-@functools.cache
-def _say_once(line: str) -> None:
-    logging.getLogger(__name__).warning("%s", line)
-
-
 class Half(NamedTuple):
     """What encoder or decoder keeps: the number of frames done, and keys and values of the last."""
 
@@ -161,7 +155,7 @@ class Stream:
         if batch < 1:
             raise UserError(f"a stream of {batch} videos: batch must be 1 or more")
         if platform() != "cpu":
-            _say_once(
+            say_once(
                 f"stream: on a {platform()} sums are taken in another order for a frame than for a "
                 "clip, so that single bits may differ from those of the whole clip"
             )

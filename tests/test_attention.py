@@ -219,3 +219,7 @@ def test_what_cannot_run_says_so():
         choose_implementation("cudnn", EVERYTHING, 1, 64, jnp.bfloat16)
     with pytest.raises(UserError, match="multiples of 128 tokens, not 2 x 60"):
         choose_implementation("splash", EVERYTHING, 2, 60)
+    why = "its kernel is interpreted on a cpu, which is slow"
+    assert choose_implementation("splash", EVERYTHING, 2, 64) == ("splash", why)
+    with described("tpu"):
+        assert choose_implementation("splash", EVERYTHING, 2, 64) == ("splash", "")

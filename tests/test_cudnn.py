@@ -15,8 +15,9 @@ from jax._src.cudnn import fused_attention_stablehlo
 
 from bsq_jax.core import target
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.once import say_once
 from bsq_jax.core.target import described
-from bsq_jax.models import attention, attention_choice
+from bsq_jax.models import attention_choice
 from bsq_jax.models.attention import attend
 from bsq_jax.models.attention_choice import choose_implementation
 from bsq_jax.models.causality import EVERYTHING, Causality
@@ -172,7 +173,7 @@ def test_what_is_refused_falls_back_or_says_so(card, version, dtype, channels, w
 
 
 def test_a_fallback_is_told_once(on_card, caplog):
-    attention._say_once.cache_clear()
+    say_once.cache_clear()
     with on_card((9, 0)), caplog.at_level(logging.WARNING):
         for _ in range(2):
             jax.eval_shape(functools.partial(attend), *arrays(1, 81, 64))

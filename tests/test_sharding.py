@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.once import say_once
 from bsq_jax.core.sharding import (
     HostShard,
     batch_sharding,
@@ -126,3 +127,22 @@ def test_the_tokenizer_and_its_optimiser_are_really_split():
         same = jax.tree.map(lambda a, b: a.sharding == b.sharding, tree, state.params)
         assert all(jax.tree.leaves(same))
     assert adam.count.sharding.is_equivalent_to(replicated(mesh), 0)
+
+
+def test_parameters_that_the_mesh_does_not_divide_are_told_once(caplog):
+    say_once.cache_clear()
+    shape = TokenizerShape(16, 16, 1, 8, 6, 24, 1, 3, 2.0, 0)
+    model = TokenizerModel(shape, BinarySphericalQuantizer())
+    boxed = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1, 16, 16, 3)))["params"]
+    with caplog.at_level("WARNING"):
+        parameter_shardings(boxed, make_mesh(2, 2, 2))
+        parameter_shardings(boxed, make_mesh(2, 2, 2))
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == [
+        "mesh.tensor=2 does not divide axes 'heads' of size 3: parameters are whole along them on "
+        "every device"
+    ]
+    caplog.clear()
+    with caplog.at_level("WARNING"):
+        parameter_shardings(boxed, make_mesh(4, 2, 1))
+    assert not caplog.records

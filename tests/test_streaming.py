@@ -14,6 +14,7 @@ from bsq_jax import streaming
 from bsq_jax.api import Tokenizer
 from bsq_jax.config import default_config, finalize
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.once import say_once
 from bsq_jax.core.target import described
 from bsq_jax.models.factory import make_tokenizer
 
@@ -219,7 +220,7 @@ def test_mistakes():
 
 
 def test_a_stream_on_another_device_says_what_it_does_not_promise(caplog):
-    streaming._say_once.cache_clear()
+    say_once.cache_clear()
     programs = types.SimpleNamespace(shape=None)
     with caplog.at_level(logging.WARNING):
         streaming.Stream(programs)

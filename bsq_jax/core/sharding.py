@@ -24,6 +24,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.once import say_once
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
@@ -251,8 +252,9 @@ def parameter_shardings(boxed: Any, mesh: Mesh) -> Any:
 
     Returns:
       The same tree without boxes, a `NamedSharding` at each leaf. An axis that its mesh axis does
-      not divide stays whole.
+      not divide stays whole, and the log says so.
     """
+    whole: set[tuple[str, str, int]] = set()
 
     def sharding(leaf: Any) -> NamedSharding:
         if not isinstance(leaf, nn.LogicallyPartitioned):
@@ -261,9 +263,17 @@ def parameter_shardings(boxed: Any, mesh: Mesh) -> Any:
         for name, size in zip(leaf.names, leaf.value.shape, strict=True):
             axis = LOGICAL_AXES.get(name) if name else None
             fits = axis is not None and axis not in axes and size % mesh.shape[axis] == 0
+            if axis is not None and size % mesh.shape[axis]:
+                whole.add((axis, str(name), size))
             axes.append(axis if fits else None)
         return NamedSharding(mesh, PartitionSpec(*axes))
 
-    return jax.tree.map(
+    shardings = jax.tree.map(
         sharding, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)
     )
+    for axis, name, size in sorted(whole):
+        say_once(
+            f"mesh.{axis}={mesh.shape[axis]} does not divide axes '{name}' of size {size}: "
+            "parameters are whole along them on every device"
+        )
+    return shardings

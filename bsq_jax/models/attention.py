@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import logging
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
+from bsq_jax.core.once import say_once
 from bsq_jax.core.sharding import each_on_its_own
 from bsq_jax.core.target import platform
 from bsq_jax.models.attention_choice import (
@@ -30,11 +30,6 @@ from bsq_jax.models.cudnn import attention as cudnn_attention
 from bsq_jax.models.initializers import bias, kernel
 from bsq_jax.models.linear import product
 from bsq_jax.models.positions import Rotation, rotate
-
-
-@functools.cache
-def _say_once(line: str) -> None:
-    logging.getLogger(__name__).warning("%s", line)
 
 
 def attend(
@@ -88,7 +83,7 @@ def attend(
         padded=real is not None,
     )
     if why:
-        _say_once(f"attention: {chosen}; {why}")
+        say_once(f"attention: {chosen}; {why}")
     blocks = blocks_of(chosen, causality, frames, tokens, queries)
     if real is not None:
         real = real.astype(jnp.int32) * tokens

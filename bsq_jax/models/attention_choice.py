@@ -118,6 +118,8 @@ def choose_implementation(
         if not why:
             return Choice("cudnn")
         why = f"cudnn is not used: {why}"
+    if implementation == "splash" and backend != "tpu":
+        return Choice("splash", f"its kernel is interpreted on a {backend}, which is slow")
     if implementation != "auto":
         return Choice(implementation)
     if frames > 1 and causality.limits:
