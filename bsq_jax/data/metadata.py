@@ -163,6 +163,13 @@ def _plain_jpeg(file: bytes) -> bytes | None:
     return b"".join([*parts, file[place:]])
 
 
+def follows_pixels(file: bytes) -> bool:
+    """Whether a PNG has chunks behind its pixels that may say how it is turned."""
+    names = [name for name, _, _ in _png_chunks(file)]
+    behind = names[names.index(b"IDAT") :] if b"IDAT" in names else []
+    return not {b"eXIf", b"iTXt", b"tEXt", b"zTXt"}.isdisjoint(behind)
+
+
 def _plain_png(file: bytes) -> bytes:
     parts = [_PNG]
     for name, data, chunk in _png_chunks(file):

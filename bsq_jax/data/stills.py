@@ -72,8 +72,8 @@ def image_size(image: Still) -> tuple[int, int]:
 
     def size(opened: Image.Image) -> tuple[int, int]:
         width, height = metadata.stored_size(opened)
-        if opened.format == "PNG" and "exif" not in opened.info:
-            opened.load()  # it may stand behind the pixels
+        if opened.format == "PNG" and metadata.follows_pixels(image):
+            opened.load()  # Pillow reads what stands behind the pixels after them
         return (width, height) if metadata.orientation(opened) >= 5 else (height, width)
 
     return _opened(image, size)
