@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -34,13 +35,16 @@ from bsq_jax.tasks.masked_lm import MaskedLmTask
 _NAMES = {
     "cross_entropy": ("cross entropy (bits for each masked bit)", "{:.4f}"),
     "accuracy": ("right words", "{:.1%}"),
-    "fid": ("FID of samples", "{:.2f}"),
+    "fid": ("FID of {samples}", "{:.2f}"),
     "inception_score": ("Inception score of samples", "{:.2f}"),
-    "frechet_vgg16": ("Frechet distance of samples, VGG16", "{:.2f}"),
-    "precision": ("precision of samples", "{:.3f}"),
-    "recall": ("recall of samples", "{:.3f}"),
-    "fvd": ("FVD of samples", "{:.2f}"),
+    "frechet_vgg16": ("Frechet distance of {samples}, VGG16", "{:.2f}"),
+    "precision": ("precision of {samples}", "{:.3f}"),
+    "recall": ("recall of {samples}", "{:.3f}"),
+    "fvd": ("FVD of {samples}", "{:.2f}"),
 }
+# What samples are compared with: the pictures, or what the tokenizer makes of them where the data
+# are its tokens and there are no pictures.
+ORIGINALS, RECONSTRUCTIONS = "originals", "reconstructions"
 
 
 class MaskedLmEvaluator:
@@ -90,10 +94,12 @@ class MaskedLmEvaluator:
         self._step = jit_on(mesh, task.evaluate_step, out_shardings=replicated(mesh))
         self._whole = jit_on(mesh, lambda tree: tree, out_shardings=replicated(mesh))
         self._decoded = jit_on(mesh, self._pixels, out_shardings=replicated(mesh))
+        judging = dataclasses.replace(judging, lpips=False)  # samples have no original
         self._networks = Networks(judging, mesh, clip=(frames, *size)) if samples else None
         kept = max(judging.neighbours_examples // frames, 1)
         self._shares = (kept, max(examples, 1)), (kept, max(samples, 1))
         self._real: FeatureSet | None = None
+        self.compared_with: str | None = None
         self.unreadable: list[str] = []
 
     def _pixels(self, bits: jax.Array, frozen: Mapping[str, Any]) -> jax.Array:
@@ -136,6 +142,7 @@ class MaskedLmEvaluator:
             if fresh:
                 assert networks is not None
                 assert real is not None
+                self.compared_with = ORIGINALS if "pixels" in batch else RECONSTRUCTIONS
                 pixels = (
                     batch["pixels"]
                     if "pixels" in batch
@@ -185,13 +192,21 @@ class MaskedLmEvaluator:
         return self._sampler(params, self._frozen, labels, seed=self._task.seed, frames=self.frames)
 
     def about(self) -> tuple[dict[str, Any], list[str]]:
-        """How samples were measured, for the record, and lines for below the table."""
+        """How samples were measured, for the record, and lines for below the table.
+
+        The record says under ``compared_with`` whether the other set were `ORIGINALS` or
+        `RECONSTRUCTIONS`.
+        """
         if self._networks is None or self._real is None:
             return {}, []
         networks, real = self._networks, self._real
-        notes = [note for note in networks.notes if not note.startswith("LPIPS")]
-        notes += networks.neighbours_note(real) + networks.biased(real)
-        return networks.about(real), notes
+        notes = networks.notes + networks.neighbours_note(real) + networks.biased(real)
+        if self.compared_with == RECONSTRUCTIONS:
+            notes.append(
+                "samples are compared with reconstructions, because the data are tokens: what the "
+                "tokenizer loses does not count, so compare with no distance to originals"
+            )
+        return {**networks.about(real), "compared_with": self.compared_with}, notes
 
 
 def _look(networks: Networks, seen: FeatureSet, pixels: jax.Array, number: np.ndarray) -> None:
@@ -308,9 +323,12 @@ def samples_grid(samples: np.ndarray, classes: Sequence[str], each: int) -> np.n
 def masked_lm_table(report: Mapping[str, Any]) -> str:
     """The report as text for a terminal."""
     results = report["results"]
+    other = report["judges"].get("compared_with", ORIGINALS)
+    compared = "samples" if other == ORIGINALS else f"samples against {other}"
     lines = [["", *results]]
     for key, (title, how) in _NAMES.items():
         if all(key in result for result in results.values()):
+            title = title.format(samples=compared)
             lines.append([title, *(how.format(result[key]) for result in results.values())])
     rows = aligned(lines)
     rows.insert(1, "-" * len(rows[0]))
@@ -323,7 +341,8 @@ def masked_lm_table(report: Mapping[str, Any]) -> str:
     samples = next(iter(results.values())).get("samples")
     if samples:
         how = ", ".join(f"{key} {value}" for key, value in sampling.items())
-        rows.append(f"{samples:,d} samples against these examples: {how}")
+        whom = "these examples" if other == ORIGINALS else f"{other} of these examples"
+        rows.append(f"{samples:,d} samples against {whom}: {how}")
     rows += report["notes"]
     if measured["unreadable"]:
         rows.append(f"not readable and left out: {', '.join(measured['unreadable'])}")

@@ -18,6 +18,7 @@ from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import make_mesh
 from bsq_jax.data.tokens import read_description
+from bsq_jax.evaluate_masked_lm import masked_lm_table
 from bsq_jax.initial import with_tokenizer
 from bsq_jax.models.masked_lm import MaskedLmShape
 from bsq_jax.quantizers.bits import to_group_indices
@@ -191,6 +192,11 @@ def test_samples_are_measured(trained, tmp_path):
     assert result["frechet_vgg16"] > 0
     assert 0 <= result["precision"] <= 1
     assert report["judges"]["frechet_vgg16"]["samples"] == 360
+    assert report["judges"]["compared_with"] == "originals"
+    table = masked_lm_table(report)
+    assert "Frechet distance of samples, VGG16" in table
+    assert "20 samples against these examples" in table
+    assert "reconstructions" not in table
 
 
 def test_from_a_token_set_with_classes(tokenizer, config_file, tmp_path, capsys):
@@ -199,8 +205,16 @@ def test_from_a_token_set_with_classes(tokenizer, config_file, tmp_path, capsys)
     tokens = read_description(folder)
     assert (tokens.classes, tokens.counts) == (tuple("0123456789"), {"train": 1437, "val": 360})
     flags = [f"--config.data.source=tokens:{folder}", "--config.train.steps=2"]
+    flags += ["--config.eval.frechet=true", "--config.eval.samples=8", "--config.eval.pictures=1"]
     assert module.run(["--config", config_file, "--workdir", str(workdir), *flags]) == 0
-    from_tokens = json.loads((workdir / "evaluation.json").read_text())["results"]["raw"]
+    report = json.loads((workdir / "evaluation.json").read_text())
+    from_tokens = report["results"]["raw"]
+    # There are no pictures: samples are compared with reconstructions, and the report says so.
+    assert report["judges"]["compared_with"] == "reconstructions"
+    out = capsys.readouterr().out
+    assert "Frechet distance of samples against reconstructions, VGG16" in out
+    assert "8 samples against reconstructions of these examples" in out
+    assert "samples are compared with reconstructions, because the data are tokens" in out
     flags = ["--config.train.steps=2", "--config.data.source=digits"]
     assert module.run(["--config", config_file, "--workdir", str(tmp_path / "b"), *flags]) == 0
     from_pixels = json.loads((tmp_path / "b" / "evaluation.json").read_text())["results"]["raw"]

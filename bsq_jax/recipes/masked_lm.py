@@ -96,7 +96,7 @@ class MaskedLmRecipe(TokensRecipe[MaskedLmTask]):
             examples=self._validation.examples,
             frames=self._validation.frames,
             size=self._data.crop,
-            judging=dataclasses.replace(judging, lpips=False),
+            judging=judging,
             samples=config.eval.samples,
             classes=self._classes if config.masked_lm.classes else (),
         )
