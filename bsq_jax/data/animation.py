@@ -36,7 +36,12 @@ def count_pictures(file: bytes) -> tuple[int, bool]:
     """``(frames, whether they are an animation)`` of a file that may be a picture; 1 if unknown.
 
     A file of several pages, such as a scanned document, is no animation.
+
+    Raises:
+      BrokenRecord: It is an animation that is cut short.
     """
+    if whole := _whole_of_a_cut_gif(file):
+        raise BrokenRecord(f"cut short after {whole} frame{'s' * (whole > 1)} of an animation")
     with contextlib.suppress(Exception), Image.open(io.BytesIO(file)) as opened:
         if opened.format in _FORMATS:
             return getattr(opened, "n_frames", 1) - _hidden(opened), True
@@ -127,6 +132,32 @@ class Animation:
 def _hidden(image: Image.Image) -> int:
     """Pictures before the animation that are for readers of plain PNG alone, 0 or 1."""
     return int(bool(getattr(image, "default_image", False)))
+
+
+def _whole_of_a_cut_gif(file: bytes) -> int:
+    """How many frames are whole of a GIF that ends inside a later one; 0 of what is not cut so.
+
+    Pillow takes such a file for a shorter one.
+    """
+    if file[:4] != b"GIF8":
+        return 0
+
+    def table(flags: int) -> int:
+        return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+    frames, image = 0, False
+    try:
+        place = 13 + table(file[10])
+        while place < len(file) and file[place] in b"!,":
+            image = file[place] == ord(",")
+            place += 11 + table(file[place + 9]) if image else 2
+            while size := file[place]:
+                place += 1 + size
+            place += 1
+            frames += image
+    except IndexError:
+        return frames if image else 0
+    return 0
 
 
 def _reason(error: Exception) -> str:
