@@ -362,7 +362,7 @@ def test_what_padding_holds_has_no_influence_on_statistics_over_the_batch():
 
 
 def test_micro_batches_of_clips_are_the_big_batch():
-    """A mean over clips beside means over frames, with lengths that differ between micro-batches."""
+    """A mean over clips beside means over frames; the micro-batches differ in their lengths."""
     shape = dataclasses.replace(SHAPE, frames=4)
     rules = {"discriminator": OfClips(), "clip_frames": 4, "lecam": 0.5, "r1_every": 1}
     tasks = [

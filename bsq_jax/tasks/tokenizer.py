@@ -327,7 +327,6 @@ class TokenizerTask:
         self, state: TrainState, batch: Batch, frozen: Frozen
     ) -> tuple[TrainState, Metrics]:
         """One optimiser step of each player on one global batch."""
-
         all_frames, mean_frames = batch.get("frames"), None
         if all_frames is not None and self.accumulate > 1:
             mean_frames = jnp.mean(all_frames.astype(jnp.float32))
