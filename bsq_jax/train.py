@@ -228,5 +228,5 @@ def _is_evaluated(step: int, monitor: Monitor) -> bool:
         for line in monitor.history()
     )
     if jax.process_count() > 1:  # only the first process has a history
-        found = bool(multihost_utils.broadcast_one_to_all(np.asarray(found)))
+        found = bool(multihost_utils.broadcast_one_to_all(np.int32(found)))
     return found
