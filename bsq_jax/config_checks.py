@@ -109,7 +109,7 @@ def check(config: ConfigDict) -> None:
     prior = config.prior
     require(
         prior.width % prior.heads == 0,
-        f"prior.width {prior.width} does not divide into prior.heads {prior.heads}",
+        f"prior.width {prior.width} must divide into prior.heads {prior.heads}",
     )
     masked = config.masked_lm
     require(
