@@ -4,6 +4,7 @@ them, and the damage that was done.
 
 import io
 import itertools
+import shutil
 from fractions import Fraction
 
 import av
@@ -397,16 +398,19 @@ def test_examples_that_cannot_be_parsed_are_broken_records():
 
 def test_a_folder_of_odd_videos_trains_and_evaluates(tmp_path):
     """Each is read or named, and neither ends the run."""
-    write_aspect(tmp_path / "anamorphic.mp4", Fraction(64, 45))
-    write_streams(tmp_path / "song.mp4", [5], covers=[0], sound=True)
-    write_streams(tmp_path / "film.mp4", [5, 9], covers=[0])
-    write_times(tmp_path / "twice.mkv", [0, 40, 80, 120, 120, 160])
-    content = write_video(tmp_path / "whole.mp4", 8).read_bytes()
-    (tmp_path / "codec.mp4").write_bytes(content.replace(b"avc1", b"xxxx"))
-    (tmp_path / "cut.mp4").write_bytes(content[: len(content) // 2])
+    folder = tmp_path / "train"
+    folder.mkdir()
+    write_aspect(folder / "anamorphic.mp4", Fraction(64, 45))
+    write_streams(folder / "song.mp4", [5], covers=[0], sound=True)
+    write_streams(folder / "film.mp4", [5, 9], covers=[0])
+    write_times(folder / "twice.mkv", [0, 40, 80, 120, 120, 160])
+    content = write_video(folder / "whole.mp4", 8).read_bytes()
+    (folder / "codec.mp4").write_bytes(content.replace(b"avc1", b"xxxx"))
+    (folder / "cut.mp4").write_bytes(content[: len(content) // 2])
+    shutil.copytree(folder, tmp_path / "val")
     data = DataConfig(
-        source=f"clips:{tmp_path}",
-        val_source=f"clips:{tmp_path}/",  # not divided, as it is another spec
+        source=f"clips:{folder}",
+        val_source=f"clips:{tmp_path / 'val'}",
         image_size=16,
         resize=16,
         eval_resize=16,
