@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import shutil
 
 import av
 import numpy as np
@@ -37,12 +38,18 @@ def videos(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def copies(videos, tmp_path_factory):
+    """The same videos in another folder, so that neither folder is divided."""
+    return shutil.copytree(videos, tmp_path_factory.mktemp("copies") / "videos")
+
+
 @pytest.fixture
-def clips(videos):
+def clips(videos, copies):
     """Settings that read the videos as they are."""
     return DataConfig(
         source=f"clips:{videos}",
-        val_source=f"clips:{videos}/.",  # another spec, so that neither is divided
+        val_source=f"clips:{copies}",
         image_size=16,
         resize=0,
         eval_resize=24,
