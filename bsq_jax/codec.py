@@ -8,7 +8,8 @@ r"""Compresses pictures and videos of any size to ``.bsq`` files, and opens them
     python -m bsq_jax.codec export runs/prior my_codec
 
 A model is the workdir or export of a prior, or of a tokenizer alone; BSQ_JAX_MODEL names it where
-``--model`` does not. ``-`` stands for stdin and stdout. The format is in docs/format.md.
+``--model`` does not. ``-`` stands for stdin and stdout. Animated pictures are videos here, and
+frames of variable rate keep their times. The format is in docs/format.md.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import sys
 import av
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 from small_codec import make_codec, picture
 from video_files import write_video
 
@@ -278,6 +278,14 @@ def test_frames_of_an_animation_are_made_one_by_one(tmp_path):
         assert frames.rate() == 50
     assert tracemalloc.get_traced_memory()[1] < 40e6
     tracemalloc.stop()
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow does not read AVIF")
+def test_an_animation_of_avif(run, tmp_path):
+    (tmp_path / "a.avif").write_bytes(animation("AVIF", (100, 200, 50))[0])
+    assert run("encode", tmp_path / "a.avif", tmp_path / "a.bsq")[0] == 0
+    assert run("decode", tmp_path / "a.bsq", tmp_path / "b.mkv")[0] == 0
+    assert times_of(tmp_path / "b.mkv") == ([0, 100, 300], 350)
 
 
 def test_of_several_pages_the_first_is_taken_and_said(run, tmp_path):

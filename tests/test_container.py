@@ -58,11 +58,21 @@ def read(data, limit=lambda _: 10**6):
 
 
 def test_the_example_of_the_page():
-    example = PAGE.read_text().split("```")[1]
+    example = PAGE.read_text().split("```")[3]
     parts = [re.match(r"((?:[0-9a-f]{2} ?)+)", line)[1] for line in example.split("\n") if line]
     data = bytes.fromhex("".join(parts))
     assert read(data) == (PICTURE, [Chunk(1, np.packbits(BITS).tobytes(), bits_checksum(BITS))])
     assert data == packed(*read(data))
+
+
+def test_the_times_of_the_page():
+    example = PAGE.read_text().split("```")[1]
+    parts = [re.match(r"((?:[0-9a-f]{2} ?)+)", line)[1] for line in example.split("\n") if line]
+    data = bytes.fromhex("".join(parts))
+    timing = Timing(fractions.Fraction(1000), np.array([33, 1000]))
+    header = Header(**{**vars(PICTURE), "frames": 2, "timing": timing, "rate": timing.rate})
+    assert read_header(io.BytesIO(data), "x.bsq") == header
+    assert data == header.pack()
 
 
 @pytest.mark.parametrize("header", [PICTURE, VIDEO, TIMED])
