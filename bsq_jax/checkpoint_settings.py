@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from bsq_jax.config import default_config
 from bsq_jax.core.errors import UserError
-from bsq_jax.embedded_config import DECODER, PARAMS, VIT, Embedded
+from bsq_jax.models.torch_config import DECODER, PARAMS, VIT, Embedded
 
 SHAPES, EMBEDDED, FLAG, DEFAULT = "shapes", "embedded config", "flag", "published default"
 CONVERTER, THEIR_DEFAULT = "converter", "default of the published code"

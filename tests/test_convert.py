@@ -17,8 +17,8 @@ from bsq_jax import main
 from bsq_jax.api import Tokenizer
 from bsq_jax.checkpoint_settings import _Reader
 from bsq_jax.core.trees import leaves
-from bsq_jax.embedded_config import Embedded
 from bsq_jax.export import load_export
+from bsq_jax.models.torch_config import Embedded
 from bsq_jax.models.torch_discriminators import from_torch_discriminator
 from bsq_jax.models.torch_layout import from_torch_state
 
