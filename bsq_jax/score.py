@@ -10,8 +10,7 @@ Samples are an .npz file with uint8 pictures [N, height, width, 3] as arr_0, or 
 of one size; of an animated picture the first frame. The reference is such a file too, or a data
 source, whose pictures are resized and cropped to the size of the samples: the split that --split
 names, or else its val split, but all pictures of a folder without split folders. What is known of
-the reference is kept in the file of
-statistics, so that it is read once.
+the reference is kept in the file of statistics, so that it is read once.
 """
 
 from __future__ import annotations
