@@ -5,10 +5,11 @@
     python -m bsq_jax.rd kodak/ --models runs/prior --against jpeg,webp,av1 --out curves/kodak
     python -m bsq_jax.rd uvg/ --models runs/video --against h264,h265 --frames 96 --out curves/uvg
 
-Inputs are pictures or videos, or folders of them; of an animated picture the first frame. Each is coded at every setting of every codec,
-decoded from the bytes, and measured against the original; rates are those of real files. OUT gets
-``points.csv`` (every input at every setting), ``summary.csv`` (means over inputs), ``bd_rate.csv``
-(Bjontegaard rates against the first codec of ``--against``) and ``rate_distortion.png``.
+Inputs are pictures or videos, or folders of them; of an animated picture the first frame. Each is
+coded at every setting of every codec, decoded from the bytes, and measured against the original;
+rates are those of real files. OUT gets ``points.csv`` (every input at every setting),
+``summary.csv`` (means over inputs), ``bd_rate.csv`` (Bjontegaard rates against the first codec of
+``--against``) and ``rate_distortion.png``.
 """
 
 from __future__ import annotations

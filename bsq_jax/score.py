@@ -7,9 +7,9 @@ r"""How good generated pictures are: FID, Inception score, precision and recall 
     python -m bsq_jax.score samples.npz --statistics digits.stats.npz
 
 Samples are an .npz file with uint8 pictures [N, height, width, 3] as arr_0, or a folder of pictures
-of one size; of an animated picture the first frame. The reference is such a file too, or a data source, whose pictures are resized and
-cropped to the size of the samples. What is known of the reference is kept in the file of
-statistics, so that it is read once.
+of one size; of an animated picture the first frame. The reference is such a file too, or a data
+source, whose pictures are resized and cropped to the size of the samples. What is known of the
+reference is kept in the file of statistics, so that it is read once.
 """
 
 from __future__ import annotations
