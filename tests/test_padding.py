@@ -8,8 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from video_files import LOSSLESS, write_video
 
+from bsq_jax.api import Tokenizer
+from bsq_jax.config import default_config, finalize
 from bsq_jax.core.sharding import make_mesh, to_global
+from bsq_jax.data.factory import make_data_config
+from bsq_jax.data.pipeline import eval_batches
+from bsq_jax.data.tokens import token_batches
 from bsq_jax.models import attention_choice
 from bsq_jax.models.attention import attend
 from bsq_jax.models.causality import Causality
@@ -17,6 +23,7 @@ from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
 from bsq_jax.quantizers import BinarySphericalQuantizer
 from bsq_jax.tasks.frozen_tokenizer import FrozenTokenizer
 from bsq_jax.tasks.tokenizer import TokenizerTask
+from bsq_jax.tokenize import tokenize
 
 FRAMES, SIDE = 5, 16
 LENGTHS = np.array([3, 5], np.int32)
@@ -153,3 +160,33 @@ def test_a_rule_without_sight_ahead_costs_nothing():
     for rule in (Causality(), Causality("token_causal"), Causality("block_causal", 2)):
         assert jaxpr(rule, lengths) == jaxpr(rule, None)
     assert jaxpr(Causality("full"), lengths) != jaxpr(Causality("full"), None)
+
+
+def test_token_sets_hold_short_clips_as_they_are_alone(tmp_path):
+    def noise(number, size):
+        return np.random.default_rng(number).integers(0, 256, (*size, 3)).astype(np.uint8)
+
+    for name, count in (("long", 7), ("short", 3)):
+        write_video(tmp_path / f"{name}.mp4", count, picture=noise, **LOSSLESS)
+    config = default_config()
+    config.model.update(image_size=(16, 16), frames=5, layers=1, width=24, heads=2, bits=6)
+    config.model.update(causality="full", positions="rotary", head_hidden=0, dtype="float32")
+    config.model.mlp_ratio = 2.0
+    source = f"clips:{tmp_path}"
+    config.data.update(source=source, val_source=f"{source}/.", eval_resize=16, threads=1)
+    # Without biases, which would settle most bits whatever the frames show.
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf * (0 if path[-1].key == "bias" else 3), params_of()
+    )
+    tokenizer = Tokenizer(finalize(config), params)
+    made = tokenize(tmp_path / "tokens", tokenizer, finalize(config), examples=1, quiet=True)
+    data = make_data_config(finalize(config))
+    alone = {"shard_index": 0, "shard_count": 1}
+    (kept,) = token_batches(made, "val", data, global_batch=2, **alone)
+    (shown,) = eval_batches(data, global_batch=2, **alone)
+    row = int(np.argmin(shown["frames"]))
+    assert shown["frames"][row] == kept["frames"][row] == 3
+    bits = tokenizer.encode(shown["pixels"][row : row + 1, :3])[0]
+    np.testing.assert_array_equal(kept["bits"][row, :3], bits)
+    padded = tokenizer.encode(shown["pixels"][row : row + 1])[0, :3]
+    assert (bits != padded).any()  # what it would be with the padding
