@@ -199,9 +199,9 @@ def test_one_forward_pass_of_the_generator():
     traced = []
 
     class Counted(TokenizerModel):
-        def decode_quantized(self, quantized):
+        def decode_quantized(self, quantized, real=None):
             traced.append(1)
-            return super().decode_quantized(quantized)
+            return super().decode_quantized(quantized, real)
 
     task = make_task(adaptive=True, model_class=Counted)
     state = task.abstract_state(one_device())
