@@ -270,7 +270,7 @@ def place(tree: Any, abstract: Any) -> Any:
 def start_from(
     state: TrainState, abstract: TrainState, weights: Mapping[str, Any]
 ) -> tuple[TrainState, str]:
-    """Puts weights into the state of a new run, whose optimisers and step stay fresh.
+    """Puts weights into the state of a new run; step, optimisers and LeCAM averages stay fresh.
 
     Args:
       state: the state at step 0.

@@ -29,7 +29,7 @@ def config_of(folder, **train):
         perceptual=0.1, adversarial=0.1, adaptive=True, lecam=0.01, lecam_decay=0.9, r1_every=2
     )
     config.discriminator.update(channel_base=64, channel_max=4)
-    config.data.source = config.data.val_source = f"folder:{folder}"
+    config.data.source = f"folder:{folder}"
     config.eval.update(frechet=True, pictures=1)
     config.train.update({"steps": 4, "batch_size": 8, "checkpoint_every": 100, **train})
     return finalize(config)
@@ -37,7 +37,10 @@ def config_of(folder, **train):
 
 def test_identical_black_pictures(tmp_path, capsys):
     workdir = tmp_path / "run"
-    assert jobs.train_job(config_of(folder_of(tmp_path / "black", 20)), workdir) == 0
+    config = config_of(folder_of(tmp_path / "black", 20))
+    config.unlock()
+    config.data.val_source = f"folder:{folder_of(tmp_path / 'others', 20)}"
+    assert jobs.train_job(config, workdir) == 0
     assert "PSNR" in capsys.readouterr().out
     report = json.loads((workdir / "evaluation.json").read_text())
     for result in report["results"].values():
@@ -60,8 +63,6 @@ def test_one_and_two_pictures(tmp_path, capsys, count):
     """One cannot be divided; of two, one is validated, which has no Frechet distance."""
     workdir, folder = tmp_path / "run", folder_of(tmp_path / "black", count)
     config = config_of(folder, steps=2)
-    config.unlock()
-    config.data.val_source = ""
     if count == 1:
         with pytest.raises(UserError, match=r"too few pictures \(1\) to divide") as raised:
             jobs.train_job(config, workdir)
