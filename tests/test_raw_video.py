@@ -219,3 +219,17 @@ def test_mistakes_in_what_is_named(tmp_path):
         for read in (broken.shape, broken.read):
             with pytest.raises(UserError, match=message):
                 read()
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("Crop_2x2_64x48_30.yuv", (48, 64)),
+        ("64x48_of_128x96.yuv", (48, 64)),
+        ("64x48.yuv", (48, 64)),
+    ],
+)
+def test_of_several_sizes_in_a_name_the_largest_that_fits_is_taken(tmp_path, name, size):
+    (tmp_path / name).write_bytes(bytes(64 * 48 * 3 // 2 * 3))
+    layout = raw_layout(tmp_path / name)
+    assert (layout.height, layout.width, layout.frames) == (*size, 3)

@@ -51,8 +51,8 @@ def raw_layout(path: pathlib.Path) -> RawLayout:
       OSError: There is no such file.
     """
     length, name = path.stat().st_size, path.stem
-    found = _SIZE.search(name)
-    if found is None or not (int(found[1]) and int(found[2])):
+    sizes = [match for match in _SIZE.finditer(name) if int(match[1]) and int(match[2])]
+    if not sizes:
         raise BrokenRecord(
             "a raw video has no header: put its size into its name, such as clip_1920x1080_30.yuv"
         )
@@ -67,8 +67,11 @@ def raw_layout(path: pathlib.Path) -> RawLayout:
             f"raw video of 4:{':'.join(chroma[1])}, by its name: convert it to 4:2:0, for example "
             "with ffmpeg -pix_fmt yuv420p"
         )
+    # A name may hold other numbers of this form, such as 2x2 of a crop: the largest that fits.
+    fitting = [match for match in sizes if length % _frame_bytes(match) == 0]
+    found = max(fitting, key=_frame_bytes) if fitting else sizes[0]
     width, height = int(found[1]), int(found[2])
-    each = width * height + 2 * (-(-width // 2) * -(-height // 2))
+    each = _frame_bytes(found)
     if not length:
         raise BrokenRecord("the file is empty")
     if length % each:
@@ -79,3 +82,9 @@ def raw_layout(path: pathlib.Path) -> RawLayout:
     rate = _FPS.search(name) or _LAST_NUMBER.search(name, found.end())
     fps = Fraction(rate[1]) if rate else Fraction(0)
     return RawLayout(height, width, length // each, fps if 0 < fps <= _MOST_FPS else None)
+
+
+def _frame_bytes(size: re.Match[str]) -> int:
+    """Bytes of a 4:2:0 frame of the size that was found in a name."""
+    width, height = int(size[1]), int(size[2])
+    return width * height + 2 * (-(-width // 2) * -(-height // 2))
