@@ -167,13 +167,13 @@ def test_token_sets_hold_short_clips_as_they_are_alone(tmp_path):
         return np.random.default_rng(number).integers(0, 256, (*size, 3)).astype(np.uint8)
 
     for name, count in (("long", 7), ("short", 3)):
-        write_video(tmp_path / f"{name}.mp4", count, picture=noise, **LOSSLESS)
+        for folder in ("train", "val"):
+            write_video(tmp_path / folder / f"{name}.mp4", count, picture=noise, **LOSSLESS)
     config = default_config()
     config.model.update(image_size=(16, 16), frames=5, layers=1, width=24, heads=2, bits=6)
     config.model.update(causality="full", positions="rotary", head_hidden=0, dtype="float32")
     config.model.mlp_ratio = 2.0
-    source = f"clips:{tmp_path}"
-    config.data.update(source=source, val_source=f"{source}/.", eval_resize=16, threads=1)
+    config.data.update(source=f"clips:{tmp_path}", eval_resize=16, threads=1)
     # Without biases, which would settle most bits whatever the frames show.
     params = jax.tree_util.tree_map_with_path(
         lambda path, leaf: leaf * (0 if path[-1].key == "bias" else 3), params_of()
