@@ -25,15 +25,15 @@ import optax
 
 from benchmarks.conv_autoencoder import ConvAutoencoder
 from benchmarks.timing import machine
-from bsq_jax.core import compiled, flops
 from bsq_jax.core.sharding import make_mesh, to_global
 from bsq_jax.models.discriminators import StyleGanDiscriminator
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
 from bsq_jax.quantizers import BinarySphericalQuantizer
-from bsq_jax.tasks.adversarial import AdversarialRules
-from bsq_jax.tasks.state import jit_step
-from bsq_jax.tasks.tokenizer import LossWeights, TokenizerTask
-from bsq_jax.tasks.useful_flops import step_flops
+from bsq_jax.training import compiled, flops
+from bsq_jax.training.state import jit_step
+from bsq_jax.training.tasks.adversarial import AdversarialRules
+from bsq_jax.training.tasks.tokenizer import LossWeights, TokenizerTask
+from bsq_jax.training.useful_flops import step_flops
 
 PARTS = ("inference", "training", "attention", "convolutional", "torch")
 R1_EVERY = 16

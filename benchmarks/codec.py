@@ -16,9 +16,9 @@ from PIL import Image
 from skimage import data
 
 from benchmarks.timing import report
-from bsq_jax.coding.entropy_coder import Decoder, Encoder
+from bsq_jax.coding.codec import Codec
 from bsq_jax.coding.tiles import Tiles
-from bsq_jax.compression import Codec
+from bsq_jax.models.prior.entropy_coder import Decoder, Encoder
 
 
 class _Clock:

@@ -17,11 +17,11 @@ import numpy as np
 from PIL import Image
 
 from bsq_jax.data import transforms
-from bsq_jax.data.footage import first_frame
-from bsq_jax.data.motion import CameraPath, channels_of, render
+from bsq_jax.data.decoding.footage import first_frame
+from bsq_jax.data.decoding.video import Video
 from bsq_jax.data.pipeline import DataConfig, train_batches
 from bsq_jax.data.sources import make_source
-from bsq_jax.data.video import Video
+from bsq_jax.data.sources.motion import CameraPath, channels_of, render
 
 JPEG_SIZE = (500, 375)  # width and height of a typical ImageNet file
 VIDEO_SIZE = (320, 240)  # width and height of the files of UCF-101

@@ -19,12 +19,12 @@ import numpy as np
 
 from benchmarks.timing import report
 from bsq_jax.core.sharding import batch_sharding, make_mesh, replicate
-from bsq_jax.models.masked_lm import MaskedLm, MaskedLmShape
+from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
+from bsq_jax.models.masked_lm.model import MaskedLm, MaskedLmShape
+from bsq_jax.models.masked_lm.sampler import Sampler, Sampling
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
 from bsq_jax.models.transformer import Compute
 from bsq_jax.quantizers.bsq import BinarySphericalQuantizer
-from bsq_jax.sampler import Sampler, Sampling
-from bsq_jax.tasks.frozen_tokenizer import FrozenTokenizer
 
 _SIZES: dict[str, dict[str, dict[str, Any]]] = {
     "small": {

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.timing import in_turn, report
-from bsq_jax.core import flops
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
 from bsq_jax.quantizers import BinarySphericalQuantizer
+from bsq_jax.training import flops
 
 
 def closed_form(shape: TokenizerShape, frames: int) -> float:

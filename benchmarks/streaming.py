@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.timing import report
 from bsq_jax import Tokenizer
 from bsq_jax.config import default_config, finalize
-from bsq_jax.core.figures import line_figure
+from bsq_jax.media.figures import line_figure
 from bsq_jax.models.factory import make_tokenizer
 
 

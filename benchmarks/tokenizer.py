@@ -12,7 +12,7 @@ from benchmarks.timing import in_turn, report
 from bsq_jax import Tokenizer
 from bsq_jax.config import default_config, finalize
 from bsq_jax.core.sharding import make_mesh
-from bsq_jax.tasks.tokenizer import make_tokenizer_task
+from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
 
 
 def make_tokenizer(dtype: str, size: int, layers: int) -> Tokenizer:

@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.timing import in_turn, report
 from bsq_jax.config import default_config, finalize
 from bsq_jax.core.sharding import make_mesh, to_global
-from bsq_jax.tasks.tokenizer import make_tokenizer_task
+from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.timing import in_turn, report
 from bsq_jax.config import default_config, finalize
 from bsq_jax.core.sharding import make_mesh, to_global
-from bsq_jax.tasks.tokenizer import make_tokenizer_task
+from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
 
 # Name: (perceptual weight, adversarial weight, gamma of R1, the step to be at, FLOPs counted as).
 ROWS: dict[str, tuple[float, float, float, int, str]] = {

@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bsq_jax.api import Tokenizer
-    from bsq_jax.compression import Codec
-    from bsq_jax.generator import Generator
+    from bsq_jax.coding.codec import Codec
+    from bsq_jax.inference.generator import Generator
+    from bsq_jax.inference.tokenizer import Tokenizer
 
 __all__ = ["Codec", "Generator", "Tokenizer"]
 
@@ -13,15 +13,15 @@ __all__ = ["Codec", "Generator", "Tokenizer"]
 def __getattr__(name: str) -> Any:
     # On first use: the command line then answers --help and wrong flags without loading JAX.
     if name == "Tokenizer":
-        from bsq_jax.api import Tokenizer
+        from bsq_jax.inference.tokenizer import Tokenizer
 
         return Tokenizer
     if name == "Codec":
-        from bsq_jax.compression import Codec
+        from bsq_jax.coding.codec import Codec
 
         return Codec
     if name == "Generator":
-        from bsq_jax.generator import Generator
+        from bsq_jax.inference.generator import Generator
 
         return Generator
     raise AttributeError(f"module 'bsq_jax' has no attribute {name!r}")

@@ -92,12 +92,12 @@ def run(argv: Sequence[str]) -> int:
     profile = _steps(flags.profile)
 
     # Late, so that --help and a wrong flag answer at once.
-    from bsq_jax import jobs
     from bsq_jax.config import finalize, load_config_file, parse_overrides, set_value
-    from bsq_jax.core import determinism, distributed, failures
+    from bsq_jax.core import distributed, failures
     from bsq_jax.core.errors import UserError
     from bsq_jax.core.paths import local_path
-    from bsq_jax.initial import read_initial_config, read_saved_config, with_tokenizer
+    from bsq_jax.training import determinism, jobs
+    from bsq_jax.training.initial import read_initial_config, read_saved_config, with_tokenizer
 
     overrides = parse_overrides(rest)
     workdir = local_path(flags.workdir)

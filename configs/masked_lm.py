@@ -7,7 +7,7 @@ Command, on every host of a TPU slice or a GPU cluster, after a tokenizer is tra
         --config.masked_lm.tokenizer=runs/in128
 
 A token is two groups of nine bits (paper, section 4.3); 256 tokens are decoded in 32 steps with
-the cosine schedule. Reading a token set (``python -m bsq_jax.tokenize``) instead of pictures saves
+the cosine schedule. Reading a token set (``python -m bsq_jax tokenize``) instead of pictures saves
 the tokenizer's work: ``--config.data.source=tokens:...``.
 
 Scores of the PAPER (not of this code) for ImageNet at 128x128 in 32 steps: FID 5.44, Inception

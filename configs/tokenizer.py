@@ -20,7 +20,7 @@ a minute on a laptop, to see that it runs.
 
 The larger sizes are ours: nobody has published such a model, their rates are not tuned, and they
 were compiled but never trained. What they need on a v5p-64 and on eight H100 is in docs/scaling.md;
-``python -m bsq_jax.plan`` says it for other machines.
+``python -m bsq_jax plan`` says it for other machines.
 
 Hardware and time: an image and training step at 256x256 takes 1.3 TFLOP in the network (6 FLOP a
 parameter and token, and attention), 0.1 in VGG16 and 0.7 in the discriminator, so 1M steps of 256

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import tiny
 
-from bsq_jax.api import Tokenizer
-from bsq_jax.compression import Codec
+from bsq_jax.coding.codec import Codec
 from bsq_jax.config import finalize
+from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.models.factory import make_prior, make_tokenizer
 
 TILE = 16

@@ -18,13 +18,13 @@ from bsq_jax import losses
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.pixels import to_float
 from bsq_jax.core.sharding import batch_sharding, make_mesh, replicated, to_global
-from bsq_jax.features.lpips import load_lpips, lpips
+from bsq_jax.evaluation.networks.lpips import load_lpips, lpips
 from bsq_jax.models.discriminators import StyleGanDiscriminator
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
 from bsq_jax.quantizers import BinarySphericalQuantizer
-from bsq_jax.tasks.adversarial import AdversarialRules
-from bsq_jax.tasks.state import Adversary
-from bsq_jax.tasks.tokenizer import LossWeights, TokenizerTask
+from bsq_jax.training.state import Adversary
+from bsq_jax.training.tasks.adversarial import AdversarialRules
+from bsq_jax.training.tasks.tokenizer import LossWeights, TokenizerTask
 
 SHAPE = TokenizerShape(16, 16, 1, 8, bits=6, width=16, layers=1, heads=2, head_hidden=0)
 WEIGHTS = LossWeights(l1=1.0, l2=0.5, entropy=0.1, entropy_ramp_steps=10)

@@ -11,17 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bsq_jax import api, arrays
-from bsq_jax.api import Tokenizer
 from bsq_jax.config import finalize, load_config_file, to_json
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import make_mesh
 from bsq_jax.core.target import described
-from bsq_jax.export import identity, load_export
+from bsq_jax.inference import arrays
+from bsq_jax.inference import tokenizer as api
+from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.models.factory import make_tokenizer
 from bsq_jax.models.tokenizer import TokenizerShape
-from bsq_jax.tasks.tokenizer import make_tokenizer_task
-from bsq_jax.workdir import open_checkpoints, write_config
+from bsq_jax.training.export import identity, load_export
+from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
+from bsq_jax.training.workdir import open_checkpoints, write_config
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 
@@ -424,7 +425,7 @@ def test_an_accelerator_computes_as_the_config_says(tokenizer, tmp_path, monkeyp
     config = tokenizer.config.copy_and_resolve_references()
     config.model.dtype = "bfloat16"
     Tokenizer(config, tokenizer.params).save(tmp_path)
-    monkeypatch.setattr("bsq_jax.api.platform", lambda: "gpu")
+    monkeypatch.setattr("bsq_jax.inference.tokenizer.platform", lambda: "gpu")
     assert Tokenizer.load(tmp_path).config.model.dtype == "bfloat16"
 
 

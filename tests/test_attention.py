@@ -10,10 +10,10 @@ import pytest
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.target import described
-from bsq_jax.models import attention_choice
-from bsq_jax.models.attention import SelfAttention, attend
-from bsq_jax.models.attention_choice import choose_implementation
-from bsq_jax.models.causality import EVERYTHING, Causality
+from bsq_jax.models.attention import choice as attention_choice
+from bsq_jax.models.attention.causality import EVERYTHING, Causality
+from bsq_jax.models.attention.choice import choose_implementation
+from bsq_jax.models.attention.self_attention import SelfAttention, attend
 from bsq_jax.models.positions import Rotation
 
 RULES = {

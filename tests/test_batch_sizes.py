@@ -11,7 +11,6 @@ from streams import assert_same, take
 
 from bsq_jax import main
 from bsq_jax.config import finalize
-from bsq_jax.core import checksums
 from bsq_jax.core.errors import UserError
 from bsq_jax.data.batch_sizes import BatchSizes
 from bsq_jax.data.batches import EpochOrder
@@ -24,7 +23,8 @@ from bsq_jax.data.tokens import (
     write_description,
     write_split,
 )
-from bsq_jax.workdir import open_checkpoints
+from bsq_jax.training import checksums
+from bsq_jax.training.workdir import open_checkpoints
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 SMALL = DataConfig(

@@ -5,7 +5,7 @@ import pytest
 from scipy.interpolate import PchipInterpolator
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.metrics import bd_rate
+from bsq_jax.evaluation.metrics import bd_rate
 
 CURVE = [(0.05, 24.0), (0.11, 27.1), (0.3, 30.2), (0.5, 31.0), (1.2, 36.5)]
 

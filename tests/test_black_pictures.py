@@ -7,11 +7,11 @@ import pytest
 import tiny
 from PIL import Image
 
-from bsq_jax import jobs
 from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.trees import leaves
-from bsq_jax.workdir import open_checkpoints
+from bsq_jax.training import jobs
+from bsq_jax.training.workdir import open_checkpoints
 
 
 def folder_of(path, count):

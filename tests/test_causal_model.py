@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from bsq_jax.core.sharding import batch_sharding, make_mesh, parameter_shardings
-from bsq_jax.models import attention, attention_choice
-from bsq_jax.models.causality import Causality
+from bsq_jax.models.attention import choice as attention_choice
+from bsq_jax.models.attention import self_attention as attention
+from bsq_jax.models.attention.causality import Causality
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
 from bsq_jax.quantizers import BinarySphericalQuantizer
 

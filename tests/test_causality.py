@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.models.causality import Causality
+from bsq_jax.models.attention.causality import Causality
 
 
 def rows(mask):

@@ -22,9 +22,9 @@ import pytest
 from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bsq_jax.core import checksums
-from bsq_jax.core.checkpoint import Checkpointer
 from bsq_jax.core.errors import UserError
+from bsq_jax.training import checksums
+from bsq_jax.training.checkpoint import Checkpointer
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -357,7 +357,7 @@ def test_wrong_arguments_are_named(tmp_path):
 CHILD = """
 import os, sys
 import jax, numpy as np
-from bsq_jax.core.checkpoint import Checkpointer
+from bsq_jax.training.checkpoint import Checkpointer
 sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 shape = jax.ShapeDtypeStruct((64, 1024), np.uint32, sharding=sharding)
 with Checkpointer(sys.argv[1]) as checkpointer:
@@ -412,7 +412,7 @@ def test_kill_9_at_a_random_moment(tmp_path):
 FULL = """
 import resource, sys
 import jax, jax.numpy as jnp
-from bsq_jax.core.checkpoint import Checkpointer
+from bsq_jax.training.checkpoint import Checkpointer
 from bsq_jax.core.errors import UserError
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 small, large = ({"w": jax.random.normal(jax.random.key(0), (n, n))} for n in (10, 1000))
@@ -442,7 +442,7 @@ import jax, numpy as np
 port, index, folder = int(sys.argv[1]), int(sys.argv[2]), pathlib.Path(sys.argv[3])
 jax.distributed.initialize(f"localhost:{port}", 2, index)
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from bsq_jax.core.checkpoint import Checkpointer
+from bsq_jax.training.checkpoint import Checkpointer
 from bsq_jax.core.errors import UserError
 sharding = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec("data"))
 def state(step):

@@ -11,9 +11,9 @@ from PIL import Image, features
 from small_codec import make_codec, picture
 from video_files import write_video
 
-from bsq_jax import codec as command
-from bsq_jax.core.pictures import encode_png, save_png
-from bsq_jax.core.videos import encode_video
+from bsq_jax.cli import codec as command
+from bsq_jax.media.pictures import encode_png, save_png
+from bsq_jax.media.videos import encode_video
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +264,7 @@ def test_frames_of_an_animation_are_made_one_by_one(tmp_path):
     """Sixty frames of 3 MB as pixels: memory is that of a few."""
     import tracemalloc
 
-    from bsq_jax.coding.inputs import open_frames
+    from bsq_jax.coding.input_frames import open_frames
 
     images = [Image.new("P", (1000, 1000), number) for number in range(60)]
     file = io.BytesIO()
@@ -323,7 +323,7 @@ def test_frames_of_several_sizes_are_named(run, tmp_path):
 def test_a_video_from_stdin(model, tmp_path):
     folder, made = model
     frames = picture(16, 16, 3)
-    words = [sys.executable, "-m", "bsq_jax.codec"]
+    words = [sys.executable, "-m", "bsq_jax.cli.codec"]
     tail = ["-", "-", "--model", str(folder), "--quiet"]
     coded = subprocess.run(
         [*words, "encode", *tail], input=encode_video([frames], 10, exact=True),
@@ -336,7 +336,7 @@ def test_a_video_from_stdin(model, tmp_path):
 def test_pipes(model):
     folder, made = model
     frames = picture(20, 20)
-    words = [sys.executable, "-m", "bsq_jax.codec"]
+    words = [sys.executable, "-m", "bsq_jax.cli.codec"]
     tail = ["-", "-", "--model", str(folder), "--quiet"]
     coded = subprocess.run(
         [*words, "encode", *tail], input=encode_png(frames[0]), capture_output=True, check=True

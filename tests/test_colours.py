@@ -8,9 +8,9 @@ import av
 import numpy as np
 import pytest
 
-from bsq_jax.data import colours
+from bsq_jax.data.decoding import colours
+from bsq_jax.data.decoding.video import Video
 from bsq_jax.data.records import BrokenRecord
-from bsq_jax.data.video import Video
 
 # kr and kb by the number in H.273.
 MATRICES = {

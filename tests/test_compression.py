@@ -17,8 +17,8 @@ from bsq_jax import Codec
 from bsq_jax.coding import container
 from bsq_jax.coding.prior_coder import PriorCoder
 from bsq_jax.core.errors import UserError
-from bsq_jax.core.timing import Timing
-from bsq_jax.export import load_export, save_export
+from bsq_jax.media.timing import Timing
+from bsq_jax.training.export import load_export, save_export
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "codec"
 RATE = fractions.Fraction(30000, 1001)
@@ -110,8 +110,8 @@ def test_tiles_of_one_patch_share_what_they_can():
     import tiny
     from small_codec import _drawn, _unboxed
 
-    from bsq_jax.api import Tokenizer
     from bsq_jax.config import finalize
+    from bsq_jax.inference.tokenizer import Tokenizer
     from bsq_jax.models.factory import make_tokenizer
 
     config = tiny.get_config()

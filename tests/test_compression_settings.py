@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from small_codec import make_codec, picture
 
-from bsq_jax.coding.entropy_coder import Encoder
+from bsq_jax.models.prior.entropy_coder import Encoder
 
 SETTINGS = {
     "x64": {"JAX_ENABLE_X64": "1"},

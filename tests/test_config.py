@@ -8,7 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from bsq_jax import config as module
-from bsq_jax import config_checks
+from bsq_jax.config import checks as config_checks
 from bsq_jax.config import (
     default_config,
     finalize,
@@ -20,8 +20,8 @@ from bsq_jax.config import (
     set_value,
     to_json,
 )
+from bsq_jax.config.values import differing_keys, flatten
 from bsq_jax.core.errors import UserError
-from bsq_jax.core.settings import differing_keys, flatten
 
 
 def message_of(function, *arguments):

@@ -13,11 +13,11 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import batch_sharding, make_mesh, to_global
 from bsq_jax.data.factory import make_data_config
 from bsq_jax.data.pipeline import train_batches
-from bsq_jax.export import save_export
-from bsq_jax.initial import Initial, check_same_model, with_tokenizer
 from bsq_jax.models.factory import make_masked_lm, make_prior
-from bsq_jax.recipes import make_recipe
-from bsq_jax.tasks.tokenizer import make_tokenizer_task
+from bsq_jax.training.export import save_export
+from bsq_jax.training.initial import Initial, check_same_model, with_tokenizer
+from bsq_jax.training.recipes import make_recipe
+from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"
 FILES = sorted(FOLDER.glob("*.py"))

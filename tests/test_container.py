@@ -21,7 +21,7 @@ from bsq_jax.coding.container import (
     read_header,
 )
 from bsq_jax.core.errors import UserError
-from bsq_jax.core.timing import Timing
+from bsq_jax.media.timing import Timing
 
 pytestmark = pytest.mark.smoke
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "format.md"

@@ -12,15 +12,15 @@ import pytest
 from checkpoint_files import CONFIG, checkpoint, halved, prefixed, tiny_state, with_time
 from torch_writer import Object, save_legacy, save_zip
 
-from bsq_jax import convert as module
 from bsq_jax import main
-from bsq_jax.api import Tokenizer
-from bsq_jax.checkpoint_settings import _Reader
+from bsq_jax.cli import convert as module
 from bsq_jax.core.trees import leaves
-from bsq_jax.export import load_export
-from bsq_jax.models.torch_config import Embedded
-from bsq_jax.models.torch_discriminators import from_torch_discriminator
-from bsq_jax.models.torch_layout import from_torch_state
+from bsq_jax.inference.tokenizer import Tokenizer
+from bsq_jax.torch_import.checkpoint_config import _Reader
+from bsq_jax.torch_import.config_keys import Embedded
+from bsq_jax.torch_import.discriminators import from_torch_discriminator
+from bsq_jax.torch_import.tokenizer_layout import from_torch_state
+from bsq_jax.training.export import load_export
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from checkpoint_files import CONFIG, checkpoint, with_time
 
-from bsq_jax.api import Tokenizer
-from bsq_jax.convert import convert
-from bsq_jax.export import load_export
+from bsq_jax.cli.convert import convert
+from bsq_jax.inference.tokenizer import Tokenizer
+from bsq_jax.training.export import load_export
 
 torch = pytest.importorskip("torch")
 omegaconf = pytest.importorskip("omegaconf")

@@ -17,11 +17,11 @@ from bsq_jax.core import target
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.once import say_once
 from bsq_jax.core.target import described
-from bsq_jax.models import attention_choice
-from bsq_jax.models.attention import attend
-from bsq_jax.models.attention_choice import choose_implementation
-from bsq_jax.models.causality import EVERYTHING, Causality
-from bsq_jax.models.cudnn import refusal
+from bsq_jax.models.attention import choice as attention_choice
+from bsq_jax.models.attention.causality import EVERYTHING, Causality
+from bsq_jax.models.attention.choice import choose_implementation
+from bsq_jax.models.attention.cudnn import refusal
+from bsq_jax.models.attention.self_attention import attend
 
 RULES = {
     "full": EVERYTHING,

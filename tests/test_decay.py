@@ -12,8 +12,8 @@ from bsq_jax.config import default_config, finalize
 from bsq_jax.core.sharding import make_mesh
 from bsq_jax.core.trees import leaves
 from bsq_jax.models import discriminators
-from bsq_jax.optim import decays, make_optimizer
-from bsq_jax.planning import make_task
+from bsq_jax.training.optimizer import decays, make_optimizer
+from bsq_jax.training.step_cost import make_task
 
 # By name, with # for a number: what decays, and what does not.
 BLOCKS = (

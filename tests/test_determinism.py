@@ -12,12 +12,14 @@ import jax.numpy as jnp
 import pytest
 from test_plan import SECOND_PLAYER, config_of
 
-from bsq_jax import main, planning
-from bsq_jax.core import determinism, distributed
+from bsq_jax import main
+from bsq_jax.core import distributed
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import make_mesh
 from bsq_jax.core.target import described
-from bsq_jax.tasks.state import jit_step
+from bsq_jax.training import determinism
+from bsq_jax.training import step_cost as planning
+from bsq_jax.training.state import jit_step
 
 FLAG = "--xla_gpu_deterministic_ops=true"
 

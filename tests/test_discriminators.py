@@ -26,7 +26,7 @@ from bsq_jax.models.discriminators.convolution import (
 )
 from bsq_jax.models.discriminators.minibatch_stddev import minibatch_stddev
 from bsq_jax.models.factory import make_discriminator
-from bsq_jax.models.torch_discriminators import from_torch_discriminator
+from bsq_jax.torch_import.discriminators import from_torch_discriminator
 
 KINDS = {
     "stylegan": (StyleGanDiscriminator(channel_base=32, channel_max=6), (3, 2, 8, 8, 3)),

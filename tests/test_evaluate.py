@@ -18,19 +18,18 @@ from av.video.reformatter import Interpolation
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from bsq_jax import showing
 from bsq_jax.config import finalize, load_config_file
-from bsq_jax.core import checksums
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.pixels import to_float, to_uint8
 from bsq_jax.core.sharding import make_mesh
-from bsq_jax.core.videos import write_mp4
 from bsq_jax.data.factory import make_data_config
-from bsq_jax.evaluate import Evaluator, evaluate, table, weight_sets
-from bsq_jax.features.lpips import load_lpips, lpips, vgg_pooled
-from bsq_jax.judges import Judging
-from bsq_jax.metrics import Moments, frechet_distance, precision_recall
-from bsq_jax.tasks.tokenizer import make_tokenizer_task
+from bsq_jax.evaluation import pictures as showing
+from bsq_jax.evaluation.judges import Judging
+from bsq_jax.evaluation.metrics import Moments, frechet_distance, precision_recall
+from bsq_jax.evaluation.networks.lpips import load_lpips, lpips, vgg_pooled
+from bsq_jax.evaluation.tokenizer import Evaluator, evaluate, table, weight_sets
+from bsq_jax.media.videos import write_mp4
+from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 COUNT = 11
@@ -345,7 +344,7 @@ def test_a_folder_that_cannot_be_written_to(folder, tmp_path, monkeypatch, momen
         def full(path, data):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(checksums, "write_atomic", full)
+        monkeypatch.setattr("bsq_jax.evaluation.tokenizer.write_atomic", full)
     weights = weight_sets(task.init_state(mesh).params, None)
     with pytest.raises(UserError, match=r"cannot write the evaluation into .*export") as caught:
         evaluate(evaluator, weights, workdir, name="x", step=0, data=data)

@@ -8,9 +8,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from bsq_jax.config import default_config, finalize, load_config_file, model_identity, to_json
-from bsq_jax.core import checksums
 from bsq_jax.core.errors import UserError
-from bsq_jax.export import SETS, identity, is_export, load_export, save_export
+from bsq_jax.core.files import write_atomic
+from bsq_jax.training.export import SETS, identity, is_export, load_export, save_export
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 
@@ -87,14 +87,14 @@ def test_a_new_export_replaces_the_old_one(config, tmp_path):
 
 def test_an_interrupted_replacement_is_noticed(config, tmp_path, monkeypatch):
     save_export(tmp_path, config, all_sets(), origin={})
-    write = checksums.write_atomic
+    write = write_atomic
 
     def stop_before_config(path, data):
         if path.name == "config.json":
             raise KeyboardInterrupt
         write(path, data)
 
-    monkeypatch.setattr(checksums, "write_atomic", stop_before_config)
+    monkeypatch.setattr("bsq_jax.training.export.write_atomic", stop_before_config)
     with pytest.raises(KeyboardInterrupt):
         save_export(tmp_path, config, all_sets(5), origin={})
     with pytest.raises(UserError, match=r"not the one that config\.json belongs to"):
@@ -112,7 +112,7 @@ def test_the_identity_of_a_model_stays_when_a_setting_is_added(monkeypatch):
         found = model_identity(config)
         return {**found, "model": {**found["model"], "new": 0}}
 
-    monkeypatch.setattr("bsq_jax.export.model_identity", with_one_more)
+    monkeypatch.setattr("bsq_jax.training.export.model_identity", with_one_more)
     assert identity(config, params) == today
     monkeypatch.undo()
     other = config.copy_and_resolve_references()

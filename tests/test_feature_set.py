@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bsq_jax.metrics import FeatureSet, InceptionScore, Moments
+from bsq_jax.evaluation.metrics import FeatureSet, InceptionScore, Moments
 
 
 @pytest.mark.parametrize("batch", [4, 10, 30])

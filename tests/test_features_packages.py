@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.features.packages import checked_array, load_pickled, package_file
+from bsq_jax.evaluation.networks.packages import checked_array, load_pickled, package_file
 
 
 def example() -> dict:

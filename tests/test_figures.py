@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bsq_jax.core.figures import panel_figure
+from bsq_jax.media.figures import panel_figure
 
 
 @pytest.mark.parametrize("logarithmic", [False, True])

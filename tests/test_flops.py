@@ -9,14 +9,14 @@ import numpy as np
 import optax
 import pytest
 
-from bsq_jax.core.flops import PEAKS, count, peak_of_kind
 from bsq_jax.core.sharding import make_mesh
 from bsq_jax.models.discriminators import StyleGanDiscriminator
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
 from bsq_jax.quantizers import BinarySphericalQuantizer
-from bsq_jax.tasks.adversarial import AdversarialRules
-from bsq_jax.tasks.tokenizer import LossWeights, TokenizerTask
-from bsq_jax.tasks.useful_flops import step_flops
+from bsq_jax.training.flops import PEAKS, count, peak_of_kind
+from bsq_jax.training.tasks.adversarial import AdversarialRules
+from bsq_jax.training.tasks.tokenizer import LossWeights, TokenizerTask
+from bsq_jax.training.useful_flops import step_flops
 
 
 def convolve(x, kernel, stride=1):

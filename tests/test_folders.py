@@ -8,10 +8,10 @@ from PIL import Image
 from video_files import write_video
 
 from bsq_jax.core.errors import UserError
+from bsq_jax.data.decoding.video import Video
 from bsq_jax.data.pipeline import DataConfig, open_source
 from bsq_jax.data.records import fingerprint_of
 from bsq_jax.data.sources import make_source
-from bsq_jax.data.video import Video
 
 CONFIG = {"image_size": 8, "resize": 8, "eval_resize": 8}
 

@@ -15,14 +15,14 @@ from av.stream import Disposition
 from PIL import Image
 from video_files import coordinates, grey, numbers_of, write_video
 
-from bsq_jax.data import containers, video
-from bsq_jax.data.datasets import TfdsSource
-from bsq_jax.data.footage import first_frame, size_of
+from bsq_jax.data.decoding import containers, video
+from bsq_jax.data.decoding.footage import first_frame, size_of
+from bsq_jax.data.decoding.video import Video
 from bsq_jax.data.lengths import train_frames
 from bsq_jax.data.pipeline import DataConfig, eval_batches, train_batches
 from bsq_jax.data.reader import FrameCache, Reader
 from bsq_jax.data.records import NO_LABEL, BrokenRecord, Record
-from bsq_jax.data.video import Video
+from bsq_jax.data.sources.datasets import TfdsSource
 
 
 def all_frames(file, name=""):

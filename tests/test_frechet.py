@@ -5,7 +5,7 @@ import pytest
 from scipy import linalg
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.metrics import Moments, frechet, frechet_distance
+from bsq_jax.evaluation.metrics import Moments, frechet, frechet_distance
 
 
 def moments(features):

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bsq_jax import Codec, Generator, Tokenizer, generate, main
+from bsq_jax import Codec, Generator, Tokenizer, main
+from bsq_jax.cli import generate
 from bsq_jax.core.errors import UserError
-from bsq_jax.core.pictures import save_png
 from bsq_jax.core.trees import leaves
-from bsq_jax.data.footage import open_footage
+from bsq_jax.data.decoding.footage import open_footage
 from bsq_jax.data.records import Record
-from bsq_jax.export import load_export, save_export
-from bsq_jax.initial import load_initial
+from bsq_jax.media.pictures import save_png
+from bsq_jax.training.export import load_export, save_export
+from bsq_jax.training.initial import load_initial
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 

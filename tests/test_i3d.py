@@ -9,9 +9,9 @@ import pytest
 import skimage.data
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.features import i3d as module
-from bsq_jax.features.i3d import MIN_FRAMES, i3d_logits, load_i3d
-from bsq_jax.features.packages import load_pickled, package_file
+from bsq_jax.evaluation.networks import i3d as module
+from bsq_jax.evaluation.networks.i3d import MIN_FRAMES, i3d_logits, load_i3d
+from bsq_jax.evaluation.networks.packages import load_pickled, package_file
 
 
 @pytest.fixture(scope="module")

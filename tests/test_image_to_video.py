@@ -11,16 +11,16 @@ import pytest
 from checkpoint_files import checkpoint, tiny_state
 from torch_writer import save_zip
 
+from bsq_jax.cli.convert import convert
 from bsq_jax.config import finalize, load_config_file, set_value, to_json
-from bsq_jax.convert import convert
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import make_mesh
 from bsq_jax.core.trees import leaves
-from bsq_jax.export import save_export
-from bsq_jax.initial import Initial, adapt, load_initial, place
-from bsq_jax.recipes.tokenizer import TokenizerRecipe
-from bsq_jax.tasks.tokenizer import make_tokenizer_task
-from bsq_jax.workdir import open_checkpoints, write_config
+from bsq_jax.training.export import save_export
+from bsq_jax.training.initial import Initial, adapt, load_initial, place
+from bsq_jax.training.recipes.tokenizer import TokenizerRecipe
+from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
+from bsq_jax.training.workdir import open_checkpoints, write_config
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 FRAMES = 3

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.features import inception as module
-from bsq_jax.features.inception import from_torch_state, inception, load_inception
+from bsq_jax.evaluation.networks import inception as module
+from bsq_jax.evaluation.networks.inception import from_torch_state, inception, load_inception
 
 FC = {"fc.weight": (1008, 2048), "fc.bias": (1008,)}
 

@@ -5,7 +5,7 @@ import pytest
 from scipy import special
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.metrics import InceptionScore
+from bsq_jax.evaluation.metrics import InceptionScore
 
 
 def score_of(logits):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.features.inception import inception, load_inception
+from bsq_jax.evaluation.networks.inception import inception, load_inception
 
 torch = pytest.importorskip("torch")
 functional = torch.nn.functional

@@ -6,8 +6,13 @@ import pickle
 import numpy as np
 import pytest
 
-from bsq_jax.core.inert import Inert, InertReader, checked_keys
-from bsq_jax.core.inert_numpy import DamagedError, NotNumbersError, numpy_array, numpy_scalar
+from bsq_jax.torch_import.inert import Inert, InertReader, checked_keys
+from bsq_jax.torch_import.inert_numpy import (
+    DamagedError,
+    NotNumbersError,
+    numpy_array,
+    numpy_scalar,
+)
 
 
 def read(value, protocol: int = 4):

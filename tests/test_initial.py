@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from bsq_jax import jobs, main
+from bsq_jax import main
 from bsq_jax.config import finalize, load_config_file
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import make_mesh, replicated
 from bsq_jax.core.trees import leaves
-from bsq_jax.export import save_export
-from bsq_jax.initial import load_initial, place, start_from
-from bsq_jax.tasks.state import Adversary, TrainState
-from bsq_jax.tasks.tokenizer import make_tokenizer_task
-from bsq_jax.workdir import read_config, write_config
+from bsq_jax.training import jobs
+from bsq_jax.training.export import save_export
+from bsq_jax.training.initial import load_initial, place, start_from
+from bsq_jax.training.state import Adversary, TrainState
+from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
+from bsq_jax.training.workdir import read_config, write_config
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bsq_jax import networks as module
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.pixels import to_float
 from bsq_jax.core.sharding import make_mesh, to_global
-from bsq_jax.features.lpips import load_lpips, lpips, vgg_pooled
-from bsq_jax.judges import Judges, Judging
-from bsq_jax.metrics import patch_mean, precision_recall
+from bsq_jax.evaluation import feature_networks as module
+from bsq_jax.evaluation.judges import Judges, Judging
+from bsq_jax.evaluation.metrics import patch_mean, precision_recall
+from bsq_jax.evaluation.networks.lpips import load_lpips, lpips, vgg_pooled
 
 COUNT = 11
 

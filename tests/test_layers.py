@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 from jax import lax
 
-from bsq_jax.features.layers import average_unpadded, conv, conv_video, fold, max_pool, resize
+from bsq_jax.evaluation.networks.layers import (
+    average_unpadded,
+    conv,
+    conv_video,
+    fold,
+    max_pool,
+    resize,
+)
 
 
 def test_folded_normalisation():

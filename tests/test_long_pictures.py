@@ -16,7 +16,7 @@ from streams import assert_same, take, take_eval
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.data import transforms
-from bsq_jax.data.inputs import find_inputs
+from bsq_jax.data.input_files import find_inputs
 from bsq_jax.data.pipeline import DataConfig, eval_batches, eval_examples, num_examples
 from bsq_jax.data.reader import FrameCache, Reader
 from bsq_jax.data.records import Record

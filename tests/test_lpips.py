@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.features import lpips as package
-from bsq_jax.features.lpips import MIN_SIDE, load_lpips, lpips, lpips_layers, vgg_pooled
+from bsq_jax.evaluation.networks import lpips as package
+from bsq_jax.evaluation.networks.lpips import MIN_SIDE, load_lpips, lpips, lpips_layers, vgg_pooled
 
 NETS = {"vgg16": "vgg", "alexnet": "alex"}  # and their names in the golden file
 

@@ -9,10 +9,10 @@ import sys
 import pytest
 from PIL import Image
 
-from bsq_jax import jobs, workdir
 from bsq_jax import main as module
-from bsq_jax.api import Tokenizer
 from bsq_jax.config import to_json
+from bsq_jax.inference.tokenizer import Tokenizer
+from bsq_jax.training import jobs, workdir
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 CLIPS = f"{TINY}:clips"

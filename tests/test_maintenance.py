@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from bsq_jax.core import maintenance
+from bsq_jax.training import maintenance
 
 ROOT = "/computeMetadata/v1/instance/"
 

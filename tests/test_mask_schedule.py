@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from bsq_jax.models.mask_schedule import SCHEDULES, masked_after, masked_share
+from bsq_jax.models.masked_lm.mask_schedule import SCHEDULES, masked_after, masked_share
 
 FORMULAS = {
     "cosine": lambda r: math.cos(math.pi * r / 2),

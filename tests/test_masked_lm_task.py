@@ -12,18 +12,18 @@ import tiny
 from one_step import one_step
 
 from bsq_jax import main as module
-from bsq_jax import tokenize
-from bsq_jax.api import Tokenizer
+from bsq_jax.cli import tokenize
 from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import make_mesh
 from bsq_jax.data.tokens import read_description
-from bsq_jax.evaluate_masked_lm import masked_lm_table
-from bsq_jax.initial import with_tokenizer
-from bsq_jax.models.masked_lm import MaskedLmShape
+from bsq_jax.evaluation.masked_lm import masked_lm_table
+from bsq_jax.inference.tokenizer import Tokenizer
+from bsq_jax.models.masked_lm.model import MaskedLmShape
 from bsq_jax.quantizers.bits import to_group_indices
-from bsq_jax.recipes.masked_lm import MaskedLmRecipe
-from bsq_jax.tasks.masked_lm import answers
+from bsq_jax.training.initial import with_tokenizer
+from bsq_jax.training.recipes.masked_lm import MaskedLmRecipe
+from bsq_jax.training.tasks.masked_lm import answers
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 

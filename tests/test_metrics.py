@@ -12,8 +12,8 @@ from scipy import ndimage
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from bsq_jax import metrics
 from bsq_jax.core.errors import UserError
+from bsq_jax.evaluation import metrics
 
 
 def photographs(size: int) -> np.ndarray:

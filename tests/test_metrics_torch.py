@@ -7,7 +7,7 @@ from scipy import ndimage
 torch = pytest.importorskip("torch")
 msssim = pytest.importorskip("pytorch_msssim")
 
-from bsq_jax import metrics  # noqa: E402
+from bsq_jax.evaluation import metrics  # noqa: E402
 
 pytestmark = pytest.mark.torch
 

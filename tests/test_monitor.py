@@ -12,9 +12,9 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tensorboardX.proto import event_pb2
 
-from bsq_jax.core import monitor as monitor_module
 from bsq_jax.core.errors import NonFiniteError, UserError
-from bsq_jax.core.monitor import DeferredMetrics, Monitor, check_finite, duration
+from bsq_jax.training import monitor as monitor_module
+from bsq_jax.training.monitor import DeferredMetrics, Monitor, check_finite, duration
 
 
 class Clock:

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bsq_jax.data import motion
-from bsq_jax.data.motion import CameraPath, View, channels_of, render
 from bsq_jax.data.pipeline import DataConfig, train_batches
-from bsq_jax.data.sources import make_source
+from bsq_jax.data.sources import make_source, motion
+from bsq_jax.data.sources.motion import CameraPath, View, channels_of, render
 
 
 def plane(height, width):

@@ -21,7 +21,7 @@ from PIL import Image
 from bsq_jax import main
 from bsq_jax.core import distributed
 from bsq_jax.core.errors import MISTAKE, RUN_AGAIN, UNAVAILABLE, UserError
-from bsq_jax.workdir import open_checkpoints, read_config
+from bsq_jax.training.workdir import open_checkpoints, read_config
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 ROOT = pathlib.Path(main.__file__).parents[1]
@@ -251,7 +251,7 @@ import sys
 from bsq_jax.core import distributed, failures
 from bsq_jax.core.errors import UserError
 from bsq_jax.data.sources import make_source
-from bsq_jax.recipes.same_data import check_same_data
+from bsq_jax.training.recipes.same_data import check_same_data
 
 coordinator, index, *folders = sys.argv[1:]
 distributed.initialize(coordinator, 2, int(index))
@@ -289,7 +289,7 @@ def test_processes_with_other_files_are_told_apart(tmp_path):
 FAILS_AFTER_A_SAVE = """
 import sys, time
 from bsq_jax.core import distributed, failures
-from bsq_jax.core.checkpoint import Checkpointer
+from bsq_jax.training.checkpoint import Checkpointer
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import make_mesh, replicate
 

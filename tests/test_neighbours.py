@@ -5,7 +5,7 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.metrics import precision_recall
+from bsq_jax.evaluation.metrics import precision_recall
 
 
 def covered(points, by, k):

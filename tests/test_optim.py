@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bsq_jax.config import default_config
-from bsq_jax.optim import (
+from bsq_jax.training.optimizer import (
     clip_each_parameter,
     make_discriminator_optimizer,
     make_optimizer,

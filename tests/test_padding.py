@@ -10,20 +10,20 @@ import optax
 import pytest
 from video_files import LOSSLESS, write_video
 
-from bsq_jax.api import Tokenizer
+from bsq_jax.cli.tokenize import tokenize
 from bsq_jax.config import default_config, finalize
 from bsq_jax.core.sharding import make_mesh, to_global
 from bsq_jax.data.factory import make_data_config
 from bsq_jax.data.pipeline import eval_batches
 from bsq_jax.data.tokens import token_batches
-from bsq_jax.models import attention_choice
-from bsq_jax.models.attention import attend
-from bsq_jax.models.causality import Causality
+from bsq_jax.inference.tokenizer import Tokenizer
+from bsq_jax.models.attention import choice as attention_choice
+from bsq_jax.models.attention.causality import Causality
+from bsq_jax.models.attention.self_attention import attend
+from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
 from bsq_jax.quantizers import BinarySphericalQuantizer
-from bsq_jax.tasks.frozen_tokenizer import FrozenTokenizer
-from bsq_jax.tasks.tokenizer import TokenizerTask
-from bsq_jax.tokenize import tokenize
+from bsq_jax.training.tasks.tokenizer import TokenizerTask
 
 FRAMES, SIDE = 5, 16
 LENGTHS = np.array([3, 5], np.int32)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.core.pictures import grid, save_png
+from bsq_jax.media.pictures import grid, save_png
 
 
 def gray(*rows):

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from bsq_jax import plan as command
-from bsq_jax import planning
+from bsq_jax.cli import plan as command
 from bsq_jax.config import finalize, load_config_file, set_overrides
-from bsq_jax.core.compiled import collectives, memory
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import make_mesh
+from bsq_jax.training import step_cost as planning
+from bsq_jax.training.compiled import collectives, memory
 
 TESTS = pathlib.Path(__file__).parent
 TINY = str(TESTS / "tiny.py")
@@ -98,9 +98,9 @@ import jax, numpy as np
 sys.path.insert(0, sys.argv[1])
 from test_plan import config_of
 from bsq_jax import planning
-from bsq_jax.core.compiled import memory
+from bsq_jax.training.compiled import memory
 from bsq_jax.core.sharding import make_mesh, to_global
-from bsq_jax.tasks.state import jit_step
+from bsq_jax.training.state import jit_step
 
 def status(name):
     text = open("/proc/self/status").read()

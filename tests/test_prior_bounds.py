@@ -8,11 +8,11 @@ from test_prior_model import Reference, random_params, shape_of, signs_of
 
 from bsq_jax.config import finalize, load_config_file
 from bsq_jax.core.errors import UserError
-from bsq_jax.models.exact import normalize
 from bsq_jax.models.factory import make_prior
-from bsq_jax.models.prior import PriorModel, TokenBits
-from bsq_jax.models.prior_bounds import largest_residual
-from bsq_jax.models.prior_shape import PriorShape
+from bsq_jax.models.prior.bounds import largest_residual
+from bsq_jax.models.prior.exact import normalize
+from bsq_jax.models.prior.model import PriorModel, TokenBits
+from bsq_jax.models.prior.shape import PriorShape
 
 
 def normalized(x):

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bsq_jax.models.exact import divide, lowering, normalize, powers, shift, weights, whole
-from bsq_jax.models.prior import (
+from bsq_jax.models.prior.exact import divide, lowering, normalize, powers, shift, weights, whole
+from bsq_jax.models.prior.model import (
     LARGEST_LOGIT,
     PriorModel,
     TokenBits,
@@ -17,7 +17,7 @@ from bsq_jax.models.prior import (
     empty_cache,
     end_frame,
 )
-from bsq_jax.models.prior_shape import ORDERS, PriorShape, steps_of
+from bsq_jax.models.prior.shape import ORDERS, PriorShape, steps_of
 
 pytestmark = pytest.mark.smoke
 

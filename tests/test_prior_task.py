@@ -12,16 +12,16 @@ import tiny
 from one_step import one_step
 
 from bsq_jax import main as module
-from bsq_jax import tokenize
-from bsq_jax.api import Tokenizer
+from bsq_jax.cli import tokenize
 from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
-from bsq_jax.core.pictures import save_png
 from bsq_jax.core.sharding import make_mesh
 from bsq_jax.data.pipeline import DataConfig, eval_batches
 from bsq_jax.data.tokens import read_description, token_batches
-from bsq_jax.initial import with_tokenizer
-from bsq_jax.recipes.prior import PriorRecipe
+from bsq_jax.inference.tokenizer import Tokenizer
+from bsq_jax.media.pictures import save_png
+from bsq_jax.training.initial import with_tokenizer
+from bsq_jax.training.recipes.prior import PriorRecipe
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 PRIOR = """
@@ -147,7 +147,7 @@ def test_the_workdir_holds_its_tokenizer(trained, tokenizer, tmp_path, capsys):
         (("--config.prior.tokenizer=/no/such",), "not the workdir of a run"),
         (("--config.prior.heads=3",), "must divide into prior.heads"),
         (("--config.prior.order=spiral",), "must be one of raster, grids"),
-        (("--config.data.source=tokens:/no/such",), "make one with python -m bsq_jax.tokenize"),
+        (("--config.data.source=tokens:/no/such",), "make one with python -m bsq_jax tokenize"),
     ],
 )
 def test_mistakes(config_file, tmp_path, flags, said):

@@ -9,11 +9,11 @@ from PIL import Image
 from video_files import grey, numbers_of, write_video
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.data.inputs import distinct, find_inputs
-from bsq_jax.data.raw_video import raw_layout
+from bsq_jax.data.decoding.raw_video import raw_layout
+from bsq_jax.data.decoding.video import Video
+from bsq_jax.data.input_files import distinct, find_inputs
 from bsq_jax.data.records import BrokenRecord
 from bsq_jax.data.sources import make_source
-from bsq_jax.data.video import Video
 
 
 def planes(height, width, luma, blue=128, red=128):

@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 from video_files import write_video
 
-from bsq_jax import metrics, rd
-from bsq_jax.features.lpips import load_lpips, lpips
-from bsq_jax.metrics import bd_rate
-from bsq_jax.rd_results import FILES, Point, changes, means
+from bsq_jax.cli import rd
+from bsq_jax.coding.rd_results import FILES, Point, changes, means
+from bsq_jax.evaluation import metrics
+from bsq_jax.evaluation.metrics import bd_rate
+from bsq_jax.evaluation.networks.lpips import load_lpips, lpips
 
 
 @dataclasses.dataclass

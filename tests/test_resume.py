@@ -17,8 +17,8 @@ from bsq_jax.config import finalize
 from bsq_jax.core.errors import RUN_AGAIN
 from bsq_jax.core.sharding import make_mesh
 from bsq_jax.core.trees import leaves
-from bsq_jax.tasks.tokenizer import make_tokenizer_task
-from bsq_jax.workdir import open_checkpoints, read_config
+from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
+from bsq_jax.training.workdir import open_checkpoints, read_config
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 # Killed at 14, when the checkpoint of 8 is complete: saving that of 12 has waited for it.

@@ -9,10 +9,10 @@ import pytest
 import scipy.stats
 
 from bsq_jax.core.sharding import make_mesh, replicate
-from bsq_jax.models.mask_schedule import masked_after
-from bsq_jax.models.masked_lm import MaskedLm, MaskedLmShape
+from bsq_jax.models.masked_lm.mask_schedule import masked_after
+from bsq_jax.models.masked_lm.model import MaskedLm, MaskedLmShape
+from bsq_jax.models.masked_lm.sampler import Sampler, Sampling, fill_in
 from bsq_jax.quantizers.bits import to_group_indices
-from bsq_jax.sampler import Sampler, Sampling, fill_in
 
 SAMPLES = 40_000
 

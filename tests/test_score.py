@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from bsq_jax import score as module
-from bsq_jax.core.pictures import save_png
+from bsq_jax.cli import score as module
 from bsq_jax.core.sharding import make_mesh
 from bsq_jax.data.sources import make_source
-from bsq_jax.metrics import FeatureSet
+from bsq_jax.evaluation.metrics import FeatureSet
+from bsq_jax.media.pictures import save_png
 
 
 @pytest.fixture(autouse=True)

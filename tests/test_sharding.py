@@ -24,7 +24,7 @@ from bsq_jax.core.sharding import (
 from bsq_jax.core.trees import leaves
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
 from bsq_jax.quantizers import BinarySphericalQuantizer
-from bsq_jax.tasks.tokenizer import TokenizerTask
+from bsq_jax.training.tasks.tokenizer import TokenizerTask
 
 
 def test_mesh_sizes():

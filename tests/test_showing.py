@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from bsq_jax.core.pictures import grid
-from bsq_jax.showing import ORACLE, Shown, best_one_colour, movies, photographs, picture
+from bsq_jax.evaluation.pictures import ORACLE, Shown, best_one_colour, movies, photographs, picture
+from bsq_jax.media.pictures import grid
 
 LABELS = ["original", "reconstruction", ORACLE]
 

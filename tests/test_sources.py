@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 from video_files import write_video
 
+from bsq_jax.cli.score import Pictures
 from bsq_jax.core.errors import UserError
-from bsq_jax.data import embedded, folders, sources, transforms
-from bsq_jax.data.footage import open_footage
-from bsq_jax.data.inputs import find_inputs
-from bsq_jax.data.sources import make_source
-from bsq_jax.score import Pictures
+from bsq_jax.data import sources, transforms
+from bsq_jax.data.decoding.footage import open_footage
+from bsq_jax.data.input_files import find_inputs
+from bsq_jax.data.sources import embedded, folders, make_source
 
 
 def encode(pixels, file_format="PNG"):
@@ -371,8 +371,8 @@ def test_other_commands_name_what_they_skip(tmp_path, caplog):
     fill(tmp_path, ["a.png"])
     (tmp_path / "b.heic").write_bytes(b"x")
     with caplog.at_level("WARNING"):
-        assert len(find_inputs([str(tmp_path)])) == 1  # of bsq_jax.rd
-        assert len(Pictures(tmp_path)) == 1  # of bsq_jax.score
+        assert len(find_inputs([str(tmp_path)])) == 1  # of bsq_jax.cli.rd
+        assert len(Pictures(tmp_path)) == 1  # of bsq_jax.cli.score
     message = f"{tmp_path}: skipped 1 file of a kind that is not read: .heic (1)"
     assert caplog.messages == [message]
     (tmp_path / "a.png").unlink()

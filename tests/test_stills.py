@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bsq_jax.data import stills
+from bsq_jax.data.decoding import stills
 from bsq_jax.data.records import BrokenRecord
 
 ORIENTATION, RESOLUTION, MAKE = 0x0112, 0x011A, 0x010F

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bsq_jax import streaming
-from bsq_jax.api import Tokenizer
 from bsq_jax.config import default_config, finalize
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.once import say_once
 from bsq_jax.core.target import described
+from bsq_jax.inference import streaming
+from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.models.factory import make_tokenizer
 
 SIZES = {
@@ -145,7 +145,7 @@ def test_long_clips_of_windowed_models_are_coded_in_pieces(monkeypatch):
     whole = model.encode(pixels), model.decode(model.encode(pixels))
     assert model._programs.compiled() == 0
     monkeypatch.setattr(streaming, "MOST_FRAMES", 4)
-    monkeypatch.setattr("bsq_jax.api.MOST_FRAMES", 4)
+    monkeypatch.setattr("bsq_jax.inference.tokenizer.MOST_FRAMES", 4)
     bits = model.encode(pixels)  # 4 + 2 + 1 frames
     assert model._programs.compiled() == 3
     np.testing.assert_array_equal(bits, whole[0])

@@ -7,7 +7,9 @@ import pytest
 from video_files import write_video
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.core.timing import (
+from bsq_jax.data.decoding.video import Video
+from bsq_jax.data.input_files import find_inputs
+from bsq_jax.media.timing import (
     DEFAULT_RATE,
     MOST_TICKS,
     Timing,
@@ -17,8 +19,6 @@ from bsq_jax.core.timing import (
     regular_or_times,
     seconds_of,
 )
-from bsq_jax.data.inputs import find_inputs
-from bsq_jax.data.video import Video
 
 PHONE = [0, 33, 66, 100, 1100, 2100, 3100]
 NTSC = Fraction(30000, 1001)

@@ -15,11 +15,11 @@ from einops import rearrange
 
 from bsq_jax.models.linear import product
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape, patchify, unpatchify
-from bsq_jax.models.torch_layout import from_torch_state
 from bsq_jax.models.transformer import LayerNorm
 from bsq_jax.quantizers import BinarySphericalQuantizer
 from bsq_jax.quantizers.bits import to_group_indices
 from bsq_jax.quantizers.bsq import to_sphere
+from bsq_jax.torch_import.tokenizer_layout import from_torch_state
 
 GOLDEN = TokenizerShape(
     image_height=32, image_width=32, patch_size=8, bits=18, width=64, layers=2, heads=4

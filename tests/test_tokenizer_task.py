@@ -21,9 +21,9 @@ from bsq_jax.core.sharding import batch_sharding, make_mesh, replicated, to_glob
 from bsq_jax.core.trees import leaves
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
 from bsq_jax.quantizers import BinarySphericalQuantizer
-from bsq_jax.tasks.accumulate import over_micro_batches
-from bsq_jax.tasks.state import TrainState
-from bsq_jax.tasks.tokenizer import LossWeights, TokenizerTask, make_tokenizer_task
+from bsq_jax.training.accumulate import over_micro_batches
+from bsq_jax.training.state import TrainState
+from bsq_jax.training.tasks.tokenizer import LossWeights, TokenizerTask, make_tokenizer_task
 
 SHAPE = TokenizerShape(16, 16, 1, 8, bits=6, width=16, layers=2, heads=2, head_hidden=32)
 VIDEO = dataclasses.replace(SHAPE, frames=3, layers=1, head_hidden=0)

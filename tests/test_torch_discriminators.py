@@ -9,7 +9,7 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.core.trees import first_difference
 from bsq_jax.models.discriminators import StyleGan3dDiscriminator, StyleGanDiscriminator
 from bsq_jax.models.discriminators.stylegan3d import WIDTHS
-from bsq_jax.models.torch_discriminators import from_torch_discriminator
+from bsq_jax.torch_import.discriminators import from_torch_discriminator
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ import pytest
 from torch_writer import Global, Object, Pickled, Storage, Tensor, pickled, save_legacy, save_zip
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.core.inert import Inert, InertReader
-from bsq_jax.core.torch_file import plain, read_torch_file
+from bsq_jax.torch_import.inert import Inert, InertReader
+from bsq_jax.torch_import.torch_file import plain, read_torch_file
 
 SAVERS = pytest.mark.parametrize("save", [save_zip, save_legacy])
 

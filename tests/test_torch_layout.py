@@ -8,8 +8,8 @@ import pytest
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.trees import first_difference
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
-from bsq_jax.models.torch_layout import from_torch_state
 from bsq_jax.quantizers import BinarySphericalQuantizer
+from bsq_jax.torch_import.tokenizer_layout import from_torch_state
 
 SHAPE = TokenizerShape(
     image_height=32, image_width=32, patch_size=8, bits=18, width=64, layers=2, heads=4

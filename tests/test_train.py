@@ -11,8 +11,8 @@ import pytest
 
 from bsq_jax.core.errors import NonFiniteError
 from bsq_jax.core.sharding import make_mesh, replicate
-from bsq_jax.tasks.state import Adversary, TrainState
-from bsq_jax.train import AHEAD, StopSignal, train
+from bsq_jax.training.loop import AHEAD, StopSignal, train
+from bsq_jax.training.state import Adversary, TrainState
 
 
 class Counting:

@@ -14,17 +14,17 @@ import pytest
 import tiny
 from one_step import one_step
 
-from bsq_jax.api import Tokenizer
 from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.rng import stream_key
 from bsq_jax.core.sharding import batch_sharding, make_mesh
+from bsq_jax.inference.tokenizer import Tokenizer
+from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
 from bsq_jax.models.tokenizer import TokenizerShape
 from bsq_jax.quantizers.bits import to_corners
-from bsq_jax.tasks.accumulate import over_micro_batches
-from bsq_jax.tasks.frozen_tokenizer import FrozenTokenizer
-from bsq_jax.tasks.prior import make_prior_task
-from bsq_jax.tasks.tokenizer import LossWeights, draw_kept, keep_bits, make_tokenizer_task
+from bsq_jax.training.accumulate import over_micro_batches
+from bsq_jax.training.tasks.prior import make_prior_task
+from bsq_jax.training.tasks.tokenizer import LossWeights, draw_kept, keep_bits, make_tokenizer_task
 
 
 def config_of(min_bits):

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from bsq_jax.cli.studies import variable_length
 from bsq_jax.data.factory import make_data_config
 from bsq_jax.data.lengths import Schedule
-from bsq_jax.studies import variable_length
 
 TINY = (
     *("model.image_size=16", "model.width=8", "model.layers=1", "model.heads=1", "model.bits=4"),

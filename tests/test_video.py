@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from video_files import LOSSLESS, coordinates, numbers_of, write_video
 
+from bsq_jax.data.decoding.video import VIDEO_EXTENSIONS, Video
 from bsq_jax.data.records import BrokenRecord
-from bsq_jax.data.video import VIDEO_EXTENSIONS, Video
 
 # What sets formats apart: B-frames, times that are irregular, absent or wrong, key frames that are
 # none, seeking by showing or decoding time or not at all.

@@ -11,8 +11,8 @@ from einops import rearrange
 from scipy.special import erf
 
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
-from bsq_jax.models.torch_layout import from_torch_state
 from bsq_jax.quantizers import BinarySphericalQuantizer
+from bsq_jax.torch_import.tokenizer_layout import from_torch_state
 
 SHAPE = TokenizerShape(32, 32, 3, 8, 18, 64, 2, 4)
 

@@ -7,11 +7,11 @@ import av
 import numpy as np
 import pytest
 
-from bsq_jax.core import videos
 from bsq_jax.core.errors import UserError
-from bsq_jax.core.timing import Timing
-from bsq_jax.core.videos import beside, check_encoder, encode_video, write_mp4
-from bsq_jax.data.video import Video
+from bsq_jax.data.decoding.video import Video
+from bsq_jax.media import videos
+from bsq_jax.media.timing import Timing
+from bsq_jax.media.videos import beside, check_encoder, encode_video, write_mp4
 
 CARD = np.array(
     [[200, 50, 30], [30, 200, 50], [40, 60, 210], [250, 240, 20], [128, 128, 128], [0, 0, 0],

@@ -16,7 +16,7 @@ import numpy as np
 from bsq_jax.coding import varints
 from bsq_jax.coding.varints import PIECE, Reader, varint
 from bsq_jax.core.errors import UserError
-from bsq_jax.core.timing import Timing
+from bsq_jax.media.timing import Timing
 
 # As in PNG: no text begins so, and whoever changes ends of lines on the way is found out.
 MAGIC = b"\x8bBSQ\r\n\x1a\n"
@@ -190,7 +190,7 @@ def read_header(file: BinaryIO, name: str) -> Header:
         raise UserError(
             f"{name} is {looks}, no .bsq file: encode it first"
             if looks
-            else f"{name} is no .bsq file: make one with python -m bsq_jax.codec encode"
+            else f"{name} is no .bsq file: make one with python -m bsq_jax encode"
         )
     try:
         version, flags = reader.exactly(2)

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bsq_jax.coding.entropy_coder import Decoder, Encoder
 from bsq_jax.core.errors import UserError
-from bsq_jax.models.prior import (
+from bsq_jax.models.prior.entropy_coder import Decoder, Encoder
+from bsq_jax.models.prior.model import (
     Cache,
     PriorModel,
     TokenBits,

@@ -96,7 +96,7 @@ def _told(error: jax.errors.JaxRuntimeError) -> Exception:
     return UserError(
         "a device has too little memory: lower train.batch_size, raise train.accumulate, set "
         "model.remat=dots or full, or spread the parameters with mesh.fsdp "
-        f"(python -m bsq_jax.plan shows what is needed); {text[:200]}"
+        f"(python -m bsq_jax plan shows what is needed); {text[:200]}"
     )
 
 

@@ -1,7 +1,7 @@
 """The kind of device that a program is traced for.
 
 A few operations are written differently for CPUs, or for some GPUs. Usually the program runs where
-it is traced; only `bsq_jax.plan` compiles for machines that are elsewhere.
+it is traced; only `bsq_jax.cli.plan` compiles for machines that are elsewhere.
 """
 
 from __future__ import annotations

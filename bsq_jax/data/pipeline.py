@@ -17,10 +17,11 @@ import grain
 import numpy as np
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.data import footage, lengths, transforms
+from bsq_jax.data import lengths, transforms
 from bsq_jax.data.batch_sizes import BatchSizes
 from bsq_jax.data.batches import Batch as Batch
 from bsq_jax.data.batches import Batches, EpochOrder, local_batch
+from bsq_jax.data.decoding import footage
 from bsq_jax.data.notices import warn_once
 from bsq_jax.data.reader import FrameCache, Reader
 from bsq_jax.data.records import NO_LABEL, BrokenRecord, Source, classes_of, label_of

@@ -8,11 +8,11 @@ from absl import logging
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.data import transforms
-from bsq_jax.data.footage import Render, open_footage
+from bsq_jax.data.decoding.footage import Render, open_footage
+from bsq_jax.data.decoding.video import FrameTable
 from bsq_jax.data.records import BrokenRecord, Source
 from bsq_jax.data.retry import with_retries
 from bsq_jax.data.transforms import Picture
-from bsq_jax.data.video import FrameTable
 
 # Which frames of a record are wanted, given how many it has: increasing numbers from 0.
 Choose = Callable[[int], Sequence[int]]

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import grain
 import numpy as np
 
-from bsq_jax.core import checksums
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.files import write_atomic
 from bsq_jax.data.batch_sizes import BatchSizes
 from bsq_jax.data.batches import Batches, EpochOrder, local_batch
 from bsq_jax.data.settings import DataConfig
@@ -151,7 +151,7 @@ def write_description(tokens: TokenSet) -> None:
         split: _entry(split_path(tokens.folder, split)) for split in tokens.counts
     }
     text = json.dumps(described, indent=2) + "\n"
-    checksums.write_atomic(tokens.folder / FILE, text.encode())
+    write_atomic(tokens.folder / FILE, text.encode())
 
 
 def read_description(place: str | os.PathLike[str]) -> TokenSet:
@@ -183,7 +183,7 @@ def read_description(place: str | os.PathLike[str]) -> TokenSet:
     except OSError as error:
         raise UserError(
             f"{folder} is no token set ({FILE}: {error.strerror}): make one with "
-            "python -m bsq_jax.tokenize"
+            "python -m bsq_jax tokenize"
         ) from None
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise UserError(f"{folder / FILE} is damaged ({error}): tokenize again") from None

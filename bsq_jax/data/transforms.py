@@ -14,11 +14,11 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from bsq_jax.data.footage import first_frame
+from bsq_jax.data.decoding.footage import first_frame
+from bsq_jax.data.decoding.stills import decode as decode
+from bsq_jax.data.decoding.stills import image_size as image_size
 from bsq_jax.data.records import BrokenRecord as BrokenRecord
 from bsq_jax.data.records import Record
-from bsq_jax.data.stills import decode as decode
-from bsq_jax.data.stills import image_size as image_size
 
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,

@@ -14,10 +14,10 @@ from bsq_jax.models.discriminators import (
 )
 from bsq_jax.models.discriminators.patchgan import map_side
 from bsq_jax.models.discriminators.stylegan import sizes
-from bsq_jax.models.masked_lm import MaskedLm, MaskedLmShape
+from bsq_jax.models.masked_lm.model import MaskedLm, MaskedLmShape
 from bsq_jax.models.positions import check_width
-from bsq_jax.models.prior import PriorModel
-from bsq_jax.models.prior_shape import PriorShape
+from bsq_jax.models.prior.model import PriorModel
+from bsq_jax.models.prior.shape import PriorShape
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
 from bsq_jax.models.transformer import Compute
 from bsq_jax.quantizers import make_quantizer

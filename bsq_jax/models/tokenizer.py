@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from bsq_jax.models.attention import Past
-from bsq_jax.models.attention_choice import Choice, choose_implementation
-from bsq_jax.models.causality import Causality
+from bsq_jax.models.attention.causality import Causality
+from bsq_jax.models.attention.choice import Choice, choose_implementation
+from bsq_jax.models.attention.self_attention import Past
 from bsq_jax.models.initializers import bias, kernel
 from bsq_jax.models.linear import product
 from bsq_jax.models.positions import (
@@ -50,7 +50,7 @@ class TokenizerShape:
       mlp_ratio: hidden width of a block's MLP over `width`.
       head_hidden: hidden width of the decoder's pixel head; 0 for a single linear layer.
       positions: kind of positions, see `bsq_jax.models.positions`.
-      causality: kind of causality, see `bsq_jax.models.causality`.
+      causality: kind of causality, see `bsq_jax.models.attention.causality`.
       window: frames that a token sees, its own included; 0 for no limit.
       min_bits: fewest bits of a token that it can be decoded from; 0: all are needed.
     """
@@ -227,7 +227,7 @@ class TokenizerModel(nn.Module):
       quantizer: called on float32 latents ``[..., L]``, returns `Quantized`.
       dtype: dtype of the computation; parameters are float32, and so is the quantiser.
       remat: recompute blocks in the backward pass.
-      attention: implementation of attention, see `bsq_jax.models.attention.attend`.
+      attention: implementation of attention, see `bsq_jax.models.attention.self_attention.attend`.
     """
 
     shape: TokenizerShape

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from bsq_jax.core.sharding import split_by_batch
 from bsq_jax.core.target import platform
-from bsq_jax.models.attention import Past, SelfAttention
-from bsq_jax.models.causality import EVERYTHING, Causality
+from bsq_jax.models.attention.causality import EVERYTHING, Causality
+from bsq_jax.models.attention.self_attention import Past, SelfAttention
 from bsq_jax.models.initializers import bias, kernel, scale
 from bsq_jax.models.linear import product
 from bsq_jax.models.positions import Rotation
@@ -35,7 +35,7 @@ class Compute:
       remat: what the backward pass computes again instead of storing it, a key of
         `REMAT_POLICIES`: ``none``; ``dots``, everything but the results of linear layers;
         ``full``, everything but the input of each block.
-      attention: implementation, see `bsq_jax.models.attention.attend`.
+      attention: implementation, see `attend`.
     """
 
     dtype: jnp.dtype = jnp.float32
@@ -186,7 +186,7 @@ class Transformer(nn.Module):
           past: keys and values of the frames before, ``[layer, batch, time, token, head, channel]``
             each, if there are any.
           streaming: give back keys and values of these frames.
-          real: frames of each example that are not padding, see `bsq_jax.models.attention.attend`.
+          real: frames of each example that are not padding, see `attend`.
 
         Returns:
           ``[batch, time, token, width]``, and keys and values of these frames, shaped like `past`;

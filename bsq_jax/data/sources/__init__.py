@@ -1,0 +1,111 @@
+"""Where pictures and videos come from: random access to records, by a short spec.
+
+A source is a sequence of records; position and content never change while a run lasts, so that an
+index is all a pipeline needs to carry. Sources hand out encoded bytes where they have them and
+leave decoding to the pipeline's threads.
+"""
+
+import difflib
+import os
+from collections.abc import Callable
+
+from bsq_jax.core.errors import UserError
+from bsq_jax.data.records import SPLITS, Record, Source
+from bsq_jax.data.sources import datasets, embedded, folders
+from bsq_jax.data.sources.motion import MotionSource
+
+__all__ = ["SPLITS", "Record", "Source", "make_source", "same_place"]
+
+
+def same_place(spec: str) -> str:
+    """A spec in one spelling: equal for two that name the same folder or file."""
+    scheme, _, place = spec.partition(":")
+    if scheme in ("folder", "clips") and place:
+        return f"{scheme}:{os.path.realpath(os.path.expanduser(place))}"
+    return spec
+
+
+def make_source(spec: str, split: str, *, divide: bool = True) -> Source:
+    """Opens the pictures or videos that a source spec names.
+
+    Pictures:
+
+    ``photos``
+      Eleven real colour photographs that come inside scikit-image and scikit-learn, divided by
+      photograph: 8 to train on, 3 to validate on. Nothing is downloaded.
+    ``folder:PATH``
+      Every picture file below PATH, sorted by path. If PATH holds ``train`` and one of ``val``,
+      ``validation``, ``valid`` or ``test``, those are the splits. Otherwise a picture belongs to
+      val when a hash of its path below PATH falls in the lowest tenth, so adding pictures moves no
+      other; if none does, the one with the lowest hash is val. Where all lie in subfolders (of the
+      splits), these are their classes, in order of name.
+    ``digits``
+      1,797 handwritten digits of 8 x 8 in ten classes that come inside scikit-learn; every fifth is
+      in val.
+    ``synthetic``
+      64 drawn pictures of 96 x 96 a split, for tests.
+
+    Videos:
+
+    ``motion``
+      A camera pans, zooms and turns over these photographs, see `motion`: 128
+      videos of 96 frames over those to train on, 24 over those to validate on.
+    ``clips:PATH``
+      Every video file below PATH, divided as the pictures of a folder; or one file, undivided.
+
+    Either, told apart by what is stored:
+
+    ``tfds:NAME`` or ``tfds:NAME@DATA_DIR``
+      A dataset that tensorflow-datasets has prepared as array_record files; val is its
+      ``validation`` split if it has one, else ``test``. Of one with both, pictures are taken. A
+      feature that is a class label gives classes.
+    ``array_record:GLOB`` or ``array_record:TRAIN_GLOB|VAL_GLOB``
+      Files whose records are encoded pictures or video files, sorted by path. With one glob every
+      tenth record, from the first, is val.
+
+    Args:
+      spec: One of the above.
+      split: 'train' or 'val'.
+      divide: False if the other split comes from another spec: then a folder without split
+        folders, or a lone glob, is used whole instead of being divided.
+
+    Raises:
+      UserError: The spec or split is unknown, or what it names is missing or holds none.
+    """
+    if split not in SPLITS:
+        raise UserError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}")
+    scheme, colon, rest = spec.partition(":")
+    plain: dict[str, Callable[[str], Source]] = {
+        "photos": embedded.photos,
+        "digits": embedded.DigitsSource,
+        "motion": lambda split: MotionSource(embedded.photos(split), split),
+        "synthetic": embedded.SyntheticSource,
+    }
+    with_place: dict[str, Callable[[str, str, bool], Source]] = {
+        "folder": folders.pictures,
+        "clips": folders.clips,
+        "tfds": datasets.open_tfds,
+        "array_record": datasets.open_array_record,
+    }
+    if scheme in plain:
+        if colon:
+            raise UserError(
+                f"data source {spec!r}: {scheme} takes nothing after it, write {scheme!r}"
+            )
+        return plain[scheme](split)
+    if scheme in with_place:
+        if not rest:
+            raise UserError(
+                f"data source {spec!r} names no place: write {scheme}:... after the colon"
+            )
+        return with_place[scheme](rest, split, divide)
+    if os.path.isdir(os.path.expanduser(spec)):
+        raise UserError(
+            f"unknown data source {spec!r}: for a folder of pictures write 'folder:{spec}', "
+            f"for one of videos 'clips:{spec}'"
+        )
+    known = [*plain, *with_place]
+    near = difflib.get_close_matches(scheme.lower(), known, n=1, cutoff=0)[0]
+    raise UserError(
+        f"unknown data source {spec!r}: did you mean {near!r}? (known: {', '.join(known)})"
+    )

@@ -1,0 +1,1 @@
+"""Evaluation: metrics, frozen networks, evaluators and their reports."""

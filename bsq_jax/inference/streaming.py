@@ -1,0 +1,237 @@
+"""Video frame by frame: each is coded when it is there, with the keys and values of those before.
+
+A stream gives what `Tokenizer.encode` and `Tokenizer.decode` give for the whole clip: on CPUs to
+the bit; on other devices up to the order of sums, which there depends on the number of frames that
+are computed at once, so that a latent close to 0 may give the other bit. What has been seen is kept
+on the device as keys and values of each layer: with a window of w frames those of the last w - 1
+frames, so that memory and the time of a frame stay the same for ever; without one those of all
+frames.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+from bsq_jax.core.errors import UserError
+from bsq_jax.core.once import say_once
+from bsq_jax.core.pixels import to_float, to_uint8
+from bsq_jax.core.target import full_precision, platform
+from bsq_jax.inference.arrays import checked_bits, checked_dtype, checked_pixels, filled, pieces
+from bsq_jax.models.attention.self_attention import Past
+from bsq_jax.models.positions import FrameTable, check_length
+from bsq_jax.models.tokenizer import TokenizerModel
+
+MOST_FRAMES = 16  # frames that are computed at once where a model has a window
+
+
+class Programs:
+    """The compiled halves of a model for some frames after others.
+
+    All streams of a tokenizer share them. A program belongs to one batch size, one number of frames
+    and one number of frames before.
+
+    Attributes:
+      shape: of the model.
+    """
+
+    def __init__(self, model: TokenizerModel, params: Any):
+        """Compiles nothing yet.
+
+        Args:
+          model: the network.
+          params: its parameters, on the device.
+
+        Raises:
+          UserError: tokens of the model see later frames, so that nothing can be streamed.
+        """
+        self.shape = model.shape
+        if not self.shape.sees.streams:
+            raise UserError(
+                f"model.causality={self.shape.causality}: a token sees later frames, so this model "
+                "cannot stream: give whole clips, or train one with model.causality=block_causal"
+            )
+        self._params = params
+
+        def apply(method: str, params: Any, x: jax.Array, table: FrameTable, past: Any) -> Any:
+            with full_precision(model.dtype):
+                applied: Any = model.apply({"params": params}, x, table, past, method=method)
+            out, present = applied
+            return out, _kept(past, present, self.shape.window)
+
+        def encode(params: Any, x: jax.Array, table: FrameTable, past: Any) -> Any:
+            floats = to_float(x) if x.dtype == jnp.uint8 else x
+            return apply("encode_next", params, floats, table, past)
+
+        def decode(params: Any, x: jax.Array, table: FrameTable, past: Any) -> Any:
+            return apply("decode_next", params, x, table, past)
+
+        def decode_uint8(params: Any, x: jax.Array, table: FrameTable, past: Any) -> Any:
+            pixels, past = decode(params, x, table, past)
+            return to_uint8(pixels), past
+
+        functions = {"encode": encode, "float32": decode, "uint8": decode_uint8}
+        # A cache that neither grows nor shrinks gives its memory to the next one.
+        self._functions: dict[tuple[str, bool], Any] = {
+            (what, full): jax.jit(function, donate_argnames="past" if full else ())
+            for what, function in functions.items()
+            for full in (False, True)
+        }
+
+    def compiled(self) -> int:
+        """Number of programs so far."""
+        return sum(function._cache_size() for function in self._functions.values())
+
+    def next(self, what: str, x: np.ndarray, half: Half) -> tuple[np.ndarray, Half]:
+        """Codes the next frames.
+
+        Args:
+          what: ``encode``, or the type of the pixels to decode to, ``float32`` or ``uint8``.
+          x: checked pixels or bits, ``[batch, time, ...]``.
+          half: what is known of the frames before; not to be used again.
+
+        Returns:
+          Bits or pixels ``[batch, time, ...]``, and what the frames after these need.
+
+        Raises:
+          UserError: the model has no positions for these frames.
+        """
+        count = x.shape[1]
+        table = self.shape.frame_table(count, half.done)
+        full = half.past is not None and half.past[0].shape[2] == self.shape.window - 1
+        function = self._functions[what, full]
+        out, past = function(self._params, filled(x, self.shape), table, half.past)
+        return np.asarray(out)[: len(x)], Half(half.done + count, past)
+
+    def clip(self, what: str, x: np.ndarray) -> np.ndarray:
+        """Codes clips of any length, a bounded number of frames at a time; as `next`."""
+        half, parts = Half(), []
+        for piece in pieces(x.shape[1], MOST_FRAMES):
+            part, half = self.next(what, x[:, piece], half)
+            parts.append(part)
+        return np.concatenate(parts, axis=1)
+
+
+class Half(NamedTuple):
+    """What encoder or decoder keeps: the number of frames done, and keys and values of the last."""
+
+    done: int = 0
+    past: Past | None = None
+
+
+def _kept(past: Past | None, present: Past, window: int) -> Past | None:
+    """Keys and values that the next frame will see, ``[layer, batch, time, ...]``."""
+    if window == 1:
+        return None
+    if past is None:
+        keys, values = present
+    else:
+        keys, values = (jnp.concatenate(pair, axis=2) for pair in zip(past, present, strict=True))
+    last = slice(1 - window if window else None, None)
+    return keys[:, :, last], values[:, :, last]
+
+
+class Stream:
+    """Codes frame by frame; made by `Tokenizer.stream`.
+
+    ::
+
+        stream = tokenizer.stream()
+        for frame in frames:  # uint8 [1, height, width, 3]
+            bits = stream.encode(frame)  # uint8 0/1 [1, row, column, L]
+            pixels = stream.decode(bits)  # float32 in [-1, 1] [1, height, width, 3]
+
+    Encoder and decoder remember for themselves: one machine can use the one, another the other.
+    Without a window (``model.window``) each number of frames before is compiled once for all
+    streams of the tokenizer; with a window of w frames there are w programs in all.
+    """
+
+    def __init__(self, programs: Programs, batch: int = 1):
+        """Begins a stream of `batch` videos side by side."""
+        if batch < 1:
+            raise UserError(f"a stream of {batch} videos: batch must be 1 or more")
+        if platform() != "cpu":
+            say_once(
+                f"stream: on a {platform()} sums are taken in another order for a frame than for a "
+                "clip, so that single bits may differ from those of the whole clip"
+            )
+        self._programs = programs
+        self._batch = batch
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all frames: the next one is the first of another video."""
+        self._encoder = Half()
+        self._decoder = Half()
+
+    @property
+    def encoded(self) -> int:
+        """Frames encoded so far."""
+        return self._encoder.done
+
+    @property
+    def decoded(self) -> int:
+        """Frames decoded so far."""
+        return self._decoder.done
+
+    def encode(
+        self, frame: npt.ArrayLike, *, value_range: tuple[float, float] | None = None
+    ) -> np.ndarray:
+        """Tokens of the next frame.
+
+        Args:
+          frame: ``[batch, height, width, 3]``, uint8 or floats.
+          value_range: of floats, as in `Tokenizer.encode`.
+
+        Returns:
+          uint8 zeros and ones ``[batch, row, column, L]``.
+
+        Raises:
+          UserError: wrong shape, type or range, or more frames than the model has positions for.
+            The stream stays as it was.
+        """
+        array, _ = checked_pixels(frame, self._programs.shape, value_range=value_range, clips=False)
+        self._check(array, self._encoder)
+        bits, self._encoder = self._programs.next("encode", array, self._encoder)
+        return bits[:, 0]
+
+    def decode(self, bits: npt.ArrayLike, *, dtype: str = "float32") -> np.ndarray:
+        """Pixels of the next frame.
+
+        Args:
+          bits: ``[batch, row, column, L]``, zeros and ones.
+          dtype: ``float32`` for values in [-1, 1], ``uint8`` for bytes.
+
+        Returns:
+          ``[batch, height, width, 3]``.
+
+        Raises:
+          UserError: as `encode`, or an unknown dtype.
+        """
+        array, _ = checked_bits(bits, self._programs.shape, clips=False)
+        self._check(array, self._decoder)
+        pixels, self._decoder = self._programs.next(checked_dtype(dtype), array, self._decoder)
+        return pixels[:, 0]
+
+    def _check(self, array: np.ndarray, half: Half) -> None:
+        if len(array) != self._batch:
+            raise UserError(
+                f"a batch of {len(array)} in a stream of {self._batch}: make the stream with "
+                f"stream(batch={len(array)})"
+            )
+        shape = self._programs.shape
+        try:
+            check_length(shape.positions, half.done, shape.frames)
+        except UserError:
+            if shape.frames == 1:
+                problem = "this is an image model, reset() the stream before each picture"
+            else:
+                problem = (
+                    f"this model has learned positions for {shape.frames}: reset() the stream to "
+                    "begin anew, or train a model with model.positions=rotary and a model.window"
+                )
+            raise UserError(f"frame {half.done + 1} of a stream: {problem}") from None

@@ -1,0 +1,336 @@
+"""The Python API: load a tokenizer, turn pixels into bits and bits into pixels."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+from ml_collections import ConfigDict
+
+from bsq_jax.config import finalize
+from bsq_jax.core.errors import UserError
+from bsq_jax.core.paths import local_path
+from bsq_jax.core.pixels import to_float, to_uint8
+from bsq_jax.core.target import full_precision, platform
+from bsq_jax.inference.arrays import (
+    checked_bits,
+    checked_dtype,
+    checked_pixels,
+    filled,
+    least_batch,
+    pieces,
+)
+from bsq_jax.inference.streaming import MOST_FRAMES, Programs, Stream
+from bsq_jax.models.factory import make_tokenizer
+from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
+from bsq_jax.training.export import is_export, save_export
+from bsq_jax.training.initial import TOKENIZER_FOLDER, load_initial, read_saved_config
+
+_log = logging.getLogger(__name__)
+
+WEIGHTS = ("auto", "raw", "ema")
+# Bounds the memory of a call: a batch is at most this many tokens (16 pictures of 256x256).
+_MAX_TOKENS = 16 * 1024
+
+
+class Tokenizer:
+    """A trained tokenizer.
+
+    ::
+
+        tokenizer = Tokenizer.load("runs/quickstart")
+        bits = tokenizer.encode(images)  # uint8 0/1 [batch, row, column, L]
+        pixels = tokenizer.decode(bits)  # float32 in [-1, 1] [batch, height, width, 3]
+
+    Large batches are cut into pieces of a bounded size, powers of two, and each shape is compiled
+    once; so are long clips of models with a window. Runs on JAX's default device.
+
+    Attributes:
+      config: the config of the model, locked.
+      origin: where the weights come from: ``weights`` (raw or ema) and training ``step``.
+    """
+
+    def __init__(self, config: ConfigDict, params: Any, origin: dict[str, Any] | None = None):
+        """Wraps parameters.
+
+        Args:
+          config: a finalised config.
+          params: nested dict of float32 arrays, the model's ``params``.
+          origin: where they come from; kept in exports.
+
+        Raises:
+          UserError: the parameters are not those of the config's model.
+        """
+        self.config = config
+        self.origin = dict(origin or {})
+        self._saved_dtype: str = config.model.dtype  # of exports: not what this machine prefers
+        self._model = _frame_by_frame(make_tokenizer(config))
+        self._params = params
+        self._check_params()
+        self._device_params = jax.device_put(self._cast(params))
+        model = self._model
+
+        def apply(params: Any, x: jax.Array, method: str) -> Any:
+            with full_precision(model.dtype):
+                return model.apply({"params": params}, x, method=method)
+
+        def encode(params: Any, x: jax.Array) -> jax.Array:
+            # uint8 goes to the device as it is: a quarter of the bytes of floats.
+            return apply(params, to_float(x) if x.dtype == jnp.uint8 else x, "encode").bits
+
+        self._functions = {
+            "encode": jax.jit(encode),
+            "float32": jax.jit(lambda params, bits: apply(params, bits, "decode")),
+            "uint8": jax.jit(lambda params, bits: to_uint8(apply(params, bits, "decode"))),
+        }
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], *, weights: str = "auto", dtype: str | None = None
+    ) -> Self:
+        """Loads a tokenizer from a workdir or an export.
+
+        Args:
+          path: the folder.
+          weights: ``ema``, ``raw``, or ``auto`` for the averaged ones where there are some.
+          dtype: ``float32`` or ``bfloat16`` to compute in. By default float32 on CPUs, and what the
+            config says on accelerators. `repr` shows which; the log says so where the config says
+            another. Bits are the same to the bit only in one dtype (docs/differences.md).
+
+        Raises:
+          UserError: the folder is missing, neither of the two, damaged, or has no such weights.
+        """
+        folder = local_path(path)
+        if not folder.is_dir():
+            raise UserError(f"{folder} does not exist or is not a folder: give a workdir or export")
+        if weights not in WEIGHTS:
+            raise UserError(f"weights='{weights}': it must be one of {', '.join(WEIGHTS)}")
+        if not is_export(folder) and not (folder / "config.json").exists():
+            raise UserError(
+                f"{folder} is neither a workdir nor an export: there is no config.json in it"
+            )
+        task = read_saved_config(folder).task
+        if task != "tokenizer":
+            inside = folder / TOKENIZER_FOLDER
+            raise UserError(f"{folder} holds a {task}; its tokenizer is in {inside}")
+        for name in ("ema", "raw") if weights == "auto" else (weights,):
+            initial = load_initial(folder, (name,))
+            if name in initial.weights:
+                break
+        else:  # one of the two is always there
+            other = "raw" if weights == "ema" else "ema"
+            raise UserError(f"{folder} holds no {weights} weights: load with weights='{other}'")
+        config = initial.config.copy_and_resolve_references()
+        own = config.model.dtype
+        if dtype is not None:
+            config.model.dtype = dtype
+        elif platform() == "cpu" and own != "float32":
+            config.model.dtype = "float32"
+            _log.info("%s: computes in float32 on this CPU; its config says %s", folder, own)
+        made = cls(finalize(config), initial.weights[name], initial.origin | {"weights": name})
+        if dtype is None:
+            made._saved_dtype = own
+        return made
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes an export that loads without the workdir: ``config.json`` and the weights.
+
+        The weights lie in ``raw.safetensors`` or ``ema.safetensors``, by what they are.
+
+        Raises:
+          UserError: the folder cannot be written.
+        """
+        name = "ema" if self.origin.get("weights") == "ema" else "raw"
+        config = self.config.copy_and_resolve_references()
+        config.model.dtype = self._saved_dtype
+        save_export(path, config, {name: self._params}, origin=self.origin)
+
+    def __repr__(self) -> str:
+        """Size, bits and origin in one line."""
+        shape = self._model.shape
+        return (
+            f"<Tokenizer {shape.image_height}x{shape.image_width}, {shape.bits} bits a patch of "
+            f"{shape.patch_size}x{shape.patch_size}, {self.num_params / 1e6:.1f}M parameters, "
+            f"{self.config.model.dtype}, {self.origin}>"
+        )
+
+    @property
+    def model(self) -> TokenizerModel:
+        """The network."""
+        return self._model
+
+    @property
+    def shape(self) -> TokenizerShape:
+        """The numbers that fix the model."""
+        return self._model.shape
+
+    @property
+    def params(self) -> Any:
+        """The parameters, a nested dict of float32 arrays on the host."""
+        return self._params
+
+    @property
+    def num_params(self) -> int:
+        """Number of parameters."""
+        return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self._params))
+
+    def encode(
+        self, pixels: npt.ArrayLike, *, value_range: tuple[float, float] | None = None
+    ) -> np.ndarray:
+        """Tokens of pictures or clips.
+
+        Args:
+          pixels: uint8, or floats; images ``[batch, height, width, 3]`` or videos
+            ``[batch, time, height, width, 3]`` of the model's size.
+          value_range: black and white of floats: ``(-1, 1)``, ``(0, 1)`` or ``(0, 255)``. Left out,
+            floats count as [-1, 1], with a warning if all of them lie in [0, 1].
+
+        Returns:
+          uint8 zeros and ones, ``[batch, row, column, L]`` or ``[batch, time, row, column, L]``.
+
+        Raises:
+          UserError: wrong shape, type or range.
+        """
+        array, is_video = checked_pixels(pixels, self._model.shape, value_range=value_range)
+        bits = self._in_pieces("encode", array)
+        return bits if is_video else bits[:, 0]
+
+    def decode(self, bits: npt.ArrayLike, *, dtype: str = "float32") -> np.ndarray:
+        """Pixels of tokens.
+
+        Args:
+          bits: zeros and ones of any integer or boolean type, shaped as `encode` returns them.
+          dtype: ``float32`` for values in [-1, 1], ``uint8`` for bytes.
+
+        Returns:
+          ``[batch, height, width, 3]`` or ``[batch, time, height, width, 3]``.
+
+        Raises:
+          UserError: wrong shape, values other than 0 and 1, or an unknown dtype.
+        """
+        what = checked_dtype(dtype)
+        array, is_video = checked_bits(bits, self._model.shape)
+        pixels = self._in_pieces(what, array)
+        return pixels if is_video else pixels[:, 0]
+
+    def reconstruct(
+        self,
+        pixels: npt.ArrayLike,
+        *,
+        value_range: tuple[float, float] | None = None,
+        dtype: str = "float32",
+    ) -> np.ndarray:
+        """``decode(encode(pixels))``, in the shape of the input; the range is that of `decode`."""
+        return self.decode(self.encode(pixels, value_range=value_range), dtype=dtype)
+
+    def encode_parts(
+        self, clips: np.ndarray, *, value_range: tuple[float, float] | None = None
+    ) -> np.ndarray:
+        """`encode` of clips of any length, in parts as long as the model's, one after the other.
+
+        An image model codes frame by frame.
+        """
+        parts = (clips[:, part] for part in self._parts(clips.shape[1]))
+        made = [self.encode(part, value_range=value_range) for part in parts]
+        return np.concatenate(made, axis=1)
+
+    def decode_parts(self, bits: np.ndarray, *, dtype: str = "float32") -> np.ndarray:
+        """`decode` of what `encode_parts` gave."""
+        parts = (bits[:, part] for part in self._parts(bits.shape[1]))
+        return np.concatenate([self.decode(part, dtype=dtype) for part in parts], axis=1)
+
+    def _parts(self, frames: int) -> list[slice]:
+        step = self._model.shape.frames
+        return [slice(first, first + step) for first in range(0, frames, step)]
+
+    def stream(self, batch: int = 1) -> Stream:
+        """Begins to code videos frame by frame, see `Stream`.
+
+        Args:
+          batch: number of videos side by side.
+
+        Raises:
+          UserError: tokens of this model see later frames.
+        """
+        return Stream(self._programs, batch)
+
+    # --- checks ---
+
+    def _check_params(self) -> None:
+        shape = self._model.shape
+        pixels = jax.ShapeDtypeStruct((1, 1, shape.image_height, shape.image_width, 3), jnp.float32)
+        wanted = jax.eval_shape(self._model.init, jax.random.key(0), pixels)["params"]
+        want = {jax.tree_util.keystr(k[:-1]): v.shape for k, v in _leaves(wanted)}
+        have = {jax.tree_util.keystr(k): v.shape for k, v in _leaves(self._params)}
+        for key in sorted(want | have):
+            if want.get(key) != have.get(key):
+                raise UserError(
+                    f"the weights do not fit the config: {key} is {have.get(key, 'missing')}, "
+                    f"the config's model has {want.get(key, 'no such parameter')}"
+                )
+
+    def _cast(self, params: Any) -> Any:
+        """Matrices in the computation's dtype once, instead of at every call."""
+        dtype = jnp.dtype(self.config.model.dtype)
+
+        def cast(path: tuple[Any, ...], leaf: Any) -> Any:
+            names = [entry.key for entry in path]
+            keep = names[0] == "to_latent" or names[-1] != "kernel"
+            return leaf if keep else np.asarray(leaf).astype(dtype)
+
+        return jax.tree_util.tree_map_with_path(cast, params)
+
+    # --- computation ---
+
+    @functools.cached_property
+    def _programs(self) -> Programs:
+        return Programs(self._model, self._device_params)
+
+    def _in_pieces(self, what: str, array: np.ndarray) -> np.ndarray:
+        """Encodes or decodes ``[batch, time, ...]``, a bounded number of tokens at a time."""
+        shape, frames = self._model.shape, array.shape[1]
+        if not len(array):
+            empty = jax.eval_shape(self._functions[what], self._device_params, array)
+            return np.zeros(empty.shape, empty.dtype)
+        long = frames > MOST_FRAMES and shape.window > 0 and shape.sees.streams
+        done: list[np.ndarray] = []
+        ahead: jax.Array | np.ndarray | None = None
+        most, least = self._max_batch(MOST_FRAMES if long else frames), least_batch(shape)
+        for piece in pieces(len(array), most, least):
+            # One piece is computed while the one before is copied: no more is ever on the device.
+            part = array[piece]
+            if long:
+                latest = self._programs.clip(what, part)
+            else:
+                latest = self._functions[what](self._device_params, filled(part, shape))
+            if ahead is not None:
+                done.append(np.asarray(ahead))
+            ahead = latest
+        return np.concatenate([*done, np.asarray(ahead)])[: len(array)]
+
+    def _max_batch(self, frames: int) -> int:
+        """Examples that are computed at once, a power of two."""
+        shape = self._model.shape
+        fitting = max(_MAX_TOKENS // (frames * shape.tokens), 1)
+        return max(2 ** (fitting.bit_length() - 1), least_batch(shape))
+
+
+def _frame_by_frame(model: TokenizerModel) -> TokenizerModel:
+    """The model with blocked attention that computes each frame by itself.
+
+    A frame of a stream, of a short clip and of a long one then comes out the same to the bit.
+    """
+    usual = model.clone(attention="auto").attention_used(2).name
+    if "blocked" in (model.attention, usual) and model.attention in ("auto", "blocked"):
+        return model.clone(attention="by_frame")
+    return model
+
+
+def _leaves(tree: Any) -> list[tuple[tuple[Any, ...], Any]]:
+    return jax.tree_util.tree_flatten_with_path(tree)[0]

@@ -1,0 +1,110 @@
+"""Figures: lines through points, as PNG files."""
+
+from __future__ import annotations
+
+import io
+import pathlib
+from collections.abc import Collection, Mapping, Sequence
+
+from bsq_jax.core.files import write_atomic
+
+# Told apart by readers who do not see all colours (Okabe and Ito 2008), and by shape in grey print.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = "os^Dvx*P<>"
+
+
+def line_figure(
+    path: pathlib.Path,
+    lines: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    x: str,
+    y: str,
+    logarithmic: bool = False,
+) -> None:
+    """Draws named lines through points and saves them as a PNG file.
+
+    Args:
+      path: where to.
+      lines: points ``(x, y)`` by name.
+      x: what the horizontal axis shows.
+      y: what the vertical axis shows.
+      logarithmic: horizontal axis in powers of two, a tick at every point.
+    """
+    # The object interface: no global state, no display.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    for (name, points), marker in zip(lines.items(), "os^Dvx*" * len(lines), strict=False):
+        axes.plot(*zip(*points, strict=True), marker=marker, label=name)
+    if logarithmic:
+        places = sorted({place for points in lines.values() for place, _ in points})
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(places, [f"{place:g}" for place in places])
+    axes.set(xlabel=x, ylabel=y)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def panel_figure(
+    path: pathlib.Path,
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]],
+    *,
+    x: str,
+    logarithmic: bool = False,
+    bold: Collection[str] = (),
+) -> None:
+    """Draws panels beside each other over one legend, for a paper: PNG of 300 dots an inch.
+
+    Args:
+      path: where to; it holds the old file or the new one, never half.
+      panels: by what the vertical axis shows, points ``(x, y)`` by name of the line; a name has the
+        same look in all panels.
+      x: what the horizontal axis shows.
+      logarithmic: horizontal axis in powers of ten.
+      bold: names of the lines to look at; the others are dashed and thinner.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    figure = Figure(figsize=(3.3 * len(panels), 3.3), dpi=300, layout="constrained")
+    shown = {}
+    row = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (y, lines) in zip(row, panels.items(), strict=True):
+        for name, points in lines.items():
+            number = names.index(name)
+            (shown[name],) = axes.plot(
+                *zip(*sorted(points), strict=True),
+                color=_COLOURS[number % len(_COLOURS)],
+                marker=_MARKERS[number % len(_MARKERS)],
+                markersize=4,
+                linestyle="-" if name in bold else "--",
+                linewidth=1.6 if name in bold else 1.0,
+                zorder=3 if name in bold else 2,
+            )
+        if logarithmic:
+            axes.set_xscale("log")
+            low, high = axes.get_xlim()
+            subs = (1, 2, 5) if high < 100 * low else (1,)
+            axes.xaxis.set_major_locator(LogLocator(subs=subs))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel(x, fontsize=9)
+        axes.set_ylabel(y, fontsize=9)
+        axes.tick_params(labelsize=8, which="both")
+        axes.grid(alpha=0.3, linewidth=0.5, which="both" if logarithmic else "major")
+    figure.legend(
+        [shown[name] for name in names],
+        names,
+        loc="outside lower center",
+        ncols=min(len(names), 2 * len(panels)),
+        fontsize=8,
+        frameon=False,
+    )
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, file.getvalue())

@@ -1,0 +1,1 @@
+"""Attention: visibility, blocks, implementations."""

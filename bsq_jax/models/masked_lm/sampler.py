@@ -1,0 +1,288 @@
+"""Generation with a masked language model: parallel decoding by confidence, in one scan.
+
+All words of a frame are masked at first. In each step the model proposes a word for every mask, and
+the proposals that it is surest of are kept (MaskGIT, arXiv 2202.04200, section 3.2); how many is
+fixed by a schedule. Words that are given are never touched, which makes the same program one for
+inpainting. Frames of a clip are filled in one after the other, each given those before it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from bsq_jax.core.rng import stream_key
+from bsq_jax.core.sharding import (
+    BATCH_AXES,
+    batch_sharding,
+    batch_shards,
+    jit_on,
+    replicated,
+    to_host,
+)
+from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
+from bsq_jax.models.masked_lm.mask_schedule import masked_after
+from bsq_jax.models.masked_lm.model import MaskedLm, MaskedLmShape, table_of
+from bsq_jax.quantizers.bits import from_group_indices, to_group_indices
+
+ORDERS = ("confidence", "random")
+_TOKENS = 2048  # that a device works on at a time, counted without those of guidance
+_MOST_ROWS = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How words are chosen.
+
+    Attributes:
+      steps: of a frame; more than there are words to decide are no use.
+      schedule: of what is still masked after a step, see `bsq_jax.models.masked_lm.mask_schedule`.
+      order: what is decided first: ``confidence``, the words that the model is surest of, or
+        ``random``. With a word in each step and in random order, samples have exactly the
+        distribution that the model gives to that order.
+      temperature: the logits are divided by it; 0 takes the likeliest words.
+      noise: Gumbel noise times this is added to the confidence (the log-probability of what was
+        drawn) in the first step, and less and less until the last, which has none.
+      guidance: w of classifier-free guidance, which draws from
+        ``logits + w (logits - logits without class)``; 0 for none.
+      unit: what is decided as a whole: a ``token``, or each ``group`` of bits by itself.
+    """
+
+    steps: int = 32
+    schedule: str = "cosine"
+    order: str = "confidence"
+    temperature: float = 1.0
+    noise: float = 4.5
+    guidance: float = 0.0
+    unit: str = "token"
+
+
+def fill_in(
+    logits_of: Callable[[jax.Array], jax.Array],
+    shape: MaskedLmShape,
+    sampling: Sampling,
+    words: jax.Array,
+    masked: jax.Array,
+    keys: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Decides the masked words of a frame; to be called inside `jax.jit`.
+
+    Args:
+      logits_of: maps words int32 ``[batch, token, group]``, some of them masks, to logits
+        ``[batch, token, sum of words]``.
+      shape: of the model.
+      sampling: how.
+      words: int32 ``[batch, token, group]``; what is masked may hold anything.
+      masked: booleans ``[batch, token]``, which tokens are to be decided.
+      keys: a random key for each example; what it gets depends on no other example.
+
+    Returns:
+      The words ``[batch, token, group]``, and how many units were still masked after each step,
+      int32 ``[step, batch]``.
+    """
+    by_token = sampling.unit == "token"
+    batch, tokens, groups = words.shape
+    units = tokens if by_token else tokens * groups
+    masks = jnp.asarray(shape.masks).reshape(1, 1, groups)
+    left = jnp.asarray(masked_after(sampling.schedule, sampling.steps, units))
+
+    def units_of(values: jax.Array) -> jax.Array:
+        """Words ``[batch, token, group]`` as units ``[batch, unit]``."""
+        return values[..., 0] if by_token else values.reshape(batch, units)
+
+    hidden = jnp.broadcast_to(masked[..., None], words.shape)
+    total = jnp.sum(units_of(hidden), axis=1)
+
+    def step(carry: tuple[jax.Array, jax.Array], number: jax.Array) -> Any:
+        words, hidden = carry
+        logits = logits_of(jnp.where(hidden, masks, words))
+        now = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+        drawn, sure = _draw(shape, logits, now, sampling.temperature)
+        sure = jnp.sum(sure, axis=-1) if by_token else sure.reshape(batch, units)
+        gumbel = _gumbel(now, units)
+        if sampling.order == "random":
+            score = gumbel
+        else:
+            fading = 1 - (number + 1) / sampling.steps
+            score = sure + sampling.noise * fading * gumbel
+        unknown = units_of(hidden)
+        rank = jnp.argsort(jnp.argsort(jnp.where(unknown, score, jnp.inf), axis=1), axis=1)
+        stay = unknown & (rank < left[number, total][:, None])
+        stay = stay[..., None] if by_token else stay.reshape(words.shape)
+        words = jnp.where(hidden & ~stay, drawn, words)
+        hidden = hidden & stay
+        return (words, hidden), jnp.sum(units_of(hidden), axis=1)
+
+    numbers = jnp.arange(sampling.steps, dtype=jnp.int32)
+    (words, _), counts = jax.lax.scan(step, (words, hidden), numbers)
+    return words, counts
+
+
+def _draw(
+    shape: MaskedLmShape, logits: jax.Array, keys: jax.Array, temperature: float
+) -> tuple[jax.Array, jax.Array]:
+    """A word for each group, int32, and its log-probability, ``[batch, token, group]`` both."""
+    drawn, sure = [], []
+    for group, of_group in enumerate(shape.split(logits)):
+        if temperature:
+            here = jax.vmap(jax.random.fold_in, (0, None))(keys, group)
+            word = jax.vmap(jax.random.categorical)(here, of_group / temperature)
+        else:
+            word = jnp.argmax(of_group, axis=-1)
+        logs = jax.nn.log_softmax(of_group)
+        drawn.append(word.astype(jnp.int32))
+        sure.append(jnp.take_along_axis(logs, word[..., None], axis=-1)[..., 0])
+    return jnp.stack(drawn, axis=-1), jnp.stack(sure, axis=-1)
+
+
+def _gumbel(keys: jax.Array, count: int) -> jax.Array:
+    """Gumbel noise ``[batch, count]``, from other numbers than those of `_draw`."""
+    here = jax.vmap(jax.random.fold_in, (0, None))(keys, 2**16)
+    return jax.vmap(lambda key: jax.random.gumbel(key, (count,)))(here)
+
+
+class Sampler:
+    """Generates with the parameters that it is called with, on a mesh.
+
+    Every device fills in its own examples, always as many at a time, whatever is asked for. So an
+    example depends on the seed, its number and its class, and not on how many others there are or
+    on the number of devices.
+    """
+
+    def __init__(
+        self, model: MaskedLm, tokenizer: FrozenTokenizer, sampling: Sampling, mesh: Mesh
+    ) -> None:
+        """Takes the network, the tokenizer of its tokens, how to sample, and where."""
+        self._model, self._tokenizer, self._sampling = model, tokenizer, sampling
+        self._mesh = mesh
+        self._rows = min(max(_TOKENS // model.shape.tokens, 1), _MOST_ROWS)
+        self._programs = functools.cache(self._compiled)
+
+    @property
+    def batch(self) -> int:
+        """Examples that are computed together."""
+        return self._rows * batch_shards(self._mesh)
+
+    def __call__(
+        self,
+        params: Any,
+        frozen: Mapping[str, Any],
+        labels: np.ndarray,
+        *,
+        seed: int = 0,
+        frames: int = 1,
+        given: np.ndarray | None = None,
+        keep: np.ndarray | None = None,
+        pixels: bool = True,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """Generates examples, a batch at a time; the same on all hosts.
+
+        Args:
+          params: of the network, on the mesh.
+          frozen: of `FrozenTokenizer.load`.
+          labels: int ``[example]``, classes; -1 for none.
+          seed: another one gives other examples.
+          frames: of a clip.
+          given: tokens that are kept, uint8 bits ``[example, time, token, L]``; None for none.
+          keep: booleans ``[example, time, token]``, which of them are.
+          pixels: decode as well.
+
+        Yields:
+          Bits uint8 ``[batch, time, token, L]``, and pixels uint8 ``[batch, time, height, width,
+          3]`` or None, without padding.
+        """
+        shape, count = self._model.shape, len(labels)
+        params = self._programs("gather")(params)
+        for first in range(0, count, self.batch):
+            numbers = np.arange(first, first + self.batch)
+            rows = np.minimum(numbers, count - 1)  # the last one again fills the batch
+            label = self._place(labels[rows].astype(np.int32))
+            number = self._place(numbers.astype(np.int32))
+            done: list[jax.Array] = []
+            for frame in range(frames):
+                if given is None or keep is None:
+                    bits = np.zeros((self.batch, shape.tokens, shape.bits), np.uint8)
+                    fixed = np.zeros((self.batch, shape.tokens), bool)
+                else:
+                    bits, fixed = given[rows, frame], keep[rows, frame]
+                past = tuple(done[max(0, frame + 1 - shape.frames) :])
+                arguments = past, self._place(bits), self._place(fixed), label, number
+                frame_numbers = np.uint32(seed), np.int32(frame)
+                done.append(self._programs("frame")(params, *arguments, *frame_numbers))
+            clip = self._programs("stack")(*done)
+            shown = self._programs("decode")(frozen, clip) if pixels else None
+            real = min(self.batch, count - first)
+            yield to_host(clip)[:real], None if shown is None else to_host(shown)[:real]
+
+    def _place(self, array: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(
+            array.shape, batch_sharding(self._mesh), lambda index: array[index]
+        )
+
+    def _compiled(self, what: str) -> Callable[..., Any]:
+        if what == "gather":
+            return jit_on(self._mesh, lambda tree: tree, out_shardings=replicated(self._mesh))
+        if what == "stack":
+            return jit_on(self._mesh, lambda *frames: jnp.stack(frames, axis=1))
+        split, whole = PartitionSpec(BATCH_AXES), PartitionSpec()
+        function: Callable[..., jax.Array] = self._frame
+        specs: tuple[PartitionSpec, ...] = (whole, *(split,) * 5, whole, whole)
+        if what == "decode":
+            function, specs = self._pixels, (whole, split)
+        # Each device runs the very program that a single one would.
+        split_up = jax.shard_map(
+            function, mesh=self._mesh, in_specs=specs, out_specs=split, check_vma=False
+        )
+        return jit_on(self._mesh, split_up)
+
+    def _pixels(self, frozen: Mapping[str, Any], bits: jax.Array) -> jax.Array:
+        return self._tokenizer.pixels(bits, frozen)
+
+    def _frame(
+        self,
+        params: Any,
+        past: tuple[jax.Array, ...],
+        bits: jax.Array,
+        keep: jax.Array,
+        labels: jax.Array,
+        numbers: jax.Array,
+        seed: jax.Array,
+        frame: jax.Array,
+    ) -> jax.Array:
+        """Bits of one frame, ``[row, token, L]``, given those before it."""
+        shape, sampling = self._model.shape, self._sampling
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(stream_key(seed, "samples"), numbers)
+        keys = jax.vmap(jax.random.fold_in, (0, None))(keys, frame)
+        guided = bool(sampling.guidance)
+        classes = jnp.concatenate([labels, jnp.full_like(labels, -1)]) if guided else labels
+
+        def both(words: jax.Array) -> jax.Array:
+            return jnp.concatenate([words, words]) if guided else words
+
+        seen = None
+        if past:
+            words = to_group_indices(jnp.stack(past, axis=1), shape.group_size)
+            seen = self._apply(params, both(words), classes, streaming=True)[1]
+        table = table_of(shape, 1, len(past))
+
+        def logits_of(words: jax.Array) -> jax.Array:
+            words = both(words)[:, None]
+            logits = self._apply(params, words, classes, table=table, past=seen)[0]
+            if not guided:
+                return logits
+            told, untold = jnp.split(logits, 2)
+            return told + sampling.guidance * (told - untold)
+
+        words = to_group_indices(bits, shape.group_size)
+        words, _ = fill_in(logits_of, shape, sampling, words, ~keep, keys)
+        return from_group_indices(words, shape.bits, shape.group_size)
+
+    def _apply(self, params: Any, *arguments: Any, **options: Any) -> Any:
+        return self._model.apply({"params": params}, *arguments, **options)

@@ -1,0 +1,1 @@
+"""The prior: a network in whole numbers, and the coder of its probabilities."""

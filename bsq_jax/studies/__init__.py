@@ -1,1 +1,0 @@
-"""Experiments that answer a question about the method: ``python -m bsq_jax.studies.NAME``."""

@@ -1,0 +1,1 @@
+"""Training: tasks, recipes, the loop, the optimizer, checkpoints and the monitor."""

@@ -1,0 +1,343 @@
+"""Watching a run: a progress bar or plain lines, ``metrics.jsonl`` and TensorBoard.
+
+The device never waits for any of it. `Monitor.push` keeps the metrics of a step on the device,
+starts their copy to the host, and writes those of the push before. Steps are dispatched far ahead
+of the device, so rates count what the device has finished: a window ends when the metrics of its
+last step have arrived.
+"""
+
+import collections
+import contextlib
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self, TextIO
+
+import jax
+import numpy as np
+import tensorboardX
+import tqdm
+
+from bsq_jax.core.files import write_atomic
+from bsq_jax.training.deferred import DeferredMetrics, check_finite, to_host
+
+_RESERVED = ("step", "time", "prefix")
+_HISTORY = 200  # entries at most: enough for a curve, little enough for every checkpoint
+
+
+def duration(seconds: float) -> str:
+    """A time, short enough for a progress line: ``48s``, ``3m12s``, ``2h05m``, ``3d11h``."""
+    whole = max(0, round(seconds))
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
+    if not minutes:
+        return f"{whole}s"
+    if not hours:
+        return f"{minutes}m{whole % 60:02d}s"
+    if not days:
+        return f"{hours}h{minutes % 60:02d}m"
+    return f"{days}d{hours % 24:02d}h"
+
+
+def _to_json(value: Any) -> Any:
+    """The value with null for what JSON cannot say (NaN and infinities)."""
+    if isinstance(value, np.ndarray):
+        return [_to_json(item) for item in value.tolist()]
+    if isinstance(value, list):
+        return [_to_json(item) for item in value]
+    return float(f"{value:.7g}") if np.isfinite(value) else None
+
+
+class Monitor:
+    """Writes what happens in a run to the terminal, ``metrics.jsonl`` and TensorBoard.
+
+    On a terminal it draws a progress bar; elsewhere it prints a line for each call of `log`. On
+    every process but the main one it writes nothing, and may be called all the same.
+
+    When a run resumes, lines of later steps go from ``metrics.jsonl``, so that each step is there
+    once. `flush` before a checkpoint makes the file reach that step.
+
+    Args:
+      workdir: folder of the run.
+      total_steps: where the run will end.
+      start_step: the step it starts or resumes from; from 0 the file begins anew.
+      batch_size: examples in a step, over all hosts.
+      is_main: whether this process writes; by default process 0 does.
+      unit: what an example is, ``images`` or ``clips``, for the name of the rate.
+      stream: where lines or bar go; standard error by default.
+      bar: whether to draw a bar; by default if ``stream`` is a terminal.
+      show: names of the training metrics to show in lines and bar, where present.
+      history: what an earlier `history` gave, used if ``metrics.jsonl`` has been lost.
+      peak_flops: FLOP/s of all devices of the run together, for the utilisation; None: unknown.
+    """
+
+    def __init__(
+        self,
+        workdir: str | os.PathLike[str],
+        *,
+        total_steps: int,
+        start_step: int = 0,
+        batch_size: int,
+        unit: str = "images",
+        is_main: bool | None = None,
+        stream: TextIO | None = None,
+        bar: bool | None = None,
+        show: Sequence[str] = ("loss", "psnr"),
+        history: Sequence[dict[str, Any]] = (),
+        peak_flops: float | None = None,
+    ):
+        self._total = total_steps
+        self._batch_size = batch_size
+        self._unit = unit
+        self._show = tuple(show)
+        self._is_main = jax.process_index() == 0 if is_main is None else is_main
+        self._stream = sys.stderr if stream is None else stream
+        self._deferred = DeferredMetrics()
+        self._window = (start_step, time.monotonic())  # where the rates are counted from
+        self._waited = 0.0
+        self._work: dict[int, float] = {}  # FLOPs dispatched up to a step, since the start
+        self._peak_flops = peak_flops
+        self._speeds: collections.deque[float] = collections.deque(maxlen=10)  # seconds a step
+        self._history: list[dict[str, Any]] = []
+        self._bar: tqdm.tqdm | None = None
+        if not self._is_main:
+            return
+        folder = pathlib.Path(workdir)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "metrics.jsonl"
+        kept = _kept_lines(path, start_step, history)
+        self._history = [_scalars(line) for line in kept]
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        write_atomic(path, text.encode())
+        self._file = path.open("a", buffering=1)
+        # Tells TensorBoard to hide what the killed run wrote after the step we resume from.
+        purge = start_step + 1 if start_step else 0
+        self._board = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
+        if _can_draw(self._stream) if bar is None else bar:
+            self._bar = tqdm.tqdm(
+                total=total_steps,
+                initial=start_step,
+                file=self._stream,
+                dynamic_ncols=True,
+                smoothing=0.05,
+                bar_format="{percentage:3.0f}%|{bar:20}| {n}/{total} "
+                "[{elapsed}<{remaining}]{postfix}",
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def push(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Logs the training metrics of a step one push later, so that the device never waits.
+
+        They are logged with what is known of the window that their step ends:
+        ``images_per_second``, or clips; ``data_wait``, the share of time, 0..1, in which the loop
+        waited for data; ``tflops_per_device``, the useful 1e12 FLOP/s of a device; and ``mfu``, of
+        what the devices could do at most, 0..1.
+
+        Args:
+          step: the step just dispatched.
+          metrics: by name, scalars or arrays still on the device.
+
+        Raises:
+          NonFiniteError: a value of the push before is not finite (it has been logged).
+        """
+        self._write_train(self._deferred.push(step, metrics))
+
+    def arrived(self, step: int) -> None:
+        """Logs what `push` still holds if it is of this step, which is done, or of one before.
+
+        Raises:
+          NonFiniteError: a value is not finite (it has been logged).
+        """
+        if self._deferred.step is not None and self._deferred.step <= step:
+            self.flush()
+
+    def flush(self) -> None:
+        """Logs what `push` still holds; for checkpoints and the end of the run.
+
+        Raises:
+          NonFiniteError: a value is not finite (it has been logged).
+        """
+        self._write_train(self._deferred.flush())
+
+    def log(self, step: int, metrics: Mapping[str, Any], prefix: str = "train") -> None:
+        """Writes metrics now; they are on the host, or this call waits for them.
+
+        For the prefix ``train`` it adds the rates that `push` adds.
+
+        Args:
+          step: the step they belong to.
+          metrics: by name, numbers or arrays.
+          prefix: their group in TensorBoard and JSONL, such as ``train`` or ``validation``.
+
+        Raises:
+          ValueError: a metric is called ``step``, ``time`` or ``prefix``.
+        """
+        values = {name: to_host(value) for name, value in metrics.items()}
+        rates = self._rates(step) if prefix == "train" else {}  # once the values are there
+        self._write(step, values | rates, prefix)
+
+    def progress(self, step: int, flops: float = 0.0) -> None:
+        """Moves the bar; cheap enough to call at every step.
+
+        Args:
+          step: just dispatched.
+          flops: useful floating-point operations in it, on all devices; 0 where nobody counts.
+        """
+        self._work[step] = self._work.get(step - 1, 0.0) + flops
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+
+    def data_wait(self, seconds: float) -> None:
+        """Adds to the time for which the loop has waited for data."""
+        self._waited += seconds
+
+    def restart_rates(self, step: int) -> None:
+        """Counts the rates from now on, when `step` is done: before it there was compilation."""
+        self._window, self._waited = (step, time.monotonic()), 0.0
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """Time inside this context, as for evaluation, does not count in the rates.
+
+        The device should have finished what it was given before: its time would not count either.
+        """
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            step, start = self._window
+            self._window = (step, start + time.monotonic() - began)
+
+    def image(self, step: int, name: str, picture: np.ndarray) -> None:
+        """Writes a picture, uint8 [height, width, channel 3], to TensorBoard."""
+        if self._is_main:
+            self._board.add_image(name, picture, step, dataformats="HWC")
+
+    def history(self) -> list[dict[str, Any]]:
+        """At most 200 of the lines written so far, evenly spread, the newest among them."""
+        every = -(-len(self._history) // _HISTORY) or 1
+        return self._history[::-1][::every][::-1]
+
+    def info(self, line: str) -> None:
+        """Prints a line; a bar stays whole below it."""
+        if not self._is_main:
+            return
+        if self._bar is not None:
+            self._bar.write(line, file=self._stream)
+        else:
+            print(line, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Closes bar and files. What `push` still holds is not written: `flush` first."""
+        if not self._is_main:
+            return
+        if self._bar is not None:
+            self._bar.close()
+        self._board.close()
+        self._file.close()
+
+    def _rates(self, step: int) -> dict[str, float]:
+        """Throughput and data wait of the window that `step`, now finished, ends."""
+        (last, start), now = self._window, time.monotonic()
+        waited, self._waited = self._waited, 0.0
+        self._window = (step, now)
+        if step <= last or now <= start:
+            return {}
+        self._speeds.append((now - start) / (step - last))
+        rates = {
+            f"{self._unit}_per_second": (step - last) * self._batch_size / (now - start),
+            "data_wait": min(1.0, waited / (now - start)),
+        }
+        flops = (self._work.get(step, 0.0) - self._work.get(last, 0.0)) / (now - start)
+        self._work = {done: work for done, work in self._work.items() if done >= step}
+        if flops > 0:
+            rates["tflops_per_device"] = flops / 1e12 / jax.device_count()
+            if self._peak_flops:
+                rates["mfu"] = flops / self._peak_flops
+        return rates
+
+    def _write_train(self, ready: tuple[int, dict[str, Any]] | None) -> None:
+        if ready is not None:
+            step, values = ready
+            self._write(step, values | self._rates(step), "train")
+            check_finite(step, values)
+
+    def _write(self, step: int, metrics: dict[str, Any], prefix: str) -> None:
+        if clash := [name for name in metrics if name in _RESERVED]:
+            raise ValueError(f"a metric may not be called {clash[0]!r}")
+        if not self._is_main:
+            return
+        line = {"step": step, "time": round(time.time(), 3), "prefix": prefix}
+        line |= {name: _to_json(value) for name, value in metrics.items()}
+        self._file.write(json.dumps(line) + "\n")
+        self._history.append(_scalars(line))
+        for name, value in metrics.items():
+            if not np.isfinite(value).all():
+                continue  # TensorBoard cannot draw it; the lines and the error tell of it
+            if isinstance(value, float):
+                self._board.add_scalar(f"{prefix}/{name}", value, step)
+            else:
+                self._board.add_histogram(f"{prefix}/{name}", value, step)
+        words = self._words(metrics, prefix)
+        if prefix == "train" and self._bar is not None:
+            self.progress(max(step, self._bar.n))
+            self._bar.set_postfix_str("  ".join(words))
+        elif prefix == "train":
+            if self._speeds:
+                left = (self._total - step) * float(np.mean(self._speeds))
+                words.append(f"eta {duration(left)}")
+            self.info("  ".join([f"step {step}/{self._total}", *words]))
+        else:
+            self.info("  ".join([f"step {step}/{self._total}  {prefix}:", *words]))
+
+    def _words(self, metrics: dict[str, Any], prefix: str) -> list[str]:
+        """The metrics that a line shows, as text."""
+        scalars = {name: value for name, value in metrics.items() if isinstance(value, float)}
+        names = (f"{self._unit}_per_second", "data_wait", "tflops_per_device", "mfu")
+        speed, wait, teraflops, mfu = (scalars.pop(name, None) for name in names)
+        if prefix == "train":
+            chosen = [name for name in self._show if name in scalars] or list(scalars)[:3]
+        else:
+            chosen = list(scalars)[:8]
+        words = [f"{name} {scalars[name]:.4g}" for name in chosen]
+        words += [] if speed is None else [f"{speed:.3g} {self._unit}/s"]
+        words += [] if wait is None else [f"data wait {wait:.1%}"]
+        if teraflops is not None:
+            speed_of_device = (
+                f"{teraflops:.3g} T" if teraflops >= 0.1 else f"{teraflops * 1e3:.3g} G"
+            )
+            words.append(f"{speed_of_device}FLOP/s a device")
+        words += [] if mfu is None else [f"mfu {mfu:.1%}"]
+        return words
+
+
+def _kept_lines(
+    path: pathlib.Path, start_step: int, history: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Lines up to the step a run resumes from; a line torn by a kill is left out."""
+    if not start_step:
+        return []
+    lines = list(history)
+    if path.exists():
+        lines = []
+        for text in path.read_text(errors="replace").splitlines():
+            with contextlib.suppress(ValueError):
+                lines.append(json.loads(text))
+    return [line for line in lines if isinstance(line, dict) and line["step"] <= start_step]
+
+
+def _scalars(line: dict[str, Any]) -> dict[str, Any]:
+    """The line without its arrays, which would make the history long."""
+    return {name: value for name, value in line.items() if not isinstance(value, list)}
+
+
+def _can_draw(stream: TextIO) -> bool:
+    """Whether it is a terminal that knows its size; tqdm draws nothing on one of no lines."""
+    return stream.isatty() and os.get_terminal_size(stream.fileno()).lines > 1

@@ -1,0 +1,208 @@
+"""What the recipes of models of tokens share: the tokenizer beside them, and where tokens are from.
+
+The workdir of such a run also holds the tokenizer whose tokens the model knows.
+"""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import jax
+from ml_collections import ConfigDict
+
+from bsq_jax.core.errors import UserError
+from bsq_jax.core.sharding import gather_strings
+from bsq_jax.data.batch_sizes import BatchSizes
+from bsq_jax.data.batches import Batches
+from bsq_jax.data.factory import make_data_config
+from bsq_jax.data.pipeline import (
+    batch_frames,
+    eval_batches,
+    eval_examples,
+    open_source,
+    train_batches,
+)
+from bsq_jax.data.records import SPLITS, classes_of
+from bsq_jax.data.tokens import SCHEME, TokenSet, read_description, token_batches
+from bsq_jax.models.factory import make_tokenizer
+from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
+from bsq_jax.training.export import identity, is_export, save_export
+from bsq_jax.training.initial import (
+    TOKENIZER_FOLDER,
+    Initial,
+    check_same_model,
+    load_initial,
+    start_from,
+)
+from bsq_jax.training.recipes.same_data import check_same_data
+from bsq_jax.training.state import TrainState
+from bsq_jax.training.workdir import has_checkpoints
+
+Task = TypeVar("Task")
+
+
+class Validation(NamedTuple):
+    """The validation examples.
+
+    Attributes:
+      batches: the batches of a host, for the keywords ``global_batch``, ``shard_index`` and
+        ``shard_count``.
+      frames: of the clips in a batch.
+      examples: how many there are.
+    """
+
+    batches: Callable[..., Batches]
+    frames: int
+    examples: int
+
+
+class TokensRecipe(Generic[Task]):
+    """What does not depend on the model; see `bsq_jax.training.recipes.Recipe`.
+
+    Attributes:
+      task: what one step is.
+    """
+
+    task: Task
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: pathlib.Path,
+        mesh: jax.sharding.Mesh,
+        make_task: Callable[[FrozenTokenizer], Task],
+    ):
+        """Puts a run together.
+
+        Args:
+          config: a finalised config whose model is that of the tokenizer.
+          workdir: of the run.
+          mesh: of the run.
+          make_task: makes the task from its tokenizer.
+
+        Raises:
+          UserError: the tokenizer is missing, damaged or another one.
+        """
+        self._config, self._workdir, self._mesh = config, workdir, mesh
+        self._data = make_data_config(config)
+        name, tokenizer = self._load_tokenizer()
+        self._frozen = FrozenTokenizer(make_tokenizer(config), tokenizer.weights[name])
+        self.task = make_task(self._frozen)
+        self._tokens = self._open_tokens()
+
+    @property
+    def _flag(self) -> str:
+        """The key that names the tokenizer."""
+        return f"{self._config.task}.tokenizer"
+
+    def _load_tokenizer(self) -> tuple[str, Initial]:
+        """The tokenizer in the workdir, where that is what the model was trained with."""
+        inside = self._workdir / TOKENIZER_FOLDER
+        # Process 0 decides for all: it alone writes there.
+        mine = ["inside"] if is_export(inside) and jax.process_index() == 0 else []
+        given = self._config[self._config.task].tokenizer
+        path = inside if gather_strings(mine) else pathlib.Path(given)
+        if path != inside and has_checkpoints(self._workdir):
+            raise UserError(
+                f"{inside} is missing: without the tokenizer that this model was trained on it "
+                "cannot go on, put it back or give another --workdir"
+            )
+        initial = load_initial(path, ("raw", "ema"))
+        check_same_model(_tokenizer_of(self._config), initial, path, flag=self._flag)
+        return ("ema" if "ema" in initial.weights else "raw"), initial
+
+    def _open_tokens(self) -> TokenSet | None:
+        """The token set that ``data.source`` names, if it names one."""
+        if not self._data.source.startswith(SCHEME):
+            return None
+        if self._data.val_source:
+            raise UserError(
+                f"data.val_source={self._data.val_source} is not read with "
+                f"data.source={self._data.source}: a token set has its own validation clips, set "
+                "data.val_source= to nothing"
+            )
+        tokens = read_description(self._data.source.removeprefix(SCHEME))
+        mine = identity(_tokenizer_of(self._config), self._frozen.params)
+        if tokens.model != mine.hex():
+            raise UserError(
+                f"{tokens.folder} holds tokens of another tokenizer ({tokens.model[:16]}) than "
+                f"{self._flag} ({mine.hex()[:16]}): tokenize with that one"
+            )
+        shape = self._frozen.model.shape
+        if (tokens.grid, tokens.bits) != (tuple(shape.grid), shape.bits):
+            raise UserError(
+                f"{tokens.folder} says that it holds tokens of {tokens.bits} bits in "
+                f"{tokens.grid[0]}x{tokens.grid[1]} (rows x columns), the tokenizer's are of "
+                f"{shape.bits} in {shape.grid[0]}x{shape.grid[1]}: tokenize again"
+            )
+        return tokens
+
+    @functools.cached_property
+    def _classes(self) -> tuple[str, ...]:
+        """Names of the classes of the training data."""
+        if self._tokens:
+            return self._tokens.classes
+        return classes_of(open_source(self._data, "train"))
+
+    @property
+    def unit(self) -> str:
+        """See `bsq_jax.training.recipes.Recipe`."""
+        frames = self._tokens.frames if self._tokens else max(batch_frames(self._data))
+        return "images" if frames == 1 else "clips"
+
+    def _open_splits(self) -> None:
+        if not self._tokens:
+            check_same_data(open_source(self._data, split) for split in SPLITS)
+
+    def batches(
+        self, start: int, index: int, count: int, earlier: BatchSizes | None = None
+    ) -> Batches:
+        """See `bsq_jax.training.recipes.Recipe`."""
+        train = train_batches
+        if self._tokens:
+            train = functools.partial(token_batches, self._tokens, "train")
+        return train(
+            self._data,
+            global_batch=self._config.train.batch_size,
+            shard_index=index,
+            shard_count=count,
+            start_step=start,
+            earlier=earlier,
+        )
+
+    def new_state(self) -> tuple[TrainState, str]:
+        """See `bsq_jax.training.recipes.Recipe`; also puts the tokenizer into the workdir."""
+        name, tokenizer = self._load_tokenizer()
+        if jax.process_index() == 0:
+            weights = {name: tokenizer.weights[name]}
+            save_export(
+                self._workdir / TOKENIZER_FOLDER, tokenizer.config, weights, origin=tokenizer.origin
+            )
+        task: Any = self.task
+        state, path = task.init_state(self._mesh), self._config.train.init
+        if not path:
+            return state, ""
+        initial = load_initial(path)
+        check_same_model(self._config, initial, path, flag="train.init")
+        state, origin = start_from(state, task.abstract_state(self._mesh), initial.weights)
+        return state, f"from {path}: {origin}"
+
+    @functools.cached_property
+    def _validation(self) -> Validation:
+        tokens, data = self._tokens, self._data
+        if tokens:
+            make = functools.partial(token_batches, tokens, "val", data)
+            return Validation(make, tokens.frames, tokens.counts["val"])
+        examples = eval_examples(data)
+        make = functools.partial(eval_batches, data, examples=examples)
+        return Validation(make, examples.frames, len(examples.records))
+
+
+def _tokenizer_of(config: ConfigDict) -> ConfigDict:
+    """The config of a model of tokens as that of its tokenizer."""
+    config = config.copy_and_resolve_references()
+    config.task = "tokenizer"
+    return config

@@ -1,0 +1,161 @@
+"""The recipe of a tokenizer."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from bsq_jax.core.errors import UserError
+from bsq_jax.core.sharding import describe_devices
+from bsq_jax.data.batch_sizes import BatchSizes
+from bsq_jax.data.batches import Batches
+from bsq_jax.data.factory import make_data_config
+from bsq_jax.data.pipeline import batch_frames, open_source, train_batches
+from bsq_jax.data.records import SPLITS
+from bsq_jax.data.settings import DataConfig
+from bsq_jax.evaluation import tables
+from bsq_jax.evaluation import tokenizer as evaluate
+from bsq_jax.evaluation.judges import Judging
+from bsq_jax.models.attention.choice import Choice
+from bsq_jax.models.tokenizer import TokenizerModel
+from bsq_jax.training.initial import ADAPTABLE, adapt, check_same_model, load_initial, start_from
+from bsq_jax.training.recipes.same_data import check_same_data
+from bsq_jax.training.state import TrainState
+from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
+
+
+class TokenizerRecipe:
+    """See `bsq_jax.training.recipes.Recipe`."""
+
+    shown: tuple[str, ...] = (
+        *("loss", "psnr", "perceptual", "logits_real", "logits_fake"),
+        *("token_entropy", "codebook_entropy", "bit_entropy"),
+    )
+
+    def __init__(self, config: ConfigDict, workdir: pathlib.Path, mesh: jax.sharding.Mesh):
+        """Puts a run together.
+
+        Args:
+          config: a finalised config.
+          workdir: of the run.
+          mesh: of the run.
+        """
+        self._config, self._workdir, self._mesh = config, workdir, mesh
+        self.task = make_tokenizer_task(config)
+
+    @functools.cached_property
+    def _data(self) -> DataConfig:
+        return make_data_config(self._config)
+
+    @functools.cached_property
+    def _lengths(self) -> tuple[int, ...]:
+        return batch_frames(self._data)
+
+    @property
+    def unit(self) -> str:
+        """See `bsq_jax.training.recipes.Recipe`."""
+        return "images" if self._lengths == (1,) else "clips"
+
+    def new_state(self) -> tuple[TrainState, str]:
+        """See `bsq_jax.training.recipes.Recipe`."""
+        path = self._config.train.init
+        if not path:
+            return self.task.init_state(self._mesh), ""
+        initial = load_initial(path)
+        check_same_model(self._config, initial, path, flag="train.init", adaptable=ADAPTABLE)
+        weights, adapted = adapt(initial, self._config)
+        abstract = self.task.abstract_state(self._mesh)
+        state, origin = start_from(self.task.init_state(self._mesh), abstract, weights)
+        return state, f"from {path}: {'; '.join([origin, *adapted])}"
+
+    def batches(
+        self, start: int, index: int, count: int, earlier: BatchSizes | None = None
+    ) -> Batches:
+        """See `bsq_jax.training.recipes.Recipe`."""
+        return train_batches(
+            self._data,
+            global_batch=self._config.train.batch_size,
+            shard_index=index,
+            shard_count=count,
+            start_step=start,
+            earlier=earlier,
+        )
+
+    def greeting(self, state: TrainState, first: int) -> list[str]:
+        """See `bsq_jax.training.recipes.Recipe`."""
+        config = self._config
+        count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        adversary = ""
+        if state.adversary is not None:
+            size = sum(leaf.size for leaf in jax.tree.leaves(state.adversary.params))
+            adversary = f" and a discriminator of {size / 1e6:.1f}M"
+        begin = f"resuming at step {first}" if first else "starting"
+        return [
+            f"{config.name}: {count / 1e6:.1f}M parameters{adversary}, "
+            f"{config.model.bits} bits a token, "
+            f"{config.model.dtype} on {describe_devices(self._mesh)}; {begin}",
+            _attention(self.task.model, self._lengths),
+        ]
+
+    @functools.cached_property
+    def _evaluator(self) -> evaluate.Evaluator:
+        names = (field.name for field in dataclasses.fields(Judging))
+        judging = Judging(**{name: self._config.eval[name] for name in names})
+        size = self._config.eval.batch_size
+        return evaluate.Evaluator(
+            self.task, self._data, self._mesh, batch_size=size, judging=judging
+        )
+
+    def check(self) -> None:
+        """See `bsq_jax.training.recipes.Recipe`."""
+        config = self._config
+        check_same_data(open_source(self._data, split) for split in SPLITS)
+        judges_clips = config.loss.adversarial and config.discriminator.name == "stylegan3d"
+        if judges_clips and self._lengths == (1,):
+            raise UserError(
+                "discriminator stylegan3d judges clips, and the data are single frames: "
+                "set discriminator.name=stylegan, or loss.adversarial=0"
+            )
+        _ = self._evaluator
+
+    def evaluate(
+        self, weights: Mapping[str, Any], step: int, *, pictures: bool, suffix: str = ""
+    ) -> dict[str, Any]:
+        """See `bsq_jax.training.recipes.Recipe`."""
+        settings = self._config.eval
+        return evaluate.evaluate(
+            self._evaluator,
+            weights,
+            self._workdir,
+            name=self._config.name,
+            step=step,
+            data=self._data,
+            pictures_wanted=settings.pictures if pictures else 0,
+            videos_wanted=settings.videos if pictures else 0,
+            suffix=suffix,
+        )
+
+    def table(self, report: Mapping[str, Any]) -> str:
+        """See `bsq_jax.training.recipes.Recipe`."""
+        return tables.table(report)
+
+
+def _attention(model: TokenizerModel, lengths: Sequence[int]) -> str:
+    """Which implementation of attention computes clips of which lengths, in a line."""
+    used: dict[Choice, list[str]] = {}
+    for frames in lengths:
+        # An image model sees the frames of a clip one by one.
+        choice = model.attention_used(1 if model.shape.frames == 1 else frames, padded=True)
+        used.setdefault(choice, []).append(str(frames))
+    parts = []
+    for choice, clips in used.items():
+        whom = f" for clips of {', '.join(clips)} frames" if len(used) > 1 else ""
+        why = f" ({choice.why})" if choice.why else ""
+        parts.append(choice.name + whom.replace("clips of 1 frames", "single frames") + why)
+    return f"attention ({model.attention}): {'; '.join(parts)}"

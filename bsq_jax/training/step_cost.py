@@ -1,0 +1,119 @@
+"""The needs of a training step, from the program compiled for a mesh; nothing is allocated."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from bsq_jax.core.errors import UserError
+from bsq_jax.core.sharding import batch_sharding, batch_shards
+from bsq_jax.core.target import described
+from bsq_jax.models.factory import make_tokenizer
+from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
+from bsq_jax.training.compiled import collectives, memory
+from bsq_jax.training.state import jit_step
+from bsq_jax.training.tasks.masked_lm import make_masked_lm_task
+from bsq_jax.training.tasks.prior import make_prior_task
+from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
+from bsq_jax.training.useful_flops import step_flops
+
+
+def make_task(config: ConfigDict) -> Any:
+    """The task of a finalised config, its tokenizer, if there is one, without weights."""
+    if config.task == "tokenizer":
+        return make_tokenizer_task(config)
+    tokenizer = FrozenTokenizer(make_tokenizer(config), None)
+    make = {"prior": make_prior_task, "masked_lm": make_masked_lm_task}[config.task]
+    return make(config, tokenizer)
+
+
+def abstract_batch(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of the longest global batch that training sees.
+
+    Raises:
+      UserError: the batch does not divide over the devices.
+    """
+    count, parts = config.train.batch_size, config.train.accumulate * batch_shards(mesh)
+    if count % parts:
+        raise UserError(
+            f"train.batch_size {count} does not divide into {config.train.accumulate} micro-batches"
+            f" (train.accumulate) over {batch_shards(mesh)} devices (data x fsdp)"
+        )
+    frames = config.data.frames or (
+        config.masked_lm.frames if config.task == "masked_lm" else config.model.frames
+    )
+    shape = (count, frames, *config.model.image_size, 3)
+    batch: dict[str, Any] = {"pixels": (shape, jnp.uint8), "frames": ((count,), jnp.int32)}
+    if config.task == "masked_lm":
+        batch["label"] = ((count,), jnp.int32)
+    sharding = batch_sharding(mesh)
+    return {name: jax.ShapeDtypeStruct(*leaf, sharding=sharding) for name, leaf in batch.items()}
+
+
+def bytes_of_device(tree: Any) -> int:
+    """Bytes that one device holds of arrays or abstract arrays with shardings, exactly."""
+    return sum(
+        int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def plan(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """Compiles the training step for a mesh, of devices that are here or only described.
+
+    Args:
+      config: a finalised config.
+      mesh: the mesh.
+
+    Returns:
+      What JSON can hold. ``state_bytes``: bytes on each device by part of the state; ``memory``:
+      see `bsq_jax.training.compiled.Memory`; ``flops``: see `bsq_jax.training.useful_flops`;
+      ``collectives``: see `bsq_jax.training.compiled.collectives`.
+
+    Raises:
+      UserError: the batch does not divide, or the program does not fit into a device's memory.
+    """
+    platform = mesh.devices.flat[0].platform
+    with described(None if platform == "cpu" else platform):
+        task = make_task(config)
+        state, frozen = task.abstract_state(mesh), task.abstract_frozen(mesh)
+        batch = abstract_batch(config, mesh)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+        lowered = jit_step(task, mesh, shardings).lower(state, batch, frozen)
+        flops = step_flops(task, state, batch, frozen)
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        reason = " ".join(str(error).split())
+        if not reason.startswith("RESOURCE_EXHAUSTED"):
+            raise
+        raise UserError(
+            "the step does not fit into a device's memory: lower train.batch_size, raise "
+            f"train.accumulate, set model.remat=dots or full, or raise mesh.fsdp ({reason[:300]})"
+        ) from None
+    found = memory(compiled)
+    parts = {"parameters": state.params, "averaged parameters": state.ema}
+    parts["optimiser"] = state.opt_state
+    if state.adversary is not None:
+        parts["discriminator and its optimiser"] = state.adversary
+    parts |= {"frozen networks": frozen, "batch": batch}
+    second = sum(leaf.size for leaf in jax.tree.leaves(getattr(state.adversary, "params", ())))
+    return {
+        "name": config.name,
+        "mesh": "x".join(str(size) for size in mesh.shape.values()),
+        "compiled_for": f"{mesh.size} {mesh.devices.flat[0].device_kind} devices",
+        "batch_size": config.train.batch_size,
+        "steps": config.train.steps,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        "second_player": f" and a discriminator of {second / 1e6:.1f}M" if second else "",
+        "state_bytes": {name: bytes_of_device(tree) for name, tree in parts.items() if tree},
+        "memory": {**dataclasses.asdict(found), "peak": found.peak},
+        "flops": flops,
+        "flops_per_device": flops / mesh.size,
+        "collectives": collectives(compiled.as_text()),
+    }

@@ -1,0 +1,55 @@
+"""Floating-point operations that a training step needs, as model FLOPs utilisation counts them.
+
+What is computed a second time to save memory does not count, nor what attention computes and masks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from bsq_jax.models.attention.choice import VISIBLE
+from bsq_jax.models.masked_lm.model import MaskedLm
+from bsq_jax.models.tokenizer import TokenizerModel
+from bsq_jax.training import flops
+from bsq_jax.training.tasks.tokenizer import TokenizerTask
+
+
+def step_flops(task: Any, state: Any, batch: Mapping[str, Any], frozen: Any) -> float:
+    """Of one step on the GLOBAL batch, in matrix products and convolutions.
+
+    A task with a discriminator is counted as if both players played, and its R1 penalty, which is
+    not due at every step, with its share.
+
+    Args:
+      task: of any kind.
+      state: as ``task.train_step`` takes it; arrays or shapes.
+      batch: likewise.
+      frozen: likewise.
+    """
+    state, batch, frozen = jax.tree.map(_shape, (state, batch, frozen))
+    task = dataclasses.replace(task, model=_without_repetition(task.model))
+    if not isinstance(task, TokenizerTask) or task.adversarial is None:
+        return flops.count(task.train_step, state, batch, frozen)
+
+    rules = dataclasses.replace(task.adversarial, start=0)  # R1 then is the only choice in it
+    step = dataclasses.replace(task, adversarial=rules).train_step
+    without, due = flops.count_range(step, state, batch, frozen)
+    return without + (due - without) / rules.r1_every
+
+
+def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+
+
+def _without_repetition(model: Any) -> Any:
+    """The same network, without what is computed again and what is computed in vain."""
+    if isinstance(model, TokenizerModel):
+        return model.clone(remat="none", attention=VISIBLE)
+    if isinstance(model, MaskedLm):
+        compute = dataclasses.replace(model.compute, remat="none", attention=VISIBLE)
+        return model.clone(compute=compute)
+    return model
