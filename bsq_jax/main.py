@@ -94,6 +94,7 @@ def run(argv: Sequence[str]) -> int:
     # Late, so that --help and a wrong flag answer at once.
     from bsq_jax.config import finalize, load_config_file, parse_overrides, set_value
     from bsq_jax.core import distributed, failures
+    from bsq_jax.core.compilation_cache import enable_compilation_cache
     from bsq_jax.core.errors import UserError
     from bsq_jax.core.paths import local_path
     from bsq_jax.training import determinism, jobs
@@ -118,7 +119,7 @@ def run(argv: Sequence[str]) -> int:
     if config.train.deterministic:
         determinism.ask_for()
     distributed.initialize(flags.coordinator, flags.processes, flags.process)
-    jobs.start()
+    enable_compilation_cache()
     with failures.shared():
         if flags.mode == "evaluate":
             return jobs.evaluate_job(config, workdir)

@@ -43,7 +43,7 @@ def test_the_flag_is_added_to_those_that_are_there(fresh, monkeypatch):
 
 def test_xla_knows_the_flag():
     program = (
-        "import os, jax\nfrom bsq_jax.core import determinism\ndeterminism.ask_for()\n"
+        "import os, jax\nfrom bsq_jax.training import determinism\ndeterminism.ask_for()\n"
         "jax.devices()\nprint(os.environ['XLA_FLAGS'])"
     )
     environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}

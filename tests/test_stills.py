@@ -319,7 +319,7 @@ def test_warnings_of_pillow_neither_stop_nor_spam(tmp_path):
     Image.new("1", (9_000, 10_000)).save(tmp_path / "large.png")
     code = (
         "import pathlib, sys\n"
-        "from bsq_jax.data import stills\n"
+        "from bsq_jax.data.decoding import stills\n"
         "sizes = [stills.image_size(pathlib.Path(p).read_bytes()) for p in sys.argv[1:]]\n"
         "print(sizes)\n"
         "stills.decode(pathlib.Path(sys.argv[2]).read_bytes())\n"

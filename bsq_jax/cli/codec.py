@@ -246,9 +246,9 @@ def _load(flags: argparse.Namespace) -> Any:
     if not path:
         raise UserError(f"which model? Give --model WORKDIR_OR_EXPORT, or set {_VARIABLE}")
     from bsq_jax.coding.codec import Codec
-    from bsq_jax.training import jobs
+    from bsq_jax.core.compilation_cache import enable_compilation_cache
 
-    jobs.start()
+    enable_compilation_cache()
     return Codec.load(path)
 
 

@@ -79,11 +79,11 @@ def _generate(flags: argparse.Namespace) -> None:
     import numpy as np
 
     from bsq_jax.cli.progress import progress
+    from bsq_jax.core.compilation_cache import enable_compilation_cache
     from bsq_jax.core.errors import UserError
     from bsq_jax.evaluation.masked_lm import samples_grid
     from bsq_jax.inference.generator import Generator
     from bsq_jax.media import pictures, videos
-    from bsq_jax.training import jobs
 
     path = flags.model or os.environ.get(_VARIABLE)
     if not path:
@@ -101,7 +101,7 @@ def _generate(flags: argparse.Namespace) -> None:
     if folder and (folder / "samples.json").exists() and not flags.force:
         raise UserError(f"{folder} holds samples: choose another folder, or add --force")
     _check_npz(flags)
-    jobs.start()
+    enable_compilation_cache()
     generator = Generator.load(path)
     names = ("steps", "schedule", "order", "temperature", "noise", "guidance")
     changes = {name: getattr(flags, name) for name in names if getattr(flags, name) is not None}

@@ -28,13 +28,13 @@ import tqdm
 
 from bsq_jax.coding.rd_results import FILES, METRICS, Point, save, tables
 from bsq_jax.coding.references import DEFAULT_RATE, Coded, Coder, reference
+from bsq_jax.core.compilation_cache import enable_compilation_cache
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
 from bsq_jax.core.pixels import to_float
 from bsq_jax.data.input_files import Input, distinct, find_inputs
 from bsq_jax.evaluation import metrics
 from bsq_jax.evaluation.networks.lpips import load_lpips, lpips
-from bsq_jax.training import jobs
 
 _MOST_POINTS = 6  # of a curve, unless --bits asks for more
 
@@ -275,7 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--force", action="store_true", help="overwrite results in the folder")
     flags = parser.parse_args(arguments)
     try:
-        jobs.start()
+        enable_compilation_cache()
         text = run(flags)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -28,6 +28,7 @@ import jax
 import numpy as np
 
 from bsq_jax.cli.progress import progress
+from bsq_jax.core.compilation_cache import enable_compilation_cache
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.files import write_atomic
 from bsq_jax.core.sharding import batch_sharding, batch_shards, make_mesh
@@ -40,7 +41,6 @@ from bsq_jax.data.sources import make_source
 from bsq_jax.data.sources.folders import IMAGE_EXTENSIONS, report_unread, search
 from bsq_jax.evaluation.feature_networks import Judging, Networks
 from bsq_jax.evaluation.metrics import FeatureSet
-from bsq_jax.training import jobs
 
 _BATCH = 16  # on each device
 _NAMES = (
@@ -298,7 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quiet", action="store_true", help="no progress")
     flags = parser.parse_args(arguments)
     try:
-        jobs.start()
+        enable_compilation_cache()
         report = score(flags)
         if flags.json:
             text = json.dumps(report, indent=2) + "\n"

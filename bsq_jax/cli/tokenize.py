@@ -25,6 +25,7 @@ from ml_collections import ConfigDict
 
 from bsq_jax.cli.progress import progress
 from bsq_jax.config import finalize, set_value
+from bsq_jax.core.compilation_cache import enable_compilation_cache
 from bsq_jax.core.errors import UserError
 from bsq_jax.data.batches import Batches
 from bsq_jax.data.factory import make_data_config
@@ -32,7 +33,6 @@ from bsq_jax.data.pipeline import eval_batches, eval_examples, open_source, trai
 from bsq_jax.data.records import classes_of
 from bsq_jax.data.tokens import FILE, TokenSet, how_made, split_path, write_description, write_split
 from bsq_jax.inference.tokenizer import Tokenizer
-from bsq_jax.training import jobs
 from bsq_jax.training.export import identity
 
 _BATCH = 16
@@ -139,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError(f"{folder} holds a token set: choose another folder, or add --force")
         if flags.examples < 0:
             raise UserError(f"--examples {flags.examples}: give 1 or more, or 0 for an epoch")
-        jobs.start()
+        enable_compilation_cache()
         tokenizer = Tokenizer.load(flags.model)
         config = tokenizer.config.copy_and_resolve_references()
         for text in rest:

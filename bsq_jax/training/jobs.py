@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 import pathlib
 import sys
 from typing import Any
@@ -45,14 +44,6 @@ _MEASURE_KEYS = (
     *("source", "val_source", "eval_filter", "eval_resize", "eval_crop"),
     *("frames", "stride", "eval_clips"),
 )
-
-
-def start() -> None:
-    """Settings of the process: where compiled programs are kept between runs."""
-    # JAX_COMPILATION_CACHE_DIR sets it too.
-    if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
-        root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(root) / "bsq_jax"))
 
 
 def train_job(

@@ -27,6 +27,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bsq_jax.config import default_config, finalize, set_value
+from bsq_jax.core.compilation_cache import enable_compilation_cache
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.files import write_atomic
 from bsq_jax.core.paths import local_path
@@ -226,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     flags = parser.parse_args(arguments)
     try:
-        jobs.start()
+        enable_compilation_cache()
         text = run(local_path(flags.workdir), flags.frames, flags.steps, flags.seeds, flags.set)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
