@@ -18,7 +18,7 @@ Variants: ``configs/quickstart.py:perceptual`` adds the perceptual loss and the 
 What makes it learn in minutes: the mean squared error (it is what PSNR measures), no entropy term
 (it costs nearly 3 dB in the first three minutes, and the bits are used evenly without), a learning
 rate of 5e-3 on a small width, crops at random scales and in permuted colours, without which eight
-photographs are soon known by heart. benchmarks/README.md has the figures.
+photographs are soon known by heart. docs/benchmarks.md has the figures.
 """
 
 from ml_collections import ConfigDict

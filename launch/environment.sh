@@ -11,7 +11,7 @@
 REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV_PYTHON=
 
-# On Linux, large arrays in huge pages: fewer page faults on a CPU (benchmarks/README.md).
+# On Linux, large arrays in huge pages: fewer page faults on a CPU (docs/benchmarks.md).
 export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 
 fail() {

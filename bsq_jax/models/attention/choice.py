@@ -14,7 +14,7 @@ from bsq_jax.models.attention.cudnn import refusal
 
 IMPLEMENTATIONS = ("auto", "dense", "by_head", "blocked", "by_frame", "cudnn", "splash")
 # From this many keys on, one head's scores at a time are never slower on a CPU than all heads' at
-# once, up to 1.6 times faster, and take a fraction of the memory (benchmarks/README.md).
+# once, up to 1.6 times faster, and take a fraction of the memory (docs/benchmarks.md).
 BY_HEAD_FROM = 1024
 # Each block is a part of the program, which takes a while to compile: there are at most so many,
 # and where frames are small a block has several, so that it has about as many tokens as this.

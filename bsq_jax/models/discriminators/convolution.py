@@ -2,7 +2,7 @@
 
 GPUs and TPUs have convolutions for everything. XLA on a CPU has a good one, of stride 1; strided
 ones, the gradients of kernels and second derivatives run at a fraction of its speed
-(benchmarks/README.md). There, a strided convolution is a sum of convolutions of
+(docs/benchmarks.md). There, a strided convolution is a sum of convolutions of
 stride 1, and the gradient of a kernel is a convolution along one axis whose channels are all other
 pixels.
 """
