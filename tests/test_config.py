@@ -2,11 +2,15 @@
 
 import json
 import pathlib
+import shutil
+import sys
 import textwrap
+import types
 
 import pytest
 from ml_collections import ConfigDict
 
+import bsq_jax
 from bsq_jax import config as module
 from bsq_jax.config import checks as config_checks
 from bsq_jax.config import (
@@ -20,8 +24,11 @@ from bsq_jax.config import (
     set_value,
     to_json,
 )
+from bsq_jax.config.published import find_config_file, published_names
 from bsq_jax.config.values import differing_keys, flatten
 from bsq_jax.core.errors import UserError
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 def message_of(function, *arguments):
@@ -393,14 +400,62 @@ def test_a_mistake_in_a_config_file_is_one_line(tmp_path, line, words):
         assert word in message
 
 
-def test_the_repositorys_configs_are_looked_for_where_they_are(tmp_path, monkeypatch):
-    """As from an empty folder, with the package installed; the list holds all that there are."""
-    root = pathlib.Path(__file__).parents[1] / "configs"
+PUBLISHED = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+
+
+@pytest.mark.smoke
+def test_published_configs_are_found_by_name_from_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for path in root.glob("*.py"):
-        for asked in (f"configs/{path.name}", f"{path.name}:variant"):
-            with pytest.raises(UserError, match="not part of the installed package") as caught:
-                load_config_file(asked)
-            assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match=r"config file configs/mine.py does not exist$"):
-        load_config_file("configs/mine.py")
+    assert published_names() == PUBLISHED
+    for name in PUBLISHED:
+        assert find_config_file(name) == ROOT / "configs" / f"{name}.py"
+    config = load_config_file("tokenizer:imagenet256,bits=18")
+    path = ROOT / "configs" / "tokenizer.py"
+    assert config.to_dict() == load_config_file(f"{path}:imagenet256,bits=18").to_dict()
+    # A file of that name in the folder is meant only by its path.
+    pathlib.Path("tokenizer.py").write_text("def get_config(argument): return 3")
+    assert find_config_file("tokenizer") == path
+    assert find_config_file("tokenizer.py") == pathlib.Path("tokenizer.py")
+
+
+def test_published_configs_lie_inside_an_installed_package(tmp_path, monkeypatch):
+    """As setup.py lays the files out; `.ci/run` installs them in truth."""
+    package = tmp_path / "site-packages" / "bsq_jax"
+    shutil.copytree(ROOT / "configs", package / "configs")
+    (tmp_path / "site-packages" / "configs").mkdir()  # of somebody else
+    monkeypatch.setattr(bsq_jax, "__file__", str(package / "__init__.py"))
+    assert published_names() == PUBLISHED
+    assert find_config_file("prior") == package / "configs" / "prior.py"
+
+
+def test_the_wheel_gets_the_configs():
+    """What setup.py tells setuptools: every package of the tree, and configs as one more."""
+    setuptools = pytest.importorskip("setuptools")  # environments of Python 3.12 have none
+    told = {}
+    stand_in = types.SimpleNamespace(find_packages=setuptools.find_packages, setup=told.update)
+    source = (ROOT / "setup.py").read_text()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "setuptools", stand_in)
+        patch.chdir(ROOT)
+        exec(compile(source, "setup.py", "exec"), {})
+    folders = {path.parent for path in (ROOT / "bsq_jax").rglob("*.py")}
+    packages = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    assert set(told["packages"]) == packages | {"bsq_jax.configs"}
+    assert told["package_dir"] == {"bsq_jax.configs": "configs"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ("quickstrat", ("'quickstrat' does not exist: did you mean quickstart?", "digits, ")),
+        ("", ("'' does not exist", "there are: ")),
+        ("configs/prior.py", ("config file configs/prior.py does not", "write --config prior")),
+        ("prior.py:variant", ("config file prior.py does not exist", "write --config prior")),
+        ("mine/mine.py", ("config file mine/mine.py does not exist",)),
+    ],
+)
+def test_a_config_that_does_not_exist(tmp_path, monkeypatch, asked, words):
+    monkeypatch.chdir(tmp_path)
+    message = message_of(load_config_file, asked)
+    for word in words:
+        assert word in message

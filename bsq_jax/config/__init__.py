@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import pathlib
 import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from bsq_jax.config.checks import check
+from bsq_jax.config.published import find_config_file
 from bsq_jax.config.values import flatten, nearest, put, set_from_text
 from bsq_jax.core.errors import UserError
 
@@ -37,10 +37,6 @@ _DISCRIMINATOR_KEYS = {
     "stylegan": ("channel_base", "channel_max"),
     "stylegan3d": ("width",),
     "patchgan": ("width", "layers"),
-}
-# Config files of the repository, for people who have the installed package alone.
-_CONFIGS = {
-    *("digits.py", "masked_lm.py", "prior.py", "quickstart.py", "tokenizer.py", "video.py"),
 }
 LEARNING_RATE_PER_EXAMPLE = 4e-7  # published: 4e-7 x global batch
 
@@ -243,24 +239,13 @@ def parse_argument(argument: str, variants: Sequence[str], **defaults: Any) -> C
 
 
 def load_config_file(spec: str) -> ConfigDict:
-    """Runs ``get_config`` of ``file.py:argument``; the file may be anywhere.
+    """Runs ``get_config`` of ``file.py:argument``, or of ``name:argument``: a published config.
 
     Raises:
       UserError: no such file, not Python, no ``get_config`` in it, or a mistake in it.
     """
-    path_text, _, argument = spec.partition(":")
-    path = pathlib.Path(path_text)
-    if not path.is_file():
-        siblings = [str(p) for p in sorted(path.parent.glob("*.py"))]
-        hint = nearest(str(path), siblings)
-        if not hint and path.name in _CONFIGS:
-            hint = (
-                ": it is not part of the installed package, but of the repository that the package "
-                "was installed from; run the command in the root of a clone, or give the whole path"
-            )
-        raise UserError(f"config file {path} does not exist{hint}")
-    if path.suffix != ".py":
-        raise UserError(f"config file {path} is not a Python file: give one that ends in .py")
+    text, _, argument = spec.partition(":")
+    path = find_config_file(text)
     module_spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
     assert module_spec is not None
     assert module_spec.loader is not None
