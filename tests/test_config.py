@@ -11,7 +11,6 @@ import pytest
 from ml_collections import ConfigDict
 
 import bsq_jax
-from bsq_jax import config as module
 from bsq_jax.config import checks as config_checks
 from bsq_jax.config import (
     default_config,
@@ -24,6 +23,7 @@ from bsq_jax.config import (
     set_value,
     to_json,
 )
+from bsq_jax.config import saved as module
 from bsq_jax.config.published import find_config_file, published_names
 from bsq_jax.config.values import differing_keys, flatten
 from bsq_jax.core.errors import UserError

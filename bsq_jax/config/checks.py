@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from bsq_jax.config.values import flatten
+from bsq_jax.config.settings import OPTIONAL, default_config
+from bsq_jax.config.values import flatten, nearest, put
 from bsq_jax.core.errors import UserError
 
 POSITIVE = {
@@ -31,6 +32,37 @@ NOT_NEGATIVE = {
     *("model.window", "model.min_bits", "data.frames", "data.min_frames"),
     *("masked_lm.classes", "sampling.temperature", "sampling.noise", "eval.samples"),
 }
+
+
+LEARNING_RATE_PER_EXAMPLE = 4e-7  # published: 4e-7 x global batch
+
+
+def finalize(config: ConfigDict) -> ConfigDict:
+    """Fills derived values and checks the rest; returns a new locked config.
+
+    The keys of ``data`` alone are checked where they are used, by the data pipeline.
+
+    Raises:
+      UserError: a key too many or too few, a value of another type or out of range, or two that
+        do not fit together.
+    """
+    given = dict(flatten(config.copy_and_resolve_references()))
+    config = default_config()
+    known = dict(flatten(config))
+    for key in given:
+        if key not in known:
+            raise UserError(f"config: {key} is not a key{nearest(key, list(known))}")
+    for key in known:
+        if key not in given:
+            raise UserError(f"config: {key} is missing: begin with bsq_jax.config.default_config()")
+        try:
+            put(config, key, given[key], OPTIONAL)
+        except TypeError as error:
+            raise UserError(f"config: {key} is {given[key]!r}: it must be {error}") from None
+    check(config)
+    if config.optimizer.learning_rate is None:
+        config.optimizer.learning_rate = LEARNING_RATE_PER_EXAMPLE * config.train.batch_size
+    return config.lock()
 
 
 def check(config: ConfigDict) -> None:
