@@ -73,10 +73,7 @@ def score(
         _check_reference(file, of, reference, split)
     else:
         of = [reference, split]
-        if isinstance(opened, PictureSet):
-            real = scorer.pictures(opened)
-        else:
-            real = scorer.source(opened)
+        real = scorer.pictures(opened) if isinstance(opened, PictureSet) else scorer.source(opened)
         if file:
             _save_statistics(file, real, {**described, "reference": of})
     fake = scorer.pictures(pictures)
