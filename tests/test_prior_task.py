@@ -26,7 +26,6 @@ from bsq_jax.training.recipes.prior import PriorRecipe
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 PRIOR = """
 import tiny
-from one_step import one_step
 
 def get_config(argument=""):
     return tiny.get_prior("{tokenizer}", **{changes})
