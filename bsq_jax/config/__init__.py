@@ -12,16 +12,18 @@ what goes together, are in `bsq_jax.config.checks`.
 
 from bsq_jax.config.checks import LEARNING_RATE_PER_EXAMPLE, finalize
 from bsq_jax.config.files import load_config_file
-from bsq_jax.config.identity import COMPUTE_KEYS, model_identity, run_identity
+from bsq_jax.config.identity import COMPUTE_KEYS, fingerprint_settings, model_identity, run_identity
 from bsq_jax.config.parsing import parse_argument, parse_overrides, set_overrides, set_value
-from bsq_jax.config.saved import from_json, to_json
+from bsq_jax.config.saved import from_json
 from bsq_jax.config.settings import default_config
+from bsq_jax.config.values import to_json
 
 __all__ = [
     "COMPUTE_KEYS",
     "LEARNING_RATE_PER_EXAMPLE",
     "default_config",
     "finalize",
+    "fingerprint_settings",
     "from_json",
     "load_config_file",
     "model_identity",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from bsq_jax.config.settings import OPTIONAL
+from bsq_jax.config.settings import declared
 from bsq_jax.config.values import flatten, nearest, wanted
 from bsq_jax.core.errors import UserError
 
@@ -55,7 +55,23 @@ def set_value(config: ConfigDict, dotted: str, text: str, flag: str = "--config"
     Raises:
       UserError: an unknown key (the nearest is named) or a value of another type.
     """
-    _set_from_text(config, dotted, text, flag, OPTIONAL)
+    name = f"{flag}.{dotted}" if flag == "--config" else f"{flag} {dotted}"
+    keys = [key for key, _ in flatten(config)]
+    if dotted not in keys:
+        inside = [key for key in keys if key.startswith(dotted + ".")]
+        if inside:
+            raise UserError(f"{name} is a group of keys: set one of {', '.join(inside)}")
+        leaves = [key for key in keys if key.split(".")[-1] == dotted.split(".")[-1]]
+        raise UserError(f"{name} does not exist{nearest(dotted, leaves or keys)}")
+    *groups, leaf = dotted.split(".")
+    target = config
+    for group in groups:
+        target = target[group]
+    setting = declared().get(dotted)
+    if setting is not None and setting.optional and text.strip().lower() == "none":
+        target[leaf] = None
+    else:
+        target[leaf] = _convert(text, target.get_type(leaf), target[leaf], name)
 
 
 def set_overrides(config: ConfigDict, words: Sequence[str]) -> None:
@@ -84,39 +100,6 @@ def parse_overrides(words: Sequence[str]) -> list[tuple[str, str]]:
             raise UserError(f"{word} has no value: write {word}=VALUE")
         overrides.append((key, value))
     return overrides
-
-
-def _set_from_text(
-    config: ConfigDict, dotted: str, text: str, flag: str, optional: Collection[str] = ()
-) -> None:
-    """Sets one value from text, converted to the type that the key has.
-
-    Args:
-      config: changed in place.
-      dotted: the key, such as ``train.steps``.
-      text: the value as typed.
-      flag: what to call the key in messages.
-      optional: keys that may be ``none``.
-
-    Raises:
-      UserError: an unknown key (the nearest is named) or a value of another type.
-    """
-    name = f"{flag}.{dotted}" if flag == "--config" else f"{flag} {dotted}"
-    keys = [key for key, _ in flatten(config)]
-    if dotted not in keys:
-        inside = [key for key in keys if key.startswith(dotted + ".")]
-        if inside:
-            raise UserError(f"{name} is a group of keys: set one of {', '.join(inside)}")
-        leaves = [key for key in keys if key.split(".")[-1] == dotted.split(".")[-1]]
-        raise UserError(f"{name} does not exist{nearest(dotted, leaves or keys)}")
-    *groups, leaf = dotted.split(".")
-    target = config
-    for group in groups:
-        target = target[group]
-    if dotted in optional and text.strip().lower() == "none":
-        target[leaf] = None
-    else:
-        target[leaf] = _convert(text, target.get_type(leaf), target[leaf], name)
 
 
 def _convert(text: str, kind: type, current: Any, name: str) -> Any:

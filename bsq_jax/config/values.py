@@ -6,7 +6,8 @@ Knows ml_collections and no particular key; the keys are in `bsq_jax.config`.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -21,20 +22,25 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
+def to_json(config: ConfigDict) -> dict[str, Any]:
+    """The config as plain containers that JSON can hold."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
 def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Lines ``key: value -> value`` for each key whose value differs, in order of name."""
     a, b = dict(flatten(one)), dict(flatten(other))
     return [f"{k}: {a.get(k)} -> {b.get(k)}" for k in sorted(a | b) if a.get(k) != b.get(k)]
 
 
-def put(config: ConfigDict, key: str, value: Any, optional: Collection[str] = ()) -> None:
+def put(config: ConfigDict, key: str, value: Any, *, optional: bool = False) -> None:
     """Sets the value of a dotted key that exists, if it is of the key's type.
 
     Args:
       config: changed in place.
       key: the key, such as ``train.steps``.
       value: as JSON or a config file has it: a list for a tuple, a whole number for a float.
-      optional: keys that may be None.
+      optional: whether the value may be None.
 
     Raises:
       TypeError: the value is of another type; its argument says in words what it must be.
@@ -55,7 +61,7 @@ def put(config: ConfigDict, key: str, value: Any, optional: Collection[str] = ()
         good = good and all(fits(number, type(current[0])) for number in value)
         value = tuple(type(current[0])(number) for number in value) if good else value
     else:
-        good = key in optional if value is None else fits(value, kind)
+        good = optional if value is None else fits(value, kind)
     if not good:
         raise TypeError(wanted(kind, current))
     target[leaf] = value
