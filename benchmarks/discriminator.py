@@ -52,7 +52,8 @@ def main() -> None:
         target = "cpu" if implementation == "matmul" else "gpu"
 
         def loss(params, pixels):
-            return jnp.sum(nn.softplus(model.apply({"params": params}, pixels)))
+            logits: Any = model.apply({"params": params}, pixels)
+            return jnp.sum(nn.softplus(logits))
 
         def r1(params, pixels, loss=loss):
             return jnp.sum(jax.grad(loss, 1)(params, pixels) ** 2)

@@ -25,10 +25,12 @@ class LayerNorm(nn.LayerNorm):
     use_fast_variance: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, mask: None = None) -> jax.Array:
-        """Maps ``[..., width]`` to the same shape in the module's dtype."""
+    def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
+        """Maps ``[..., width]`` to the same shape in the module's dtype; takes no mask."""
+        if mask is not None:
+            raise ValueError("a masked layer norm is not supported: call it without mask")
         if platform() != "cpu":
-            return super().__call__(x, mask=mask)
+            return super().__call__(x)
         width = x.shape[-1:]
         centred = x.astype(jnp.float32)
         centred = centred - _channel_mean(centred)
