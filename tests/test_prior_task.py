@@ -249,7 +249,7 @@ def test_damaged_and_foreign_token_sets(tokens, config_file, trained, tmp_path):
     [
         (("--examples", "-1"), "--examples -1"),
         (("--config.data.sorce=x",), "did you mean data.source"),
-        (("--what",), "is no flag"),
+        (("--what",), "unknown flag --what"),
     ],
 )
 def test_tokenize_mistakes(tokenizer, tmp_path, capsys, words, said):
