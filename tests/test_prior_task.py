@@ -27,7 +27,6 @@ from bsq_jax.training.recipes.prior import PriorRecipe
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 PRIOR = """
 import tiny
-from one_step import one_step
 
 def get_config(argument=""):
     return tiny.get_prior("{tokenizer}", **{changes})
@@ -251,7 +250,7 @@ def test_damaged_and_foreign_token_sets(tokens, config_file, trained, tmp_path):
     [
         (("--examples", "-1"), "--examples -1"),
         (("--config.data.sorce=x",), "did you mean data.source"),
-        (("--what",), "is no flag"),
+        (("--what",), "unknown flag --what"),
     ],
 )
 def test_tokenize_mistakes(tokenizer, tmp_path, capsys, words, said):
