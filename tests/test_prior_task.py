@@ -21,8 +21,8 @@ from bsq_jax.data.pipeline import eval_batches
 from bsq_jax.data.tokens import read_description, token_batches
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.media.pictures import save_png
-from bsq_jax.training.initial import with_tokenizer
 from bsq_jax.training.recipes.prior import PriorRecipe
+from bsq_jax.training.saved_models import with_tokenizer
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 PRIOR = """
