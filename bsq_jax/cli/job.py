@@ -10,12 +10,13 @@ from typing import Any
 
 from bsq_jax.core.errors import UserError
 
+CONFIG_HELP = "config file, or the name of a published one, and its variant"
 INTERRUPTED = "the same command goes on from the last checkpoint"
 
 
 def add_config_and_workdir(parser: argparse.ArgumentParser) -> None:
     """The flags that say which run it is."""
-    parser.add_argument("--config", metavar="FILE.py[:ARGUMENT]", help="config file and variant")
+    parser.add_argument("--config", metavar="FILE.py[:ARGUMENT]", help=CONFIG_HELP)
     parser.add_argument("--workdir", required=True, help="folder of the run")
 
 
