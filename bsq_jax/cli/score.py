@@ -39,8 +39,9 @@ from bsq_jax.data.pipeline import DataConfig, open_source
 from bsq_jax.data.records import SPLITS, BrokenRecord, Record, Source
 from bsq_jax.data.sources import make_source
 from bsq_jax.data.sources.folders import IMAGE_EXTENSIONS, report_unread, search
-from bsq_jax.evaluation.feature_networks import Judging, Networks
-from bsq_jax.evaluation.metrics import FeatureSet
+from bsq_jax.evaluation.feature_metrics import FeatureMetrics
+from bsq_jax.evaluation.metric import NetworkSettings
+from bsq_jax.evaluation.metrics import FeatureStatistics
 
 _BATCH = 16  # on each device
 _NAMES = (
@@ -124,20 +125,19 @@ class Pictures:
 class _Scorer:
     """Looks at sets of pictures of one size."""
 
-    def __init__(self, size: tuple[int, int], judging: Judging, *, quiet: bool):
+    def __init__(self, size: tuple[int, int], settings: NetworkSettings, *, quiet: bool):
         self._mesh = make_mesh(devices=jax.local_devices())
-        self.networks = Networks(judging, self._mesh, clip=(1, *size))
-        if not self.networks.spaces:
-            raise UserError("; ".join(self.networks.notes))
+        self.metrics = FeatureMetrics(settings, self._mesh, clip=(1, *size))
+        if not self.metrics.networks:
+            raise UserError("; ".join(note.text for note in self.metrics.notes()))
         self._size, self._quiet = size, quiet
         self._batch = _BATCH * batch_shards(self._mesh)
-        self._wanted = judging.neighbours_examples
 
-    def pictures(self, pictures: Pictures) -> FeatureSet:
+    def pictures(self, pictures: Pictures) -> FeatureStatistics:
         """What is seen in a set of pictures."""
         return self._all(pictures.batches(self._batch), len(pictures))
 
-    def source(self, source: Source) -> FeatureSet:
+    def source(self, source: Source) -> FeatureStatistics:
         """What is seen in a data source of pictures."""
         return self._all(self._read(source), len(source))
 
@@ -156,19 +156,18 @@ class _Scorer:
             if images:
                 yield np.stack(images)
 
-    def _all(self, batches: Iterator[np.ndarray], total: int) -> FeatureSet:
-        seen, first = self.networks.new_set((self._wanted, total)), 0
+    def _all(self, batches: Iterator[np.ndarray], total: int) -> FeatureStatistics:
+        seen, first = self.metrics.new_statistics(total), 0
         sharding = batch_sharding(self._mesh)
         with progress(total, "pictures", quiet=self._quiet) as advance:
             for part in advance(batches, len):
                 missing = self._batch - len(part)
                 filled = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)])
                 pixels = jax.device_put(filled[:, None], sharding)
-                features = jax.device_get(self.networks.look(self.networks.params, pixels))
-                logits = features.pop("logits", None)
+                features = jax.device_get(self.metrics.features(pixels))
                 index = np.arange(first, first + len(filled))
                 mask = (np.arange(len(filled)) < len(part))[:, None]
-                seen.update(features, logits, mask, index)
+                seen.update(features, mask, index)
                 first += len(part)
         return seen
 
@@ -183,21 +182,21 @@ def score(flags: argparse.Namespace) -> dict[str, Any]:
     file = pathlib.Path(flags.statistics) if flags.statistics else None
     saved = file is not None and file.exists()
     reference = None if saved else _open_reference(flags, samples.size)
-    judging = Judging(
+    settings = NetworkSettings(
         frechet=True,
         inception=flags.inception,
         neighbours=flags.neighbours,
         neighbours_examples=flags.neighbours_examples,
     )
-    scorer = _Scorer(samples.size, judging, quiet=flags.quiet)
-    networks = scorer.networks
+    scorer = _Scorer(samples.size, settings, quiet=flags.quiet)
+    metrics = scorer.metrics
     described = {
         "size": list(samples.size),
-        "weights": {name: networks.weights[name] for name in networks.spaces},
-        "neighbours": networks.neighbours,
+        "weights": {name: metrics.weights[name] for name in metrics.networks},
+        "neighbours": metrics.neighbours,
     }
     if file and saved:
-        real, of = _load_statistics(file, networks, described, flags)
+        real, of = _load_statistics(file, metrics, described, flags)
     else:
         assert reference is not None
         of = [flags.reference, flags.split or ""]
@@ -216,9 +215,9 @@ def score(flags: argparse.Namespace) -> dict[str, Any]:
         "samples": {"path": str(flags.samples), "count": len(samples)},
         "reference": of,
         "statistics": str(file) if file else None,
-        "results": networks.compare(real, fake),
-        "of_reference": networks.about(real),
-        "notes": networks.notes + networks.neighbours_note(fake) + networks.biased(fake),
+        "results": metrics.compare(real, fake),
+        "of_reference": metrics.record(real),
+        "notes": [note.text for note in metrics.notes(fake)],
     }
 
 
@@ -250,10 +249,13 @@ def _open_reference(flags: argparse.Namespace, size: tuple[int, int]) -> Picture
 
 
 def _load_statistics(
-    file: pathlib.Path, networks: Networks, described: dict[str, Any], flags: argparse.Namespace
-) -> tuple[FeatureSet, list[str]]:
+    file: pathlib.Path,
+    metrics: FeatureMetrics,
+    described: dict[str, Any],
+    flags: argparse.Namespace,
+) -> tuple[FeatureStatistics, list[str]]:
     """What was kept of a reference, and which one it was."""
-    real = networks.new_set((1, 1))
+    real = metrics.new_statistics(1)
     try:
         with np.load(io.BytesIO(file.read_bytes())) as arrays:
             known = json.loads(str(arrays["about"]))
