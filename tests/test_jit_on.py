@@ -100,7 +100,7 @@ COMPILE = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from bsq_jax.cli import plan
-devices = plan._described_tpus("v5e:2x2")
+devices = plan.described_tpus("v5e:2x2")
 from bsq_jax.core.sharding import jit_on, make_mesh, replicated
 from bsq_jax.core.target import described
 from test_jit_on import steps

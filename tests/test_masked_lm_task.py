@@ -11,8 +11,8 @@ import pytest
 import tiny
 from one_step import one_step
 
+from bsq_jax import cli
 from bsq_jax import main as module
-from bsq_jax.cli import tokenize
 from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import make_mesh
@@ -201,7 +201,7 @@ def test_samples_are_measured(trained, tmp_path):
 
 def test_from_a_token_set_with_classes(tokenizer, config_file, tmp_path, capsys):
     folder, workdir = tmp_path / "set", tmp_path / "lm"
-    assert tokenize.main([str(folder), "--model", str(tokenizer), "--quiet"]) == 0
+    assert cli.main(["tokenize", str(folder), "--model", str(tokenizer), "--quiet"]) == 0
     tokens = read_description(folder)
     assert (tokens.classes, tokens.counts) == (tuple("0123456789"), {"train": 1437, "val": 360})
     flags = [f"--config.data.source=tokens:{folder}", "--config.train.steps=2"]

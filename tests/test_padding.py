@@ -10,13 +10,13 @@ import optax
 import pytest
 from video_files import LOSSLESS, write_video
 
-from bsq_jax.cli.tokenize import tokenize
 from bsq_jax.config import default_config, finalize
 from bsq_jax.core.sharding import make_mesh, to_global
 from bsq_jax.data.factory import make_data_config
 from bsq_jax.data.pipeline import eval_batches
 from bsq_jax.data.tokens import token_batches
 from bsq_jax.evaluation.metrics import psnr
+from bsq_jax.inference.token_sets import tokenize
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.models.attention import choice as attention_choice
 from bsq_jax.models.attention.causality import Causality

@@ -11,8 +11,8 @@ import pytest
 import tiny
 from one_step import one_step
 
+from bsq_jax import cli
 from bsq_jax import main as module
-from bsq_jax.cli import tokenize
 from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import make_mesh
@@ -170,7 +170,7 @@ def test_a_prior_is_no_tokenizer(trained, config_file, tmp_path):
 def tokens(tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokens") / "set"
     flags = ["--model", str(tokenizer), "--examples", "24", "--quiet"]
-    assert tokenize.main([str(folder), *flags]) == 0
+    assert cli.main(["tokenize", str(folder), *flags]) == 0
     return folder
 
 
@@ -254,13 +254,13 @@ def test_damaged_and_foreign_token_sets(tokens, config_file, trained, tmp_path):
     ],
 )
 def test_tokenize_mistakes(tokenizer, tmp_path, capsys, words, said):
-    assert tokenize.main([str(tmp_path / "x"), "--model", str(tokenizer), *words]) == 2
+    assert cli.main(["tokenize", str(tmp_path / "x"), "--model", str(tokenizer), *words]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
 
 
 def test_tokenize_overwrites_only_when_told(tokens, tokenizer, capsys):
-    assert tokenize.main([str(tokens), "--model", str(tokenizer)]) == 2
+    assert cli.main(["tokenize", str(tokens), "--model", str(tokenizer)]) == 2
     assert "--force" in capsys.readouterr().err
 
 
@@ -272,10 +272,10 @@ def test_a_set_that_is_not_finished_leaves_the_one_before(tokens, tokenizer, tmp
         (broken / f"{number}.png").write_bytes(b"no picture")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     words = [str(folder), "--force", "--model", str(tokenizer), "--examples", "9", "--quiet"]
-    assert tokenize.main([*words, f"--config.data.val_source=folder:{broken}"]) == 2
+    assert cli.main(["tokenize", *words, f"--config.data.val_source=folder:{broken}"]) == 2
     assert "broken" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    assert tokenize.main(words) == 0
+    assert cli.main(["tokenize", *words]) == 0
     assert read_description(folder).counts == {"train": 9, "val": 64}
     assert {path.name for path in folder.iterdir()} == set(before)
 
@@ -288,7 +288,7 @@ def test_a_set_of_pictures_has_one_frame_and_classes_of_training(tokenizer, tmp_
     data = {"source": "tr", "val_source": "va"}
     flags = [f"--config.data.{key}=folder:{tmp_path}/{place}" for key, place in data.items()]
     words = [str(tmp_path / "set"), "--model", str(tokenizer), "--quiet"]
-    assert tokenize.main([*words, "--config.data.frames=5", *flags]) == 0
+    assert cli.main(["tokenize", *words, "--config.data.frames=5", *flags]) == 0
     described = read_description(tmp_path / "set")
     assert (described.frames, described.made["frames"]) == (1, 1)
     assert described.classes == ("cat", "dog", "fish")

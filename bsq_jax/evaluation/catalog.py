@@ -27,7 +27,8 @@ from bsq_jax.evaluation.networks.lpips import MIN_SIDE, load_lpips, lpips
 
 
 def _lpips(params: Any, original: jax.Array, other: jax.Array) -> jax.Array:
-    return lpips(params, to_float(original), to_float(other), net="alexnet")
+    distances = lpips(params, to_float(original), to_float(other), net="alexnet")  # of one frame
+    return distances[:, None]
 
 
 FRAME_METRICS: tuple[FrameMetric, ...] = (
