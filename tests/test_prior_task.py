@@ -12,18 +12,19 @@ import numpy as np
 import pytest
 import tiny
 from one_step import one_step
+from shapes import data_config
 
 from bsq_jax import cli
 from bsq_jax import main as module
 from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import make_mesh
-from bsq_jax.data.pipeline import DataConfig, eval_batches
+from bsq_jax.data.pipeline import eval_batches
 from bsq_jax.data.tokens import read_description, token_batches
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.media.pictures import save_png
-from bsq_jax.training.initial import with_tokenizer
 from bsq_jax.training.recipes.prior import PriorRecipe
+from bsq_jax.training.saved_models import with_tokenizer
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 PRIOR = """
@@ -196,7 +197,7 @@ def tokens(tokenizer, tmp_path_factory):
 
 def test_a_token_set_holds_what_the_tokenizer_makes(tokens, tokenizer):
     described = read_description(tokens)
-    data = DataConfig(source="synthetic", image_size=16, resize=16, eval_resize=16, threads=0)
+    data = data_config(source="synthetic", image_size=16, resize=16, eval_resize=16, threads=0)
     alone = {"global_batch": 8, "shard_index": 0, "shard_count": 1}
     count = 0
     batches = token_batches(described, "val", data, **alone)
@@ -312,7 +313,7 @@ def test_a_set_of_pictures_has_one_frame_and_classes_of_training(tokenizer, tmp_
     described = read_description(tmp_path / "set")
     assert (described.frames, described.made["frames"]) == (1, 1)
     assert described.classes == ("cat", "dog", "fish")
-    asked = DataConfig(labels=True, threads=0)
+    asked = data_config(labels=True, threads=0)
     alone = {"global_batch": 2, "shard_index": 0, "shard_count": 1}
     (batch,) = token_batches(described, "val", asked, **alone)
     assert batch["label"].tolist() == [1, 2]
