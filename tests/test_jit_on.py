@@ -27,7 +27,7 @@ ALLOWED = {
     "inference/tokenizer.py": "runs on one device",
     "inference/streaming.py": "runs on one device",
     "coding/prior_coder.py": "runs on one device",
-    "cli/rd.py": "runs on one device",
+    "coding/rate_distortion.py": "runs on one device",
 }
 
 

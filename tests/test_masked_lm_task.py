@@ -21,9 +21,9 @@ from bsq_jax.evaluation.masked_lm import masked_lm_table
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.models.masked_lm.model import MaskedLmShape
 from bsq_jax.quantizers.bits import to_group_indices
-from bsq_jax.training.initial import with_tokenizer
 from bsq_jax.training.recipes.masked_lm import MaskedLmRecipe
-from bsq_jax.training.tasks.masked_lm import answers
+from bsq_jax.training.saved_models import with_tokenizer
+from bsq_jax.training.tasks.masked_lm import sums_over_masked
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 
@@ -56,9 +56,9 @@ def batch_of(time=1, examples=8):
     }
 
 
-def exercises(task, mesh, batch, count):
+def masked_batch(task, mesh, batch, count):
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(count))
-    return jax.device_get(jax.jit(task.exercises)(batch, task.load_frozen(mesh), keys))
+    return jax.device_get(jax.jit(task.mask)(batch, task.load_frozen(mesh), keys))
 
 
 @pytest.mark.parametrize("unit", ["token", "group"])
@@ -68,7 +68,7 @@ def test_what_is_asked(tokenizer, tmp_path, unit):
     task = task_of(tokenizer, tmp_path, mesh, frames=3, mask_unit=unit, label_dropout=0.25)
     batch = {name: np.tile(rows, (100,) + (1,) * (rows.ndim - 1)) for name, rows in
              batch_of(3).items()}  # fmt: skip
-    found = exercises(task, mesh, batch, 800)
+    found = masked_batch(task, mesh, batch, 800)
     bits = Tokenizer.load(tokenizer).encode(batch["pixels"].reshape(-1, 16, 16, 3))
     words = np.asarray(to_group_indices(bits.reshape(800, 3, 4, 6), 3))
     rows = np.arange(800)
@@ -107,7 +107,9 @@ def test_the_loss_against_numpy():
     logits = drawn.normal(size=(2, 3, 12)).astype(np.float32)
     targets = np.stack([drawn.integers(0, 8, (2, 3)), drawn.integers(0, 4, (2, 3))], axis=-1)
     masked = drawn.random((2, 3, 2)) < 0.6
-    found = answers(shape, jnp.asarray(logits), jnp.asarray(targets), jnp.asarray(masked), 0.2)
+    found = sums_over_masked(
+        shape, jnp.asarray(logits), jnp.asarray(targets), jnp.asarray(masked), 0.2
+    )
     want = {name: np.zeros(2) for name in ("loss", "cross_entropy", "right", "masked")}
     for example, token, group in np.argwhere(masked):
         part = logits[example, token, :8] if group == 0 else logits[example, token, 8:]

@@ -84,7 +84,9 @@ def exit_status(run: Callable[[], int], command: Command | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
-        return run()
+        status = run()
+        sys.stdout.flush()  # here, so that a reader that has gone is noticed here
+        return status
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return MISTAKE
