@@ -154,9 +154,7 @@ class _TorchUnpickler(SafeUnpickler):
         """The items of a storage; each is read once, whoever shares it."""
         assert self._read is not None
         if (storage.key, dtype) not in self._loaded:
-            self._loaded[storage.key, dtype] = _decode(
-                self._read(storage.key), dtype, self._order
-            )
+            self._loaded[storage.key, dtype] = _decode(self._read(storage.key), dtype, self._order)
         first = storage.start * _item_size(storage.dtype) // _item_size(dtype)
         count = storage.count * _item_size(storage.dtype) // _item_size(dtype)
         items = self._loaded[storage.key, dtype]
