@@ -1,8 +1,8 @@
 """Weight files inside other packages: finding them, and reading their pickles without trust.
 
-Unpickling runs what a file names. Here pickles are read as data (`bsq_jax.torch_import.safe_pickle`):
-no function named by a file is called, arrays are rebuilt from their bytes, and everything else is
-refused.
+Unpickling runs what a file names. Here pickles are read as data
+(`bsq_jax.torch_import.safe_pickle`): no function named by a file is called, arrays are rebuilt from
+their bytes, and everything else is refused.
 """
 
 import importlib.util
