@@ -22,7 +22,7 @@ from bsq_jax.core.once import say_once
 from bsq_jax.core.pixels import to_float, to_uint8
 from bsq_jax.core.target import full_precision, platform
 from bsq_jax.inference.arrays import checked_bits, checked_dtype, checked_pixels, filled, pieces
-from bsq_jax.models.attention.self_attention import Past
+from bsq_jax.models.attention.self_attention import KVCache
 from bsq_jax.models.positions import FrameTable, check_length
 from bsq_jax.models.tokenizer import TokenizerModel
 
@@ -50,7 +50,7 @@ class Programs:
           UserError: tokens of the model see later frames, so that nothing can be streamed.
         """
         self.shape = model.shape
-        if not self.shape.sees.streams:
+        if not self.shape.visibility.streams:
             raise UserError(
                 f"model.causality={self.shape.causality}: a token sees later frames, so this model "
                 "cannot stream: give whole clips, or train one with model.causality=block_causal"
@@ -120,10 +120,10 @@ class Half(NamedTuple):
     """What encoder or decoder keeps: the number of frames done, and keys and values of the last."""
 
     done: int = 0
-    past: Past | None = None
+    past: KVCache | None = None
 
 
-def _kept(past: Past | None, present: Past, window: int) -> Past | None:
+def _kept(past: KVCache | None, present: KVCache, window: int) -> KVCache | None:
     """Keys and values that the next frame will see, ``[layer, batch, time, ...]``."""
     if window == 1:
         return None

@@ -56,7 +56,7 @@ def tokenize(
                 for row, clip in enumerate(bits):
                     if batch.get("mask", np.ones(len(bits)))[row]:
                         real = clip[: frames[row]]
-                        if frames[row] < len(clip) and not shape.sees.streams:
+                        if frames[row] < len(clip) and not shape.visibility.streams:
                             # Its frames have seen the padding: by itself it has none.
                             real = tokenizer.encode_parts(pixels[row : row + 1, : frames[row]])[0]
                         yield real, int(batch["label"][row])

@@ -27,6 +27,7 @@ from bsq_jax.inference.arrays import (
     pieces,
 )
 from bsq_jax.inference.streaming import MOST_FRAMES, Programs, Stream
+from bsq_jax.models.attention.choice import Blocking
 from bsq_jax.models.factory import make_tokenizer
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
 from bsq_jax.training.export import is_export, save_export
@@ -298,7 +299,7 @@ class Tokenizer:
         if not len(array):
             empty = jax.eval_shape(self._functions[what], self._device_params, array)
             return np.zeros(empty.shape, empty.dtype)
-        long = frames > MOST_FRAMES and shape.window > 0 and shape.sees.streams
+        long = frames > MOST_FRAMES and shape.window > 0 and shape.visibility.streams
         done: list[np.ndarray] = []
         ahead: jax.Array | np.ndarray | None = None
         most, least = self._max_batch(MOST_FRAMES if long else frames), least_batch(shape)
@@ -328,7 +329,7 @@ def _frame_by_frame(model: TokenizerModel) -> TokenizerModel:
     """
     usual = model.clone(attention="auto").attention_used(2).name
     if "blocked" in (model.attention, usual) and model.attention in ("auto", "blocked"):
-        return model.clone(attention="by_frame")
+        return model.clone(attention="blocked", blocking=Blocking.PER_FRAME)
     return model
 
 

@@ -17,8 +17,8 @@ from einops import rearrange
 
 from bsq_jax.core import cpu
 from bsq_jax.models.attention.causality import Causality
-from bsq_jax.models.attention.choice import Choice, choose_implementation
-from bsq_jax.models.attention.self_attention import Past
+from bsq_jax.models.attention.choice import Blocking, Choice, choose_implementation
+from bsq_jax.models.attention.self_attention import KVCache
 from bsq_jax.models.initializers import bias, kernel
 from bsq_jax.models.positions import (
     FrameTable,
@@ -81,8 +81,8 @@ class TokenizerShape:
         return self.grid[0] * self.grid[1]
 
     @property
-    def sees(self) -> Causality:
-        """Who sees whom."""
+    def visibility(self) -> Causality:
+        """Which tokens are visible to a token in attention."""
         return Causality(self.causality, self.window)
 
     def frame_table(self, frames: int, first: int = 0) -> FrameTable:
@@ -131,10 +131,10 @@ class _Trunk(nn.Module):
         self,
         x: jax.Array,
         table: FrameTable,
-        past: Past | None,
+        past: KVCache | None,
         streaming: bool,
         real: jax.Array | None,
-    ) -> tuple[jax.Array, Past | None]:
+    ) -> tuple[jax.Array, KVCache | None]:
         shape, dtype = self.shape, self.compute.dtype
         rows = shape.grid[0]
         x = PositionEmbedding(shape.positions, shape.grid, shape.frames, dtype, name="positions")(
@@ -146,7 +146,12 @@ class _Trunk(nn.Module):
         if shape.positions == "rotary":
             turned = rotation(table, shape.grid, shape.width // shape.heads)
         x, present = Transformer(
-            shape.layers, shape.heads, shape.mlp_ratio, shape.sees, self.compute, name="transformer"
+            shape.layers,
+            shape.heads,
+            shape.mlp_ratio,
+            shape.visibility,
+            self.compute,
+            name="transformer",
         )(x, turned, past, streaming, real)
         x = layer_norm(dtype, name="norm_post")(x)
         return rearrange(x, "b t (h w) d -> b t h w d", h=rows), present
@@ -163,10 +168,10 @@ class Encoder(nn.Module):
         self,
         pixels: jax.Array,
         table: FrameTable,
-        past: Past | None = None,
+        past: KVCache | None = None,
         streaming: bool = False,
         real: jax.Array | None = None,
-    ) -> tuple[jax.Array, Past | None]:
+    ) -> tuple[jax.Array, KVCache | None]:
         """Encodes pixels in [-1, 1]; see `Transformer` for the rest."""
         x = patchify(pixels.astype(self.compute.dtype), self.shape.patch_size)
         x = nn.Dense(
@@ -191,10 +196,10 @@ class Decoder(nn.Module):
         self,
         features: jax.Array,
         table: FrameTable,
-        past: Past | None = None,
+        past: KVCache | None = None,
         streaming: bool = False,
         real: jax.Array | None = None,
-    ) -> tuple[jax.Array, Past | None]:
+    ) -> tuple[jax.Array, KVCache | None]:
         """Decodes to float32 pixels around [-1, 1], not clamped; as `Encoder`."""
         x = features.astype(self.compute.dtype)
         x, present = _Trunk(self.shape, self.compute, name="trunk")(x, table, past, streaming, real)
@@ -227,7 +232,8 @@ class TokenizerModel(nn.Module):
       quantizer: called on float32 latents ``[..., L]``, returns `Quantized`.
       dtype: dtype of the computation; parameters are float32, and so is the quantiser.
       remat: recompute blocks in the backward pass.
-      attention: implementation of attention, see `bsq_jax.models.attention.self_attention.attend`.
+      attention: implementation of attention, see `bsq_jax.models.attention.choice`.
+      blocking: how blocked attention cuts a clip.
     """
 
     shape: TokenizerShape
@@ -235,10 +241,11 @@ class TokenizerModel(nn.Module):
     dtype: jnp.dtype = jnp.float32
     remat: str = "none"
     attention: str = "auto"
+    blocking: Blocking = Blocking.LARGE
 
     def setup(self) -> None:
         """Makes the parts."""
-        compute = Compute(self.dtype, self.remat, self.attention)
+        compute = Compute(self.dtype, self.remat, self.attention, self.blocking)
         self.encoder = Encoder(self.shape, compute)
         self.decoder = Decoder(self.shape, compute)
         self.to_latent = nn.Dense(
@@ -266,12 +273,12 @@ class TokenizerModel(nn.Module):
         shape = self.shape
         return choose_implementation(
             self.attention,
-            shape.sees,
+            shape.visibility,
             frames,
             shape.tokens,
             self.dtype,
             channels=shape.width // shape.heads,
-            padded=padded and frames > 1 and not shape.sees.streams,
+            padded=padded and frames > 1 and not shape.visibility.streams,
         )
 
     def __call__(self, pixels: jax.Array, real: jax.Array | None = None) -> TokenizerOutput:
@@ -306,8 +313,8 @@ class TokenizerModel(nn.Module):
         return jnp.clip(self.decode_quantized(corners, real), -1.0, 1.0)
 
     def encode_next(
-        self, pixels: jax.Array, table: FrameTable, past: Past | None
-    ) -> tuple[jax.Array, Past | None]:
+        self, pixels: jax.Array, table: FrameTable, past: KVCache | None
+    ) -> tuple[jax.Array, KVCache | None]:
         """Tokens of the next frames of a stream.
 
         Args:
@@ -323,8 +330,8 @@ class TokenizerModel(nn.Module):
         return self.quantizer(self.to_latent(features.astype(jnp.float32))).bits, present
 
     def decode_next(
-        self, bits: jax.Array, table: FrameTable, past: Past | None
-    ) -> tuple[jax.Array, Past | None]:
+        self, bits: jax.Array, table: FrameTable, past: KVCache | None
+    ) -> tuple[jax.Array, KVCache | None]:
         """Pixels in [-1, 1] of the next frames of a stream; as `encode_next`."""
         features = self.from_latent(to_corners(bits, self.shape.bits))
         pixels, present = self.decoder(features, table, past, streaming=True)

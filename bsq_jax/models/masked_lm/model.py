@@ -20,7 +20,7 @@ import numpy as np
 
 from bsq_jax.core import cpu
 from bsq_jax.models.attention.causality import Causality
-from bsq_jax.models.attention.self_attention import Past
+from bsq_jax.models.attention.self_attention import KVCache
 from bsq_jax.models.initializers import bias, embedding, kernel
 from bsq_jax.models.positions import FrameTable, PositionEmbedding, frame_table
 from bsq_jax.models.transformer import Compute, Transformer, layer_norm
@@ -101,9 +101,9 @@ class MaskedLm(nn.Module):
         frame: jax.Array | None = None,
         *,
         table: FrameTable | None = None,
-        past: Past | None = None,
+        past: KVCache | None = None,
         streaming: bool = False,
-    ) -> tuple[jax.Array, Past | None]:
+    ) -> tuple[jax.Array, KVCache | None]:
         """Logits of the words of one frame.
 
         Args:
