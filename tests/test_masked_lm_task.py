@@ -21,8 +21,8 @@ from bsq_jax.evaluation.masked_lm import masked_lm_table
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.models.masked_lm.model import MaskedLmShape
 from bsq_jax.quantizers.bits import to_group_indices
-from bsq_jax.training.initial import with_tokenizer
 from bsq_jax.training.recipes.masked_lm import MaskedLmRecipe
+from bsq_jax.training.saved_models import with_tokenizer
 from bsq_jax.training.tasks.masked_lm import sums_over_masked
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")

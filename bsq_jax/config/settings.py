@@ -25,7 +25,7 @@ from bsq_jax.config.declaration import (
 Section = dict[str, Setting]
 
 _CLIPPING = one_of("none", "global", "parameter")
-_FILTER = one_of("bilinear", "bicubic", "lanczos", "box", "hamming")
+_FILTER = one_of("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 _SCHEDULE = one_of("cosine", "linear", "square", "cubic", "sqrt", "arccos")
 _SEED = Allowed("from 0 to 2^32 - 1, the most that random keys hold", lambda s: 0 <= s < 2**32)
 

@@ -14,8 +14,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from bsq_jax.core.chunks import map_chunks
 from bsq_jax.core.paths import local_path
-from bsq_jax.core.pieces import in_pieces
 from bsq_jax.core.pixels import to_float
 from bsq_jax.core.sharding import batch_sharding, jit_on, replicate, replicated
 from bsq_jax.evaluation import metrics
@@ -150,9 +150,9 @@ class Networks:
 
         frames = self.frames(pixels)
         found: dict[str, jax.Array]
-        found = in_pieces(of_frames, frames, mesh=self._mesh, most=FRAMES)
+        found = map_chunks(of_frames, frames, mesh=self._mesh, most=FRAMES)
         if "i3d" in params:
-            found["i3d"] = in_pieces(of_clips, pixels, mesh=self._mesh, most=_CLIPS)
+            found["i3d"] = map_chunks(of_clips, pixels, mesh=self._mesh, most=_CLIPS)
         return {
             name: values.reshape(len(pixels), -1, values.shape[-1])
             for name, values in found.items()

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from bsq_jax.core.chunks import map_chunks
 from bsq_jax.core.clips import real_frames
-from bsq_jax.core.pieces import in_pieces
 from bsq_jax.core.pixels import to_float
 from bsq_jax.core.sharding import jit_on, replicated
 from bsq_jax.evaluation import metrics
@@ -67,7 +67,7 @@ class Judges:
         found = {}
         for name, other in (("lpips", reconstruction), ("oracle_lpips", oracle)):
             pair = self._networks.frames(original), self._networks.frames(other)
-            each = in_pieces(distance, *pair, mesh=self._mesh, most=FRAMES)
+            each = map_chunks(distance, *pair, mesh=self._mesh, most=FRAMES)
             found[name] = each.reshape(original.shape[:2])
         return found
 

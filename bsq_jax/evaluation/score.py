@@ -17,7 +17,6 @@ from bsq_jax.core.files import write_atomic
 from bsq_jax.core.progress import progress
 from bsq_jax.core.sharding import batch_sharding, batch_shards, make_mesh
 from bsq_jax.data import transforms
-from bsq_jax.data.pipeline import DataConfig, open_source
 from bsq_jax.data.records import BrokenRecord, Source
 from bsq_jax.data.sources import make_source
 from bsq_jax.evaluation.feature_networks import Judging, Networks
@@ -165,11 +164,10 @@ def _open_reference(
         )
     place = pathlib.Path(reference).expanduser()
     if not place.is_dir() and place.suffix != ".npz":
-        if split:
-            source = open_source(DataConfig(source=reference), split)
-        else:
-            # Nothing is trained here that a part would have to be kept from.
-            source = make_source(reference, "val", divide=False)
+        # Without a split all of it: nothing is trained here that a part must be kept from.
+        source = make_source(reference, split or "val", divide=bool(split))
+        if not len(source):
+            raise UserError(f"{reference} is empty: choose another reference")
         if source.videos:
             raise UserError(f"{reference} holds videos: give pictures")
         return source

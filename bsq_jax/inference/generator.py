@@ -15,14 +15,14 @@ from ml_collections import ConfigDict
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
 from bsq_jax.core.sharding import make_mesh, replicate
-from bsq_jax.inference.arrays import SIGNED, checked_pixels
+from bsq_jax.inference.checked_arrays import SIGNED, checked_pixels
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.models.factory import make_masked_lm
 from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
 from bsq_jax.models.masked_lm.mask_schedule import SCHEDULES
 from bsq_jax.models.masked_lm.sampler import ORDERS, Sampler, Sampling
 from bsq_jax.training.export import is_export, save_export
-from bsq_jax.training.initial import TOKENIZER_FOLDER, load_initial, read_saved_config
+from bsq_jax.training.saved_models import TOKENIZER_FOLDER, load_saved_model, read_saved_config
 
 
 class Generator:
@@ -91,7 +91,7 @@ class Generator:
                 "a run with task masked_lm"
             )
         for name in ("ema", "raw") if weights == "auto" else (weights,):
-            initial = load_initial(folder, (name,))
+            initial = load_saved_model(folder, (name,))
             if name in initial.weights:
                 break
         else:

@@ -25,10 +25,11 @@ from bsq_jax.training import determinism, maintenance
 from bsq_jax.training import loop as train
 from bsq_jax.training.export import is_export
 from bsq_jax.training.flops import total_peak_flops
-from bsq_jax.training.initial import check_same_model, load_initial, place
+from bsq_jax.training.initial_state import place
 from bsq_jax.training.monitor import Monitor
 from bsq_jax.training.profiling import Profiler, Startup
 from bsq_jax.training.recipes import Recipe, make_recipe
+from bsq_jax.training.saved_models import check_same_model, load_saved_model
 from bsq_jax.training.state import TrainState
 from bsq_jax.training.useful_flops import step_flops
 from bsq_jax.training.workdir import (
@@ -200,7 +201,7 @@ def evaluate_job(config: ConfigDict, workdir: pathlib.Path) -> int:
     """
     mesh = make_mesh(**config.mesh.to_dict())
     if is_export(workdir):
-        initial = load_initial(workdir, ("raw", "ema"))
+        initial = load_saved_model(workdir, ("raw", "ema"))
         check_same_model(config, initial, workdir)
         recipe = make_recipe(_alone(config), workdir, mesh)
         wanted = recipe.task.abstract_state(mesh).params

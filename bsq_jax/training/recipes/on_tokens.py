@@ -30,14 +30,14 @@ from bsq_jax.data.tokens import SCHEME, TokenSet, read_description, token_batche
 from bsq_jax.models.factory import make_tokenizer
 from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
 from bsq_jax.training.export import identity, is_export, save_export
-from bsq_jax.training.initial import (
-    TOKENIZER_FOLDER,
-    Initial,
-    check_same_model,
-    load_initial,
-    start_from,
-)
+from bsq_jax.training.initial_state import start_from
 from bsq_jax.training.recipes.same_data import check_same_data
+from bsq_jax.training.saved_models import (
+    TOKENIZER_FOLDER,
+    SavedModel,
+    check_same_model,
+    load_saved_model,
+)
 from bsq_jax.training.state import TrainState
 from bsq_jax.training.workdir import has_checkpoints
 
@@ -98,7 +98,7 @@ class TokensRecipe(Generic[Task]):
         """The key that names the tokenizer."""
         return f"{self._config.task}.tokenizer"
 
-    def _load_tokenizer(self) -> tuple[str, Initial]:
+    def _load_tokenizer(self) -> tuple[str, SavedModel]:
         """The tokenizer in the workdir, where that is what the model was trained with."""
         inside = self._workdir / TOKENIZER_FOLDER
         # Process 0 decides for all: it alone writes there.
@@ -110,7 +110,7 @@ class TokensRecipe(Generic[Task]):
                 f"{inside} is missing: without the tokenizer that this model was trained on it "
                 "cannot go on, put it back or give another --workdir"
             )
-        initial = load_initial(path, ("raw", "ema"))
+        initial = load_saved_model(path, ("raw", "ema"))
         check_same_model(_tokenizer_of(self._config), initial, path, flag=self._flag)
         return ("ema" if "ema" in initial.weights else "raw"), initial
 
@@ -185,7 +185,7 @@ class TokensRecipe(Generic[Task]):
         state, path = task.init_state(self._mesh), self._config.train.init
         if not path:
             return state, ""
-        initial = load_initial(path)
+        initial = load_saved_model(path)
         check_same_model(self._config, initial, path, flag="train.init")
         state, origin = start_from(state, task.abstract_state(self._mesh), initial.weights)
         return state, f"from {path}: {origin}"

@@ -24,8 +24,10 @@ from bsq_jax.evaluation import tokenizer as evaluate
 from bsq_jax.evaluation.judges import Judging
 from bsq_jax.models.attention.choice import Choice
 from bsq_jax.models.tokenizer import TokenizerModel
-from bsq_jax.training.initial import ADAPTABLE, adapt, check_same_model, load_initial, start_from
+from bsq_jax.training.adapt_weights import ADAPTABLE, adapt
+from bsq_jax.training.initial_state import start_from
 from bsq_jax.training.recipes.same_data import check_same_data
+from bsq_jax.training.saved_models import check_same_model, load_saved_model
 from bsq_jax.training.state import TrainState
 from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
 
@@ -67,7 +69,7 @@ class TokenizerRecipe:
         path = self._config.train.init
         if not path:
             return self.task.init_state(self._mesh), ""
-        initial = load_initial(path)
+        initial = load_saved_model(path)
         check_same_model(self._config, initial, path, flag="train.init", adaptable=ADAPTABLE)
         weights, adapted = adapt(initial, self._config)
         abstract = self.task.abstract_state(self._mesh)
