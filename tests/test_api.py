@@ -129,7 +129,7 @@ def test_pixels_are_clamped(tokenizer):
 
 def test_pieces_change_nothing_and_few_shapes_are_compiled(monkeypatch):
     monkeypatch.setattr(api, "_MAX_TOKENS", 19)  # 4 tokens a picture: pieces of 4, 2 and 1
-    for module in (api, arrays):
+    for module in (api, checked_arrays):
         monkeypatch.setattr(module, "least_batch", lambda shape: 1)
     tokenizer = make()
     pixels = images(11)
