@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from shapes import bsq_quantizer, tokenizer_shape
 from small_task import tokenizer_task
 from video_files import LOSSLESS, write_video
 
@@ -22,8 +23,7 @@ from bsq_jax.models.attention import choice as attention_choice
 from bsq_jax.models.attention.causality import Causality
 from bsq_jax.models.attention.self_attention import attend
 from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
-from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
-from bsq_jax.quantizers import BinarySphericalQuantizer
+from bsq_jax.models.tokenizer import TokenizerModel
 
 FRAMES, SIDE = 5, 16
 LENGTHS = np.array([3, 5], np.int32)
@@ -46,10 +46,10 @@ def a_block_a_frame(monkeypatch):
 
 
 def model_of(causality, window, implementation="auto"):
-    shape = TokenizerShape(
+    shape = tokenizer_shape(
         SIDE, SIDE, FRAMES, 8, 6, 24, 1, 2, 2.0, 0, "rotary", causality, window
     )  # fmt: skip
-    return TokenizerModel(shape, BinarySphericalQuantizer(), attention=implementation)
+    return TokenizerModel(shape, bsq_quantizer(), attention=implementation)
 
 
 @functools.cache
