@@ -21,8 +21,8 @@ from bsq_jax.data.tokens import read_description
 from bsq_jax.evaluation.masked_lm import masked_lm_table
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.quantizers.bits import to_group_indices
-from bsq_jax.training.initial import with_tokenizer
 from bsq_jax.training.recipes.masked_lm import MaskedLmRecipe
+from bsq_jax.training.saved_models import with_tokenizer
 from bsq_jax.training.tasks.masked_lm import sums_over_masked
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
@@ -178,7 +178,7 @@ def test_it_learns_and_shows_samples(trained):
 def test_evaluate_and_resume(trained, capsys):
     assert module.run(["--mode", "evaluate", "--workdir", str(trained)]) == 0
     out = capsys.readouterr().out
-    assert "cross entropy (bits for each masked bit)" in out
+    assert "cross entropy (bits per masked bit)" in out
     assert "360 examples of 16x16" in out
     assert module.run(["--workdir", str(trained), "--config.train.steps=31"]) == 0
     assert "resuming at step 30" in capsys.readouterr().err
@@ -196,7 +196,7 @@ def test_samples_are_measured(trained, tmp_path):
     assert report["judges"]["frechet_vgg16"]["samples"] == 360
     assert report["judges"]["compared_with"] == "originals"
     table = masked_lm_table(report)
-    assert "Frechet distance of samples, VGG16" in table
+    assert "Frechet distance, VGG16 features" in table
     assert "20 samples against these examples" in table
     assert "reconstructions" not in table
 
@@ -214,7 +214,7 @@ def test_from_a_token_set_with_classes(tokenizer, config_file, tmp_path, capsys)
     # There are no pictures: samples are compared with reconstructions, and the report says so.
     assert report["judges"]["compared_with"] == "reconstructions"
     out = capsys.readouterr().out
-    assert "Frechet distance of samples against reconstructions, VGG16" in out
+    assert "Frechet distance, VGG16 features" in out
     assert "8 samples against reconstructions of these examples" in out
     assert "samples are compared with reconstructions, because the data are tokens" in out
     flags = ["--config.train.steps=2", "--config.data.source=digits"]

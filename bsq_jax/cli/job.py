@@ -10,12 +10,13 @@ from typing import Any
 
 from bsq_jax.core.errors import UserError
 
+CONFIG_HELP = "config file, or the name of a published one, and its variant"
 INTERRUPTED = "the same command goes on from the last checkpoint"
 
 
 def add_config_and_workdir(parser: argparse.ArgumentParser) -> None:
     """The flags that say which run it is."""
-    parser.add_argument("--config", metavar="FILE.py[:ARGUMENT]", help="config file and variant")
+    parser.add_argument("--config", metavar="FILE.py[:ARGUMENT]", help=CONFIG_HELP)
     parser.add_argument("--workdir", required=True, help="folder of the run")
 
 
@@ -74,7 +75,7 @@ def _config(
 ) -> Any:
     """The complete config: a file's, the workdir's or that of the initial weights; overridden."""
     from bsq_jax.config import finalize, load_config_file, set_value
-    from bsq_jax.training.initial import read_initial_config, read_saved_config, with_tokenizer
+    from bsq_jax.training.saved_models import read_initial_config, read_saved_config, with_tokenizer
 
     if spec is not None:
         config = load_config_file(spec)

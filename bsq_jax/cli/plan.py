@@ -7,7 +7,7 @@ Examples:
 Values are changed as for training: --config.train.batch_size=512 --config.model.remat=full
 
 The training step is compiled for the mesh, and nothing is allocated. Without --topology XLA
-compiles it for as many virtual CPU devices: parameters, optimiser and FLOPs are those of any
+compiles it for as many virtual CPU devices: parameters, optimizer and FLOPs are those of any
 machine, temporary memory and collectives are estimates (an accelerator fuses more, keeps 16 bits
 where a CPU computes in 32, and splits sums between devices). With --topology XLA compiles for
 these TPUs themselves, if libtpu is installed.
@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bsq_jax.cli.command import Command
+from bsq_jax.cli.job import CONFIG_HELP
 from bsq_jax.cli.outputs import check_output_file, write_output
 from bsq_jax.core.errors import UserError
 
@@ -38,16 +39,16 @@ DEVICES = {
     "h200": ("NVIDIA H200", 141),
     "b200": ("NVIDIA B200", 180),
 }
-UTILISATION = 0.4  # of the peak, for the estimate of time
+UTILIZATION = 0.4  # of the peak, for the estimate of time
 GIB = 2**30
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of ``plan``."""
-    parser.add_argument("--config", required=True, metavar="FILE.py[:ARGUMENT]")
+    parser.add_argument("--config", required=True, metavar="FILE.py[:ARGUMENT]", help=CONFIG_HELP)
     parser.add_argument("--mesh", metavar="DATAxFSDPxTENSOR", help="sizes; default: config.mesh")
     parser.add_argument("--topology", metavar="NAME", help="TPUs such as v5p:2x4x4 (chips)")
-    parser.add_argument("--device", choices=DEVICES, help="kind of device, to compare with")
+    parser.add_argument("--device", choices=DEVICES, help="kind of device to compare with")
     parser.add_argument("--json", metavar="FILE", help="also write it here; it may exist")
 
 
@@ -79,7 +80,7 @@ def run(flags: argparse.Namespace) -> int:
 def _config(flags: argparse.Namespace) -> Any:
     """The complete config, with the mesh that the flags name."""
     from bsq_jax.config import finalize, load_config_file, set_overrides
-    from bsq_jax.training.initial import with_tokenizer
+    from bsq_jax.training.saved_models import with_tokenizer
 
     config = load_config_file(flags.config)
     set_overrides(config, flags.settings)
@@ -141,7 +142,7 @@ def _against(name: str | None, result: Mapping[str, Any]) -> dict[str, Any]:
     kind, memory = DEVICES[name]
     peak = peak_of_kind(kind)
     assert peak is not None
-    seconds = result["flops_per_device"] / (UTILISATION * peak)
+    seconds = result["flops_per_device"] / (UTILIZATION * peak)
     return {
         "device": kind,
         "device_memory": memory * GIB,
@@ -161,21 +162,21 @@ def table(result: Mapping[str, Any]) -> str:
     for name, value in result["state_bytes"].items():
         rows.append((f"  {name}", size(value)))
     memory = result["memory"]
-    rows.append(("  results that are no state", size(memory["results"])))
+    rows.append(("  outputs besides the state", size(memory["results"])))
     rows.append(("  temporary: activations, gradients", size(memory["temporary"])))
-    rows.append(("  in all, at the worst moment", size(memory["peak"])))
+    rows.append(("  peak total", size(memory["peak"])))
     if "device" in result:
         share = memory["peak"] / result["device_memory"]
         rows.append((f"  of the memory of {result['device']}", f"{share:10.1%}"))
     rows.append(("useful FLOPs of a step", f"{result['flops']:10.4g}"))
     rows.append(("  of one device", f"{result['flops_per_device']:10.4g}"))
-    rows.append(("between devices, in a step, on each", ""))
+    rows.append(("communication per step and device", ""))
     for kind, (times, count) in result["collectives"].items():
         rows.append((f"  {kind}, {times} times", size(count)))
     if not result["collectives"]:
-        rows.append(("  nothing", ""))
+        rows.append(("  none", ""))
     if "device" in result:
-        rows.append((f"arithmetic for {result['device']} at {UTILISATION:.0%} of its peak", ""))
+        rows.append((f"arithmetic for {result['device']} at {UTILIZATION:.0%} of its peak", ""))
         rows.append(("  a step", f"{result['seconds_per_step']:10.3g} s"))
         rows.append(("  examples a second", f"{result['examples_per_second']:10.4g}"))
         rows.append((f"  {result['steps']} steps", f"{result['days']:10.3g} days"))

@@ -22,7 +22,7 @@ from bsq_jax.models.factory import make_masked_lm
 from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
 from bsq_jax.models.masked_lm.sampler import Sampler, Sampling
 from bsq_jax.training.export import is_export, save_export
-from bsq_jax.training.initial import TOKENIZER_FOLDER, load_initial, read_saved_config
+from bsq_jax.training.saved_models import TOKENIZER_FOLDER, load_saved_model, read_saved_config
 
 
 class Generator:
@@ -91,7 +91,7 @@ class Generator:
                 "a run with task masked_lm"
             )
         for name in ("ema", "raw") if weights == "auto" else (weights,):
-            initial = load_initial(folder, (name,))
+            initial = load_saved_model(folder, (name,))
             if name in initial.weights:
                 break
         else:
