@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from shapes import tokenizer_shape
 
 from bsq_jax.config import finalize, load_config_file, to_json
 from bsq_jax.core.errors import UserError
@@ -19,7 +20,6 @@ from bsq_jax.inference import arrays
 from bsq_jax.inference import tokenizer as api
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.models.factory import make_tokenizer
-from bsq_jax.models.tokenizer import TokenizerShape
 from bsq_jax.training.export import identity, load_export
 from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
 from bsq_jax.training.workdir import open_checkpoints, write_config
@@ -149,7 +149,7 @@ def test_pieces_change_nothing_and_few_shapes_are_compiled(monkeypatch):
 
 def test_few_small_pictures_are_computed_as_many(tokenizer):
     assert arrays.least_batch(tokenizer._model.shape) == 16  # of 4 tokens
-    assert arrays.least_batch(TokenizerShape()) == 1
+    assert arrays.least_batch(tokenizer_shape()) == 1
     before = tokenizer._functions["encode"]._cache_size()
     for count in (1, 5, 16):
         tokenizer.encode(images(count))

@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from shapes import bsq_quantizer, tokenizer_shape
 
 from bsq_jax.core.sharding import batch_sharding, make_mesh, parameter_shardings
 from bsq_jax.models.attention import choice as attention_choice
 from bsq_jax.models.attention import self_attention as attention
 from bsq_jax.models.attention.causality import Causality
-from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
-from bsq_jax.quantizers import BinarySphericalQuantizer
+from bsq_jax.models.tokenizer import TokenizerModel
 
 FRAMES, SIDE = 3, 16
 # Every implementation with every kind of position, and every rule, at least once.
@@ -48,10 +48,10 @@ def a_block_a_frame():
 
 def model_of(case):
     implementation, positions, causality, window, dtype = CASES[case]
-    shape = TokenizerShape(SIDE, SIDE, FRAMES, 8, 6, 24, 2, 2, 2.0, 0, positions, causality, window)
-    return TokenizerModel(
-        shape, BinarySphericalQuantizer(), jnp.dtype(dtype), attention=implementation
+    shape = tokenizer_shape(
+        SIDE, SIDE, FRAMES, 8, 6, 24, 2, 2, 2.0, 0, positions, causality, window
     )
+    return TokenizerModel(shape, bsq_quantizer(), jnp.dtype(dtype), attention=implementation)
 
 
 def parts(model, pixels, bits):

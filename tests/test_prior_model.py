@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from shapes import prior_shape
 
 from bsq_jax.models.prior.exact import divide, lowering, normalize, powers, shift, weights, whole
 from bsq_jax.models.prior.model import (
@@ -17,14 +18,14 @@ from bsq_jax.models.prior.model import (
     empty_cache,
     end_frame,
 )
-from bsq_jax.models.prior.shape import ORDERS, PriorShape, steps_of
+from bsq_jax.models.prior.shape import ORDERS, steps_of
 
 pytestmark = pytest.mark.smoke
 
 
 def shape_of(order, **changes):
     settings = {"width": 24, "layers": 2, "heads": 2, "hidden": 10, "window": 2, "order": order}
-    return PriorShape(2, 3, 5, **{**settings, **changes})
+    return prior_shape(2, 3, 5, **{**settings, **changes})
 
 
 def random_params(model, seed=0):

@@ -75,7 +75,7 @@ def _config(
 ) -> Any:
     """The complete config: a file's, the workdir's or that of the initial weights; overridden."""
     from bsq_jax.config import finalize, load_config_file, set_value
-    from bsq_jax.training.initial import read_initial_config, read_saved_config, with_tokenizer
+    from bsq_jax.training.saved_models import read_initial_config, read_saved_config, with_tokenizer
 
     if spec is not None:
         config = load_config_file(spec)

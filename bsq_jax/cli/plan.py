@@ -80,7 +80,7 @@ def run(flags: argparse.Namespace) -> int:
 def _config(flags: argparse.Namespace) -> Any:
     """The complete config, with the mesh that the flags name."""
     from bsq_jax.config import finalize, load_config_file, set_overrides
-    from bsq_jax.training.initial import with_tokenizer
+    from bsq_jax.training.saved_models import with_tokenizer
 
     config = load_config_file(flags.config)
     set_overrides(config, flags.settings)

@@ -35,7 +35,7 @@ from bsq_jax.media.timing import Timing, seconds_of
 from bsq_jax.models.factory import make_prior
 from bsq_jax.models.prior.entropy_coder import Decoder, Encoder
 from bsq_jax.training.export import identity, save_export
-from bsq_jax.training.initial import TOKENIZER_FOLDER, load_initial, read_saved_config
+from bsq_jax.training.saved_models import TOKENIZER_FOLDER, load_saved_model, read_saved_config
 
 MODES = ("prior", "raw")
 _MOST_PIXELS = 2**26  # of a frame: what is claimed to be larger is refused
@@ -124,7 +124,7 @@ class Codec:
                 f"{folder} holds a {task}, which codes nothing: give a prior, or the tokenizer in "
                 f"{folder / TOKENIZER_FOLDER}"
             )
-        initial = load_initial(folder, ("raw", "ema"))
+        initial = load_saved_model(folder, ("raw", "ema"))
         which = "ema" if "ema" in initial.weights else "raw"
         tokenizer = Tokenizer.load(folder / TOKENIZER_FOLDER)
         prior = finalize(initial.config), initial.weights[which]

@@ -30,7 +30,7 @@ from bsq_jax.inference.streaming import MOST_FRAMES, Programs, Stream
 from bsq_jax.models.factory import make_tokenizer
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
 from bsq_jax.training.export import is_export, save_export
-from bsq_jax.training.initial import TOKENIZER_FOLDER, load_initial, read_saved_config
+from bsq_jax.training.saved_models import TOKENIZER_FOLDER, load_saved_model, read_saved_config
 
 _log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ class Tokenizer:
             inside = folder / TOKENIZER_FOLDER
             raise UserError(f"{folder} holds a {task}; its tokenizer is in {inside}")
         for name in ("ema", "raw") if weights == "auto" else (weights,):
-            initial = load_initial(folder, (name,))
+            initial = load_saved_model(folder, (name,))
             if name in initial.weights:
                 break
         else:  # one of the two is always there

@@ -55,20 +55,20 @@ class TokenizerShape:
       min_bits: fewest bits of a token that it can be decoded from; 0: all are needed.
     """
 
-    image_height: int = 256
-    image_width: int = 256
-    frames: int = 1
-    patch_size: int = 8
-    bits: int = 36
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
-    mlp_ratio: float = 4.0
-    head_hidden: int = 3072
-    positions: str = "learned"
-    causality: str = "block_causal"
-    window: int = 0
-    min_bits: int = 0
+    image_height: int
+    image_width: int
+    frames: int
+    patch_size: int
+    bits: int
+    width: int
+    layers: int
+    heads: int
+    mlp_ratio: float
+    head_hidden: int
+    positions: str
+    causality: str
+    window: int
+    min_bits: int
 
     @property
     def grid(self) -> tuple[int, int]:

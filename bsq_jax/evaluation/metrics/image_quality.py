@@ -160,28 +160,6 @@ def patch_mean(x: Pixels, patch: int) -> jax.Array:
     return jnp.broadcast_to(means, split).reshape(x.shape)
 
 
-def measure(original: Pixels, reconstruction: Pixels, patch: int) -> dict[str, jax.Array]:
-    """All metrics that frames of this size are large enough for.
-
-    Args:
-      original: uint8 ``[batch, time, height, width, 3]``.
-      reconstruction: the same shape.
-      patch: side of a patch in pixels.
-
-    Returns:
-      By name ``[batch, time]``: ``psnr``, ``ssim`` and ``ms_ssim``, and ``oracle_psnr``, that of
-      the best picture with one colour per patch.
-    """
-    oracle = jnp.round(patch_mean(original, patch))
-    measured = {"psnr": psnr(original, reconstruction), "oracle_psnr": psnr(original, oracle)}
-    side = min(original.shape[2:4])
-    if side >= SSIM_MIN_SIDE:
-        measured["ssim"] = ssim(original, reconstruction)
-    if side >= MS_SSIM_MIN_SIDE:
-        measured["ms_ssim"] = ms_ssim(original, reconstruction)
-    return measured
-
-
 def _rank_message(shape: tuple[int, ...]) -> str:
     return (
         f"expected pixels [batch, time, height, width, channel], got shape {shape}: "

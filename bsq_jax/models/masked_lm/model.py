@@ -46,16 +46,16 @@ class MaskedLmShape:
       classes: number of classes; 0 for none.
     """
 
-    rows: int = 16
-    columns: int = 16
-    frames: int = 1
-    bits: int = 18
-    group_size: int = 9
-    width: int = 768
-    layers: int = 24
-    heads: int = 8
-    mlp_ratio: float = 4.0
-    classes: int = 0
+    rows: int
+    columns: int
+    frames: int
+    bits: int
+    group_size: int
+    width: int
+    layers: int
+    heads: int
+    mlp_ratio: float
+    classes: int
 
     @property
     def tokens(self) -> int:

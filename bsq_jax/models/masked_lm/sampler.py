@@ -55,13 +55,13 @@ class Sampling:
       unit: what is decided as a whole: a ``token``, or each ``group`` of bits by itself.
     """
 
-    steps: int = 32
-    schedule: str = "cosine"
-    order: str = "confidence"
-    temperature: float = 1.0
-    noise: float = 4.5
-    guidance: float = 0.0
-    unit: str = "token"
+    steps: int
+    schedule: str
+    order: str
+    temperature: float
+    noise: float
+    guidance: float
+    unit: str
 
 
 def fill_in(
