@@ -88,7 +88,7 @@ def checked_keys(keys: Iterable[Any]) -> list[Any]:
 # The unpickler in Python, not the one in C that `pickle.Unpickler` names. The latter keeps its memo
 # in a table, so a slot number of 2**31 in a file of a few bytes takes 32 GB, and its steps cannot
 # be replaced. Its `dispatch`, a function for each opcode, is what subclasses elsewhere replace too.
-_Python: Any = pickle._Unpickler  # type: ignore[attr-defined]
+_Python: Any = pickle._Unpickler
 
 
 class SafeUnpickler(_Python):
