@@ -1,5 +1,6 @@
 """The command that measures samples. Oracles: sets compared with themselves, scipy, messages."""
 
+import functools
 import json
 
 import numpy as np
@@ -15,12 +16,16 @@ from bsq_jax.evaluation.metrics import FeatureStatistics
 from bsq_jax.evaluation.picture_set import PictureSet
 from bsq_jax.media.pictures import save_png
 
+# One for all tests with the same pictures and settings: compiling VGG16 is most of their time.
+SCORERS = functools.cache(module.Scorer)
+
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Two devices, for two batches of a set: eight copies of VGG16 take their time."""
     monkeypatch.setattr(module, "_BATCH", 4)
     monkeypatch.setattr(module, "make_mesh", lambda devices: make_mesh(devices=devices[:2]))
+    monkeypatch.setattr(module, "Scorer", SCORERS)
 
 
 def run(*words):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny
 from one_step import one_step
+from shapes import masked_lm_shape
 
 from bsq_jax import cli
 from bsq_jax import main as module
@@ -19,7 +20,6 @@ from bsq_jax.core.sharding import make_mesh
 from bsq_jax.data.tokens import read_description
 from bsq_jax.evaluation.masked_lm import masked_lm_table
 from bsq_jax.inference.tokenizer import Tokenizer
-from bsq_jax.models.masked_lm.model import MaskedLmShape
 from bsq_jax.quantizers.bits import to_group_indices
 from bsq_jax.training.recipes.masked_lm import MaskedLmRecipe
 from bsq_jax.training.saved_models import with_tokenizer
@@ -102,7 +102,7 @@ def test_what_is_asked(tokenizer, tmp_path, unit):
 
 @pytest.mark.smoke
 def test_the_loss_against_numpy():
-    shape = MaskedLmShape(1, 3, bits=5, group_size=3)  # groups of 8 and of 4 words
+    shape = masked_lm_shape(1, 3, bits=5, group_size=3)  # groups of 8 and of 4 words
     drawn = np.random.default_rng(0)
     logits = drawn.normal(size=(2, 3, 12)).astype(np.float32)
     targets = np.stack([drawn.integers(0, 8, (2, 3)), drawn.integers(0, 4, (2, 3))], axis=-1)

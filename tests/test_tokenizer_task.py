@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from shapes import bsq_quantizer, tokenizer_shape
 from small_task import tokenizer_task
 
 from bsq_jax.config import default_config
@@ -21,14 +22,13 @@ from bsq_jax.core.pixels import to_float, to_uint8
 from bsq_jax.core.sharding import batch_sharding, make_mesh, replicated, to_global
 from bsq_jax.core.trees import leaves
 from bsq_jax.losses import L1, L2
-from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
-from bsq_jax.quantizers import BinarySphericalQuantizer
+from bsq_jax.models.tokenizer import TokenizerModel
 from bsq_jax.training.accumulate import over_micro_batches
 from bsq_jax.training.state import TrainState
 from bsq_jax.training.tasks import step_metrics
 from bsq_jax.training.tasks.tokenizer import TokenizerTask, make_tokenizer_task
 
-SHAPE = TokenizerShape(16, 16, 1, 8, bits=6, width=16, layers=2, heads=2, head_hidden=32)
+SHAPE = tokenizer_shape(16, 16, 1, 8, bits=6, width=16, layers=2, heads=2, head_hidden=32)
 VIDEO = dataclasses.replace(SHAPE, frames=3, layers=1, head_hidden=0)
 LENGTHS = (2, 3, 2, 3, 3, 2, 3, 2)  # of clips
 ALL_TERMS = {
@@ -38,7 +38,7 @@ ALL_TERMS = {
 
 
 def make_task(shape=SHAPE, **fields) -> TokenizerTask:
-    model = TokenizerModel(shape, BinarySphericalQuantizer(3, commitment_weight=0.25))
+    model = TokenizerModel(shape, bsq_quantizer(3, commitment_weight=0.25))
     return tokenizer_task(model, **fields)
 
 
