@@ -22,7 +22,8 @@ import tensorboardX
 import tqdm
 
 from bsq_jax.core.files import write_atomic
-from bsq_jax.training.deferred import DeferredMetrics, check_finite, to_host
+from bsq_jax.training.deferred_metrics import DeferredMetrics, to_host
+from bsq_jax.training.finite_check import check_finite
 
 _RESERVED = ("step", "time", "prefix")
 _HISTORY = 200  # entries at most: enough for a curve, little enough for every checkpoint
