@@ -15,7 +15,7 @@ from bsq_jax.config import from_json
 from bsq_jax.core.sharding import make_mesh
 from bsq_jax.core.target import full_precision
 from bsq_jax.data.factory import make_data_config
-from bsq_jax.evaluation import tokenizer as evaluation
+from bsq_jax.evaluation.report import weight_sets
 from bsq_jax.training.export import is_export
 from bsq_jax.training.initial_state import place
 from bsq_jax.training.recipes import Recipe, make_recipe
@@ -104,7 +104,7 @@ def _load_checkpoint(config: ConfigDict, workdir: pathlib.Path) -> _Loaded:
         restored = checkpointer.restore_latest(recipe.task.abstract_state(mesh))
         assert restored is not None
         _, state, meta = restored
-    weights = evaluation.weight_sets(state.params, state.ema)
+    weights = weight_sets(state.params, state.ema)
     saved = from_json(meta["config"], f"the checkpoint in {workdir}")
     return recipe, weights, int(state.step), saved
 

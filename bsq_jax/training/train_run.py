@@ -16,7 +16,7 @@ from bsq_jax.config import to_json
 from bsq_jax.core.errors import RUN_AGAIN, UserError
 from bsq_jax.core.sharding import host_shard, make_mesh
 from bsq_jax.data.batches import Batches
-from bsq_jax.evaluation import tokenizer as evaluation
+from bsq_jax.evaluation.report import weight_sets
 from bsq_jax.training import determinism, maintenance
 from bsq_jax.training.accumulate import check_divides
 from bsq_jax.training.checkpoint import Checkpointer
@@ -189,7 +189,7 @@ class _Run:
     def _evaluate(self, state: TrainState, pictures: bool) -> dict[str, Any]:
         """Evaluates a state, and logs the results and pictures."""
         step, suffix = int(state.step), self._suffix()
-        weights = evaluation.weight_sets(state.params, state.ema)
+        weights = weight_sets(state.params, state.ema)
         report = self.recipe.evaluate(weights, step, pictures=pictures, suffix=suffix)
         if suffix:
             return report  # the run's metrics are those of its own validation data
