@@ -15,7 +15,7 @@ from bsq_jax.cli.command import Parser, exit_status, parse
 USAGE = """\
 train, or resume what was stopped:
   python -m bsq_jax.main --config configs/tokenizer.py:imagenet256,bits=36 --workdir runs/a
-change single values (the keys and their defaults are in bsq_jax/config.py):
+change single values (the keys and their defaults are in bsq_jax/config/settings.py):
   ... --config.train.batch_size=64 --config.data.source=folder:/pictures
 evaluate the newest checkpoint, with the config saved in the workdir:
   python -m bsq_jax.main --mode evaluate --workdir runs/a

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from shapes import bsq_quantizer, stylegan_discriminator, tokenizer_shape
 from small_task import adversarial_training, tokenizer_task
 
 from bsq_jax import losses
@@ -21,12 +22,10 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.core.pixels import to_float
 from bsq_jax.core.sharding import batch_sharding, make_mesh, replicated, to_global
 from bsq_jax.losses import L1, L2
-from bsq_jax.models.discriminators import StyleGanDiscriminator
-from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
-from bsq_jax.quantizers import BinarySphericalQuantizer
+from bsq_jax.models.tokenizer import TokenizerModel
 from bsq_jax.training.state import DiscriminatorState
 
-SHAPE = TokenizerShape(16, 16, 1, 8, bits=6, width=16, layers=1, heads=2, head_hidden=0)
+SHAPE = tokenizer_shape(16, 16, 1, 8, bits=6, width=16, layers=1, heads=2, head_hidden=0)
 LOSSES = (L1(1.0), L2(0.5))
 RAMP = optax.linear_schedule(0.3, 0.1, 10)
 RATE = 0.05
@@ -55,7 +54,7 @@ def make_task(
 ):
     rules = {"discriminator": Smooth(), "r1_every": 2, "weight": 0.3, **rules}
     return tokenizer_task(
-        model_class(shape, BinarySphericalQuantizer(3), dtype),
+        model_class(shape, bsq_quantizer(3), dtype),
         optimizer=optax.sgd(RATE),
         losses=losses,
         entropy_weight=entropy_weight,
@@ -246,7 +245,7 @@ def test_accumulated_micro_batches_are_the_big_batch():
 def with_stylegan(sizes):
     """Two steps with a discriminator that looks at statistics over the batch."""
     mesh = make_mesh(*sizes) if sizes else one_device()
-    discriminator = StyleGanDiscriminator(channel_base=32, channel_max=4)
+    discriminator = stylegan_discriminator(channel_base=32, channel_max=4)
     states, values = train(make_task(discriminator=discriminator, r1=1.0), mesh, 2)
     return states[2], values
 
@@ -321,7 +320,7 @@ def test_a_discriminator_of_clips_sees_them_held_at_their_last_frame():
 
 def test_what_padding_holds_has_no_influence_on_statistics_over_the_batch():
     shape = dataclasses.replace(SHAPE, frames=2)
-    discriminator = StyleGanDiscriminator(channel_base=32, channel_max=4)
+    discriminator = stylegan_discriminator(channel_base=32, channel_max=4)
     task = make_task(shape=shape, discriminator=discriminator, r1=0.0)
     state = task.init_state(one_device())
     pixels = jnp.asarray(batch(0, 8)["pixels"]).reshape(4, 2, 16, 16, 3)

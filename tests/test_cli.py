@@ -76,7 +76,7 @@ def test_every_command_explains_itself(name, capsys):
         (("train", "--workdir", "W", "--config", "quickstart", "--profile=3"), "such as 10:15"),
         (("evaluate", "--workdir", "W"), "W is not the workdir of a run"),
         (("evaluate", "--workdir", "W", "--profile=1:2"), "unknown flag --profile=1:2"),
-        (("studies", "variable"), "'variable_length'"),
+        (("studies", "variable"), "choose from "),
         (("generate", "--model", "m"), "where to?"),
         (("plan", "--config", TINY, "--mesh", "1x1x1", "--json", "no/x.json"), "make it first"),
         (("score", "x.npz", "--json", "no/x.json"), "make it first"),

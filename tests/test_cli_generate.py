@@ -142,9 +142,9 @@ def test_clips_from_python(clips):
         ({"frames": 2}, "this model makes pictures"),
         ({"seed": -1}, "seed -1"),
         ({"stepz": 3}, "unknown: stepz"),
-        ({"steps": 0}, "steps must be at least 1"),
-        ({"order": "raster"}, "order must be one of confidence, random"),
-        ({"schedule": "sine"}, "schedule must be one of cosine"),
+        ({"steps": 0}, "steps is 0: it must be positive"),
+        ({"order": "raster"}, "order is 'raster': it must be one of confidence, random"),
+        ({"schedule": "sine"}, "schedule is 'sine': it must be one of cosine"),
     ],
 )
 def test_mistakes_in_python(pictures, options, said):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny
 from one_step import one_step
+from shapes import masked_lm_shape
 
 from bsq_jax import cli
 from bsq_jax import main as module
@@ -20,7 +21,6 @@ from bsq_jax.core.sharding import make_mesh
 from bsq_jax.data.tokens import read_description
 from bsq_jax.evaluation.masked_lm import masked_lm_table
 from bsq_jax.inference.tokenizer import Tokenizer
-from bsq_jax.models.masked_lm.model import MaskedLmShape
 from bsq_jax.quantizers.bits import to_group_indices
 from bsq_jax.training.recipes.masked_lm import MaskedLmRecipe
 from bsq_jax.training.saved_models import with_tokenizer
@@ -105,7 +105,7 @@ def test_what_is_asked(tokenizer, tmp_path, unit):
 class SumsTest(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True, with_device=True)
     def test_the_loss_against_numpy(self):
-        shape = MaskedLmShape(1, 3, bits=5, group_size=3)  # groups of 8 and of 4 words
+        shape = masked_lm_shape(1, 3, bits=5, group_size=3)  # groups of 8 and of 4 words
         drawn = np.random.default_rng(0)
         logits = drawn.normal(size=(2, 3, 12)).astype(np.float32)
         targets = np.stack([drawn.integers(0, 8, (2, 3)), drawn.integers(0, 4, (2, 3))], axis=-1)
@@ -181,7 +181,7 @@ def test_it_learns_and_shows_samples(trained):
 def test_evaluate_and_resume(trained, capsys):
     assert module.run(["--mode", "evaluate", "--workdir", str(trained)]) == 0
     out = capsys.readouterr().out
-    assert "cross entropy (bits for each masked bit)" in out
+    assert "cross entropy (bits per masked bit)" in out
     assert "360 examples of 16x16" in out
     assert module.run(["--workdir", str(trained), "--config.train.steps=31"]) == 0
     assert "resuming at step 30" in capsys.readouterr().err
@@ -199,7 +199,7 @@ def test_samples_are_measured(trained, tmp_path):
     assert report["judges"]["frechet_vgg16"]["samples"] == 360
     assert report["judges"]["compared_with"] == "originals"
     table = masked_lm_table(report)
-    assert "Frechet distance of samples, VGG16" in table
+    assert "Frechet distance, VGG16 features" in table
     assert "20 samples against these examples" in table
     assert "reconstructions" not in table
 
@@ -217,7 +217,7 @@ def test_from_a_token_set_with_classes(tokenizer, config_file, tmp_path, capsys)
     # There are no pictures: samples are compared with reconstructions, and the report says so.
     assert report["judges"]["compared_with"] == "reconstructions"
     out = capsys.readouterr().out
-    assert "Frechet distance of samples against reconstructions, VGG16" in out
+    assert "Frechet distance, VGG16 features" in out
     assert "8 samples against reconstructions of these examples" in out
     assert "samples are compared with reconstructions, because the data are tokens" in out
     flags = ["--config.train.steps=2", "--config.data.source=digits"]

@@ -13,6 +13,7 @@ import optax
 import pytest
 import tiny
 from one_step import one_step
+from shapes import tokenizer_shape
 
 from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
@@ -21,7 +22,6 @@ from bsq_jax.core.sharding import batch_sharding, make_mesh
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.losses import L1, L2
 from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
-from bsq_jax.models.tokenizer import TokenizerShape
 from bsq_jax.quantizers.bits import to_corners
 from bsq_jax.training.tasks.prior import make_prior_task
 from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
@@ -58,7 +58,7 @@ class KeepBitsTest(chex.TestCase):
 
 
 def test_half_keep_all_and_the_others_any_number():
-    shape = TokenizerShape(bits=10, min_bits=3)
+    shape = tokenizer_shape(bits=10, min_bits=3)
     drawn = np.asarray(draw_kept(jax.random.key(0), 15_000, shape))
     counts = np.bincount(drawn, minlength=11)
     assert counts[:3].sum() == 0
@@ -134,7 +134,7 @@ def test_draws_differ_between_micro_batches_and_steps_and_not_between_meshes(tok
         assert len({tuple(part) for part in parts}) == 4
     assert len({values.tobytes() for values in drawn}) == 3
     key = stream_key(0, "bits", 1)  # with one micro-batch as ever
-    wanted = draw_kept(key, DRAWN, TokenizerShape(bits=6, min_bits=2))
+    wanted = draw_kept(key, DRAWN, tokenizer_shape(bits=6, min_bits=2))
     np.testing.assert_array_equal(drawn[1], wanted)
 
 

@@ -7,8 +7,9 @@ Examples:
   bsq-jax train --config mine.py:large --workdir runs/c --config.data.source=folder:/pictures
 
 --config takes the path of a config file, or the name of one that comes with the package. Single
-values are changed by --config.KEY=VALUE; the keys and their defaults are in bsq_jax/config. Exit
-status: 0 done, 2 a mistake in what was given, 75 stopped with everything saved: run again.
+values are changed by --config.KEY=VALUE; the keys and their defaults are in
+bsq_jax/config/settings.py. Exit status: 0 done, 2 a mistake in what was given, 75 stopped with
+everything saved: run again.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from bsq_jax.core.sharding import batch_shards, make_mesh
 from bsq_jax.core.target import full_precision
 from bsq_jax.data.batch_sizes import BatchSizes
 from bsq_jax.data.factory import make_data_config
-from bsq_jax.evaluation import tokenizer as evaluate
+from bsq_jax.evaluation.report import weight_sets
 from bsq_jax.training import determinism, maintenance
 from bsq_jax.training import loop as train
 from bsq_jax.training.export import is_export
@@ -135,7 +135,7 @@ def train_job(
 
             def evaluate_now(state: TrainState, pictures: bool) -> dict[str, Any]:
                 step = int(state.step)
-                weights = evaluate.weight_sets(state.params, state.ema)
+                weights = weight_sets(state.params, state.ema)
                 report = recipe.evaluate(weights, step, pictures=pictures, suffix=suffix)
                 if suffix:
                     return report  # the run's metrics are of its own validation pictures
@@ -215,7 +215,7 @@ def evaluate_job(config: ConfigDict, workdir: pathlib.Path) -> int:
             restored = checkpointer.restore_latest(recipe.task.abstract_state(mesh))
             assert restored is not None
             _, state, meta = restored
-        weights = evaluate.weight_sets(state.params, state.ema)
+        weights = weight_sets(state.params, state.ema)
         step, saved = int(state.step), meta["config"]
     suffix = _suffix(config, {"config": saved})
     with full_precision(config.model.dtype):

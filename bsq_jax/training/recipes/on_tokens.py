@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import pathlib
 from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import jax
 from ml_collections import ConfigDict
@@ -27,6 +27,7 @@ from bsq_jax.data.pipeline import (
 )
 from bsq_jax.data.records import SPLITS, classes_of
 from bsq_jax.data.tokens import SCHEME, TokenSet, read_description, token_batches
+from bsq_jax.evaluation.loop import Validation
 from bsq_jax.models.factory import make_tokenizer
 from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
 from bsq_jax.training.export import identity, is_export, save_export
@@ -42,21 +43,6 @@ from bsq_jax.training.state import TrainState
 from bsq_jax.training.workdir import has_checkpoints
 
 Task = TypeVar("Task")
-
-
-class Validation(NamedTuple):
-    """The validation examples.
-
-    Attributes:
-      batches: the batches of a host, for the keywords ``global_batch``, ``shard_index`` and
-        ``shard_count``.
-      frames: of the clips in a batch.
-      examples: how many there are.
-    """
-
-    batches: Callable[..., Batches]
-    frames: int
-    examples: int
 
 
 class TokensRecipe(Generic[Task]):

@@ -18,7 +18,6 @@ from bsq_jax.core.clips import hold_last, real_frames, with_axes
 from bsq_jax.core.pixels import to_float, to_uint8
 from bsq_jax.core.rng import stream_key
 from bsq_jax.core.sharding import abstract_replicated, replicate
-from bsq_jax.evaluation import metrics
 from bsq_jax.losses import (
     FrozenParams,
     ReconstructionLoss,
@@ -221,18 +220,13 @@ class TokenizerTask(TrainingTask):
     # --- evaluation ---
 
     def evaluate_step(self, params: Any, batch: Batch) -> dict[str, jax.Array]:
-        """Reconstructs a batch and measures each frame.
+        """Reconstructs a batch, as pictures of 8 bits per channel.
 
         Returns:
-          ``reconstruction`` uint8 ``[batch, time, height, width, 3]``; ``bits`` uint8; and for each
-          frame ``[batch, time]``, padding included, the metrics ``psnr``, where the pictures are
-          large enough ``ssim`` and ``ms_ssim``, and ``oracle_psnr``: that of the best
-          one-color-per-patch picture.
+          ``reconstruction`` uint8 ``[batch, time, height, width, 3]``, and ``bits`` uint8.
         """
         output = self.reconstruct(params, to_float(batch["pixels"]), frames=batch.get("frames"))
-        reconstruction = to_uint8(output.pixels)
-        measured = metrics.measure(batch["pixels"], reconstruction, self.model.shape.patch_size)
-        return {"reconstruction": reconstruction, "bits": output.quantized.bits, **measured}
+        return {"reconstruction": to_uint8(output.pixels), "bits": output.quantized.bits}
 
 
 def _with_plain_padding(
