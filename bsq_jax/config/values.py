@@ -1,6 +1,10 @@
-"""Typed, locked settings: setting, listing and comparing them.
+"""Locked ConfigDicts by dotted keys: listing, comparing and setting their values by type.
 
-Knows ml_collections and no particular key; the keys are in `bsq_jax.config`.
+Together with `bsq_jax.config.parsing` this stands where ``ml_collections.config_flags`` would. That
+needs absl's flags, which define a config's keys when the program starts, so the shared command line
+of this package could not use it; it reports a wrong key or value as a traceback; and it has neither
+tuples from ``64`` nor the check of saved configs. Knows no particular key; they are in
+`bsq_jax.config.settings`.
 """
 
 from __future__ import annotations
