@@ -11,7 +11,7 @@ from bsq_jax.config.settings import SECTIONS, declared
 from bsq_jax.data import transforms
 from bsq_jax.models import positions
 from bsq_jax.models.attention import causality, choice
-from bsq_jax.models.masked_lm import mask_schedule, sampler
+from bsq_jax.models.masked_lm import mask_schedule
 from bsq_jax.models.prior import shape as prior_shape
 from bsq_jax.models.transformer import REMAT_POLICIES
 
@@ -30,7 +30,6 @@ ROOT = pathlib.Path(bsq_jax.__file__).parent
         ("prior.order", prior_shape.ORDERS),
         ("masked_lm.schedule", mask_schedule.SCHEDULES),
         ("sampling.schedule", mask_schedule.SCHEDULES),
-        ("sampling.order", sampler.ORDERS),
         ("loss.adversarial_kind", losses.KINDS),
         ("data.filter", transforms.FILTERS),
         ("data.eval_filter", transforms.FILTERS),

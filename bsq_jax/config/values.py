@@ -1,10 +1,11 @@
 """Locked ConfigDicts by dotted keys: listing, comparing and setting their values by type.
 
-Together with `bsq_jax.config.parsing` this stands where ``ml_collections.config_flags`` would. That
-needs absl's flags, which define a config's keys when the program starts, so the shared command line
-of this package could not use it; it reports a wrong key or value as a traceback; and it has neither
-tuples from ``64`` nor the check of saved configs. Knows no particular key; they are in
-`bsq_jax.config.settings`.
+Together with `bsq_jax.config.parsing` this stands where ``ml_collections.config_flags`` would,
+which needs absl's global flags and ``app.run`` instead of the one parser of all commands, ends in a
+traceback for an unknown key, makes a tuple of one number of ``--config.model.image_size=64``, and
+checks no saved config.
+
+Knows no particular key; they are in `bsq_jax.config.settings`.
 """
 
 from __future__ import annotations
