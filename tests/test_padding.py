@@ -21,8 +21,9 @@ from bsq_jax.evaluation.metrics import psnr
 from bsq_jax.inference.token_sets import tokenize
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.models.attention import choice as attention_choice
+from bsq_jax.models.attention.attend import attend
 from bsq_jax.models.attention.causality import Causality
-from bsq_jax.models.attention.self_attention import attend
+from bsq_jax.models.attention.choice import Blocking
 from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
 from bsq_jax.models.tokenizer import TokenizerModel
 
@@ -34,7 +35,7 @@ CASES = [
         ("full", 0, "dense"),
         ("full", 0, "by_head"),
         ("full", 2, "blocked"),
-        ("full", 2, "by_frame"),
+        ("full", 2, "per_frame"),
     ),
     *(("block_causal", 2, "blocked"), ("token_causal", 0, "dense")),
 ]
@@ -50,7 +51,10 @@ def model_of(causality, window, implementation="auto"):
     shape = tokenizer_shape(
         SIDE, SIDE, FRAMES, 8, 6, 24, 1, 2, 2.0, 0, "rotary", causality, window
     )  # fmt: skip
-    return TokenizerModel(shape, bsq_quantizer(), attention=implementation)
+    blocking = Blocking.LARGE
+    if implementation == "per_frame":
+        implementation, blocking = "blocked", Blocking.PER_FRAME
+    return TokenizerModel(shape, bsq_quantizer(), attention=implementation, blocking=blocking)
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from bsq_jax.config import finalize, load_config_file
 from bsq_jax.core.errors import UserError
 from bsq_jax.models.factory import make_prior
 from bsq_jax.models.prior.bounds import largest_residual
-from bsq_jax.models.prior.exact import normalize
+from bsq_jax.models.prior.integer_arithmetic import normalize
 from bsq_jax.models.prior.model import PriorModel, TokenBits
 
 

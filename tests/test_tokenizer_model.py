@@ -42,7 +42,7 @@ def random_pixels(*leading: int, seed: int = 0) -> np.ndarray:
 
 def stages(model: TokenizerModel, pixels):
     """Every stage that the golden vectors list."""
-    table = model.shape.frame_table(pixels.shape[1])
+    table = model.shape.frame_positions(pixels.shape[1])
     features = model.encoder(pixels, table)[0]
     latents = model.to_latent(features)
     quantized = model.quantizer(latents)

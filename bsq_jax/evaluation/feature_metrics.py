@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from bsq_jax.core.pieces import in_pieces
+from bsq_jax.core.chunks import map_chunks
 from bsq_jax.core.sharding import batch_sharding, jit_on, replicate, replicated
 from bsq_jax.evaluation.catalog import FEATURE_METRICS
 from bsq_jax.evaluation.distances import PrecisionRecall
@@ -85,14 +85,14 @@ class FeatureMetrics:
         return found
 
     def _features(self, params: Any, pixels: jax.Array) -> dict[str, jax.Array]:
-        found: dict[str, jax.Array] = in_pieces(
+        found: dict[str, jax.Array] = map_chunks(
             lambda frames: frame_features(params, frames),
             split_frames(pixels, self._mesh),
             mesh=self._mesh,
             most=MOST_FRAMES,
         )
         if "i3d" in params:
-            found["i3d"] = in_pieces(
+            found["i3d"] = map_chunks(
                 lambda clips: clip_features(params, clips),
                 pixels,
                 mesh=self._mesh,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from bsq_jax.core.pieces import in_pieces
+from bsq_jax.core.chunks import map_chunks
 from bsq_jax.core.sharding import jit_on, replicate, replicated
 from bsq_jax.evaluation import metrics
 from bsq_jax.evaluation.catalog import FRAME_METRICS
@@ -88,7 +88,7 @@ class FrameMetrics:
             for prefix in ("", ORACLE) if metric.oracle else ("",):
                 key = metric.row.key
                 if key in params:
-                    values = in_pieces(
+                    values = map_chunks(
                         lambda *pair, metric=metric, key=key: metric.function(params[key], *pair),
                         frames,
                         others[prefix],

@@ -16,7 +16,7 @@ from bsq_jax.config.settings import MASKED_LM, SAMPLING
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
 from bsq_jax.core.sharding import make_mesh, replicate
-from bsq_jax.inference.arrays import SIGNED, checked_pixels
+from bsq_jax.inference.checked_arrays import SIGNED, checked_pixels
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.models.factory import make_masked_lm
 from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
