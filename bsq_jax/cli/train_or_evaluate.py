@@ -1,4 +1,4 @@
-"""Training and evaluation runs: their flags, their config, and the job itself."""
+"""What `train`, `evaluate` and `bsq_jax.main` share: flags, the config, and starting the job."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run_job(flags: argparse.Namespace, *, evaluate: bool) -> int:
+def run(flags: argparse.Namespace, *, evaluate: bool) -> int:
     """Trains, or evaluates the newest checkpoint; returns the exit status.
 
     Args:
