@@ -56,7 +56,7 @@ def test_the_plan_of_a_tokenizer(tmp_path, capsys):
     result = json.loads(file.read_text())
     assert result["mesh"] == "2x2x2"
     state = result["state_bytes"]
-    assert state["optimiser"] > 2 * state["parameters"] == 2 * state["averaged parameters"]
+    assert state["optimizer"] > 2 * state["parameters"] == 2 * state["averaged parameters"]
     memory = result["memory"]
     # Arguments that the program has no use for are not counted by it.
     assert sum(state.values()) * 0.9 <= memory["arguments"] <= sum(state.values())
@@ -65,7 +65,7 @@ def test_the_plan_of_a_tokenizer(tmp_path, capsys):
     seconds = result["flops_per_device"] / (0.4 * 989e12)
     np.testing.assert_allclose(result["examples_per_second"], result["batch_size"] / seconds)
     text = capsys.readouterr().out
-    for words in ("mesh 2x2x2 of 8 cpu", "discriminator and its optimiser", "all-gather, ", "h100"):
+    for words in ("mesh 2x2x2 of 8 cpu", "discriminator and its optimizer", "all-gather, ", "h100"):
         assert words in text.replace("NVIDIA H100", "h100")
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -201,8 +202,8 @@ def test_another_mesh_gets_the_same_state(folder, uninterrupted, sizes):
     found = leaves({name: getattr(state, name) for name in PARTS})
     assert found.keys() == uninterrupted[0].keys()
     for name, leaf in found.items():
-        assert leaf.sharding.mesh.shape == mesh.shape
-        np.testing.assert_array_equal(leaf, uninterrupted[0][name], err_msg=name)
+        assert leaf.sharding.mesh.shape == mesh.shape, name
+    chex.assert_trees_all_equal(found, {name: uninterrupted[0][name] for name in found})
     split = {tuple(leaf.sharding.spec) for leaf in found.values()}
     assert any("fsdp" in spec for spec in split)
 
@@ -224,4 +225,4 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch, capsys):
     with open_checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest_step() == 2
         _, state, _ = checkpoints.restore_partial(["params"])
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+    chex.assert_tree_all_finite(state)
