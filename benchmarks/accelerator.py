@@ -2,8 +2,8 @@
 
 Inference, training, kinds of attention, and peers: the same network in plain PyTorch and a
 convolutional autoencoder of the size of SDXL's, which the paper (arXiv 2406.07548) finds 2.4 times
-slower. It needs jax, flax, optax, einops and numpy alone; PyTorch where it is there. Weights are
-random, and what a part has measured is printed at once.
+slower. It needs jax, flax, optax, chex, einops and numpy alone; PyTorch where it is there. Weights
+are random, and what a part has measured is printed at once.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ import optax
 from benchmarks.conv_autoencoder import ConvAutoencoder
 from benchmarks.timing import machine
 from bsq_jax.core.sharding import make_mesh, to_global
+from bsq_jax.losses import L1, L2, Perceptual, ReconstructionLoss
 from bsq_jax.models.discriminators import StyleGanDiscriminator
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
 from bsq_jax.quantizers import BinarySphericalQuantizer
 from bsq_jax.training import compiled, flops
 from bsq_jax.training.state import jit_step
-from bsq_jax.training.tasks.adversarial import AdversarialRules
-from bsq_jax.training.tasks.tokenizer import LossWeights, TokenizerTask
+from bsq_jax.training.tasks.adversarial import AdversarialTraining
+from bsq_jax.training.tasks.tokenizer import TokenizerTask
 from bsq_jax.training.useful_flops import step_flops
 
 PARTS = ("inference", "training", "attention", "convolutional", "torch")
@@ -141,24 +142,39 @@ def training(bench: Bench) -> None:
     batch, mesh = bench.args.train_batch, make_mesh(devices=jax.devices()[:1])
     tasks = {"step, L1 + entropy": _task(bench, None)}
     if bench.args.size >= 32:
-        rules = AdversarialRules(
+        adversarial = AdversarialTraining(
             StyleGanDiscriminator(dtype=bench.dtype, channel_base=bench.args.channel_base),
             optax.adamw(1e-4),
+            weight=0.1,
+            kind="non_saturating",
+            start=0,
+            adaptive=False,
+            r1=10.0,
             r1_every=R1_EVERY,
+            lecam=0.0,
+            lecam_decay=0.999,
+            clip_frames=0,
         )
-        tasks["step, full recipe with a share of R1"] = _task(bench, rules)
+        tasks["step, full recipe with a share of R1"] = _task(bench, adversarial)
     for name, task in tasks.items():
         _time_training(bench, name, task, batch, mesh)
 
 
-def _task(bench: Bench, rules: AdversarialRules | None) -> TokenizerTask:
+def _task(bench: Bench, adversarial: AdversarialTraining | None) -> TokenizerTask:
+    losses: tuple[ReconstructionLoss, ...] = (L1(1.0), L2(0.0))
+    if adversarial is not None:
+        losses += (Perceptual(0.1, bench.dtype),)
     return TokenizerTask(
-        bench.model().clone(remat=bench.args.remat),
-        optax.adamw(1e-4),
-        optax.constant_schedule(1e-4),
-        weights=LossWeights(perceptual=0.1 if rules else 0.0),
-        adversarial=rules,
+        model=bench.model().clone(remat=bench.args.remat),
+        optimizer=optax.adamw(1e-4),
+        schedule=optax.constant_schedule(1e-4),
+        losses=losses,
+        entropy_weight=optax.linear_schedule(0.3, 0.1, 2000),
+        adversarial=adversarial,
         ema_decay=0.999,
+        ema_warmup=True,
+        accumulate=1,
+        seed=0,
     )
 
 

@@ -16,9 +16,11 @@ import av
 import numpy as np
 from PIL import Image
 
+from bsq_jax.config import default_config, finalize
 from bsq_jax.data import transforms
 from bsq_jax.data.decoding.footage import first_frame
 from bsq_jax.data.decoding.video import Video
+from bsq_jax.data.factory import make_data_config
 from bsq_jax.data.pipeline import DataConfig, train_batches
 from bsq_jax.data.sources import make_source
 from bsq_jax.data.sources.motion import CameraPath, channels_of, render
@@ -111,7 +113,11 @@ def main() -> None:
         write_jpegs(folder / "jpegs", args.files)
         long = folder / "clips" / "long.mp4"
         write_video(long, args.frames, args.gop)
-        photos = DataConfig(image_size=64, resize=160, threads=0)  # read in this very thread
+        settings = default_config()
+        settings.data.update(threads=0, cache_mb=256, filter="lanczos")  # read in this very thread
+        settings.data.update(resize=160, eval_resize=160, max_broken=0.01)
+        settings.model.image_size = (64, 64)
+        photos = make_data_config(finalize(settings))
         uncached = dataclasses.replace(photos, val_source="photos", cache_mb=0)
         jpegs = dataclasses.replace(
             uncached, source=f"folder:{folder}/jpegs", image_size=256, resize=256, eval_resize=256

@@ -1,7 +1,7 @@
-"""One training step of two players.
+"""One training step of a tokenizer against a discriminator.
 
 Oracles: the losses written out and differentiated by `jax.grad`, each with a forward pass of its
-own; one device against many; a run without the second player; clips without their padding.
+own; one device against many; a run without a discriminator; clips without their padding.
 """
 
 import dataclasses
@@ -13,21 +13,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from small_task import adversarial_training, tokenizer_task
 
 from bsq_jax import losses
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.pixels import to_float
 from bsq_jax.core.sharding import batch_sharding, make_mesh, replicated, to_global
-from bsq_jax.evaluation.networks.lpips import load_lpips, lpips
+from bsq_jax.losses import L1, L2
 from bsq_jax.models.discriminators import StyleGanDiscriminator
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
 from bsq_jax.quantizers import BinarySphericalQuantizer
-from bsq_jax.training.state import Adversary
-from bsq_jax.training.tasks.adversarial import AdversarialRules
-from bsq_jax.training.tasks.tokenizer import LossWeights, TokenizerTask
+from bsq_jax.training.state import DiscriminatorState
 
 SHAPE = TokenizerShape(16, 16, 1, 8, bits=6, width=16, layers=1, heads=2, head_hidden=0)
-WEIGHTS = LossWeights(l1=1.0, l2=0.5, entropy=0.1, entropy_ramp_steps=10)
+LOSSES = (L1(1.0), L2(0.5))
+RAMP = optax.linear_schedule(0.3, 0.1, 10)
 RATE = 0.05
 DTYPES = (jnp.float32, jnp.bfloat16)
 
@@ -43,7 +43,8 @@ class Smooth(nn.Module):
 
 
 def make_task(
-    weights=WEIGHTS,
+    losses=LOSSES,
+    entropy_weight=RAMP,
     accumulate=1,
     ema=0.0,
     model_class=TokenizerModel,
@@ -52,13 +53,12 @@ def make_task(
     **rules,
 ):
     rules = {"discriminator": Smooth(), "r1_every": 2, "weight": 0.3, **rules}
-    rules = AdversarialRules(optimizer=optax.sgd(RATE), **rules)
-    return TokenizerTask(
+    return tokenizer_task(
         model_class(shape, BinarySphericalQuantizer(3), dtype),
-        optax.sgd(RATE),
-        optax.constant_schedule(RATE),
-        weights=weights,
-        adversarial=rules,
+        optimizer=optax.sgd(RATE),
+        losses=losses,
+        entropy_weight=entropy_weight,
+        adversarial=adversarial_training(optimizer=optax.sgd(RATE), **rules),
         ema_decay=ema,
         accumulate=accumulate,
     )
@@ -112,7 +112,7 @@ def train(task, mesh, steps):
         state, metrics = step(state, to_global(batch(index), mesh), frozen)
         states.append(jax.device_get(state))
         values.append(jax.device_get(metrics))
-    assert step._cache_size() == 1  # R1 and the start of the second player recompile nothing
+    assert step._cache_size() == 1  # R1 and the start of the discriminator recompile nothing
     return states, values
 
 
@@ -121,7 +121,7 @@ def close(ours, wanted, atol=2e-6):
 
 
 def written_out(task, step, state, pixels):
-    """Both players' parameters after one step, from losses written out one by one."""
+    """The parameters of both networks after one step, from losses written out one by one."""
     rules = task.adversarial
     generator, discriminator = state.params, state.adversary.params
 
@@ -130,8 +130,7 @@ def written_out(task, step, state, pixels):
 
     def terms(params):
         out = task.model.apply({"params": params}, pixels)
-        rec = task.weights.l1 * jnp.abs(pixels - out.pixels).mean()
-        rec += task.weights.l2 * jnp.square(pixels - out.pixels).mean()
+        rec = jnp.abs(pixels - out.pixels).mean() + 0.5 * jnp.square(pixels - out.pixels).mean()
         adversarial = losses.generator_loss(rules.kind, logits(discriminator, out.pixels))
         return rec, adversarial, out.quantized.loss, out.pixels
 
@@ -210,7 +209,7 @@ def test_one_forward_pass_of_the_generator():
     assert len(traced) == 1
 
 
-def test_before_its_start_the_second_player_rests():
+def test_before_its_start_the_discriminator_is_not_trained():
     late = make_task(start=2, ema=0.9, adaptive=True)
     states, values = train(late, one_device(), 3)
     alone = dataclasses.replace(late, adversarial=None)
@@ -228,9 +227,10 @@ def test_before_its_start_the_second_player_rests():
 
 def test_accumulated_micro_batches_are_the_big_batch():
     """Without the entropy, whose codebook term is not a mean over examples."""
-    weights = LossWeights(l1=1.0, entropy=0.0)
-    states, values = train(make_task(weights, accumulate=2), make_mesh(8, 1, 1), 2)
-    wanted, wanted_values = train(make_task(weights), one_device(), 2)
+    none = optax.constant_schedule(0.0)
+    split = make_task(entropy_weight=none, accumulate=2)
+    states, values = train(split, make_mesh(8, 1, 1), 2)
+    wanted, wanted_values = train(make_task(entropy_weight=none), one_device(), 2)
     close(
         (states[2].params, states[2].adversary.params),
         (wanted[2].params, wanted[2].adversary.params),
@@ -266,30 +266,6 @@ def test_a_step_in_bfloat16_is_near_the_one_in_float32():
     close(states[1][1].adversary.params, states[0][1].adversary.params, atol=0.05)
 
 
-def test_the_perceptual_loss_and_its_gradient_join_the_others():
-    """Of two clips, one of which has only one real frame."""
-    weights = dataclasses.replace(WEIGHTS, perceptual=0.5)
-    task = make_task(weights)
-    pixels = to_float(jnp.asarray(batch(0, 4)["pixels"])).reshape(2, 2, 16, 16, 3)
-    fake = jnp.tanh(pixels * 1.7 + 0.1)
-    params, kept = load_lpips("vgg16"), np.array([[True, True], [True, False]])
-
-    def written_out(fake):
-        ours, wanted = fake[kept][:, None], pixels[kept][:, None]
-        distance = lpips(params, wanted, ours, net="vgg16")
-        l1, l2 = jnp.abs(wanted - ours).mean(), jnp.square(wanted - ours).mean()
-        return l1 + 0.5 * l2 + 0.5 * jnp.mean(distance)
-
-    frozen = task.load_frozen(one_device())
-    (loss, terms), gradient = jax.jit(jax.value_and_grad(task.pixel_loss, has_aux=True))(
-        fake, pixels, frozen, jnp.asarray(kept, jnp.float32)
-    )
-    wanted, wanted_gradient = jax.jit(jax.value_and_grad(written_out))(fake)
-    np.testing.assert_allclose(loss, wanted, rtol=1e-5)
-    np.testing.assert_allclose(gradient, wanted_gradient, atol=1e-6)
-    assert set(terms) == {"l1", "l2", "perceptual"}
-
-
 class OfClips(nn.Module):
     """A small discriminator of clips, for which the order of frames counts."""
 
@@ -299,12 +275,11 @@ class OfClips(nn.Module):
         return nn.Dense(1)(x.reshape(len(x), -1))
 
 
-def playing(discriminator, pixels, **rules):
-    """Rules, and the state of a discriminator of such pixels."""
-    rules = {"kind": "hinge", "lecam": 0.5, "r1_every": 1, **rules}
-    rules = AdversarialRules(discriminator, optax.sgd(RATE), **rules)
+def trained_on(pixels, discriminator, **changes):
+    """How a discriminator of such pixels is trained, and its state."""
+    training = adversarial_training(discriminator, kind="hinge", lecam=0.5, r1_every=1, **changes)
     params = discriminator.init(jax.random.key(0), pixels)["params"]
-    return rules, Adversary(params, None, jnp.asarray([0.1, -0.1]), jnp.float32(0))
+    return training, DiscriminatorState(params, None, jnp.asarray([0.1, -0.1]), jnp.float32(0))
 
 
 def test_frames_that_are_padding_are_not_judged():
@@ -312,14 +287,14 @@ def test_frames_that_are_padding_are_not_judged():
     rng = np.random.default_rng(0)
     real, fake = jnp.asarray(rng.uniform(-1, 1, (2, 3, 4, 8, 8, 3)), jnp.float32)
     kept = np.arange(4)[None, :] < np.array([[1], [4], [3]])
-    rules, adversary = playing(Smooth(), real)
-    play = jax.jit(rules.play)
-    ours = play(adversary, real, fake, jnp.int32(0), jnp.asarray(kept, jnp.float32))
-    wanted = play(adversary, real[kept][:, None], fake[kept][:, None], jnp.int32(0))
-    close((ours.gradients, ours.watched), (wanted.gradients, wanted.watched))
-    close(ours.pixel_gradient[kept], wanted.pixel_gradient[:, 0])
-    assert not np.asarray(ours.pixel_gradient)[~kept].any()
-    assert ours.watched["r1"] > 0
+    training, state = trained_on(real, Smooth())
+    run = jax.jit(training.gradients)
+    ours = run(state, real, fake, jnp.int32(0), jnp.asarray(kept, jnp.float32))
+    wanted = run(state, real[kept][:, None], fake[kept][:, None], jnp.int32(0))
+    close((ours.discriminator, ours.metrics), (wanted.discriminator, wanted.metrics))
+    close(ours.pixels[kept], wanted.pixels[:, 0])
+    assert not np.asarray(ours.pixels)[~kept].any()
+    assert ours.metrics["r1"] > 0
 
 
 def test_a_discriminator_of_clips_sees_them_held_at_their_last_frame():
@@ -327,17 +302,17 @@ def test_a_discriminator_of_clips_sees_them_held_at_their_last_frame():
     real, fake = jnp.asarray(rng.uniform(-1, 1, (2, 3, 2, 8, 8, 3)), jnp.float32)
     places = np.array([[0, 1, 1, 1], [0, 0, 0, 0], [0, 1, 1, 1]])  # of 2, 1 and 2 real frames
     whole = [jnp.stack([x[i, places[i]] for i in range(3)]) for x in (real, fake)]
-    rules, adversary = playing(OfClips(), whole[0], clip_frames=4)
-    play, step = jax.jit(rules.play), jnp.int32(0)
-    ours = play(adversary, real, fake, step, jnp.asarray([[1.0, 1], [1, 0], [1, 1]]))
-    wanted = play(adversary, *whole, step)
-    close((ours.gradients, ours.watched), (wanted.gradients, wanted.watched))
+    training, state = trained_on(whole[0], OfClips(), clip_frames=4)
+    run, step = jax.jit(training.gradients), jnp.int32(0)
+    ours = run(state, real, fake, step, jnp.asarray([[1.0, 1], [1, 0], [1, 1]]))
+    wanted = run(state, *whole, step)
+    close((ours.discriminator, ours.metrics), (wanted.discriminator, wanted.metrics))
     pixel_gradient = np.zeros(real.shape)  # a frame gets what all its repetitions get
     for i in range(3):
-        np.add.at(pixel_gradient[i], places[i], np.asarray(wanted.pixel_gradient[i]))
-    close(ours.pixel_gradient, pixel_gradient)
+        np.add.at(pixel_gradient[i], places[i], np.asarray(wanted.pixels[i]))
+    close(ours.pixels, pixel_gradient)
     with pytest.raises(UserError, match=r"clips of 4 frames, but the data have 5") as caught:
-        play(adversary, *(jnp.zeros((3, 5, 8, 8, 3)),) * 2, step)
+        run(state, *(jnp.zeros((3, 5, 8, 8, 3)),) * 2, step)
     assert "\n" not in str(caught.value)
 
 
@@ -366,7 +341,10 @@ def test_micro_batches_of_clips_are_the_big_batch():
     shape = dataclasses.replace(SHAPE, frames=4)
     rules = {"discriminator": OfClips(), "clip_frames": 4, "lecam": 0.5, "r1_every": 1}
     tasks = [
-        make_task(LossWeights(l1=1.0, entropy=0.0), count, shape=shape, **rules) for count in (1, 2)
+        make_task(
+            entropy_weight=optax.constant_schedule(0.0), accumulate=count, shape=shape, **rules
+        )
+        for count in (1, 2)
     ]
     state = tasks[0].init_state(one_device())
     pixels = jnp.asarray(batch(0, 16)["pixels"]).reshape(4, 4, 16, 16, 3)

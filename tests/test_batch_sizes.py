@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 import tiny
+from shapes import data_config
 from streams import assert_same, take
 
 from bsq_jax import main
@@ -15,7 +16,7 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.data.batch_sizes import BatchSizes
 from bsq_jax.data.batches import EpochOrder
 from bsq_jax.data.factory import make_data_config
-from bsq_jax.data.pipeline import DataConfig, open_source
+from bsq_jax.data.pipeline import open_source
 from bsq_jax.data.tokens import (
     TokenSet,
     read_description,
@@ -27,7 +28,7 @@ from bsq_jax.training import checksums
 from bsq_jax.training.workdir import open_checkpoints
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
-SMALL = DataConfig(
+SMALL = data_config(
     source="synthetic", image_size=16, resize=24, eval_resize=24, scale=(1.0, 1.5), seed=7
 )
 EIGHT = BatchSizes(((0, 8),))

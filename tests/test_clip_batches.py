@@ -8,6 +8,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from shapes import data_config
 from streams import assert_same, take, take_eval
 from video_files import LOSSLESS, coordinates, numbers_of, write_video
 
@@ -15,7 +16,6 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.data import transforms
 from bsq_jax.data.lengths import Schedule
 from bsq_jax.data.pipeline import (
-    DataConfig,
     batch_frames,
     eval_examples,
     num_examples,
@@ -47,7 +47,7 @@ def copies(videos, tmp_path_factory):
 @pytest.fixture
 def clips(videos, copies):
     """Settings that read the videos as they are."""
-    return DataConfig(
+    return data_config(
         source=f"clips:{videos}",
         val_source=f"clips:{copies}",
         image_size=16,

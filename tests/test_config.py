@@ -2,26 +2,31 @@
 
 import json
 import pathlib
+import shutil
+import sys
 import textwrap
+import types
 
 import pytest
 from ml_collections import ConfigDict
 
-from bsq_jax import config as module
-from bsq_jax.config import checks as config_checks
+import bsq_jax
 from bsq_jax.config import (
     default_config,
     finalize,
     from_json,
     load_config_file,
-    model_identity,
     parse_argument,
-    run_identity,
     set_value,
     to_json,
 )
-from bsq_jax.config.values import differing_keys, flatten
+from bsq_jax.config.declaration import ANY
+from bsq_jax.config.published import find_config_file, published_names
+from bsq_jax.config.settings import declared
+from bsq_jax.config.values import flatten
 from bsq_jax.core.errors import UserError
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 def message_of(function, *arguments):
@@ -140,20 +145,6 @@ def test_a_damaged_saved_config_is_one_line(saved, words):
     assert words in message_of(from_json, saved, "run/config.json")
 
 
-def test_differences_and_identity():
-    one, other = default_config(), default_config()
-    set_value(other, "model.bits", "18")
-    set_value(other, "train.steps", "5")
-    set_value(other, "model.remat", "full")
-    assert differing_keys(to_json(one), to_json(other)) == [
-        "model.bits: 36 -> 18",
-        "model.remat: none -> full",
-        "train.steps: 1000000 -> 5",
-    ]
-    # Neither the length of training nor recomputation makes another model.
-    assert differing_keys(model_identity(one), model_identity(other)) == ["model.bits: 36 -> 18"]
-
-
 def test_a_saved_config_without_a_loss_had_none():
     saved = to_json(default_config())
     del saved["loss"]["perceptual"], saved["loss"]["adversarial"], saved["loss"]["lecam_decay"]
@@ -162,31 +153,6 @@ def test_a_saved_config_without_a_loss_had_none():
     assert config.loss.lecam_decay == 0.999  # other keys take their defaults
     config = from_json(to_json(default_config()), "x")
     assert (config.loss.perceptual, config.loss.adversarial) == (0.1, 0.1)
-    assert dict(flatten(default_config())).keys() >= module._ABSENT.keys()
-
-
-@pytest.mark.parametrize(
-    ("name", "keys"),
-    [
-        ("stylegan", {"channel_base", "channel_max"}),
-        ("stylegan3d", {"width"}),
-        ("patchgan", {"width", "layers"}),
-        (None, set()),  # without a second player
-    ],
-)
-def test_a_run_is_bound_to_what_its_discriminators_parameters_depend_on(name, keys):
-    one = default_config()
-    one.discriminator.name = name or "patchgan"
-    one.loss.adversarial = 0.1 if name else 0.0
-    for key, value in one.discriminator.items():
-        if key == "name":
-            continue
-        other = from_json(to_json(one), "x")
-        other.discriminator[key] = {str: "global", type(None): 1e-3}.get(type(value)) or value + 1
-        differ = differing_keys(run_identity(one), run_identity(other))
-        assert [line.partition(":")[0] for line in differ] == [f"discriminator.{key}"] * (
-            key in keys
-        ), key
 
 
 def with_key(key, value):
@@ -221,9 +187,8 @@ def test_what_a_config_file_may_hold_is_checked_against_the_defaults(key, value,
 
 
 def test_a_config_of_ones_own_has_all_keys_and_may_write_numbers_otherwise():
-    assert (
-        "config: data.cache_mb is missing: begin with bsq_jax.config.default_config()"
-        in message_of(finalize, ConfigDict({"model": {"bits": 18}}))
+    assert "config: name is missing: begin with bsq_jax.config.default_config()" in message_of(
+        finalize, ConfigDict({"model": {"bits": 18}})
     )
     config = finalize(with_key("data.scale", [1, 2]))
     assert config.data.scale == (1.0, 2.0)
@@ -233,37 +198,117 @@ def test_a_config_of_ones_own_has_all_keys_and_may_write_numbers_otherwise():
     )
 
 
-def rejected():
-    yield from ((key, "0") for key in sorted(config_checks.POSITIVE))
-    yield from ((key, "-1") for key in sorted(config_checks.NOT_NEGATIVE))
-    yield from (
-        ("optimizer.ema", "1"),
-        ("optimizer.b1", "1.5"),
-        ("optimizer.b2", "-0.1"),
-        ("optimizer.learning_rate", "nan"),
-        ("model.patch_size", "7"),
-        ("model.image_size", "0"),
-        ("model.image_size", "256,100"),
-        ("model.heads", "7"),
-        ("quantizer.group_size", "0"),
-        ("quantizer.group_size", "17"),
-        ("seed", "-1"),
-        ("seed", str(2**32)),
-        ("train.accumulate", "3"),
-        ("loss.l1", "0"),
-        ("model.dtype", "float16"),
-        ("optimizer.clip", "norm"),
-        ("model.positions", "sine"),
-        ("model.causality", "causal"),
-        ("model.attention", "flash"),
-    )
+# Of every setting with a range or choices, values just outside. Written out by hand.
+REJECTED = {
+    **{
+        f"model.{key}": ("0", "-1")
+        for key in ("frames", "patch_size", "bits", "width", "layers", "heads", "mlp_ratio")
+    },
+    "model.image_size": ("0", "64,-8", "256,100"),
+    "model.head_hidden": ("-1",),
+    "model.window": ("-1",),
+    "model.min_bits": ("-1", "37"),
+    "model.dtype": ("float16",),
+    "model.remat": ("all",),
+    "model.attention": ("flash",),
+    "model.positions": ("sine",),
+    "model.causality": ("causal",),
+    "task": ("tokeniser", ""),
+    "seed": ("-1", str(2**32)),
+    "quantizer.name": ("vq",),
+    "quantizer.group_size": ("0", "17"),
+    "quantizer.inv_temperature": ("0", "nan"),
+    **{f"prior.{key}": ("0",) for key in ("width", "layers", "heads", "hidden", "window")},
+    "prior.order": ("random",),
+    "masked_lm.group_size": ("0",),
+    "masked_lm.frames": ("0",),
+    "masked_lm.width": ("0",),
+    "masked_lm.layers": ("0",),
+    "masked_lm.heads": ("0", "7"),
+    "masked_lm.mlp_ratio": ("0",),
+    "masked_lm.classes": ("-1",),
+    "masked_lm.label_dropout": ("-0.1", "1.1", "nan"),
+    "masked_lm.label_smoothing": ("-0.1", "1.1"),
+    "masked_lm.schedule": ("sine",),
+    "masked_lm.mask_unit": ("bit",),
+    "sampling.steps": ("0",),
+    "sampling.schedule": ("sine",),
+    "sampling.order": ("raster",),
+    "sampling.temperature": ("-1",),
+    "sampling.noise": ("-1",),
+    "loss.l1": ("-1", "0"),
+    "loss.l2": ("-1",),
+    "loss.entropy": ("-0.1",),
+    "loss.entropy_ramp_steps": ("-1",),
+    "loss.perceptual": ("-0.1",),
+    "loss.adversarial": ("-0.1",),
+    "loss.adversarial_kind": ("wgan",),
+    "loss.adversarial_start": ("-1",),
+    "loss.r1": ("-1",),
+    "loss.r1_every": ("0",),
+    "loss.lecam": ("-1",),
+    "loss.lecam_decay": ("1", "-0.1"),
+    "discriminator.name": ("none",),
+    "discriminator.channel_base": ("0",),
+    "discriminator.channel_max": ("0",),
+    "discriminator.stddev_group": ("0",),
+    "discriminator.width": ("0",),
+    "discriminator.layers": ("0",),
+    "discriminator.clip": ("norm",),
+    "discriminator.learning_rate": ("0", "nan"),
+    "optimizer.learning_rate": ("0", "nan"),
+    "optimizer.warmup_steps": ("-1",),
+    "optimizer.b1": ("1.5",),
+    "optimizer.b2": ("-0.1",),
+    "optimizer.weight_decay": ("-1",),
+    "optimizer.clip": ("norm",),
+    "optimizer.clip_norm": ("0",),
+    "optimizer.ema": ("1",),
+    "data.resize": ("-1",),
+    "data.scale": ("0,1", "-1,1"),
+    "data.permute_channels": ("-0.1", "1.1", "nan"),
+    "data.filter": ("sinc",),
+    "data.eval_filter": ("sinc",),
+    "data.eval_resize": ("0",),
+    "data.eval_crop": ("corner",),
+    "data.threads": ("-1",),
+    "data.prefetch": ("-1",),
+    "data.cache_mb": ("-1",),
+    "data.max_broken": ("-0.1", "1.1"),
+    "data.frames": ("-1",),
+    "data.stride": ("0",),
+    "data.min_frames": ("-1",),
+    "data.image_share": ("-0.1", "1.1"),
+    "data.eval_clips": ("0",),
+    "train.steps": ("0",),
+    "train.batch_size": ("0",),
+    "train.accumulate": ("0", "3"),
+    "train.log_every": ("0",),
+    "train.checkpoint_every": ("0",),
+    "train.keep": ("0",),
+    "train.evaluate_every": ("-1",),
+    "train.picture_every": ("-1",),
+    "eval.batch_size": ("0",),
+    "eval.pictures": ("0",),
+    "eval.neighbours": ("-1",),
+    "eval.neighbours_examples": ("0",),
+    "eval.videos": ("-1",),
+    "eval.samples": ("-1",),
+}
 
 
-@pytest.mark.parametrize(("key", "text"), list(rejected()))
+@pytest.mark.parametrize(
+    ("key", "text"), [(key, text) for key, texts in REJECTED.items() for text in texts]
+)
 def test_what_is_out_of_range_is_named(key, text):
     config = default_config()
     set_value(config, key, text)
-    assert key in message_of(finalize, config)
+    assert f"{key} " in message_of(finalize, config)
+
+
+def test_every_range_is_tested():
+    bounded = {key for key, setting in declared().items() if setting.allowed is not ANY}
+    assert bounded == REJECTED.keys()
 
 
 def clip_config(**changes):
@@ -303,27 +348,6 @@ def test_clips_that_are_longer_than_the_model_takes(changes, words):
         finalize(config)
     else:
         assert words in message_of(finalize, config)
-
-
-def test_a_config_of_before_video_was_the_published_image_model():
-    saved = to_json(default_config())
-    for key in ("positions", "causality", "window"):
-        del saved["model"][key]
-    for key in ("frames", "stride", "min_frames", "image_share", "image_source", "eval_clips"):
-        del saved["data"][key]
-    del saved["eval"]["videos"]
-    config = from_json(saved, "x")
-    assert to_json(config) == to_json(default_config())
-    assert run_identity(config) == run_identity(default_config())
-    assert (
-        model_identity(config)["model"].items()
-        >= {**{"positions": "learned", "causality": "block_causal", "window": 0}}.items()
-    )
-
-
-def test_every_key_with_bounds_exists():
-    keys = dict(flatten(default_config()))
-    assert keys.keys() >= config_checks.POSITIVE | config_checks.NOT_NEGATIVE
 
 
 def test_arguments_pick_a_variant_and_set_keys():
@@ -393,14 +417,62 @@ def test_a_mistake_in_a_config_file_is_one_line(tmp_path, line, words):
         assert word in message
 
 
-def test_the_repositorys_configs_are_looked_for_where_they_are(tmp_path, monkeypatch):
-    """As from an empty folder, with the package installed; the list holds all that there are."""
-    root = pathlib.Path(__file__).parents[1] / "configs"
+PUBLISHED = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+
+
+@pytest.mark.smoke
+def test_published_configs_are_found_by_name_from_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for path in root.glob("*.py"):
-        for asked in (f"configs/{path.name}", f"{path.name}:variant"):
-            with pytest.raises(UserError, match="not part of the installed package") as caught:
-                load_config_file(asked)
-            assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match=r"config file configs/mine.py does not exist$"):
-        load_config_file("configs/mine.py")
+    assert published_names() == PUBLISHED
+    for name in PUBLISHED:
+        assert find_config_file(name) == ROOT / "configs" / f"{name}.py"
+    config = load_config_file("tokenizer:imagenet256,bits=18")
+    path = ROOT / "configs" / "tokenizer.py"
+    assert config.to_dict() == load_config_file(f"{path}:imagenet256,bits=18").to_dict()
+    # A file of that name in the folder is meant only by its path.
+    pathlib.Path("tokenizer.py").write_text("def get_config(argument): return 3")
+    assert find_config_file("tokenizer") == path
+    assert find_config_file("tokenizer.py") == pathlib.Path("tokenizer.py")
+
+
+def test_published_configs_lie_inside_an_installed_package(tmp_path, monkeypatch):
+    """As setup.py lays the files out; `.ci/run` installs them in truth."""
+    package = tmp_path / "site-packages" / "bsq_jax"
+    shutil.copytree(ROOT / "configs", package / "configs")
+    (tmp_path / "site-packages" / "configs").mkdir()  # of somebody else
+    monkeypatch.setattr(bsq_jax, "__file__", str(package / "__init__.py"))
+    assert published_names() == PUBLISHED
+    assert find_config_file("prior") == package / "configs" / "prior.py"
+
+
+def test_the_wheel_gets_the_configs():
+    """What setup.py tells setuptools: every package of the tree, and configs as one more."""
+    setuptools = pytest.importorskip("setuptools")  # environments of Python 3.12 have none
+    told = {}
+    stand_in = types.SimpleNamespace(find_packages=setuptools.find_packages, setup=told.update)
+    source = (ROOT / "setup.py").read_text()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "setuptools", stand_in)
+        patch.chdir(ROOT)
+        exec(compile(source, "setup.py", "exec"), {})
+    folders = {path.parent for path in (ROOT / "bsq_jax").rglob("*.py")}
+    packages = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    assert set(told["packages"]) == packages | {"bsq_jax.configs"}
+    assert told["package_dir"] == {"bsq_jax.configs": "configs"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ("quickstrat", ("'quickstrat' does not exist: did you mean quickstart?", "digits, ")),
+        ("", ("'' does not exist", "there are: ")),
+        ("configs/prior.py", ("config file configs/prior.py does not", "write --config prior")),
+        ("prior.py:variant", ("config file prior.py does not exist", "write --config prior")),
+        ("mine/mine.py", ("config file mine/mine.py does not exist",)),
+    ],
+)
+def test_a_config_that_does_not_exist(tmp_path, monkeypatch, asked, words):
+    monkeypatch.chdir(tmp_path)
+    message = message_of(load_config_file, asked)
+    for word in words:
+        assert word in message

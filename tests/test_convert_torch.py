@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from checkpoint_files import CONFIG, checkpoint, with_time
 
-from bsq_jax.cli.convert import convert
+from bsq_jax import cli
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.training.export import load_export
 
@@ -23,7 +23,7 @@ def tensors(value):
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_the_published_layout_converts(tmp_path, golden, zipped):
+def test_the_published_layout_converts(tmp_path, golden, capsys, zipped):
     state, wanted = golden("vit_tiny_state"), golden("vit_tiny")
     discriminator = golden("stylegan_d_state")
     saved = tensors(checkpoint(state, discriminator=discriminator))
@@ -33,8 +33,8 @@ def test_the_published_layout_converts(tmp_path, golden, zipped):
     saved["optimizer_generator"] = torch.optim.AdamW([parameter], 1e-4).state_dict()
     path, out = tmp_path / "a.pt", tmp_path / "out"
     torch.save(saved, path, _use_new_zipfile_serialization=zipped)
-    report = convert(path, out)
-    assert "discriminator: " in report
+    assert cli.main(["convert", str(path), str(out)]) == 0
+    assert "discriminator: " in capsys.readouterr().out
     tokenizer = Tokenizer.load(out, dtype="float32")
     assert tokenizer.config.model.heads == 4
     ours = tokenizer.reconstruct(np.moveaxis(wanted["x"], 1, -1))
@@ -46,7 +46,8 @@ def test_half_precision_and_clips(tmp_path, golden):
     state = tensors(with_time(golden("vit_tiny_state")))
     half = {k: v.bfloat16() if v.is_floating_point() else v for k, v in state.items()}
     torch.save(half, tmp_path / "a.pt")
-    convert(tmp_path / "a.pt", tmp_path / "out", heads=4)
+    words = [str(tmp_path / name) for name in ("a.pt", "out")]
+    assert cli.main(["convert", *words, "--heads", "4"]) == 0
     config, weights, _ = load_export(tmp_path / "out")
     assert config.model.frames == 3
     kernel = weights["raw"]["encoder"]["patch_embed"]["kernel"]

@@ -2,6 +2,7 @@
 
 import itertools
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,18 +13,13 @@ from jax.sharding import PartitionSpec
 from bsq_jax.config import default_config
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import batch_sharding, make_mesh, replicated
+from bsq_jax.core.target import described
 from bsq_jax.models.discriminators import (
     PatchGanDiscriminator,
     StyleGan3dDiscriminator,
     StyleGanDiscriminator,
 )
-from bsq_jax.models.discriminators.convolution import (
-    average_pool,
-    blur,
-    blur_half,
-    choose_implementation,
-    convolve,
-)
+from bsq_jax.models.discriminators.filters import average_pool, blur, blur_half
 from bsq_jax.models.discriminators.minibatch_stddev import minibatch_stddev
 from bsq_jax.models.factory import make_discriminator
 from bsq_jax.torch_import.discriminators import from_torch_discriminator
@@ -33,7 +29,7 @@ KINDS = {
     "stylegan3d": (StyleGan3dDiscriminator(width=2), (3, 3, 8, 5, 3)),
     "patchgan": (PatchGanDiscriminator(width=4, layers=2), (2, 1, 16, 12, 3)),
 }
-IMPLEMENTATIONS = ["lax", "matmul"]
+PLATFORMS = ["gpu", "cpu"]  # XLA's convolutions, and those of `bsq_jax.core.cpu`
 
 
 def random(shape, seed=0):
@@ -57,46 +53,6 @@ def r1(model, params, pixels):
 
 
 # --- pieces ---
-
-
-@pytest.mark.smoke
-def test_auto_is_matrix_products_on_a_cpu():
-    assert choose_implementation("auto") == "matmul"
-    assert choose_implementation("lax") == "lax"
-
-
-@pytest.mark.parametrize(
-    ("space", "window", "stride", "padding"),
-    [
-        ((6, 5), (3, 3), 1, 1),
-        ((7, 9), (3, 3), 2, 0),
-        ((8, 6), (4, 4), 2, 1),
-        ((6, 5), (4, 4), 1, 1),
-        ((3, 4, 5), (3, 3, 3), 1, 1),
-        ((5, 4), (1, 1), 1, 0),
-    ],
-)
-def test_convolutions_and_their_derivatives_are_xlas(space, window, stride, padding):
-    x, kernel = random((2, *space, 3)), random((*window, 3, 4), 1)
-    tangent_x, tangent_kernel = random(x.shape, 2), random(kernel.shape, 3)
-
-    def everything(implementation):
-        def first(x, kernel):
-            out = convolve(x, kernel, stride, padding, implementation)
-            return jnp.sum(jnp.sin(out)), out
-
-        def second(x, kernel):
-            gx, gk = jax.grad(first, (0, 1), has_aux=True)(x, kernel)[0]
-            return jnp.sum(gx * tangent_x) + jnp.sum(gk * tangent_kernel)
-
-        def run(x, kernel):
-            first_order = jax.value_and_grad(first, (0, 1), has_aux=True)(x, kernel)
-            return first_order, jax.grad(second, (0, 1))(x, kernel)
-
-        return jax.jit(run)(x, kernel)
-
-    ours, wanted = everything("matmul"), everything("lax")
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4, rtol=1e-4), ours, wanted)
 
 
 def test_blurs_and_pools_against_numpy():
@@ -133,11 +89,11 @@ def test_minibatch_stddev_against_numpy(batch):
 # --- against the published code ---
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_golden(golden, implementation):
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_golden(golden, platform):
     wanted = golden("stylegan_d")
     _, _, params = from_torch_discriminator(golden("stylegan_d_state"))
-    model = StyleGanDiscriminator(channel_base=512, implementation=implementation)
+    model = StyleGanDiscriminator(channel_base=512)
     pixels = np.moveaxis(wanted["x"], 1, -1)[:, None]
 
     @jax.jit
@@ -149,7 +105,8 @@ def test_golden(golden, implementation):
         gradient, (logits, kept) = jax.grad(total, has_aux=True)(pixels)
         return logits, gradient, kept
 
-    logits, gradient, kept = run(params, pixels)
+    with described(platform):
+        logits, gradient, kept = run(params, pixels)
     np.testing.assert_allclose(logits, wanted["logits"], atol=1e-5)
     for side in (32, 16, 8):
         features = np.moveaxis(kept[f"b{side}"]["__call__"][0], -1, 1)
@@ -172,11 +129,11 @@ def along(params, path, step):
     return jax.tree_util.tree_map_with_path(move, params)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_r1_has_the_gradient_that_numerical_derivatives_say(kind, implementation):
-    model, params, pixels = setup(kind, implementation=implementation)
-    with jax.enable_x64(True):
+def test_r1_has_the_gradient_that_numerical_derivatives_say(kind, platform):
+    model, params, pixels = setup(kind)
+    with jax.enable_x64(True), described(platform):
         # The penalty jumps where a leaky ReLU turns, so that only tiny steps tell its slope.
         model = model.copy(dtype=jnp.float64)
         params, pixels = jax.tree.map(np.float64, (params, pixels))
@@ -194,17 +151,18 @@ def test_r1_has_the_gradient_that_numerical_derivatives_say(kind, implementation
 
 
 @pytest.mark.parametrize("kind", ["stylegan", "patchgan"])
-def test_implementations_agree(kind):
+def test_platforms_agree(kind):
     results = []
-    for implementation in IMPLEMENTATIONS:
-        model, params, pixels = setup(kind, implementation=implementation)
+    for platform in PLATFORMS:
+        model, params, pixels = setup(kind)
 
         def loss(params, pixels, model=model):
             return jnp.mean(nn.softplus(model.apply({"params": params}, pixels)))
 
-        results.append(jax.jit(jax.value_and_grad(loss, (0, 1)))(params, pixels))
+        with described(platform):
+            results.append(jax.jit(jax.value_and_grad(loss, (0, 1)))(params, pixels))
     ours, wanted = results
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, wanted)
+    chex.assert_trees_all_close(ours, wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -214,15 +172,16 @@ def test_logits_and_bfloat16(kind):
     samples = 1 if kind == "stylegan3d" else pixels.shape[1]
     assert exact.shape[:2] == (pixels.shape[0], samples)
     assert exact.dtype == jnp.float32
-    half = model.copy(dtype=jnp.bfloat16, implementation="lax")
-    rough, gradient = jax.jit(
-        lambda params: (
-            half.apply({"params": params}, pixels),
-            jax.grad(lambda params: r1(half, params, pixels))(params),
-        )
-    )(params)
+    half = model.copy(dtype=jnp.bfloat16)
+    with described("gpu"):
+        rough, gradient = jax.jit(
+            lambda params: (
+                half.apply({"params": params}, pixels),
+                jax.grad(lambda params: r1(half, params, pixels))(params),
+            )
+        )(params)
     assert rough.dtype == jnp.float32
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    chex.assert_tree_all_finite(gradient)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(gradient))
     # Eight bits of mantissa, through ten layers.
     np.testing.assert_allclose(rough, exact, atol=0.05 * float(np.abs(exact).max()))

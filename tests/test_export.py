@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from bsq_jax.config import default_config, finalize, load_config_file, model_identity, to_json
+from bsq_jax.config import finalize, load_config_file, to_json
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.files import write_atomic
-from bsq_jax.training.export import SETS, identity, is_export, load_export, save_export
+from bsq_jax.training.export import SETS, is_export, load_export, save_export
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 
@@ -99,23 +99,3 @@ def test_an_interrupted_replacement_is_noticed(config, tmp_path, monkeypatch):
         save_export(tmp_path, config, all_sets(5), origin={})
     with pytest.raises(UserError, match=r"not the one that config\.json belongs to"):
         load_export(tmp_path)
-
-
-def test_the_identity_of_a_model_stays_when_a_setting_is_added(monkeypatch):
-    """Files that a codec wrote carry it. Oracle: the bytes of today, and a config of tomorrow."""
-    config = finalize(default_config())
-    params = {"a": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}}
-    today = identity(config, params)
-    assert today.hex()[:16] == "9c6243e896a0ce73"
-
-    def with_one_more(config):
-        found = model_identity(config)
-        return {**found, "model": {**found["model"], "new": 0}}
-
-    monkeypatch.setattr("bsq_jax.training.export.model_identity", with_one_more)
-    assert identity(config, params) == today
-    monkeypatch.undo()
-    other = config.copy_and_resolve_references()
-    other.model.window = 3
-    moved = {"a": {"kernel": params["a"]["kernel"] + 1}}
-    assert len({today, identity(other, params), identity(config, moved)}) == 3

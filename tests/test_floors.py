@@ -23,7 +23,7 @@ FLOORS = (
     ("inference",),
     ("coding",),
     ("cli",),
-    ("main",),
+    ("main", "__main__"),
 )
 # Typed arguments everywhere else: only these may import the config.
 READERS = ("training", "inference", "coding", "cli", "main", "torch_import")

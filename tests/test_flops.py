@@ -6,16 +6,14 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
+from small_task import adversarial_training, tokenizer_task
 
 from bsq_jax.core.sharding import make_mesh
 from bsq_jax.models.discriminators import StyleGanDiscriminator
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
 from bsq_jax.quantizers import BinarySphericalQuantizer
 from bsq_jax.training.flops import PEAKS, count, peak_of_kind
-from bsq_jax.training.tasks.adversarial import AdversarialRules
-from bsq_jax.training.tasks.tokenizer import LossWeights, TokenizerTask
 from bsq_jax.training.useful_flops import step_flops
 
 
@@ -64,12 +62,7 @@ SHAPE = TokenizerShape(32, 32, 1, 8, bits=6, width=64, layers=3, heads=4, head_h
 
 
 def make_task(shape=SHAPE, **changes):
-    return TokenizerTask(
-        TokenizerModel(shape, BinarySphericalQuantizer(group_size=1)),
-        optax.sgd(1e-3),
-        optax.constant_schedule(1e-3),
-        **changes,
-    )
+    return tokenizer_task(TokenizerModel(shape, BinarySphericalQuantizer(group_size=1)), **changes)
 
 
 def abstract_batch(task, batch, frames):
@@ -118,8 +111,8 @@ def test_the_penalty_counts_with_its_share():
     discriminator = StyleGanDiscriminator(channel_base=256, channel_max=32, stddev_group=2)
 
     def flops(**changes):
-        rules = AdversarialRules(discriminator, optax.sgd(1e-3), **changes)
-        return flops_of(make_task(adversarial=rules, weights=LossWeights()))
+        training = adversarial_training(discriminator, **changes)
+        return flops_of(make_task(adversarial=training))
 
     without, always, lazy = flops(r1=0.0), flops(r1_every=1), flops(r1_every=16, start=100)
     assert without < lazy < always

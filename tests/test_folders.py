@@ -5,11 +5,12 @@ import os
 import numpy as np
 import pytest
 from PIL import Image
+from shapes import data_config
 from video_files import write_video
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.data.decoding.video import Video
-from bsq_jax.data.pipeline import DataConfig, open_source
+from bsq_jax.data.pipeline import open_source
 from bsq_jax.data.records import fingerprint_of
 from bsq_jax.data.sources import make_source
 
@@ -70,7 +71,7 @@ def test_one_place_spelled_in_two_ways_is_divided(tmp_path):
         save(tmp_path / f"{number}.png")
     (tmp_path / "link").symlink_to(tmp_path)
     for other in (f"folder:{tmp_path}/", f"folder:{tmp_path}/../{tmp_path.name}"):
-        config = DataConfig(source=f"folder:{tmp_path}", val_source=other, **CONFIG)
+        config = data_config(source=f"folder:{tmp_path}", val_source=other, **CONFIG)
         train, val = (set(ids(open_source(config, split))) for split in ("train", "val"))
         assert not train & val
         assert len(train | val) == 30

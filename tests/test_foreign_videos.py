@@ -13,13 +13,14 @@ import pytest
 from absl import logging
 from av.stream import Disposition
 from PIL import Image
+from shapes import data_config
 from video_files import coordinates, grey, numbers_of, write_video
 
 from bsq_jax.data.decoding import containers, video
 from bsq_jax.data.decoding.footage import first_frame, size_of
 from bsq_jax.data.decoding.video import Video
 from bsq_jax.data.lengths import train_frames
-from bsq_jax.data.pipeline import DataConfig, eval_batches, train_batches
+from bsq_jax.data.pipeline import eval_batches, train_batches
 from bsq_jax.data.reader import FrameCache, Reader
 from bsq_jax.data.records import NO_LABEL, BrokenRecord, Record
 from bsq_jax.data.sources.datasets import TfdsSource
@@ -408,7 +409,7 @@ def test_a_folder_of_odd_videos_trains_and_evaluates(tmp_path):
     (folder / "codec.mp4").write_bytes(content.replace(b"avc1", b"xxxx"))
     (folder / "cut.mp4").write_bytes(content[: len(content) // 2])
     shutil.copytree(folder, tmp_path / "val")
-    data = DataConfig(
+    data = data_config(
         source=f"clips:{folder}",
         val_source=f"clips:{tmp_path / 'val'}",
         image_size=16,

@@ -11,7 +11,7 @@ import pytest
 from checkpoint_files import checkpoint, tiny_state
 from torch_writer import save_zip
 
-from bsq_jax.cli.convert import convert
+from bsq_jax import cli
 from bsq_jax.config import finalize, load_config_file, set_value, to_json
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import make_mesh
@@ -62,7 +62,8 @@ def workdir(folder):
 def converted(folder):
     folder.mkdir()
     save_zip(folder / "theirs.pt", checkpoint(tiny_state()))
-    convert(folder / "theirs.pt", folder / "export", heads=2)
+    words = [str(folder / name) for name in ("theirs.pt", "export")]
+    assert cli.main(["convert", *words, "--heads", "2"]) == 0
     return folder / "export"
 
 

@@ -17,7 +17,7 @@ from bsq_jax.core.trees import leaves
 from bsq_jax.training import jobs
 from bsq_jax.training.export import save_export
 from bsq_jax.training.initial import load_initial, place, start_from
-from bsq_jax.training.state import Adversary, TrainState
+from bsq_jax.training.state import DiscriminatorState, TrainState
 from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
 from bsq_jax.training.workdir import read_config, write_config
 
@@ -180,7 +180,7 @@ def test_arrays_land_as_the_mesh_wants_them():
 def state_of(value, mesh, *, ema=True, adversary=True):
     """A state of two numbers for each player, and its shapes."""
     params = {"w": jnp.full((2,), value)}
-    judge = Adversary(
+    judge = DiscriminatorState(
         {"d": jnp.full((2,), value)}, {"m": jnp.zeros(2)}, jnp.zeros(2), jnp.zeros(())
     )
     state = TrainState(

@@ -27,7 +27,7 @@ ALLOWED = {
     "inference/tokenizer.py": "runs on one device",
     "inference/streaming.py": "runs on one device",
     "coding/prior_coder.py": "runs on one device",
-    "cli/rd.py": "runs on one device",
+    "coding/rate_distortion.py": "runs on one device",
 }
 
 
@@ -100,7 +100,7 @@ COMPILE = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from bsq_jax.cli import plan
-devices = plan._described_tpus("v5e:2x2")
+devices = plan.described_tpus("v5e:2x2")
 from bsq_jax.core.sharding import jit_on, make_mesh, replicated
 from bsq_jax.core.target import described
 from test_jit_on import steps

@@ -4,10 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+from shapes import data_config
 from sklearn.datasets import load_digits
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.data.pipeline import DataConfig, eval_batches, train_batches
+from bsq_jax.data.pipeline import eval_batches, train_batches
 from bsq_jax.data.records import NO_LABEL, classes_of, label_of
 from bsq_jax.data.sources import make_source
 from bsq_jax.media.pictures import save_png
@@ -71,7 +72,7 @@ def test_sources_without_classes():
 
 def test_batches_say_classes_when_asked(folder):
     """The colour of every crop is that of its label, in any order and on any host."""
-    data = DataConfig(
+    data = data_config(
         source=f"folder:{folder}", image_size=8, resize=8, eval_resize=8, threads=0, labels=True
     )
     colours = np.array([(0, 0, 250), (0, 250, 0), (250, 0, 0), (250, 200, 200)])
@@ -100,8 +101,8 @@ def test_batches_say_classes_when_asked(folder):
 
 def test_images_beside_another_source_have_no_class(folder):
     """Steps of single frames from a second source: its numbers would mean something else."""
-    data = DataConfig(
-        *("digits", "", 8, 8),
+    data = data_config(
+        **{"source": "digits", "image_size": 8, "resize": 8},
         eval_resize=8,
         threads=0,
         image_share=0.5,
@@ -127,8 +128,9 @@ def test_a_validation_source_of_its_own_has_the_numbers_of_training(tmp_path, ca
             for copy in range(2):
                 picture = np.full((8, 8, 3), colours[name], np.uint8)
                 save_png(tmp_path / place / name / f"{copy}.png", picture)
-    data = DataConfig(
-        *(f"folder:{tmp_path}/tr", f"folder:{tmp_path}/va", 8, 8),
+    data = data_config(
+        **{"source": f"folder:{tmp_path}/tr", "val_source": f"folder:{tmp_path}/va"},
+        **{"image_size": 8, "resize": 8},
         eval_resize=8,
         threads=0,
         labels=True,

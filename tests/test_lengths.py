@@ -5,12 +5,12 @@ import dataclasses
 
 import numpy as np
 import pytest
+from shapes import data_config
 
 from bsq_jax.data import lengths
 from bsq_jax.data.lengths import Schedule, buckets, eval_frames, train_frames
-from bsq_jax.data.settings import DataConfig
 
-CLIPS = DataConfig(frames=12, min_frames=3, seed=5)
+CLIPS = data_config(frames=12, min_frames=3, seed=5)
 
 
 @pytest.mark.smoke
@@ -30,7 +30,7 @@ CLIPS = DataConfig(frames=12, min_frames=3, seed=5)
     ],
 )
 def test_buckets(frames, min_frames, share, expected):
-    config = DataConfig(frames=frames, min_frames=min_frames, image_share=share)
+    config = data_config(frames=frames, min_frames=min_frames, image_share=share)
     assert buckets(config) == expected
     steps = [Schedule(config).step(step) for step in range(400)]
     assert {step.frames for step in steps} == set(expected)

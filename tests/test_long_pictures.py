@@ -6,22 +6,24 @@ of its own, and by the pixels that are asked of Pillow.
 
 import dataclasses
 import os
+import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from PIL import Image
+from shapes import data_config
 from streams import assert_same, take, take_eval
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.data import transforms
 from bsq_jax.data.input_files import find_inputs
-from bsq_jax.data.pipeline import DataConfig, eval_batches, eval_examples, num_examples
+from bsq_jax.data.pipeline import eval_batches, eval_examples, num_examples
 from bsq_jax.data.reader import FrameCache, Reader
 from bsq_jax.data.records import Record
 
-CONFIG = DataConfig(
+CONFIG = data_config(
     image_size=16, resize=32, eval_resize=32, scale=(1.0, 1.5), seed=7, val_source="synthetic"
 )
 
@@ -220,8 +222,10 @@ def test_a_strip_needs_little_memory(tmp_path):
         Image.fromarray(noise(1, 30_000)).save(tmp_path / name / "a.png")
     code = """
 import resource, sys
-from bsq_jax.data.pipeline import DataConfig, eval_batches, train_batches
-config = DataConfig(
+sys.path.insert(0, sys.argv[2])
+from shapes import data_config
+from bsq_jax.data.pipeline import eval_batches, train_batches
+config = data_config(
     source=sys.argv[1], image_size=256, resize=256, eval_resize=256, threads=0, eval_crop="tiles",
 )
 pages = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
@@ -230,7 +234,8 @@ sizes = {"global_batch": 2, "shard_index": 0, "shard_count": 1}
 print(next(train_batches(config, **sizes))["pixels"].shape)
 print(sum(batch["mask"].sum() for batch in eval_batches(config, **sizes)))
 """
-    command = [sys.executable, "-c", code, f"folder:{tmp_path}"]
+    tests = str(pathlib.Path(__file__).parent)
+    command = [sys.executable, "-c", code, f"folder:{tmp_path}", tests]
     arenas = {**os.environ, "MALLOC_ARENA_MAX": "2"}  # a thread reserves more than it uses
     done = subprocess.run(command, capture_output=True, text=True, env=arenas)
     assert done.stdout.split("\n")[:2] == ["(2, 1, 256, 256, 3)", "16.0"], done.stderr[-2000:]

@@ -11,8 +11,8 @@ import pytest
 import tiny
 from one_step import one_step
 
+from bsq_jax import cli
 from bsq_jax import main as module
-from bsq_jax.cli import tokenize
 from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import make_mesh
@@ -23,7 +23,7 @@ from bsq_jax.models.masked_lm.model import MaskedLmShape
 from bsq_jax.quantizers.bits import to_group_indices
 from bsq_jax.training.initial import with_tokenizer
 from bsq_jax.training.recipes.masked_lm import MaskedLmRecipe
-from bsq_jax.training.tasks.masked_lm import answers
+from bsq_jax.training.tasks.masked_lm import sums_over_masked
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 
@@ -56,9 +56,9 @@ def batch_of(time=1, examples=8):
     }
 
 
-def exercises(task, mesh, batch, count):
+def masked_batch(task, mesh, batch, count):
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(count))
-    return jax.device_get(jax.jit(task.exercises)(batch, task.load_frozen(mesh), keys))
+    return jax.device_get(jax.jit(task.mask)(batch, task.load_frozen(mesh), keys))
 
 
 @pytest.mark.parametrize("unit", ["token", "group"])
@@ -68,7 +68,7 @@ def test_what_is_asked(tokenizer, tmp_path, unit):
     task = task_of(tokenizer, tmp_path, mesh, frames=3, mask_unit=unit, label_dropout=0.25)
     batch = {name: np.tile(rows, (100,) + (1,) * (rows.ndim - 1)) for name, rows in
              batch_of(3).items()}  # fmt: skip
-    found = exercises(task, mesh, batch, 800)
+    found = masked_batch(task, mesh, batch, 800)
     bits = Tokenizer.load(tokenizer).encode(batch["pixels"].reshape(-1, 16, 16, 3))
     words = np.asarray(to_group_indices(bits.reshape(800, 3, 4, 6), 3))
     rows = np.arange(800)
@@ -107,7 +107,9 @@ def test_the_loss_against_numpy():
     logits = drawn.normal(size=(2, 3, 12)).astype(np.float32)
     targets = np.stack([drawn.integers(0, 8, (2, 3)), drawn.integers(0, 4, (2, 3))], axis=-1)
     masked = drawn.random((2, 3, 2)) < 0.6
-    found = answers(shape, jnp.asarray(logits), jnp.asarray(targets), jnp.asarray(masked), 0.2)
+    found = sums_over_masked(
+        shape, jnp.asarray(logits), jnp.asarray(targets), jnp.asarray(masked), 0.2
+    )
     want = {name: np.zeros(2) for name in ("loss", "cross_entropy", "right", "masked")}
     for example, token, group in np.argwhere(masked):
         part = logits[example, token, :8] if group == 0 else logits[example, token, 8:]
@@ -201,7 +203,7 @@ def test_samples_are_measured(trained, tmp_path):
 
 def test_from_a_token_set_with_classes(tokenizer, config_file, tmp_path, capsys):
     folder, workdir = tmp_path / "set", tmp_path / "lm"
-    assert tokenize.main([str(folder), "--model", str(tokenizer), "--quiet"]) == 0
+    assert cli.main(["tokenize", str(folder), "--model", str(tokenizer), "--quiet"]) == 0
     tokens = read_description(folder)
     assert (tokens.classes, tokens.counts) == (tuple("0123456789"), {"train": 1437, "val": 360})
     flags = [f"--config.data.source=tokens:{folder}", "--config.train.steps=2"]

@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pytest
 from PIL import Image
+from shapes import data_config
 
-from bsq_jax.data.pipeline import DataConfig, train_batches
+from bsq_jax.data.pipeline import train_batches
 from bsq_jax.data.sources import make_source, motion
 from bsq_jax.data.sources.motion import CameraPath, View, channels_of, render
 
@@ -82,7 +83,7 @@ def test_videos_are_the_same_each_time_and_in_one_split():
 
 
 def test_batches_of_motion():
-    config = DataConfig(source="motion", image_size=32, resize=36, eval_resize=36, frames=3)
+    config = data_config(source="motion", image_size=32, resize=36, eval_resize=36, frames=3)
     config = dataclasses.replace(config, cache_mb=8)
     iterator = train_batches(config, global_batch=2, shard_index=0, shard_count=1)
     batch = next(iterator)

@@ -1,143 +1,92 @@
-"""Schedule, clipping, AdamW and averaging. Oracle: closed forms and float64 numpy."""
+"""Schedule, clipping, AdamW and averaging. Oracles: closed forms and numpy in float64."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
+from absl.testing import parameterized
 
-from bsq_jax.config import default_config
+from bsq_jax.config import default_config, finalize
+from bsq_jax.core.sharding import make_mesh
+from bsq_jax.core.trees import leaves
+from bsq_jax.models.transformer import STACK
 from bsq_jax.training.optimizer import (
     clip_each_parameter,
     make_discriminator_optimizer,
     make_optimizer,
     make_schedule,
-    schedule,
     update_ema,
 )
+from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
 
 
-@pytest.mark.parametrize(
-    ("step", "share"),
-    [
-        (0, 0.1),
-        (2500, 0.55),
-        (5000, 1.0),
-        (5000 + 995_000 // 4, 0.5 + 0.25 * (1 + np.cos(np.pi / 4))),
-        (5000 + 995_000 // 2, 0.75),
-        (1_000_000, 0.5),
-        (2_000_000, 0.5),
-    ],
-)
-def test_published_schedule(step, share):
-    rate = schedule(1.024e-4, warmup_steps=5000, warmup_start=0.1, steps=1_000_000, final=0.5)
-    np.testing.assert_allclose(rate(jnp.int32(step)), 1.024e-4 * share, rtol=1e-5)
+def config_of(steps=1_000_000, **optimizer):
+    config = tiny.get_config()
+    config.train.steps = steps
+    config.optimizer.update(learning_rate=0.01, **optimizer)
+    return finalize(config)
 
 
-def test_no_warm_up_starts_at_the_peak():
-    rate = schedule(0.3, warmup_steps=0, warmup_start=0.1, steps=10, final=0.0)
-    np.testing.assert_allclose(rate(jnp.int32(0)), 0.3, rtol=1e-6)
-    np.testing.assert_allclose(rate(jnp.int32(10)), 0, atol=1e-7)
+def steady(**optimizer):
+    """A config with a steady rate of 0.01."""
+    settings = {"warmup_steps": 0, "final": 1.0, "weight_decay": 0.1}
+    return config_of(**{**settings, **optimizer})
 
 
-def test_schedule_of_a_config():
-    config = default_config()
-    config.optimizer.update(learning_rate=0.2, warmup_steps=10, warmup_start=0.5, final=0.1)
-    config.train.steps = 30
-    rate = make_schedule(config)
-    shares = [rate(jnp.int32(step)) / 0.2 for step in (0, 5, 10, 20, 30)]
-    np.testing.assert_allclose(shares, [0.5, 0.75, 1, 0.55, 0.1], rtol=1e-5)
+@pytest.fixture(scope="module")
+def params():
+    """Parameters of a small tokenizer with two layers in each half, on the host."""
+    config = tiny.get_config()
+    config.model.update(layers=2)
+    task = make_tokenizer_task(finalize(config))
+    return jax.device_get(task.init_state(make_mesh(devices=jax.devices()[:1])).params)
 
 
-def test_clipping_counts_each_parameter_and_each_stacked_layer():
-    rng = np.random.default_rng(0)
-    large = rng.normal(size=(3, 4)) * 10
-    stacked = rng.normal(size=(3, 5, 2)) * np.array([0.01, 1.0, 100.0])[:, None, None]
-    small = np.full(4, 0.1)
-    gradients = {
-        "head": {"kernel": large, "bias": small},
-        "blocks": {"mlp": {"kernel": stacked}},
-    }
-    gradients = jax.tree.map(lambda g: jnp.asarray(g, jnp.float32), gradients)
-    clipped, _ = clip_each_parameter(1.0).update(gradients, None)
-    np.testing.assert_allclose(clipped["head"]["kernel"], large / np.linalg.norm(large), rtol=1e-5)
-    np.testing.assert_array_equal(clipped["head"]["bias"], gradients["head"]["bias"])
-    norms = np.linalg.norm(stacked.reshape(3, -1), axis=1)
-    wanted = stacked / np.maximum(norms, 1)[:, None, None]
-    assert norms[0] < 1 < norms[1]
-    np.testing.assert_allclose(clipped["blocks"]["mlp"]["kernel"], wanted, rtol=1e-5)
+def random_like(params, seed, scale=1.0):
+    """Normal numbers, float64, in the shape of some parameters."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape) * scale, params)
 
 
-def test_clipping_leaves_zero_gradients_alone():
-    clipped, _ = clip_each_parameter(1.0).update({"bias": jnp.zeros(3)}, None)
-    assert clipped["bias"].tolist() == [0, 0, 0]
+def single(tree):
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), tree)
 
 
-def config_of(**optimizer):
-    config = default_config()
-    config.optimizer.update(
-        learning_rate=0.01, warmup_steps=0, final=1.0, weight_decay=0.1, **optimizer
+# --- schedule ---
+
+
+def closed_form(step, *, warmup_steps, warmup_start, steps, final):
+    """Share of the peak at a step, in float64."""
+    if step < warmup_steps:
+        return warmup_start + (1 - warmup_start) * step / warmup_steps
+    progress = min((step - warmup_steps) / max(steps - warmup_steps, 1), 1.0)
+    return final + (1 - final) * 0.5 * (1 + np.cos(np.pi * progress))
+
+
+class ScheduleTest(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    @parameterized.named_parameters(
+        ("published", 5000, 0.1, 1_000_000, 0.5),
+        ("from_half_to_a_tenth", 10, 0.5, 30, 0.1),
+        ("to_zero", 3, 0.0, 30, 0.0),
+        ("without_warm_up", 0, 0.1, 10, 0.5),
+        ("warm_up_alone", 10, 0.1, 10, 0.5),
+        ("longer_warm_up_than_the_run", 5000, 0.1, 20, 0.5),
     )
-    return config
-
-
-def parameters():
-    names = ("kernel", "bias", "scale", "spatial")
-    return {"blocks": {name: jnp.full((2, 3), i + 1.0) for i, name in enumerate(names)}}
-
-
-@pytest.mark.parametrize("decay_all", [False, True])
-def test_only_matrices_decay_unless_all_do(decay_all):
-    params = parameters()
-    optimizer = make_optimizer(config_of(decay_all=decay_all))
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
-    for name, update in updates["blocks"].items():
-        decays = decay_all or name == "kernel"
-        wanted = -0.01 * 0.1 * params["blocks"][name] if decays else 0 * params["blocks"][name]
-        np.testing.assert_allclose(update, wanted, rtol=1e-6, err_msg=name)
-
-
-@pytest.mark.parametrize("clip", ["none", "global", "parameter"])
-def test_three_steps_of_adamw_against_numpy(clip):
-    rng = np.random.default_rng(0)
-    params = {"kernel": rng.normal(size=(4, 3)), "bias": rng.normal(size=3)}
-    gradients = [jax.tree.map(lambda p: rng.normal(size=p.shape) * 2, params) for _ in range(3)]
-    optimizer = make_optimizer(config_of(clip=clip, clip_norm=1.5))
-    ours = jax.tree.map(lambda p: jnp.asarray(p, jnp.float32), params)
-    state = optimizer.init(ours)
-    for gradient in gradients:
-        updates, state = jax.jit(optimizer.update)(
-            jax.tree.map(lambda g: jnp.asarray(g, jnp.float32), gradient), state, ours
-        )
-        ours = jax.tree.map(jnp.add, ours, updates)
-
-    m = jax.tree.map(np.zeros_like, params)
-    v = jax.tree.map(np.zeros_like, params)
-    for count, gradient in enumerate(gradients, start=1):
-        whole = np.sqrt(sum(np.sum(g**2) for g in gradient.values()))
-        for name in params:
-            norm = {"none": 0.0, "global": whole, "parameter": np.linalg.norm(gradient[name])}[clip]
-            g = gradient[name] * min(1.0, 1.5 / max(norm, 1e-30))
-            m[name] = 0.9 * m[name] + 0.1 * g
-            v[name] = 0.99 * v[name] + 0.01 * g**2
-            step = m[name] / (1 - 0.9**count) / (np.sqrt(v[name] / (1 - 0.99**count)) + 1e-8)
-            decay = 0.1 * params[name] if name == "kernel" else 0.0
-            params[name] = params[name] - 0.01 * (step + decay)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), ours, params)
-
-
-@pytest.mark.parametrize(("step", "rate"), [(0, 0.9), (90, 9 / 100), (10**7, 0.001)])
-def test_averaging(step, rate):
-    """The decay is min(0.999, (1 + step) / (10 + step))."""
-    average, params = {"a": jnp.array([1.0, -2.0])}, {"a": jnp.array([3.0, 4.0])}
-    moved = update_ema(average, params, jnp.int32(step), 0.999)
-    np.testing.assert_allclose(moved["a"], [1 + 2 * rate, -2 + 6 * rate], rtol=1e-5)
-    steady = update_ema(average, params, jnp.int32(step), 0.999, warmup=False)
-    np.testing.assert_allclose(steady["a"], [1.002, -1.994], rtol=1e-5)
+    def test_every_step_against_the_closed_form(self, warmup_steps, warmup_start, steps, final):
+        settings = {"warmup_steps": warmup_steps, "warmup_start": warmup_start, "final": final}
+        rate = self.variant(make_schedule(config_of(steps, **settings)))
+        last = max(steps, warmup_steps + 1)
+        middle = {warmup_steps // 2, warmup_steps, last // 3}
+        for step in {*range(4), *middle, last - 1, last, 2 * last}:
+            wanted = 0.01 * closed_form(step, steps=steps, **settings)
+            np.testing.assert_allclose(rate(jnp.int32(step)), wanted, rtol=2e-6, atol=2e-9)
 
 
 @pytest.mark.parametrize("late", [0, 80])
-def test_the_discriminators_schedule_is_laid_out_over_the_steps_that_it_plays(late):
+def test_the_discriminators_schedule_is_laid_out_over_the_steps_that_it_is_trained(late):
     """Adam of a steady gradient moves by the rate: a cosine from 1 to 0.2 over these steps."""
     config = default_config()
     config.train.steps, config.loss.adversarial_start = 100, late
@@ -151,3 +100,110 @@ def test_the_discriminators_schedule_is_laid_out_over_the_steps_that_it_plays(la
         moved.append(-float(updates["kernel"]))
     progress = np.linspace(0, 1, 101 - late)
     np.testing.assert_allclose(moved, 0.2 + 0.4 * (1 + np.cos(np.pi * progress)), rtol=1e-4)
+
+
+# --- clipping ---
+
+
+def clipped_one_by_one(gradients, max_norm):
+    """Each parameter's gradient at most that long, in float64; a stacked layer by itself."""
+
+    def clip(path, gradient):
+        if any(getattr(entry, "key", None) == STACK for entry in path):
+            return np.stack([clip((), layer) for layer in gradient])
+        return gradient * min(1.0, max_norm / max(np.linalg.norm(gradient), 1e-30))
+
+    return jax.tree_util.tree_map_with_path(clip, gradients)
+
+
+def test_clipping_counts_each_parameter_and_each_stacked_layer(params):
+    gradients = random_like(params, 0)
+    # The two layers of a stack differ in length, so that one is clipped and one is not.
+    stacked = [name for name in leaves(gradients) if f"/{STACK}/" in name]
+    assert stacked
+    for name, leaf in leaves(gradients).items():
+        if name in stacked:
+            leaf[0] *= 0.5 / np.linalg.norm(leaf[0])
+    clipped, _ = jax.jit(clip_each_parameter(1.0).update)(single(gradients), None)
+    wanted = clipped_one_by_one(gradients, 1.0)
+    chex.assert_trees_all_close(clipped, wanted, rtol=1e-5, atol=1e-8)
+    for name in stacked:
+        np.testing.assert_array_equal(leaves(clipped)[name][0], leaves(single(gradients))[name][0])
+        assert np.linalg.norm(leaves(clipped)[name][1]) < np.linalg.norm(leaves(gradients)[name][1])
+
+
+def test_clipping_leaves_zero_gradients_alone(params):
+    zeros = jax.tree.map(np.zeros_like, params)
+    clipped, _ = jax.jit(clip_each_parameter(1.0).update)(zeros, None)
+    chex.assert_tree_all_finite(clipped)
+    chex.assert_trees_all_equal(clipped, zeros)
+
+
+# --- AdamW ---
+
+
+@pytest.mark.parametrize("decay_all", [False, True])
+def test_only_matrices_decay_unless_all_do(params, decay_all):
+    """Which those are is in test_decay.py; here all of a model's parameters are random."""
+    values = single(random_like(params, 1))
+    optimizer = make_optimizer(steady(decay_all=decay_all))
+    zeros = jax.tree.map(np.zeros_like, values)
+    updates, _ = jax.jit(optimizer.update)(zeros, optimizer.init(values), values)
+    decayed = 0
+    for name, update in leaves(updates).items():
+        decays = decay_all or name.endswith("/kernel")
+        wanted = -0.01 * 0.1 * leaves(values)[name] if decays else np.zeros_like(update)
+        np.testing.assert_allclose(update, wanted, rtol=1e-5, err_msg=name)
+        decayed += decays
+    assert 0 < decayed < len(leaves(updates)) or decay_all
+
+
+@pytest.mark.parametrize("clip", ["none", "global", "parameter"])
+def test_three_steps_of_adamw_against_numpy(params, clip):
+    exact = jax.tree.map(np.float64, params)
+    gradients = [random_like(params, seed, 2.0) for seed in range(3)]
+    optimizer = make_optimizer(steady(clip=clip, clip_norm=1.5))
+    update = jax.jit(optimizer.update)
+    ours, state = single(exact), optimizer.init(single(exact))
+    for gradient in gradients:
+        updates, state = update(single(gradient), state, ours)
+        ours = jax.tree.map(np.add, ours, jax.device_get(updates))
+
+    m, v = (jax.tree.map(np.zeros_like, exact) for _ in range(2))
+    decays = jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", exact)
+    for count, gradient in enumerate(gradients, start=1):
+        whole = np.sqrt(sum(np.sum(g**2) for g in jax.tree.leaves(gradient)))
+        g = {
+            "none": lambda g: g,
+            "global": lambda g, whole=whole: jax.tree.map(lambda x: x * min(1.0, 1.5 / whole), g),
+            "parameter": lambda g: clipped_one_by_one(g, 1.5),
+        }[clip](gradient)
+        m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, m, g)
+        v = jax.tree.map(lambda v, g: 0.99 * v + 0.01 * g**2, v, g)
+
+        def step(p, m, v, decay, count=count):
+            adam = m / (1 - 0.9**count) / (np.sqrt(v / (1 - 0.99**count)) + 1e-8)
+            return p - 0.01 * (adam + 0.1 * p * decay)
+
+        exact = jax.tree.map(step, exact, m, v, decays)
+    chex.assert_trees_all_close(ours, exact, rtol=1e-5, atol=1e-6)
+
+
+# --- averaging ---
+
+
+class AveragingTest(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True, with_device=True)
+    @parameterized.parameters((0, 0.9), (90, 9 / 100), (10**7, 0.001))
+    def test_averaging(self, step, rate):
+        """The decay is min(0.999, (1 + step) / (10 + step)), and 0.999 without warm-up."""
+        average, params = {"a": np.float32([1.0, -2.0])}, {"a": np.float32([3.0, 4.0])}
+        moved, steady = (
+            self.variant(lambda *x, warmup=warmup: update_ema(*x, 0.999, warmup=warmup))(
+                average, params, np.int32(step)
+            )
+            for warmup in (True, False)
+        )
+        chex.assert_trees_all_close(moved, {"a": np.array([1 + 2 * rate, 6 * rate - 2])}, rtol=1e-5)
+        chex.assert_trees_all_close(steady, {"a": np.array([1.002, -1.994])}, rtol=1e-5)
+        chex.assert_trees_all_equal_dtypes(moved, average)

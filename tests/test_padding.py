@@ -8,14 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from small_task import tokenizer_task
 from video_files import LOSSLESS, write_video
 
-from bsq_jax.cli.tokenize import tokenize
 from bsq_jax.config import default_config, finalize
 from bsq_jax.core.sharding import make_mesh, to_global
 from bsq_jax.data.factory import make_data_config
 from bsq_jax.data.pipeline import eval_batches
 from bsq_jax.data.tokens import token_batches
+from bsq_jax.inference.token_sets import tokenize
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.models.attention import choice as attention_choice
 from bsq_jax.models.attention.causality import Causality
@@ -23,7 +24,6 @@ from bsq_jax.models.attention.self_attention import attend
 from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
 from bsq_jax.quantizers import BinarySphericalQuantizer
-from bsq_jax.training.tasks.tokenizer import TokenizerTask
 
 FRAMES, SIDE = 5, 16
 LENGTHS = np.array([3, 5], np.int32)
@@ -112,7 +112,9 @@ def test_padding_gets_no_gradient(implementation, window):
 
 
 def task_of(causality, window):
-    return TokenizerTask(model_of(causality, window), optax.sgd(0.1), optax.constant_schedule(0.1))
+    return tokenizer_task(
+        model_of(causality, window), entropy_weight=optax.linear_schedule(0.3, 0.1, 2000)
+    )
 
 
 @pytest.mark.parametrize(("causality", "window"), [("full", 0), ("block_causal", 2)])

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import tiny
 from one_step import one_step
+from shapes import data_config
 
+from bsq_jax import cli
 from bsq_jax import main as module
-from bsq_jax.cli import tokenize
 from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import make_mesh
-from bsq_jax.data.pipeline import DataConfig, eval_batches
+from bsq_jax.data.pipeline import eval_batches
 from bsq_jax.data.tokens import read_description, token_batches
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.media.pictures import save_png
@@ -26,7 +27,6 @@ from bsq_jax.training.recipes.prior import PriorRecipe
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 PRIOR = """
 import tiny
-from one_step import one_step
 
 def get_config(argument=""):
     return tiny.get_prior("{tokenizer}", **{changes})
@@ -170,13 +170,13 @@ def test_a_prior_is_no_tokenizer(trained, config_file, tmp_path):
 def tokens(tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokens") / "set"
     flags = ["--model", str(tokenizer), "--examples", "24", "--quiet"]
-    assert tokenize.main([str(folder), *flags]) == 0
+    assert cli.main(["tokenize", str(folder), *flags]) == 0
     return folder
 
 
 def test_a_token_set_holds_what_the_tokenizer_makes(tokens, tokenizer):
     described = read_description(tokens)
-    data = DataConfig(source="synthetic", image_size=16, resize=16, eval_resize=16, threads=0)
+    data = data_config(source="synthetic", image_size=16, resize=16, eval_resize=16, threads=0)
     alone = {"global_batch": 8, "shard_index": 0, "shard_count": 1}
     count = 0
     batches = token_batches(described, "val", data, **alone)
@@ -250,17 +250,17 @@ def test_damaged_and_foreign_token_sets(tokens, config_file, trained, tmp_path):
     [
         (("--examples", "-1"), "--examples -1"),
         (("--config.data.sorce=x",), "did you mean data.source"),
-        (("--what",), "is no flag"),
+        (("--what",), "unknown flag --what"),
     ],
 )
 def test_tokenize_mistakes(tokenizer, tmp_path, capsys, words, said):
-    assert tokenize.main([str(tmp_path / "x"), "--model", str(tokenizer), *words]) == 2
+    assert cli.main(["tokenize", str(tmp_path / "x"), "--model", str(tokenizer), *words]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
 
 
 def test_tokenize_overwrites_only_when_told(tokens, tokenizer, capsys):
-    assert tokenize.main([str(tokens), "--model", str(tokenizer)]) == 2
+    assert cli.main(["tokenize", str(tokens), "--model", str(tokenizer)]) == 2
     assert "--force" in capsys.readouterr().err
 
 
@@ -272,10 +272,10 @@ def test_a_set_that_is_not_finished_leaves_the_one_before(tokens, tokenizer, tmp
         (broken / f"{number}.png").write_bytes(b"no picture")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     words = [str(folder), "--force", "--model", str(tokenizer), "--examples", "9", "--quiet"]
-    assert tokenize.main([*words, f"--config.data.val_source=folder:{broken}"]) == 2
+    assert cli.main(["tokenize", *words, f"--config.data.val_source=folder:{broken}"]) == 2
     assert "broken" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    assert tokenize.main(words) == 0
+    assert cli.main(["tokenize", *words]) == 0
     assert read_description(folder).counts == {"train": 9, "val": 64}
     assert {path.name for path in folder.iterdir()} == set(before)
 
@@ -288,11 +288,11 @@ def test_a_set_of_pictures_has_one_frame_and_classes_of_training(tokenizer, tmp_
     data = {"source": "tr", "val_source": "va"}
     flags = [f"--config.data.{key}=folder:{tmp_path}/{place}" for key, place in data.items()]
     words = [str(tmp_path / "set"), "--model", str(tokenizer), "--quiet"]
-    assert tokenize.main([*words, "--config.data.frames=5", *flags]) == 0
+    assert cli.main(["tokenize", *words, "--config.data.frames=5", *flags]) == 0
     described = read_description(tmp_path / "set")
     assert (described.frames, described.made["frames"]) == (1, 1)
     assert described.classes == ("cat", "dog", "fish")
-    asked = DataConfig(labels=True, threads=0)
+    asked = data_config(labels=True, threads=0)
     alone = {"global_batch": 2, "shard_index": 0, "shard_count": 1}
     (batch,) = token_batches(described, "val", asked, **alone)
     assert batch["label"].tolist() == [1, 2]

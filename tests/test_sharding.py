@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import PartitionSpec
+from small_task import tokenizer_task
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.once import say_once
@@ -24,7 +25,6 @@ from bsq_jax.core.sharding import (
 from bsq_jax.core.trees import leaves
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
 from bsq_jax.quantizers import BinarySphericalQuantizer
-from bsq_jax.training.tasks.tokenizer import TokenizerTask
 
 
 def test_mesh_sizes():
@@ -100,12 +100,8 @@ def test_axes_that_do_not_divide_stay_whole():
 def test_the_tokenizer_and_its_optimiser_are_really_split():
     mesh = make_mesh(2, 2, 2)
     shape = TokenizerShape(16, 16, 2, 8, bits=6, width=16, layers=2, heads=2, head_hidden=32)
-    task = TokenizerTask(
-        TokenizerModel(shape, BinarySphericalQuantizer()),
-        optax.adamw(1e-3),
-        optax.constant_schedule(1e-3),
-        ema_decay=0.9,
-    )
+    model = TokenizerModel(shape, BinarySphericalQuantizer())
+    task = tokenizer_task(model, optimizer=optax.adamw(1e-3), ema_decay=0.9)
     state = task.init_state(mesh)
     params = leaves(state.params)
     pieces = {name: leaf.addressable_shards[0].data.shape for name, leaf in params.items()}

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 from video_files import write_video
 
-from bsq_jax.cli.score import Pictures
 from bsq_jax.core.errors import UserError
 from bsq_jax.data import sources, transforms
 from bsq_jax.data.decoding.footage import open_footage
 from bsq_jax.data.input_files import find_inputs
 from bsq_jax.data.sources import embedded, folders, make_source
+from bsq_jax.evaluation.picture_set import PictureSet
 
 
 def encode(pixels, file_format="PNG"):
@@ -371,12 +371,12 @@ def test_other_commands_name_what_they_skip(tmp_path, caplog):
     fill(tmp_path, ["a.png"])
     (tmp_path / "b.heic").write_bytes(b"x")
     with caplog.at_level("WARNING"):
-        assert len(find_inputs([str(tmp_path)])) == 1  # of bsq_jax.cli.rd
-        assert len(Pictures(tmp_path)) == 1  # of bsq_jax.cli.score
+        assert len(find_inputs([str(tmp_path)])) == 1  # of bsq-jax rd
+        assert len(PictureSet(tmp_path)) == 1  # of bsq-jax score
     message = f"{tmp_path}: skipped 1 file of a kind that is not read: .heic (1)"
     assert caplog.messages == [message]
     (tmp_path / "a.png").unlink()
-    for opens in (lambda: find_inputs([str(tmp_path)]), lambda: Pictures(tmp_path)):
+    for opens in (lambda: find_inputs([str(tmp_path)]), lambda: PictureSet(tmp_path)):
         with pytest.raises(UserError, match=r"it holds 1 file of a kind that is not read: \.heic"):
             opens()
 

@@ -4,10 +4,11 @@ import errno
 
 import numpy as np
 import pytest
+from shapes import data_config
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.data import pipeline, retry
-from bsq_jax.data.pipeline import DataConfig, eval_batches, eval_examples
+from bsq_jax.data.pipeline import eval_batches, eval_examples
 from bsq_jax.data.reader import FrameCache, Reader
 from bsq_jax.data.records import Record
 
@@ -80,7 +81,7 @@ def test_too_many_are_broken_whatever_the_reason():
 
 def tiles(monkeypatch, source, **changes):
     monkeypatch.setattr(pipeline, "open_source", lambda config, split: source)
-    config = DataConfig(
+    config = data_config(
         **{"image_size": 4, "resize": 8, "eval_resize": 8, "eval_crop": "tiles", "threads": 0},
         **{"max_broken": 1.0, **changes},
     )

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from shapes import data_config
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.data.settings import DataConfig
 from bsq_jax.data.tokens import (
     TokenSet,
     measured,
@@ -33,7 +33,7 @@ def folder(tmp_path):
 
 
 def read(folder, **settings):
-    asked = DataConfig(threads=0, **settings)
+    asked = data_config(threads=0, **settings)
     (batch,) = token_batches(read_description(folder), "val", asked, **ALONE)
     return batch["bits"]
 
@@ -61,7 +61,7 @@ def test_a_class_without_a_name_is_refused_where_classes_are_asked_for(folder):
 
 
 def test_reports_do_not_guess_how_an_old_set_was_made(folder):
-    told = measured(DataConfig(eval_resize=99, frames=7), read_description(folder))
+    told = measured(data_config(eval_resize=99, frames=7), read_description(folder))
     assert told["source"] == f"tokens:{folder}"
     assert (told["made_from"], told["resize"], told["frames"]) == ("photos", None, None)
     assert "not recorded" in " ".join(measured_words(told))

@@ -13,9 +13,7 @@ import numpy as np
 import pytest
 from einops import rearrange
 
-from bsq_jax.models.linear import product
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape, patchify, unpatchify
-from bsq_jax.models.transformer import LayerNorm
 from bsq_jax.quantizers import BinarySphericalQuantizer
 from bsq_jax.quantizers.bits import to_group_indices
 from bsq_jax.quantizers.bsq import to_sphere
@@ -90,43 +88,6 @@ def test_golden_stages(golden_stages):
 def test_golden_reconstruction_is_clamped_and_ours_in_training_is_not(golden_stages):
     ours, _ = golden_stages
     np.testing.assert_allclose(ours["recon"], np.clip(ours["output"], -1, 1), atol=1e-6)
-
-
-def test_layer_norm_against_numpy_and_whatever_follows():
-    x = np.random.default_rng(0).normal(3, 2, (4, 75, 40))
-    scale, bias = np.random.default_rng(1).normal(size=(2, 40))
-    wanted = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
-    params = {"params": {"scale": np.float32(scale), "bias": np.float32(bias)}}
-    apply = jax.jit(LayerNorm().apply)
-    whole = apply(params, np.float32(x))
-    np.testing.assert_allclose(whole, wanted * scale + bias, atol=2e-5)
-    for rows in (1, 2):  # an odd number of tokens
-        np.testing.assert_array_equal(apply(params, np.float32(x[:rows])), whole[:rows])
-    low = LayerNorm(jnp.dtype(jnp.bfloat16)).apply(params, jnp.asarray(x, jnp.bfloat16))
-    assert low.dtype == jnp.bfloat16
-    np.testing.assert_allclose(np.asarray(low, np.float32), wanted * scale + bias, atol=0.1)
-
-
-def test_products_in_16_bits_have_the_gradient_of_plain_ones():
-    rng = np.random.default_rng(0)
-    x, weight = (rng.normal(size=size) for size in ((2, 3, 8), (8, 2, 4)))
-    dimensions = (((2,), (0,)), ((), ()))
-
-    def made(dot, dtype):
-        def f(x, weight):
-            return jnp.sum(jnp.sin(dot(x, weight, dimensions).astype(jnp.float32)))
-
-        rows = jnp.asarray(x, dtype), jnp.asarray(weight, dtype)
-        return dot(*rows, dimensions), *jax.jit(jax.grad(f, argnums=(0, 1)))(*rows)
-
-    exact = np.einsum("abk,kcd->abcd", x, weight)
-    for dtype, tolerance in ((jnp.float32, 1e-5), (jnp.bfloat16, 0.03)):
-        out, *gradients = made(product, dtype)
-        assert out.dtype == dtype
-        np.testing.assert_allclose(np.asarray(out, np.float64), exact, atol=tolerance)
-        for ours, plain in zip(gradients, made(jax.lax.dot_general, dtype)[1:], strict=True):
-            assert ours.dtype == dtype
-            np.testing.assert_allclose(*(np.float32(g) for g in (ours, plain)), atol=3 * tolerance)
 
 
 def test_parameter_count_of_the_published_size():

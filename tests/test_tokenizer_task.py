@@ -13,28 +13,33 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from small_task import tokenizer_task
 
 from bsq_jax.config import default_config
 from bsq_jax.core.clips import real_frames, weighted_mean
 from bsq_jax.core.pixels import to_float
 from bsq_jax.core.sharding import batch_sharding, make_mesh, replicated, to_global
 from bsq_jax.core.trees import leaves
+from bsq_jax.losses import L1, L2
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
 from bsq_jax.quantizers import BinarySphericalQuantizer
 from bsq_jax.training.accumulate import over_micro_batches
 from bsq_jax.training.state import TrainState
-from bsq_jax.training.tasks.tokenizer import LossWeights, TokenizerTask, make_tokenizer_task
+from bsq_jax.training.tasks import step_metrics
+from bsq_jax.training.tasks.tokenizer import TokenizerTask, make_tokenizer_task
 
 SHAPE = TokenizerShape(16, 16, 1, 8, bits=6, width=16, layers=2, heads=2, head_hidden=32)
 VIDEO = dataclasses.replace(SHAPE, frames=3, layers=1, head_hidden=0)
 LENGTHS = (2, 3, 2, 3, 3, 2, 3, 2)  # of clips
-ALL_TERMS = LossWeights(l1=1.0, l2=0.5, entropy=0.1, entropy_ramp_steps=10)
+ALL_TERMS = {
+    "losses": (L1(1.0), L2(0.5)),
+    "entropy_weight": optax.linear_schedule(0.3, 0.1, 10),
+}
 
 
 def make_task(shape=SHAPE, **fields) -> TokenizerTask:
-    optimizer = fields.pop("optimizer", optax.sgd(0.1))
     model = TokenizerModel(shape, BinarySphericalQuantizer(3, commitment_weight=0.25))
-    return TokenizerTask(model, optimizer, optax.constant_schedule(0.1), **fields)
+    return tokenizer_task(model, **fields)
 
 
 def photographs(step: int, count: int = 16) -> dict[str, np.ndarray]:
@@ -98,12 +103,12 @@ def train(task: TokenizerTask, mesh, steps: int = 3, batch=photographs):
 
 @functools.cache
 def on_one_device():
-    return train(make_task(weights=ALL_TERMS, ema_decay=0.9), one_device())
+    return train(make_task(**ALL_TERMS, ema_decay=0.9), one_device())
 
 
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 4, 1), (2, 2, 2)])
 def test_many_devices_do_what_one_does(sizes):
-    state, metrics = train(make_task(weights=ALL_TERMS, ema_decay=0.9), make_mesh(*sizes))
+    state, metrics = train(make_task(**ALL_TERMS, ema_decay=0.9), make_mesh(*sizes))
     wanted_state, wanted_metrics = on_one_device()
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
@@ -134,9 +139,9 @@ def test_the_start_is_the_same_on_every_mesh():
 
 def test_accumulated_gradients_are_those_of_the_big_batch():
     """Without the entropy, whose codebook term is not a mean over examples."""
-    weights = LossWeights(l1=1.0, l2=0.5, entropy=0.0)
-    state, metrics = train(make_task(weights=weights, accumulate=2), make_mesh(8, 1, 1), 2)
-    wanted, wanted_metrics = train(make_task(weights=weights), one_device(), 2)
+    losses = (L1(1.0), L2(0.5))
+    state, metrics = train(make_task(losses=losses, accumulate=2), make_mesh(8, 1, 1), 2)
+    wanted, wanted_metrics = train(make_task(losses=losses), one_device(), 2)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.params, wanted.params
     )
@@ -145,7 +150,8 @@ def test_accumulated_gradients_are_those_of_the_big_batch():
 
 
 def test_the_loss_is_its_weighted_terms_with_the_ramp():
-    task = make_task(weights=LossWeights(l1=0.7, l2=0.4, entropy=0.1, entropy_ramp_steps=2000))
+    ramp = optax.linear_schedule(0.3, 0.1, 2000)
+    task = make_task(losses=(L1(0.7), L2(0.4)), entropy_weight=ramp)
     params = first_params()
     pixels = to_float(jnp.asarray(photographs(0)["pixels"]))
     gradients = jax.jit(task.gradients)
@@ -159,7 +165,7 @@ def test_the_loss_is_its_weighted_terms_with_the_ramp():
 
 def test_a_step_in_full():
     """What it reports, what it averages, and that the old state's memory is given up."""
-    task = make_task(weights=ALL_TERMS, ema_decay=0.9)
+    task = make_task(**ALL_TERMS, ema_decay=0.9)
     step, state = compile_step(task, make_mesh(8, 1, 1))
     before = start(task, one_device())
     after, metrics = step(state, to_global(photographs(0), make_mesh(8, 1, 1)), {})
@@ -233,13 +239,13 @@ def test_evaluation_measures_each_example_in_bytes():
 @functools.cache
 def gradients_of_clips():
     """The gradients of a video model's task with all terms, on one device."""
-    task = make_task(VIDEO, weights=ALL_TERMS)
+    task = make_task(VIDEO, **ALL_TERMS)
     run = jax.jit(task.gradients)
 
     def gradients(pixels, frames):
         pixels = to_float(jnp.asarray(pixels))
         found, _, metrics = run(first_params(VIDEO), None, pixels, frames, jnp.int32(0), {})
-        return jax.device_get((found, task.finish(metrics)))
+        return jax.device_get((found, step_metrics.finish(metrics)))
 
     return gradients
 
@@ -289,7 +295,7 @@ def test_what_padding_holds_has_no_influence():
 
 
 def test_clips_of_several_lengths_on_many_devices():
-    ours, values = train(make_task(VIDEO, weights=ALL_TERMS), make_mesh(4, 2, 1), 1, clips)
+    ours, values = train(make_task(VIDEO, **ALL_TERMS), make_mesh(4, 2, 1), 1, clips)
     gradients, wanted = gradients_of_clips()(**clips(0))
     moved = jax.tree.map(lambda p, g: p - 0.1 * g, first_params(VIDEO), gradients)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), ours.params, moved)

@@ -12,7 +12,7 @@ import pytest
 from bsq_jax.core.errors import NonFiniteError
 from bsq_jax.core.sharding import make_mesh, replicate
 from bsq_jax.training.loop import AHEAD, StopSignal, train
-from bsq_jax.training.state import Adversary, TrainState
+from bsq_jax.training.state import DiscriminatorState, TrainState
 
 
 class Counting:
@@ -201,7 +201,7 @@ class Descending(Counting):
     def new_state(self, mesh):
         params = {"w": np.ones(3, np.float32)}
         opt_state = self._optimizer.init(params)
-        second = Adversary(params, opt_state, np.zeros(2, np.float32), np.float32(0))
+        second = DiscriminatorState(params, opt_state, np.zeros(2, np.float32), np.float32(0))
         return jax.tree.map(
             jnp.copy, replicate(TrainState(np.int32(0), params, params, opt_state, second), mesh)
         )

@@ -19,12 +19,14 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.core.rng import stream_key
 from bsq_jax.core.sharding import batch_sharding, make_mesh
 from bsq_jax.inference.tokenizer import Tokenizer
+from bsq_jax.losses import L1, L2
 from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
 from bsq_jax.models.tokenizer import TokenizerShape
 from bsq_jax.quantizers.bits import to_corners
 from bsq_jax.training.accumulate import over_micro_batches
 from bsq_jax.training.tasks.prior import make_prior_task
-from bsq_jax.training.tasks.tokenizer import LossWeights, draw_kept, keep_bits, make_tokenizer_task
+from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
+from bsq_jax.training.tasks.variable_bits import draw_kept, keep_bits
 
 
 def config_of(min_bits):
@@ -99,7 +101,9 @@ def prior_task(tokenizer):
 def tokenizer_task(_):
     # Without the entropy, whose codebook term is not a mean over examples.
     return dataclasses.replace(
-        make_tokenizer_task(config_of(2)), weights=LossWeights(l1=1.0, l2=0.5, entropy=0.0)
+        make_tokenizer_task(config_of(2)),
+        losses=(L1(1.0), L2(0.5)),
+        entropy_weight=optax.constant_schedule(0.0),
     )
 
 

@@ -1,249 +1,61 @@
-"""Checkpoints of the published PyTorch code to exports.
+r"""Writes a checkpoint of the published PyTorch code as an export; PyTorch is not needed.
 
-The file is read without PyTorch, and nothing in it is executed.
+Examples:
+  bsq-jax convert checkpoint.pt my_tokenizer
+  bsq-jax convert checkpoint.pt my_tokenizer --heads 12 --image-size 256x256
+  bsq-jax evaluate --workdir my_tokenizer
+  bsq-jax train --workdir runs/a --config.train.init=my_tokenizer
+
+What shapes cannot tell comes from the config inside the file, or from the two flags. Nothing in the
+file is executed.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import pathlib
 import re
-import sys
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
 
-import numpy as np
-from flax.traverse_util import flatten_dict
-from ml_collections import ConfigDict
-
-from bsq_jax.config import default_config, finalize
-from bsq_jax.config.values import put
+from bsq_jax.cli.command import Command
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
-from bsq_jax.models.factory import make_tokenizer
-from bsq_jax.torch_import.checkpoint_config import Setting, read_settings
-from bsq_jax.torch_import.discriminators import UnknownKindError, from_torch_discriminator
-from bsq_jax.torch_import.tokenizer_layout import from_torch_state, parameter_name
-from bsq_jax.torch_import.torch_file import plain, read_torch_file
-from bsq_jax.training.export import is_export, save_export
-
-USAGE = """\
-what shapes cannot tell comes from the config inside the file, or from the two flags:
-  python -m bsq_jax convert checkpoint.pt my_tokenizer --heads 12 --image-size 256x256
-then evaluate it, or train on:
-  python -m bsq_jax.main --mode evaluate --workdir my_tokenizer
-  python -m bsq_jax.main --workdir runs/a --config.train.init=my_tokenizer
-"""
-# Sets of weights by their key in the checkpoint.
-_STATES = {
-    "raw": "state_dict",
-    "ema": "ema_state_dict",
-    "discriminator": "state_dict_discriminator",
-}
-_BUFFERS = ("basis", "group_basis")  # of the quantiser that is ours too
-_FIRST = "encoder.conv1.weight"
 
 
-class Checkpoint(NamedTuple):
-    """What a file of the published code holds.
-
-    Attributes:
-      states: state dicts by the name of our set; names without those of wrappers.
-      settings: the embedded config as plain containers; empty where there is none.
-      iteration: training steps done, if it says.
-      unused: names of its other entries.
-    """
-
-    states: dict[str, dict[str, Any]]
-    settings: dict[str, Any]
-    iteration: int | None
-    unused: list[str]
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of ``convert``."""
+    parser.add_argument("checkpoint", metavar="CHECKPOINT.pt", help="file of torch.save")
+    parser.add_argument("out", metavar="OUT", help="folder of the export")
+    parser.add_argument("--heads", type=int, metavar="N", help="attention heads")
+    parser.add_argument("--image-size", type=_size, metavar="HxW", help="size in pixels")
+    parser.add_argument("--no-discriminator", action="store_true", help="leave it out")
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Reads a checkpoint, or a bare state dict, of the published code.
+def run(flags: argparse.Namespace) -> int:
+    """Converts, and prints a report."""
+    from bsq_jax.torch_import.convert import convert, report
+    from bsq_jax.training.export import save_export
 
-    Raises:
-      UserError: the file is damaged, or holds something else.
-    """
-    saved = read_torch_file(path)
-    if not isinstance(saved, dict):
-        raise UserError(f"{path} holds a {type(saved).__name__}, not a checkpoint")
-    if any(isinstance(key, str) and parameter_name(key) == _FIRST for key in saved):
-        return Checkpoint({"raw": _state(saved, path, "it")}, {}, None, [])
-    states = {
-        name: _state(saved[key], path, key)
-        for name, key in _STATES.items()
-        if isinstance(saved.get(key), dict) and saved[key]
-    }
-    if {"raw", "ema"}.isdisjoint(states):
-        keys = ", ".join(sorted(map(str, saved))[:8])
-        raise UserError(
-            f"{path} has neither '{_STATES['raw']}' nor '{_STATES['ema']}' nor '{_FIRST}': "
-            f"it is no checkpoint of this model (its keys: {keys})"
-        )
-    settings = plain(saved.get("config"))
-    iteration = saved.get("iter")
-    known = {*_STATES.values(), "config", "iter"}
-    return Checkpoint(
-        states,
-        settings if isinstance(settings, dict) else {},
-        iteration if isinstance(iteration, int) else None,
-        sorted(str(key) for key in saved if key not in known),
-    )
-
-
-def _state(saved: Mapping[Any, Any], path: Any, name: str) -> dict[str, Any]:
-    """A state dict: arrays by their names."""
-    state: dict[str, Any] = {}
-    for key, array in saved.items():
-        if not isinstance(key, str) or not isinstance(array, np.ndarray):
-            raise UserError(f"{path}: {name} has {key!r}, which is no array")
-        if (stripped := parameter_name(key)) in state:
-            raise UserError(f"{path}: {name} has '{stripped}' twice, with and without 'module.'")
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise UserError(f"{path}: {name} has '{key}' with values that are not finite")
-        state[stripped] = array
-    for key in state:
-        inner = key.removeprefix("quantize.")
-        if inner != key and inner not in _BUFFERS:
-            raise UserError(
-                f"{path}: {name} has '{key}': the model has another quantiser than "
-                "binary spherical quantization"
-            )
-    return state
-
-
-def convert(
-    path: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    *,
-    heads: int | None = None,
-    image_size: tuple[int, int] | None = None,
-    discriminator: bool = True,
-) -> str:
-    """Writes a checkpoint of the published code as an export.
-
-    Args:
-      path: the file.
-      out: the export's folder, which does not exist yet, or is empty or an export.
-      heads: attention heads; else what the file's config says, or one for each 64 channels.
-      image_size: (height, width) in pixels; else what the file's config says, or a square.
-      discriminator: whether to take the discriminator too, where there is one.
-
-    Returns:
-      A report: each setting with its value and where it comes from, and what was found.
-
-    Raises:
-      UserError: the file is damaged or of another model, contradicts itself or the arguments, or
-        `out` holds other files. `out` is as it was then.
-    """
-    folder = local_path(out)
+    folder = local_path(flags.out)
     _check_free(folder)
-    checkpoint = read_checkpoint(path)
-    judge: tuple[str, dict[str, int], dict[str, Any]] | None = None
-    weights: dict[str, Any] = {}
-    notes: list[str] = []
-    try:
-        name = _STATES["discriminator"]
-        if "discriminator" in checkpoint.states and discriminator:
-            judge = _discriminator(checkpoint, notes)
-        elif "discriminator" in checkpoint.states:
-            notes.append("discriminator: left out, as --no-discriminator says")
-        name = _STATES["raw" if "raw" in checkpoint.states else "ema"]
-        model_state = checkpoint.states.get("raw") or checkpoint.states["ema"]
-        settings = read_settings(
-            model_state,
-            checkpoint.settings,
-            heads=heads,
-            image_size=image_size,
-            discriminator=judge[:2] if judge else None,
-        )
-        config = _filled(settings.taken)
-        # Checked, but not filled: the rate follows the batch of whatever run starts from here.
-        shape = make_tokenizer(finalize(config)).shape
-        for which in ("raw", "ema"):
-            if which in checkpoint.states:
-                name = _STATES[which]
-                weights[which] = from_torch_state(checkpoint.states[which], shape)
-    except UserError as error:
-        raise UserError(f"{path}, {name}: {error}") from None
-    if judge:
-        weights["discriminator"] = judge[2]
-    origin: dict[str, Any] = {"converted": pathlib.Path(path).name}
-    if checkpoint.iteration is not None:
-        origin["step"] = checkpoint.iteration
-    save_export(folder, config, weights, origin=origin)
-    notes += settings.notes
-    unused = checkpoint.unused + [f"config.{key}" for key in settings.unused]
-    return _report(folder, settings.taken, weights, checkpoint.iteration, notes, unused)
+    converted = convert(
+        flags.checkpoint,
+        heads=flags.heads,
+        image_size=flags.image_size,
+        discriminator=not flags.no_discriminator,
+    )
+    save_export(folder, converted.config, converted.weights, origin=converted.origin)
+    print(f"{report(converted)}\nexport: {folder}")
+    return 0
 
 
 def _check_free(folder: pathlib.Path) -> None:
     """Refuses a folder whose files an export would replace."""
+    from bsq_jax.training.export import is_export
+
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: give a folder for the export")
     if folder.is_dir() and any(folder.iterdir()) and not is_export(folder):
         raise UserError(f"{folder} holds other files: give a new folder for the export")
-
-
-def _discriminator(
-    checkpoint: Checkpoint, notes: list[str]
-) -> tuple[str, dict[str, int], dict[str, Any]] | None:
-    try:
-        return from_torch_discriminator(checkpoint.states["discriminator"])
-    except UnknownKindError:  # such as PatchGAN, which has statistics that ours has not
-        notes.append("discriminator: left out, its kind is not one that can be converted")
-        return None
-    except UserError as error:
-        raise UserError(f"{error} (--no-discriminator leaves it out)") from None
-
-
-def _filled(taken: Sequence[Setting]) -> ConfigDict:
-    """The published config with what was taken; derived values are left to be derived."""
-    config = default_config()
-    for setting in taken:
-        try:
-            put(config, setting.key, setting.value)
-        except TypeError as error:
-            raise UserError(
-                f"{setting.key} is {setting.value!r} ({setting.source}): it must be {error}"
-            ) from None
-    return config
-
-
-def _report(
-    folder: pathlib.Path,
-    taken: Sequence[Setting],
-    weights: Mapping[str, Any],
-    iteration: int | None,
-    notes: Sequence[str],
-    unused: Sequence[str],
-) -> str:
-    rows = [("setting", "value", "from")]
-    for setting in taken:
-        value = setting.value
-        text = "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        rows.append((setting.key, text, setting.source))
-    widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in rows]
-    lines.append("")
-    for name, params in weights.items():
-        count = sum(leaf.size for leaf in flatten_dict(params).values())
-        lines.append(f"{name}: {count:,} parameters")
-    noted = {note.partition(":")[0] for note in notes}
-    lines += [f"{name}: none" for name in _STATES if name not in weights and name not in noted]
-    lines += notes
-    lines.append(f"iteration: {'the file does not say' if iteration is None else f'{iteration:,}'}")
-    lines.append(f"not used: {', '.join(unused) or 'nothing'}")
-    lines.append(f"export: {folder}")
-    return "\n".join(lines)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}: see --help")
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -253,43 +65,6 @@ def _size(text: str) -> tuple[int, int]:
     return int(height), int(width or height)
 
 
-def run(argv: Sequence[str]) -> None:
-    """Converts, and prints the report.
-
-    Raises:
-      UserError: a mistake in the flags or the file.
-    """
-    parser = _Parser(
-        "python -m bsq_jax convert",
-        description="Writes a checkpoint of the published PyTorch code as an export.",
-        epilog=USAGE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("checkpoint", metavar="CHECKPOINT.pt", help="file of torch.save")
-    parser.add_argument("out", metavar="OUT", help="folder of the export")
-    parser.add_argument("--heads", type=int, metavar="N", help="attention heads")
-    parser.add_argument("--image-size", type=_size, metavar="HxW", help="size in pixels")
-    parser.add_argument("--no-discriminator", action="store_true", help="leave it out")
-    flags = parser.parse_args(argv)
-    report = convert(
-        flags.checkpoint,
-        flags.out,
-        heads=flags.heads,
-        image_size=flags.image_size,
-        discriminator=not flags.no_discriminator,
-    )
-    print(report)
-
-
-def main() -> None:
-    """Entry point of ``python -m bsq_jax convert``."""
-    try:
-        run(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()
+COMMAND = Command(
+    "write a checkpoint of the published PyTorch code as an export", __doc__, add_arguments, run
+)

@@ -1,29 +1,33 @@
-"""What a run will need, before anything is rented: ``python -m bsq_jax plan --config FILE``.
+r"""Says what a training run will need: memory, communication and time, before anything is rented.
 
-The training step is compiled for the mesh, and nothing is allocated. Without ``--topology`` XLA
-compiles it for as many virtual CPU devices: parameters, optimiser and FLOPs are those of any
+Examples:
+  bsq-jax plan --config tokenizer:imagenet256 --mesh 1x8x1 --device h100
+  bsq-jax plan --config tokenizer:size=2b --topology v5p:2x4x4 --mesh 1x32x1
+
+Values are changed as for training: --config.train.batch_size=512 --config.model.remat=full
+
+The training step is compiled for the mesh, and nothing is allocated. Without --topology XLA
+compiles it for as many virtual CPU devices: parameters, optimizer and FLOPs are those of any
 machine, temporary memory and collectives are estimates (an accelerator fuses more, keeps 16 bits
-where a CPU computes in 32, and splits sums between devices). With ``--topology`` XLA compiles for
+where a CPU computes in 32, and splits sums between devices). With --topology XLA compiles for
 these TPUs themselves, if libtpu is installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
-import pathlib
-import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
-EXAMPLES = """\
-examples:
-  python -m bsq_jax plan --config configs/tokenizer.py:imagenet256 --mesh 1x8x1 --device h100
-  python -m bsq_jax plan --config configs/tokenizer.py:size=2b --topology v5p:2x4x4 --mesh 1x32x1
-change values as for training: --config.train.batch_size=512 --config.model.remat=full
-"""
+from bsq_jax.cli.command import Command
+from bsq_jax.cli.job import CONFIG_HELP
+from bsq_jax.cli.outputs import check_output_file, write_output
+from bsq_jax.core.errors import UserError
+
 # Name on the command line -> kind of device as JAX calls it, and its memory in GiB (data sheets).
 DEVICES = {
     "v4": ("TPU v4", 32),
@@ -35,43 +39,51 @@ DEVICES = {
     "h200": ("NVIDIA H200", 141),
     "b200": ("NVIDIA B200", 180),
 }
-UTILISATION = 0.4  # of the peak, for the estimate of time
+UTILIZATION = 0.4  # of the peak, for the estimate of time
 GIB = 2**30
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        from bsq_jax.core.errors import UserError
-
-        raise UserError(f"{message}: see --help")
-
-
-def run(argv: Sequence[str]) -> dict[str, Any]:
-    """Plans a run and prints the result; returns it.
-
-    Raises:
-      UserError: a mistake in flags or config, or a topology that cannot be compiled for.
-    """
-    parser = _Parser(
-        "bsq-jax-plan",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", required=True, metavar="FILE.py[:ARGUMENT]")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of ``plan``."""
+    parser.add_argument("--config", required=True, metavar="FILE.py[:ARGUMENT]", help=CONFIG_HELP)
     parser.add_argument("--mesh", metavar="DATAxFSDPxTENSOR", help="sizes; default: config.mesh")
     parser.add_argument("--topology", metavar="NAME", help="TPUs such as v5p:2x4x4 (chips)")
-    parser.add_argument("--device", choices=DEVICES, help="kind of device, to compare with")
-    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also write it here")
-    flags, rest = parser.parse_known_args(argv)
+    parser.add_argument("--device", choices=DEVICES, help="kind of device to compare with")
+    parser.add_argument("--json", metavar="FILE", help="also write it here; it may exist")
 
+
+def run(flags: argparse.Namespace) -> int:
+    """Plans a run and prints the result."""
+    if flags.json:
+        check_output_file(flags.json, force=True)
+    config = _config(flags)
+    sizes = config.mesh.to_dict()
+    device = flags.device
+    if flags.topology:
+        devices = described_tpus(flags.topology)
+        device = device or flags.topology.partition(":")[0]
+    elif sizes["data"] == -1:
+        raise UserError("give --mesh DATAxFSDPxTENSOR or --topology: how many devices are there?")
+    else:
+        devices = _virtual_cpus(math.prod(sizes.values()))
+    from bsq_jax.core.sharding import make_mesh
+    from bsq_jax.training.step_cost import plan
+
+    result = plan(config, make_mesh(**sizes, devices=devices))
+    result |= _against(device, result)
+    print(table(result))
+    if flags.json:
+        write_output(flags.json, (json.dumps(result, indent=1) + "\n").encode())
+    return 0
+
+
+def _config(flags: argparse.Namespace) -> Any:
+    """The complete config, with the mesh that the flags name."""
     from bsq_jax.config import finalize, load_config_file, set_overrides
-    from bsq_jax.core.errors import UserError
     from bsq_jax.training.initial import with_tokenizer
 
     config = load_config_file(flags.config)
-    set_overrides(config, rest)
+    set_overrides(config, flags.settings)
     if flags.mesh:
         parts = flags.mesh.split("x")
         if len(parts) != 3 or not all(part.isdecimal() and int(part) for part in parts):
@@ -82,35 +94,15 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
         config[config.task].tokenizer = "described by config.model"
     elif config.task != "tokenizer":
         config = with_tokenizer(config, "")
-    config = finalize(config)
-    sizes = config.mesh.to_dict()
-    if not flags.topology and sizes["data"] == -1:
-        raise UserError("give --mesh DATAxFSDPxTENSOR or --topology: how many devices are there?")
-
-    if flags.topology:
-        devices = _described_tpus(flags.topology)
-        flags.device = flags.device or flags.topology.partition(":")[0]
-    else:
-        devices = _virtual_cpus(math.prod(sizes.values()))
-    from bsq_jax.core.sharding import make_mesh
-    from bsq_jax.training.step_cost import plan
-
-    result = plan(config, make_mesh(**sizes, devices=devices))
-    result |= _against(flags.device, result)
-    print(table(result))
-    if flags.json:
-        flags.json.write_text(json.dumps(result, indent=1) + "\n")
-    return result
+    return finalize(config)
 
 
 def _virtual_cpus(count: int) -> Sequence[Any]:
     """CPU devices that exist only in name."""
     import jax
 
-    from bsq_jax.core.errors import UserError
-
-    if not jax._src.xla_bridge.backends_are_initialized():
-        jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_platforms", "cpu")
+    with contextlib.suppress(RuntimeError):  # JAX was started already: with as many as there are
         jax.config.update("jax_num_cpu_devices", count)
     devices = jax.devices()
     if len(devices) < count:
@@ -118,7 +110,7 @@ def _virtual_cpus(count: int) -> Sequence[Any]:
     return devices[:count]
 
 
-def _described_tpus(name: str) -> Sequence[Any]:
+def described_tpus(name: str) -> Sequence[Any]:
     """Devices of TPUs that are elsewhere.
 
     Raises:
@@ -129,8 +121,6 @@ def _described_tpus(name: str) -> Sequence[Any]:
     os.environ |= {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5p-8"}
     import jax
     from jax.experimental import topologies
-
-    from bsq_jax.core.errors import UserError
 
     jax.config.update("jax_platforms", "cpu")
     try:
@@ -152,7 +142,7 @@ def _against(name: str | None, result: Mapping[str, Any]) -> dict[str, Any]:
     kind, memory = DEVICES[name]
     peak = peak_of_kind(kind)
     assert peak is not None
-    seconds = result["flops_per_device"] / (UTILISATION * peak)
+    seconds = result["flops_per_device"] / (UTILIZATION * peak)
     return {
         "device": kind,
         "device_memory": memory * GIB,
@@ -172,21 +162,21 @@ def table(result: Mapping[str, Any]) -> str:
     for name, value in result["state_bytes"].items():
         rows.append((f"  {name}", size(value)))
     memory = result["memory"]
-    rows.append(("  results that are no state", size(memory["results"])))
+    rows.append(("  outputs besides the state", size(memory["results"])))
     rows.append(("  temporary: activations, gradients", size(memory["temporary"])))
-    rows.append(("  in all, at the worst moment", size(memory["peak"])))
+    rows.append(("  peak total", size(memory["peak"])))
     if "device" in result:
         share = memory["peak"] / result["device_memory"]
         rows.append((f"  of the memory of {result['device']}", f"{share:10.1%}"))
     rows.append(("useful FLOPs of a step", f"{result['flops']:10.4g}"))
     rows.append(("  of one device", f"{result['flops_per_device']:10.4g}"))
-    rows.append(("between devices, in a step, on each", ""))
+    rows.append(("communication per step and device", ""))
     for kind, (times, count) in result["collectives"].items():
         rows.append((f"  {kind}, {times} times", size(count)))
     if not result["collectives"]:
-        rows.append(("  nothing", ""))
+        rows.append(("  none", ""))
     if "device" in result:
-        rows.append((f"arithmetic for {result['device']} at {UTILISATION:.0%} of its peak", ""))
+        rows.append((f"arithmetic for {result['device']} at {UTILIZATION:.0%} of its peak", ""))
         rows.append(("  a step", f"{result['seconds_per_step']:10.3g} s"))
         rows.append(("  examples a second", f"{result['examples_per_second']:10.4g}"))
         rows.append((f"  {result['steps']} steps", f"{result['days']:10.3g} days"))
@@ -199,17 +189,10 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join([head, *(f"{name:<{width}}{value}".rstrip() for name, value in rows)])
 
 
-def main() -> None:
-    """Entry point of ``python -m bsq_jax plan``."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from bsq_jax.core.errors import MISTAKE, UserError
-
-    try:
-        run(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(MISTAKE)
-
-
-if __name__ == "__main__":
-    main()
+COMMAND = Command(
+    "what a training run will need: memory, communication, time",
+    __doc__,
+    add_arguments,
+    run,
+    settings=True,
+)

@@ -1,162 +1,63 @@
 r"""Tokenizes a data set once, for priors and generators to be trained on.
 
-::
-
-    python -m bsq_jax tokenize runs/tokens --model runs/quickstart --examples 20000
-    python -m bsq_jax.main --config configs/prior.py --workdir runs/prior \
-        --config.prior.tokenizer=runs/quickstart --config.data.source=tokens:runs/tokens
+Examples:
+  bsq-jax tokenize runs/tokens --model runs/quickstart --examples 20000
+  bsq-jax train --config prior --workdir runs/prior \
+      --config.prior.tokenizer=runs/quickstart --config.data.source=tokens:runs/tokens
 
 The crops are those that the tokenizer would be trained on, and all of its validation split;
-``--config.data.source=...`` and the other keys of ``data`` say which.
+--config.data.source=... and the other keys of data say which.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import dataclasses
-import pathlib
-import sys
-from collections.abc import Iterator, Sequence
-from typing import Any
 
-import numpy as np
-from ml_collections import ConfigDict
-
-from bsq_jax.cli.progress import progress
-from bsq_jax.config import finalize, set_value
-from bsq_jax.core.compilation_cache import enable_compilation_cache
+from bsq_jax.cli.command import Command
+from bsq_jax.cli.inputs import add_model, model_path
 from bsq_jax.core.errors import UserError
-from bsq_jax.data.batches import Batches
-from bsq_jax.data.factory import make_data_config
-from bsq_jax.data.pipeline import eval_batches, eval_examples, open_source, train_batches
-from bsq_jax.data.records import classes_of
-from bsq_jax.data.tokens import FILE, TokenSet, how_made, split_path, write_description, write_split
-from bsq_jax.inference.tokenizer import Tokenizer
-from bsq_jax.training.export import identity
-
-_BATCH = 16
+from bsq_jax.core.paths import local_path
 
 
-def tokenize(
-    folder: pathlib.Path, tokenizer: Tokenizer, config: ConfigDict, *, examples: int, quiet: bool
-) -> TokenSet:
-    """Writes a token set.
-
-    Args:
-      folder: a new folder; a set in it is replaced once all of the new one is written.
-      tokenizer: the tokenizer.
-      config: whose ``data`` says what to read.
-      examples: training crops; 0 for as many as there are records.
-      quiet: draw no progress.
-
-    Raises:
-      UserError: the data cannot be read, or the folder not written.
-    """
-    data, shape = make_data_config(config), tokenizer.shape
-    data = dataclasses.replace(data, labels=True)
-    source = open_source(data, "train")
-    shown = eval_examples(data)
-    examples = examples or len(source)
-    # A source of pictures gives clips of one frame, whatever the settings say.
-    frames = data.frames if source.videos else 1
-    alone: dict[str, Any] = {"global_batch": _BATCH, "shard_index": 0, "shard_count": 1}
-
-    def clips(batches: Batches, count: int) -> Iterator[tuple[np.ndarray, int]]:
-        with contextlib.closing(batches):
-            for batch in batches:
-                pixels, frames = batch["pixels"], batch["frames"]
-                bits = tokenizer.encode_parts(pixels)
-                for row, clip in enumerate(bits):
-                    if batch.get("mask", np.ones(len(bits)))[row]:
-                        real = clip[: frames[row]]
-                        if frames[row] < len(clip) and not shape.sees.streams:
-                            # Its frames have seen the padding: by itself it has none.
-                            real = tokenizer.encode_parts(pixels[row : row + 1, : frames[row]])[0]
-                        yield real, int(batch["label"][row])
-                        count -= 1
-                        if not count:
-                            return
-
-    counts, written = {}, {}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for split, count in (("train", examples), ("val", len(shown.records))):
-            if split == "train":
-                batches = train_batches(data, **alone)
-            else:
-                batches = eval_batches(data, **alone, examples=shown)
-            # Beside the set that may be there, so that one which is not finished changes nothing.
-            path = split_path(folder, split)
-            written[split] = path.with_name(f"{path.name}.part")
-            with progress(count, "clips", quiet=quiet) as advance:
-                made = advance(clips(batches, count), lambda _: 1)
-                counts[split] = write_split(written[split], made)
-        # Between two sets there is none: old words never stand beside new records.
-        (folder / FILE).unlink(missing_ok=True)
-        for split, path in written.items():
-            path.replace(split_path(folder, split))
-        tokens = TokenSet(
-            folder=folder,
-            model=identity(tokenizer.config, tokenizer.params).hex(),
-            frames=max(frames, shown.frames),
-            grid=shape.grid,
-            bits=shape.bits,
-            counts=counts,
-            source=data.source,
-            classes=classes_of(source),
-            made={
-                **how_made(data),
-                "frames": max(frames, shown.frames),
-                "made_from": data.val_source or data.source,
-            },
-        )
-        write_description(tokens)
-    except OSError as error:
-        raise UserError(f"cannot write the token set {folder}: {error.strerror}") from error
-    finally:
-        for path in written.values():
-            path.unlink(missing_ok=True)
-    return tokens
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Reads the flags and tokenizes; the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bsq_jax tokenize",
-        description="Tokenize a data set once, for priors and generators to be trained on.",
-        epilog="Any --config.data.KEY=VALUE is taken too, and begins from the tokenizer's config.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of ``tokenize``."""
     parser.add_argument("folder", help="folder of the token set, to be made")
-    parser.add_argument("--model", required=True, help="workdir or export of a tokenizer")
+    add_model(parser)
     parser.add_argument("--examples", type=int, default=0, help="training crops; default: an epoch")
     parser.add_argument("--force", action="store_true", help="overwrite a token set")
     parser.add_argument("--quiet", action="store_true", help="no progress")
-    flags, rest = parser.parse_known_args(arguments)
-    try:
-        folder = pathlib.Path(flags.folder)
-        if (folder / FILE).exists() and not flags.force:
-            raise UserError(f"{folder} holds a token set: choose another folder, or add --force")
-        if flags.examples < 0:
-            raise UserError(f"--examples {flags.examples}: give 1 or more, or 0 for an epoch")
-        enable_compilation_cache()
-        tokenizer = Tokenizer.load(flags.model)
-        config = tokenizer.config.copy_and_resolve_references()
-        for text in rest:
-            key, equals, value = text.removeprefix("--config.").partition("=")
-            if not text.startswith("--config.") or not equals:
-                raise UserError(f"{text} is no flag: settings are --config.data.KEY=VALUE")
-            set_value(config, key, value)
-        tokens = tokenize(
-            folder, tokenizer, finalize(config), examples=flags.examples, quiet=flags.quiet
-        )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Tokenizes, and prints what was made."""
+    from bsq_jax.config import finalize, set_overrides
+    from bsq_jax.core.compilation_cache import enable_compilation_cache
+    from bsq_jax.data.tokens import FILE
+    from bsq_jax.inference.token_sets import tokenize
+    from bsq_jax.inference.tokenizer import Tokenizer
+
+    folder = local_path(flags.folder)
+    if (folder / FILE).exists() and not flags.force:
+        raise UserError(f"{folder} holds a token set: choose another folder, or add --force")
+    if flags.examples < 0:
+        raise UserError(f"--examples {flags.examples}: give 1 or more, or 0 for an epoch")
+    enable_compilation_cache()
+    tokenizer = Tokenizer.load(model_path(flags))
+    config = tokenizer.config.copy_and_resolve_references()
+    set_overrides(config, flags.settings)
+    tokens = tokenize(
+        folder, tokenizer, finalize(config), examples=flags.examples, quiet=flags.quiet
+    )
     counts = ", ".join(f"{count:,d} {split}" for split, count in tokens.counts.items())
     print(f"{folder}: clips of up to {tokens.frames} frame(s) from {tokens.source}: {counts}")
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+COMMAND = Command(
+    "tokenize a data set once, for priors and masked models",
+    __doc__,
+    add_arguments,
+    run,
+    interrupted="the token set is as it was before",
+    settings=True,
+)

@@ -26,7 +26,6 @@ from bsq_jax.data.notices import warn_once
 from bsq_jax.data.reader import FrameCache, Reader
 from bsq_jax.data.records import NO_LABEL, BrokenRecord, Source, classes_of, label_of
 from bsq_jax.data.retry import with_retries
-from bsq_jax.data.settings import EVAL_CROPS as EVAL_CROPS
 from bsq_jax.data.settings import DataConfig
 from bsq_jax.data.sources import make_source, same_place
 

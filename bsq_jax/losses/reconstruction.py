@@ -1,25 +1,45 @@
-"""Reconstruction losses: pure functions of pixels ``[batch, time, height, width, channel]``.
+"""Losses that compare pixels one by one."""
 
-Frames may be weighted, ``[batch, time]``: padding has the weight zero.
-"""
+from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 
 from bsq_jax.core.clips import weighted_mean
+from bsq_jax.losses.base import FrozenParams, ReconstructionLoss, check_batch
 
 
-def l1(target: jax.Array, prediction: jax.Array, weights: jax.Array | None = None) -> jax.Array:
-    """Mean absolute error, a scalar, in the units of the pixels ([-1, 1])."""
-    return weighted_mean(jnp.abs(target - prediction), weights)
+class L1(ReconstructionLoss):
+    """Mean absolute error, in the units of the pixels ([-1, 1])."""
+
+    name = "l1"
+
+    def __call__(
+        self,
+        original: jax.Array,
+        reconstruction: jax.Array,
+        weights: jax.Array | None,
+        frozen: FrozenParams,
+    ) -> jax.Array:
+        """See `ReconstructionLoss`; no network is needed."""
+        del frozen
+        check_batch(original, reconstruction, weights)
+        return weighted_mean(jnp.abs(original - reconstruction), weights)
 
 
-def l2(target: jax.Array, prediction: jax.Array, weights: jax.Array | None = None) -> jax.Array:
-    """Mean squared error, a scalar."""
-    return weighted_mean(jnp.square(target - prediction), weights)
+class L2(ReconstructionLoss):
+    """Mean squared error, in squared units of the pixels ([-1, 1])."""
 
+    name = "l2"
 
-def ramp(step: jax.Array, start: float, steps: int) -> jax.Array:
-    """Factor of a loss that falls linearly from `start` at step 0 to 1 at `steps`, then stays."""
-    progress = jnp.clip(step / max(steps, 1), 0.0, 1.0)
-    return start + (1.0 - start) * progress if steps else jnp.ones_like(progress)
+    def __call__(
+        self,
+        original: jax.Array,
+        reconstruction: jax.Array,
+        weights: jax.Array | None,
+        frozen: FrozenParams,
+    ) -> jax.Array:
+        """See `ReconstructionLoss`; no network is needed."""
+        del frozen
+        check_batch(original, reconstruction, weights)
+        return weighted_mean(jnp.square(original - reconstruction), weights)

@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from bsq_jax.core import cpu
 from bsq_jax.models.attention.causality import Causality
 from bsq_jax.models.attention.choice import Choice, choose_implementation
 from bsq_jax.models.attention.self_attention import Past
 from bsq_jax.models.initializers import bias, kernel
-from bsq_jax.models.linear import product
 from bsq_jax.models.positions import (
     FrameTable,
     PositionEmbedding,
@@ -27,7 +27,7 @@ from bsq_jax.models.positions import (
     frame_table,
     rotation,
 )
-from bsq_jax.models.transformer import Compute, LayerNorm, Transformer
+from bsq_jax.models.transformer import Compute, Transformer, layer_norm
 from bsq_jax.quantizers import Quantized
 from bsq_jax.quantizers.bits import to_corners
 
@@ -141,14 +141,14 @@ class _Trunk(nn.Module):
             x, table
         )
         x = rearrange(x, "b t h w d -> b t (h w) d")
-        x = LayerNorm(dtype, name="norm_pre")(x)
+        x = layer_norm(dtype, name="norm_pre")(x)
         turned = None
         if shape.positions == "rotary":
             turned = rotation(table, shape.grid, shape.width // shape.heads)
         x, present = Transformer(
             shape.layers, shape.heads, shape.mlp_ratio, shape.sees, self.compute, name="transformer"
         )(x, turned, past, streaming, real)
-        x = LayerNorm(dtype, name="norm_post")(x)
+        x = layer_norm(dtype, name="norm_post")(x)
         return rearrange(x, "b t (h w) d -> b t h w d", h=rows), present
 
 
@@ -173,7 +173,7 @@ class Encoder(nn.Module):
             self.shape.width,
             use_bias=False,
             dtype=self.compute.dtype,
-            dot_general=product,
+            dot_general=cpu.dot_general,
             kernel_init=kernel(None, "embed"),
             name="patch_embed",
         )(x)
@@ -202,7 +202,7 @@ class Decoder(nn.Module):
             x = nn.Dense(
                 self.shape.head_hidden,
                 dtype=self.compute.dtype,
-                dot_general=product,
+                dot_general=cpu.dot_general,
                 kernel_init=kernel("embed", "mlp"),
                 bias_init=bias("mlp"),
                 name="head_hidden",
@@ -211,7 +211,7 @@ class Decoder(nn.Module):
         x = nn.Dense(
             CHANNELS * self.shape.patch_size**2,
             dtype=self.compute.dtype,
-            dot_general=product,
+            dot_general=cpu.dot_general,
             kernel_init=kernel("mlp", None),
             bias_init=bias(None),
             name="head_out",
@@ -251,7 +251,7 @@ class TokenizerModel(nn.Module):
         self.from_latent = nn.Dense(
             self.shape.width,
             dtype=self.dtype,
-            dot_general=product,
+            dot_general=cpu.dot_general,
             kernel_init=kernel(None, "embed"),
             bias_init=bias("embed"),
         )

@@ -8,12 +8,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from bsq_jax.core import cpu
 from bsq_jax.core.sharding import split_by_batch
-from bsq_jax.core.target import platform
 from bsq_jax.models.attention.causality import EVERYTHING, Causality
 from bsq_jax.models.attention.self_attention import Past, SelfAttention
 from bsq_jax.models.initializers import bias, kernel, scale
-from bsq_jax.models.linear import product
 from bsq_jax.models.positions import Rotation
 
 LAYER_NORM_EPSILON = 1e-5  # published
@@ -43,46 +42,15 @@ class Compute:
     attention: str = "auto"
 
 
-class LayerNorm(nn.Module):
-    """Layer norm over channels; its statistics are float32 in any precision.
-
-    Attributes:
-      dtype: of the result.
-    """
-
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps ``[..., width]`` to the same shape."""
-        width = x.shape[-1:]
-        centred = x.astype(jnp.float32)
-        centred = centred - _mean(centred)
-        # Not as the mean of squares less the square of the mean, which cancels.
-        variance = _mean(jnp.square(centred))
-        scale_ = self.param("scale", scale("embed"), width)
-        bias_ = self.param("bias", bias("embed"), width)
-        factor = jax.lax.rsqrt(variance + LAYER_NORM_EPSILON) * _last(scale_, x.ndim)
-        return (centred * factor + _last(bias_, x.ndim)).astype(self.dtype)
-
-
-def _mean(x: jax.Array) -> jax.Array:
-    """Mean over channels, ``[..., width]`` to ``[..., 1]``."""
-    if platform() != "cpu":
-        return jnp.mean(x, axis=-1, keepdims=True)
-    # XLA for CPUs sums such a mean in one order for long clips and in another for short ones, so
-    # that a frame would depend on how many follow it. A product with ones does not, if the rows
-    # fill the vector registers.
-    rows = x.reshape(-1, x.shape[-1])
-    missing = -len(rows) % 16
-    if missing:
-        rows = jnp.pad(rows, ((0, missing), (0, 0)))
-    sums = rows @ jnp.ones((x.shape[-1], 1), x.dtype)
-    return sums[: len(rows) - missing].reshape(*x.shape[:-1], 1) / x.shape[-1]
-
-
-def _last(vector: jax.Array, rank: int) -> jax.Array:
-    return vector.reshape((1,) * (rank - 1) + vector.shape)
+def layer_norm(dtype: jnp.dtype, name: str) -> nn.LayerNorm:
+    """Layer norm over channels of `dtype`; its statistics are float32 in any precision."""
+    return cpu.LayerNorm(
+        epsilon=LAYER_NORM_EPSILON,
+        dtype=dtype,
+        scale_init=scale("embed"),
+        bias_init=bias("embed"),
+        name=name,
+    )
 
 
 class Mlp(nn.Module):
@@ -98,7 +66,7 @@ class Mlp(nn.Module):
         x = nn.Dense(
             self.hidden,
             dtype=self.dtype,
-            dot_general=product,
+            dot_general=cpu.dot_general,
             kernel_init=kernel("embed", "mlp"),
             bias_init=bias("mlp"),
             name="up",
@@ -107,7 +75,7 @@ class Mlp(nn.Module):
         return nn.Dense(
             width,
             dtype=self.dtype,
-            dot_general=product,
+            dot_general=cpu.dot_general,
             kernel_init=kernel("mlp", "embed"),
             bias_init=bias("embed"),
             name="down",
@@ -146,9 +114,9 @@ class Block(nn.Module):
         attention = SelfAttention(
             self.heads, self.causality, dtype, self.compute.attention, name="attention"
         )
-        attended, present = attention(LayerNorm(dtype, name="norm1")(x), rotation, past, real)
+        attended, present = attention(layer_norm(dtype, name="norm1")(x), rotation, past, real)
         x = x + attended
-        x = x + Mlp(hidden, dtype, name="mlp")(LayerNorm(dtype, name="norm2")(x))
+        x = x + Mlp(hidden, dtype, name="mlp")(layer_norm(dtype, name="norm2")(x))
         return split_by_batch(x), present if self.streaming else None
 
 

@@ -20,8 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from bsq_jax.config import default_config, from_json, model_identity, to_json
-from bsq_jax.config.values import flatten
+from bsq_jax.config import fingerprint_settings, from_json, to_json
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.files import write_atomic
 from bsq_jax.core.paths import local_path
@@ -127,14 +126,10 @@ def load_export(
 def identity(config: ConfigDict, params: Any) -> bytes:
     """Thirty-two bytes that tell a model with these parameters from all others.
 
-    They go over the settings that are not the defaults, and so stay when a setting is added.
+    They are a hash of `fingerprint_settings` and of the parameters, so neither a changed default
+    nor an added setting changes those of an existing model.
     """
-    usual = dict(flatten(model_identity(default_config())))
-    settings = {
-        key: value
-        for key, value in flatten(model_identity(config))
-        if key not in usual or usual[key] != value
-    }
+    settings = fingerprint_settings(config)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for key, leaf in sorted(flatten_dict(params).items()):
         array = np.asarray(leaf, order="C")

@@ -1,8 +1,7 @@
-"""AdamW with the published schedule, clipping and averaging, built from optax parts."""
+"""The optimizers: AdamW with a schedule, clipping and averaged parameters, built from optax."""
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -15,31 +14,9 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 
-def schedule(
-    learning_rate: float, *, warmup_steps: int, warmup_start: float, steps: int, final: float
-) -> optax.Schedule:
-    """Linear warm-up, then a cosine (paper, training details).
-
-    Args:
-      learning_rate: the peak.
-      warmup_steps: steps from ``warmup_start * learning_rate`` up to the peak.
-      warmup_start: share of the peak at step 0.
-      steps: last step of the cosine.
-      final: share of the peak at `steps` and after.
-    """
-
-    def rate(count: jax.Array) -> jax.Array:
-        warm = warmup_start + (1 - warmup_start) * jnp.minimum(count / max(warmup_steps, 1), 1.0)
-        progress = jnp.clip((count - warmup_steps) / max(steps - warmup_steps, 1), 0.0, 1.0)
-        cosine = final + (1 - final) * 0.5 * (1 + jnp.cos(math.pi * progress))
-        return learning_rate * jnp.where(count < warmup_steps, warm, cosine)
-
-    return rate
-
-
-# By the last name of a parameter, because shapes do not tell: a table of positions has two axes as
-# a matrix has, and the biases of scanned layers too. Every parameter of every model stands in one
-# of the two, see `decays`.
+# By the last name of a parameter, because shapes do not decide it: a table of positions has two
+# axes like a matrix, and so have the biases of scanned layers. Every parameter of every model is in
+# one of the two sets, see `decays`.
 _MATRICES = frozenset(
     {"kernel"}  # linear layers and convolutions
     | {"qkv", "out", "up", "down", "embed", "before", "context", "earlier", "later"}  # of the prior
@@ -48,7 +25,7 @@ _OTHERS = frozenset(
     {"bias", "scale"}  # of layers and norms
     | {"spatial", "temporal"}  # positions
     | {"embedding"}  # words and classes of the masked language model
-    # Of the prior: biases, positions, and the learned token and key that stand for no other.
+    # Of the prior: biases, positions, and the learned token and key of what has none.
     | {"up_bias", "context_bias", "logit_bias", "near", "place", "unknown", "null"}
 )
 
@@ -60,7 +37,12 @@ def _is_stacked(path: tuple[Any, ...]) -> bool:
 def clip_each_parameter(max_norm: float) -> optax.GradientTransformation:
     """Scales each parameter's gradient down to a norm of at most `max_norm`.
 
-    Layers that a scan stacks on a leading axis count as one parameter each.
+    Layers that a scan stacks on a leading axis count as one parameter each, as they do in the
+    published code, which has no scan. This is why it is not one of optax's transformations: those
+    clip the norm of the whole tree, or the root mean square of a leaf, all stacked layers together.
+
+    Args:
+      max_norm: the largest Euclidean norm, positive.
     """
 
     def clip(path: tuple[Any, ...], gradient: jax.Array) -> jax.Array:
@@ -76,8 +58,8 @@ def clip_each_parameter(max_norm: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-# Both ways are masks, so that the optimizer's state has one structure.
 def _all(params: Any) -> Any:
+    """That all parameters decay: a mask like `decays`, so that the state has one structure."""
     return jax.tree.map(lambda _: True, params)
 
 
@@ -109,7 +91,11 @@ def decays(params: Any) -> Any:
 def make_schedule(
     config: ConfigDict, learning_rate: float | None = None, steps: int | None = None
 ) -> optax.Schedule:
-    """The schedule of ``config.optimizer`` over ``config.train.steps``.
+    """The learning rate by step that ``config.optimizer`` describes (paper, training details).
+
+    It rises linearly from ``warmup_start`` times the peak to the peak within ``warmup_steps``, then
+    falls along a cosine to ``final`` times the peak at the last step, and stays there. Where the
+    warm-up takes all steps, the step after it is the first at ``final``.
 
     Args:
       config: a finalised config.
@@ -117,12 +103,14 @@ def make_schedule(
       steps: how many steps it is laid out over, if not ``config.train.steps``.
     """
     optimizer = config.optimizer
-    return schedule(
-        optimizer.learning_rate if learning_rate is None else learning_rate,
+    peak = optimizer.learning_rate if learning_rate is None else learning_rate
+    steps = config.train.steps if steps is None else steps
+    return optax.warmup_cosine_decay_schedule(
+        init_value=peak * optimizer.warmup_start,
+        peak_value=peak,
         warmup_steps=optimizer.warmup_steps,
-        warmup_start=optimizer.warmup_start,
-        steps=config.train.steps if steps is None else steps,
-        final=optimizer.final,
+        decay_steps=max(steps, optimizer.warmup_steps + 1),
+        end_value=peak * optimizer.final,
     )
 
 
@@ -163,7 +151,7 @@ def make_discriminator_optimizer(config: ConfigDict) -> optax.GradientTransforma
     """The discriminator's: as the generator's, but for ``config.discriminator``'s rate and clip.
 
     It counts its own steps, from ``config.loss.adversarial_start`` on, so its schedule is laid out
-    over these: warm-up when it starts to play, ``config.optimizer.final`` at the end of the run.
+    over these: warm-up from its first step on, ``config.optimizer.final`` at the end of the run.
     """
     return make_optimizer(
         config,
@@ -173,7 +161,7 @@ def make_discriminator_optimizer(config: ConfigDict) -> optax.GradientTransforma
     )
 
 
-def update_ema(ema: Any, params: Any, step: jax.Array, decay: float, *, warmup: bool = True) -> Any:
+def update_ema(ema: Any, params: Any, step: jax.Array, decay: float, *, warmup: bool) -> Any:
     """Moves averaged parameters towards the current ones.
 
     Args:
@@ -185,4 +173,4 @@ def update_ema(ema: Any, params: Any, step: jax.Array, decay: float, *, warmup: 
         random start is forgotten within the first steps and short runs have a useful average too.
     """
     rate = 1.0 - (jnp.minimum(decay, (1.0 + step) / (10.0 + step)) if warmup else decay)
-    return jax.tree.map(lambda average, p: average + rate * (p - average), ema, params)
+    return optax.incremental_update(params, ema, rate)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import flax.struct
@@ -17,12 +17,12 @@ from bsq_jax.training.optimizer import update_ema
 
 
 @flax.struct.dataclass
-class Adversary:
-    """The second player's part of the state.
+class DiscriminatorState:
+    """The discriminator's part of the state.
 
     Attributes:
-      params: float32 parameters of the discriminator; no average is kept of them.
-      opt_state: state of its own optimiser.
+      params: its float32 parameters; no average is kept of them.
+      opt_state: state of its own optimizer.
       anchors: float32 ``[2]``: averaged logits of real pictures and of reconstructions, for LeCAM.
       r1: float32 scalar: the R1 penalty when it was last taken, for the log.
     """
@@ -38,35 +38,48 @@ class TrainState:
     """Everything that a step changes.
 
     Attributes:
-      step: int32 scalar, optimiser steps done.
+      step: int32 scalar, optimizer steps done.
       params: float32 parameters.
       ema: averaged parameters of the same structure; None when no average is kept.
       opt_state: optax state.
-      adversary: the second player; None where there is none.
+      adversary: the discriminator, under the name that checkpoints have for it; None where there
+        is none.
     """
 
     step: jax.Array
     params: Any
     ema: Any
     opt_state: Any
-    adversary: Adversary | None = None
+    adversary: DiscriminatorState | None = None
 
 
-# A player: what makes its parameters (in Linen's boxes with logical axis names), its optimiser.
-Player = tuple[Callable[[], Any], optax.GradientTransformation]
+class TrainableNetwork(NamedTuple):
+    """A network and its optimizer.
+
+    Attributes:
+      init: makes its random parameters, in Linen's boxes with logical axis names.
+      optimizer: optax transformation of its gradients.
+    """
+
+    init: Callable[[], Any]
+    optimizer: optax.GradientTransformation
 
 
 def abstract_state(
-    player: Player, mesh: Mesh, *, ema: bool, adversary: Player | None = None
+    network: TrainableNetwork,
+    mesh: Mesh,
+    *,
+    ema: bool,
+    discriminator: TrainableNetwork | None = None,
 ) -> TrainState:
     """Shapes, dtypes and shardings of the state, without allocating anything.
 
     Args:
-      player: ``(init, optimizer)`` of the generator; each of the optimiser's statistics is sharded
-        like its parameter.
+      network: the one that is trained; each of the optimizer's statistics is sharded like its
+        parameter.
       mesh: the mesh.
       ema: whether averaged parameters are kept.
-      adversary: ``(init, optimizer)`` of the discriminator, if there is one.
+      discriminator: the network that is trained against it, if there is one.
 
     Returns:
       A `TrainState` of `jax.ShapeDtypeStruct` that carry shardings.
@@ -78,56 +91,65 @@ def abstract_state(
     def scalar(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=replicated(mesh))
 
-    def abstract_player(init: Callable[[], Any], optimizer: optax.GradientTransformation) -> Any:
-        boxed = jax.eval_shape(init)
+    def params_and_statistics(network: TrainableNetwork) -> Any:
+        boxed = jax.eval_shape(network.init)
         shardings = parameter_shardings(boxed, mesh)
         params = jax.tree.map(place, nn.meta.unbox(boxed), shardings)
         opt_state = optax.tree.map_params(
-            optimizer,
+            network.optimizer,
             place,
-            jax.eval_shape(optimizer.init, params),
+            jax.eval_shape(network.optimizer.init, params),
             shardings,
             transform_non_params=lambda leaf: place(leaf, replicated(mesh)),
         )
         return params, opt_state
 
-    params, opt_state = abstract_player(*player)
+    params, opt_state = params_and_statistics(network)
     second: Any = None
-    if adversary is not None:
+    if discriminator is not None:
         numbers: Any = (scalar((2,), jnp.float32), scalar((), jnp.float32))
-        second = Adversary(*abstract_player(*adversary), *numbers)
+        second = DiscriminatorState(*params_and_statistics(discriminator), *numbers)
     fields: Any = (scalar((), jnp.int32), params, params if ema else None, opt_state, second)
     return TrainState(*fields)
 
 
 def initial_state(
-    player: Player, abstract: TrainState, *, adversary: Player | None = None
+    network: TrainableNetwork,
+    abstract: TrainState,
+    *,
+    discriminator: TrainableNetwork | None = None,
 ) -> TrainState:
     """The state at step 0, every array made where it belongs: no device ever holds it whole.
 
     Args:
-      player: as given to `abstract_state`.
+      network: as given to `abstract_state`.
       abstract: what that returned.
-      adversary: as given to `abstract_state`.
+      discriminator: as given to `abstract_state`.
     """
 
     def make() -> TrainState:
-        init, optimizer = player
-        params = nn.meta.unbox(init())
+        params = nn.meta.unbox(network.init())
         # A copy, because the step donates both and one buffer cannot be given twice.
         ema = jax.tree.map(jnp.copy, params) if abstract.ema is not None else None
         second = None
-        if adversary is not None:
-            init_second, optimizer_second = adversary
-            weights = nn.meta.unbox(init_second())
-            second = Adversary(
-                weights, optimizer_second.init(weights), jnp.zeros(2), jnp.float32(0)
+        if discriminator is not None:
+            weights = nn.meta.unbox(discriminator.init())
+            second = DiscriminatorState(
+                weights, discriminator.optimizer.init(weights), jnp.zeros(2), jnp.float32(0)
             )
-        fields: Any = (jnp.int32(0), params, ema, optimizer.init(params), second)
+        fields: Any = (jnp.int32(0), params, ema, network.optimizer.init(params), second)
         return TrainState(*fields)
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return jit_on(jax.tree.leaves(shardings)[0].mesh, make, out_shardings=shardings)()
+
+
+def optimizer_step(
+    params: Any, gradients: Any, optimizer: optax.GradientTransformation, opt_state: Any
+) -> tuple[Any, Any]:
+    """Parameters and the optimizer's state after one of its steps."""
+    updates, opt_state = optimizer.update(gradients, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state
 
 
 def next_state(
@@ -136,15 +158,22 @@ def next_state(
     optimizer: optax.GradientTransformation,
     ema_decay: float,
     *,
-    ema_warmup: bool = True,
+    ema_warmup: bool,
 ) -> TrainState:
-    """The state after one step of the only player's optimiser; see `update_ema` for the average."""
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    """The state after one optimizer step of the network; the discriminator is left as it is.
+
+    Args:
+      state: the state before.
+      gradients: of the network's parameters.
+      optimizer: the network's.
+      ema_decay: of the averaged parameters, see `update_ema`.
+      ema_warmup: likewise.
+    """
+    params, opt_state = optimizer_step(state.params, gradients, optimizer, state.opt_state)
     ema = state.ema
     if ema is not None:
         ema = update_ema(ema, params, state.step, ema_decay, warmup=ema_warmup)
-    return TrainState(state.step + 1, params, ema, opt_state)
+    return TrainState(state.step + 1, params, ema, opt_state, state.adversary)
 
 
 def jit_step(task: Any, mesh: jax.sharding.Mesh, shardings: Any) -> Any:

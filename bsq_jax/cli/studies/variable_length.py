@@ -1,8 +1,7 @@
 """Block-causal attention on clips of any length against full attention on clips of one length.
 
-Run ``python -m bsq_jax studies variable_length --workdir runs/variable_length``. It trains two
-tokenizers of the same size from random weights on the same videos, and measures both on clips of
-1, 2, 4, ... frames from the beginnings of the same validation clips:
+The study trains two tokenizers of the same size from random weights on the same videos, and
+measures both on clips of 1, 2, 4, ... frames from the beginnings of the same validation clips:
 
 * ``block-causal``: a token sees the frames up to its own; trained on clips of 1 to T frames.
 * ``full``: a token sees the whole clip; trained on clips of T frames. Shorter clips are given to it
@@ -16,10 +15,8 @@ Everything a run leaves lies in the workdir; stopped and started again it goes o
 
 from __future__ import annotations
 
-import argparse
 import json
 import pathlib
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,10 +24,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bsq_jax.config import default_config, finalize, set_value
-from bsq_jax.core.compilation_cache import enable_compilation_cache
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.files import write_atomic
-from bsq_jax.core.paths import local_path
 from bsq_jax.data.factory import make_data_config
 from bsq_jax.data.lengths import Schedule
 from bsq_jax.data.pipeline import eval_batches
@@ -170,7 +165,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def run(
+def study(
     workdir: pathlib.Path, frames: int, steps: int, seeds: Sequence[int], overrides: Sequence[str]
 ) -> str:
     """Trains and measures; writes ``results.json`` and ``variable_length.png`` into `workdir`.
@@ -211,31 +206,3 @@ def run(
         f"steps ({steps_}), the same number of computed frames\n"
         f"report: {record}\npicture: {picture}"
     )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Reads the flags and runs the study; the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bsq_jax studies variable_length", description=__doc__.partition("\n")[0]
-    )
-    parser.add_argument("--workdir", required=True, help="folder of the study")
-    parser.add_argument("--frames", type=int, default=8, help="longest clip")
-    parser.add_argument("--steps", type=int, default=600, help="steps of the full model")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of both models"
-    )
-    flags = parser.parse_args(arguments)
-    try:
-        enable_compilation_cache()
-        text = run(local_path(flags.workdir), flags.frames, flags.steps, flags.seeds, flags.set)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print()
-    print(text)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

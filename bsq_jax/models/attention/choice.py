@@ -7,15 +7,13 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from bsq_jax.core import cpu
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.target import platform
 from bsq_jax.models.attention.causality import Causality
 from bsq_jax.models.attention.cudnn import refusal
 
 IMPLEMENTATIONS = ("auto", "dense", "by_head", "blocked", "by_frame", "cudnn", "splash")
-# From this many keys on, one head's scores at a time are never slower on a CPU than all heads' at
-# once, up to 1.6 times faster, and take a fraction of the memory (docs/benchmarks.md).
-BY_HEAD_FROM = 1024
 # Each block is a part of the program, which takes a while to compile: there are at most so many,
 # and where frames are small a block has several, so that it has about as many tokens as this.
 _MOST_BLOCKS = 16
@@ -124,5 +122,4 @@ def choose_implementation(
         return Choice(implementation)
     if frames > 1 and causality.limits:
         return Choice("blocked", why)
-    by_head = backend == "cpu" and frames * tokens >= BY_HEAD_FROM
-    return Choice("by_head" if by_head else "dense", why)
+    return Choice("by_head" if cpu.scores_exceed_cache(frames * tokens) else "dense", why)

@@ -16,14 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
+from bsq_jax.core import cpu
 from bsq_jax.core.once import say_once
 from bsq_jax.core.sharding import each_on_its_own
 from bsq_jax.core.target import platform
 from bsq_jax.models.attention.causality import EVERYTHING, Causality
-from bsq_jax.models.attention.choice import BY_HEAD_FROM, Block, blocks_of, choose_implementation
+from bsq_jax.models.attention.choice import Block, blocks_of, choose_implementation
 from bsq_jax.models.attention.cudnn import attention as cudnn_attention
 from bsq_jax.models.initializers import bias, kernel
-from bsq_jax.models.linear import product
 from bsq_jax.models.positions import Rotation, rotate
 
 
@@ -104,7 +104,7 @@ def attend(
             first=(frames - queries) * tokens,
         )
         if apart:
-            function = each_on_its_own(functools.partial(_one_head_at_a_time, function))
+            function = each_on_its_own(functools.partial(cpu.map_heads, function))
         elif chosen == "splash":
             function = each_on_its_own(function)
         parts.append(function(*rows))
@@ -117,17 +117,8 @@ def _by_itself(chosen: str, block: Block) -> bool:
     # The choice depends on nothing but the span of keys, so that a frame of a stream is computed
     # by the very same operations as in its clip.
     length = block.keys.stop - block.keys.start
-    on_cpu = platform() == "cpu"
     in_blocks = chosen in ("blocked", "by_frame")
-    return chosen == "by_head" or (in_blocks and on_cpu and length >= BY_HEAD_FROM)
-
-
-def _one_head_at_a_time(function: Callable[..., jax.Array], *arrays: jax.Array) -> jax.Array:
-    """Maps a function of ``[token, channel]`` over arrays ``[batch, head, token, channel]``."""
-    batch, heads = arrays[0].shape[:2]
-    rows = tuple(x.reshape(batch * heads, *x.shape[2:]) for x in arrays)
-    out = jax.lax.map(jax.checkpoint(lambda row: function(*row)), rows)
-    return out.reshape(batch, heads, *out.shape[1:])
+    return chosen == "by_head" or (in_blocks and cpu.scores_exceed_cache(length))
 
 
 def _attend_blocks(
@@ -257,7 +248,7 @@ class SelfAttention(nn.Module):
         qkv = nn.DenseGeneral(
             features=(3, self.heads, width // self.heads),
             dtype=self.dtype,
-            dot_general=product,
+            dot_general=cpu.dot_general,
             kernel_init=kernel("embed", None, "heads", None),
             bias_init=bias(None, "heads", None),
             name="qkv",
@@ -273,7 +264,7 @@ class SelfAttention(nn.Module):
             features=width,
             axis=(-2, -1),
             dtype=self.dtype,
-            dot_general=product,
+            dot_general=cpu.dot_general,
             kernel_init=kernel("heads", None, "embed"),
             bias_init=bias("embed"),
             name="out",

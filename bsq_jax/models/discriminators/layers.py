@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from bsq_jax.models.discriminators.convolution import convolve
+from bsq_jax.core import cpu
 from bsq_jax.models.initializers import bias
 
 SLOPE = 0.2  # of the leaky ReLU, published
@@ -43,7 +43,6 @@ class EqualisedConv(nn.Module):
       use_bias: whether a bias is added.
       gain: factor of the kernel.
       dtype: dtype of the computation; parameters are float32.
-      implementation: see `bsq_jax.models.discriminators.convolution.convolve`.
     """
 
     features: int
@@ -53,7 +52,6 @@ class EqualisedConv(nn.Module):
     use_bias: bool = True
     gain: float = 1.0
     dtype: jnp.dtype = jnp.float32
-    implementation: str = "auto"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -61,7 +59,7 @@ class EqualisedConv(nn.Module):
         shape = (*self.window, x.shape[-1], self.features)
         kernel = self.param("kernel", normal(1.0, len(shape)), shape)
         kernel = (kernel * (self.gain / math.sqrt(math.prod(shape[:-1])))).astype(self.dtype)
-        x = convolve(x.astype(self.dtype), kernel, self.stride, self.padding, self.implementation)
+        x = cpu.convolve(x.astype(self.dtype), kernel, self.stride, self.padding)
         if self.use_bias:
             offset = self.param("bias", bias("embed"), (self.features,)).astype(self.dtype)
             x = x + offset.reshape((1,) * (x.ndim - 1) + (-1,))

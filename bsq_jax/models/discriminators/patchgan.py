@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from bsq_jax.core import cpu
 from bsq_jax.core.errors import UserError
-from bsq_jax.models.discriminators.convolution import convolve
 from bsq_jax.models.discriminators.layers import at_least_float32, leaky, normal
 from bsq_jax.models.initializers import STDDEV, bias, scale
 
@@ -45,16 +45,13 @@ class _Conv(nn.Module):
     stride: int
     use_bias: bool
     dtype: jnp.dtype
-    implementation: str
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps ``[batch, row, column, channel]`` to ``[batch, row, column, features]``."""
         shape = (TAPS, TAPS, x.shape[-1], self.features)
         kernel = self.param("kernel", normal(STDDEV, len(shape)), shape)
-        x = convolve(
-            x.astype(self.dtype), kernel.astype(self.dtype), self.stride, 1, self.implementation
-        )
+        x = cpu.convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, 1)
         if self.use_bias:
             offset = self.param("bias", bias("embed"), (self.features,)).astype(self.dtype)
             x = x + offset.reshape(1, 1, 1, -1)
@@ -72,13 +69,11 @@ class PatchGanDiscriminator(nn.Module):
       width: channels of the first layer; doubled by each layer, up to eight times.
       layers: layers of stride 2.
       dtype: dtype of the convolutions; norms, logits and parameters are float32.
-      implementation: see `bsq_jax.models.discriminators.convolution.convolve`.
     """
 
     width: int = 64
     layers: int = 3
     dtype: jnp.dtype = jnp.float32
-    implementation: str = "auto"
 
     @nn.compact
     def __call__(self, pixels: jax.Array) -> jax.Array:
@@ -94,7 +89,7 @@ class PatchGanDiscriminator(nn.Module):
             map_side(side, self.layers)
         wide = at_least_float32(self.dtype)
         time = pixels.shape[1]
-        common: dict[str, Any] = {"dtype": self.dtype, "implementation": self.implementation}
+        common: dict[str, Any] = {"dtype": self.dtype}
         x = rearrange(pixels, "b t h w c -> (b t) h w c")
         x = leaky(_Conv(self.width, 2, True, name="conv0", **common)(x))
         for index in range(1, self.layers + 1):
@@ -111,5 +106,5 @@ class PatchGanDiscriminator(nn.Module):
                 name=f"norm{index}",
             )(x.astype(wide))
             x = leaky(x)
-        x = _Conv(1, 1, True, wide, self.implementation, name="out")(x)
+        x = _Conv(1, 1, True, wide, name="out")(x)
         return rearrange(x[..., 0], "(b t) h w -> b t h w", t=time)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.models.discriminators.convolution import blur, blur_half
+from bsq_jax.models.discriminators.filters import blur, blur_half
 from bsq_jax.models.discriminators.layers import EqualisedConv, at_least_float32, leaky
 from bsq_jax.models.discriminators.minibatch_stddev import minibatch_stddev
 
@@ -43,12 +43,11 @@ class _Block(nn.Module):
 
     outputs: int
     dtype: jnp.dtype
-    implementation: str
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps ``[batch, row, column, channel]`` to ``[batch, row / 2, column / 2, outputs]``."""
-        common: dict[str, Any] = {"dtype": self.dtype, "implementation": self.implementation}
+        common: dict[str, Any] = {"dtype": self.dtype}
         skip = EqualisedConv(
             self.outputs, (1, 1), use_bias=False, gain=math.sqrt(0.5), name="skip", **common
         )(blur_half(x))
@@ -70,14 +69,12 @@ class StyleGanDiscriminator(nn.Module):
       stddev_group: samples a group of the minibatch standard deviation.
       dtype: dtype of the blocks; everything from the minibatch standard deviation on, and the
         parameters, are float32.
-      implementation: see `bsq_jax.models.discriminators.convolution.convolve`.
     """
 
     channel_base: int = 32768
     channel_max: int = 512
     stddev_group: int = 4
     dtype: jnp.dtype = jnp.float32
-    implementation: str = "auto"
 
     def channels(self, size: tuple[int, int]) -> int:
         """Channels of frames of this size."""
@@ -92,7 +89,7 @@ class StyleGanDiscriminator(nn.Module):
         """
         batch, time, height, width, _ = pixels.shape
         through = sizes(height, width)
-        common: dict[str, Any] = {"dtype": self.dtype, "implementation": self.implementation}
+        common: dict[str, Any] = {"dtype": self.dtype}
         x = rearrange(pixels, "b t h w c -> (b t) h w c")
         x = EqualisedConv(self.channels(through[0]), (1, 1), name="fromrgb", **common)(x)
         x = leaky(x, math.sqrt(2))

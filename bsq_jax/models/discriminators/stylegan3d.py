@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from bsq_jax.models.discriminators.convolution import average_pool
+from bsq_jax.models.discriminators.filters import average_pool
 from bsq_jax.models.discriminators.layers import EqualisedConv, at_least_float32, leaky
 from bsq_jax.models.discriminators.minibatch_stddev import minibatch_stddev
 
@@ -24,12 +24,11 @@ class _Block(nn.Module):
     outputs: int
     factors: tuple[int, int, int]
     dtype: jnp.dtype
-    implementation: str
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps ``[batch, time, row, column, channel]`` to the pooled size with `outputs`."""
-        common: dict[str, Any] = {"dtype": self.dtype, "implementation": self.implementation}
+        common: dict[str, Any] = {"dtype": self.dtype}
         window = (3, 3, 3)
         skip = EqualisedConv(
             self.outputs, (1, 1, 1), use_bias=False, gain=math.sqrt(0.5), name="skip", **common
@@ -51,18 +50,16 @@ class StyleGan3dDiscriminator(nn.Module):
       stddev_group: clips a group of the minibatch standard deviation.
       dtype: dtype of the blocks; everything from the minibatch standard deviation on, and the
         parameters, are float32.
-      implementation: see `bsq_jax.models.discriminators.convolution.convolve`.
     """
 
     width: int = 64
     stddev_group: int = 4
     dtype: jnp.dtype = jnp.float32
-    implementation: str = "auto"
 
     @nn.compact
     def __call__(self, pixels: jax.Array) -> jax.Array:
         """Maps ``[batch, time, height, width, 3]`` in [-1, 1] to logits ``[batch, 1]`` float32."""
-        common: dict[str, Any] = {"dtype": self.dtype, "implementation": self.implementation}
+        common: dict[str, Any] = {"dtype": self.dtype}
         x = leaky(EqualisedConv(self.width, (1, 1, 1), name="input", **common)(pixels))
         for index, (multiple, time_factor) in enumerate(zip(WIDTHS[1:], TIME_FACTORS, strict=True)):
             wanted = (time_factor, 2, 2)

@@ -18,12 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bsq_jax.core import cpu
 from bsq_jax.models.attention.causality import Causality
 from bsq_jax.models.attention.self_attention import Past
 from bsq_jax.models.initializers import bias, embedding, kernel
-from bsq_jax.models.linear import product
 from bsq_jax.models.positions import FrameTable, PositionEmbedding, frame_table
-from bsq_jax.models.transformer import Compute, LayerNorm, Transformer
+from bsq_jax.models.transformer import Compute, Transformer, layer_norm
 from bsq_jax.quantizers.bits import group_sizes
 
 _POSITIONS = "learned"
@@ -136,7 +136,7 @@ class MaskedLm(nn.Module):
         x = x.reshape(*x.shape[:2], *grid, shape.width)
         x = PositionEmbedding(_POSITIONS, grid, shape.frames, dtype, name="positions")(x, table)
         x = x.reshape(*x.shape[:2], shape.tokens, shape.width)
-        x = LayerNorm(dtype, name="norm_pre")(x)
+        x = layer_norm(dtype, name="norm_pre")(x)
         x, present = Transformer(
             shape.layers,
             shape.heads,
@@ -149,9 +149,9 @@ class MaskedLm(nn.Module):
             x = x[:, -1]
         else:
             x = jnp.take_along_axis(x, frame[:, None, None, None], axis=1)[:, 0]
-        x = LayerNorm(dtype, name="norm_post")(x)
+        x = layer_norm(dtype, name="norm_post")(x)
         x = self._dense(shape.width, ("embed", "mlp"), "head_hidden")(x)
-        x = LayerNorm(dtype, name="head_norm")(nn.gelu(x, approximate=False))
+        x = layer_norm(dtype, name="head_norm")(nn.gelu(x, approximate=False))
         x = self._dense(sum(shape.words), ("mlp", None), "head_out")(x)
         return x.astype(jnp.float32), present
 
@@ -168,7 +168,7 @@ class MaskedLm(nn.Module):
         return nn.Dense(
             width,
             dtype=self.compute.dtype,
-            dot_general=product,
+            dot_general=cpu.dot_general,
             kernel_init=kernel(*axes),
             bias_init=bias(axes[1]),
             name=name,

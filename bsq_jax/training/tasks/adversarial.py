@@ -1,16 +1,17 @@
-"""The second player: what the discriminator does in one training step.
+"""The adversarial part of a training step: the discriminator, and the generator's loss against it.
 
-Both players are updated from one forward pass of the generator. The order is: the generator's
-gradient is taken against the discriminator as it was before the step, the discriminator's gradient
-at the reconstructions of the generator as it was before the step; then both move. Alternating
-updates in which the discriminator sees the same reconstructions, as in the published code, give the
-same numbers.
+Generator and discriminator are updated from one forward pass of the generator. The order is: the
+generator's gradient is taken against the discriminator as it was before the step, the
+discriminator's gradient at the reconstructions of the generator as it was before the step; then
+both are updated. Alternating updates in which the discriminator sees the same reconstructions, as
+in the published code, give the same numbers.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -20,26 +21,31 @@ import optax
 from bsq_jax import losses
 from bsq_jax.core.clips import hold_last, weighted_mean
 from bsq_jax.core.errors import UserError
-from bsq_jax.training.state import Adversary
+from bsq_jax.models.factory import make_discriminator
+from bsq_jax.training.optimizer import make_discriminator_optimizer
+from bsq_jax.training.state import DiscriminatorState, optimizer_step
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 
-class Play(NamedTuple):
+class AdversarialGradients(NamedTuple):
     """What the discriminator makes of a batch.
 
     Attributes:
-      pixel_gradient: of the generator's adversarial loss, unweighted, with respect to the
-        reconstructions, float32 ``[batch, time, height, width, 3]``.
-      gradients: of the discriminator's loss, with respect to its parameters.
-      watched: scalars by name.
+      pixels: gradient of the generator's adversarial loss with respect to the reconstructions,
+        float32 ``[batch, time, height, width, 3]``.
+      discriminator: gradient of the discriminator's loss with respect to its parameters.
+      metrics: scalars by name; ``adversarial`` is the generator's loss, unweighted.
     """
 
-    pixel_gradient: jax.Array
-    gradients: Any
-    watched: dict[str, jax.Array]
+    pixels: jax.Array
+    discriminator: Any
+    metrics: dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
-class AdversarialRules:
+class AdversarialTraining:
     """The discriminator and how it is trained. All methods are pure.
 
     Attributes:
@@ -47,7 +53,8 @@ class AdversarialRules:
       optimizer: optax transformation of the discriminator's gradients.
       weight: weight of the generator's adversarial loss.
       kind: ``non_saturating`` or ``hinge``.
-      start: step from which both players play; before it the discriminator rests, at no cost.
+      start: step from which the discriminator is trained and the generator has its loss; before it
+        neither is computed.
       adaptive: scale `weight` by the ratio of the gradients at the generator's last layer.
       r1: gamma of the R1 penalty, which counts gamma / 2; 0 for none.
       r1_every: steps between penalties, each of this many times the weight (lazy regularisation,
@@ -60,55 +67,79 @@ class AdversarialRules:
 
     discriminator: nn.Module
     optimizer: optax.GradientTransformation
-    weight: float = 0.1
-    kind: str = "non_saturating"
-    start: int = 0
-    adaptive: bool = False
-    r1: float = 10.0
-    r1_every: int = 16
-    lecam: float = 0.0
-    lecam_decay: float = 0.999
-    clip_frames: int = 0
+    weight: float
+    kind: str
+    start: int
+    adaptive: bool
+    r1: float
+    r1_every: int
+    lecam: float
+    lecam_decay: float
+    clip_frames: int
 
     def logits(self, params: Any, pixels: jax.Array) -> jax.Array:
         """Logits of float pixels ``[batch, time, height, width, 3]``."""
         return jnp.asarray(self.discriminator.apply({"params": params}, pixels))
 
-    def play(
+    def gradients(
         self,
-        adversary: Adversary,
+        state: DiscriminatorState,
         real: jax.Array,
         fake: jax.Array,
         step: jax.Array,
         weights: jax.Array | None = None,
-    ) -> Play:
-        """Both players' losses and gradients for a batch; nothing is updated.
+    ) -> AdversarialGradients:
+        """Losses and gradients of generator and discriminator; all zero before `start`.
 
         Args:
-          adversary: the discriminator's state.
+          state: the discriminator's.
           real: float pixels ``[batch, time, height, width, 3]``, padded with the last real frame.
           fake: their reconstructions; padding is that of `real`.
           step: of the run.
           weights: 1 for real frames and 0 for padding, ``[batch, time]``; None without padding. A
-            discriminator of clips judges them whole.
+            discriminator of clips has one logit for a clip, so it uses only their lengths.
 
         Raises:
           UserError: clips are longer than a discriminator of clips takes.
         """
         if not self.start:
-            return self._play(adversary, real, fake, step, weights)
+            return self._gradients(state, real, fake, step, weights)
 
-        def rest(*arguments: Any) -> Play:
-            shapes = jax.eval_shape(self._play, *arguments)
+        def zeros(*arguments: Any) -> AdversarialGradients:
+            shapes = jax.eval_shape(self._gradients, *arguments)
             return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
-        arguments = (adversary, real, fake, step, weights)
-        return jax.lax.cond(step >= self.start, self._play, rest, *arguments)
+        arguments = (state, real, fake, step, weights)
+        return jax.lax.cond(step >= self.start, self._gradients, zeros, *arguments)
+
+    def generator_weight(
+        self,
+        step: jax.Array,
+        reconstruction_gradient: jax.Array,
+        adversarial_gradient: jax.Array,
+        last_layer: Callable[[jax.Array], jax.Array],
+    ) -> jax.Array:
+        """Weight of the generator's adversarial loss at a step, a float32 scalar.
+
+        Args:
+          step: of the run; before `start` the weight is 0.
+          reconstruction_gradient: of the other losses with respect to the reconstructions,
+            ``[batch, time, height, width, 3]``; only an `adaptive` weight uses it.
+          adversarial_gradient: of the adversarial loss, likewise.
+          last_layer: maps a gradient with respect to the reconstructions to that with respect to
+            the weights of the generator's last layer.
+        """
+        weight = jnp.where(step >= self.start, jnp.float32(self.weight), 0.0)
+        if self.adaptive:
+            weight *= losses.adaptive_weight(
+                last_layer(reconstruction_gradient), last_layer(adversarial_gradient)
+            )
+        return weight
 
     def _hold(self, pixels: jax.Array, weights: jax.Array | None) -> jax.Array:
-        """Clips made as long as a discriminator of clips wants them, each by its last real frame.
+        """Clips made as long as a discriminator of clips takes, by repeating the last real frame.
 
-        Reconstructions are held at a reconstruction: a cut to the original would give them away.
+        Reconstructions repeat a reconstruction: a cut to the original would give them away.
         """
         missing = self.clip_frames - pixels.shape[1]
         if missing < 0:
@@ -120,22 +151,22 @@ class AdversarialRules:
             pixels = hold_last(pixels, jnp.sum(weights > 0, axis=1))
         return jnp.concatenate([pixels, jnp.repeat(pixels[:, -1:], missing, axis=1)], axis=1)
 
-    def _play(
+    def _gradients(
         self,
-        adversary: Adversary,
+        state: DiscriminatorState,
         real: jax.Array,
         fake: jax.Array,
         step: jax.Array,
         weights: jax.Array | None,
-    ) -> Play:
+    ) -> AdversarialGradients:
         pull_held = None
         if self.clip_frames:
             real = self._hold(real, weights)
             fake, pull_held = jax.vjp(lambda pixels: self._hold(pixels, weights), fake)
             weights = None
-        # One forward pass of the reconstructions serves both players' gradients.
-        fake_logits, pull_fake = jax.vjp(self.logits, adversary.params, fake)
-        real_logits, pull_real = jax.vjp(lambda p: self.logits(p, real), adversary.params)
+        # One forward pass of the reconstructions serves the gradients of both networks.
+        fake_logits, pull_fake = jax.vjp(self.logits, state.params, fake)
+        real_logits, pull_real = jax.vjp(lambda p: self.logits(p, real), state.params)
 
         generator_loss, cotangent = jax.value_and_grad(
             lambda logits: losses.generator_loss(self.kind, logits, weights)
@@ -146,7 +177,7 @@ class AdversarialRules:
 
         def discriminator_loss(real: jax.Array, fake: jax.Array) -> tuple[jax.Array, jax.Array]:
             loss = losses.discriminator_loss(self.kind, real, fake, weights)
-            lecam = losses.lecam(real, fake, adversary.anchors, weights)
+            lecam = losses.lecam(real, fake, state.anchors, weights)
             return loss + self.lecam * lecam if self.lecam else loss, lecam
 
         (loss, lecam), (real_cotangent, fake_cotangent) = jax.value_and_grad(
@@ -155,64 +186,90 @@ class AdversarialRules:
         gradients = jax.tree.map(
             jnp.add, pull_real(real_cotangent)[0], pull_fake(fake_cotangent)[0]
         )
-        gradients, r1 = self._add_r1(gradients, adversary, real, step, weights)
-        watched = {
+        gradients, r1 = self._add_r1(gradients, state, real, step, weights)
+        metrics = {
             "adversarial": generator_loss,
             "discriminator": loss,
             "logits_real": weighted_mean(real_logits, weights),
             "logits_fake": weighted_mean(fake_logits, weights),
         }
         if self.r1:
-            watched["r1"] = r1
+            metrics["r1"] = r1
         if self.lecam:
-            watched["lecam"] = lecam
-        return Play(pixel_gradient, gradients, watched)
+            metrics["lecam"] = lecam
+        return AdversarialGradients(pixel_gradient, gradients, metrics)
 
     def _add_r1(
         self,
         gradients: Any,
-        adversary: Adversary,
+        state: DiscriminatorState,
         real: jax.Array,
         step: jax.Array,
         weights: jax.Array | None,
     ) -> tuple[Any, jax.Array]:
         """Adds the penalty's gradient on the steps that have one, inside the one program."""
         if not self.r1:
-            return gradients, adversary.r1
+            return gradients, state.r1
 
         def penalise(gradients: Any) -> tuple[Any, jax.Array]:
             def penalty(params: Any) -> jax.Array:
                 return losses.r1_penalty(lambda pixels: self.logits(params, pixels), real, weights)
 
-            r1, extra = jax.value_and_grad(penalty)(adversary.params)
+            r1, extra = jax.value_and_grad(penalty)(state.params)
             factor = 0.5 * self.r1 * self.r1_every
             return jax.tree.map(lambda g, e: g + factor * e, gradients, extra), r1
 
-        return jax.lax.cond(
-            step % self.r1_every == 0, penalise, lambda g: (g, adversary.r1), gradients
-        )
+        return jax.lax.cond(step % self.r1_every == 0, penalise, lambda g: (g, state.r1), gradients)
 
     def update(
-        self, adversary: Adversary, gradients: Any, watched: dict[str, jax.Array], step: jax.Array
-    ) -> Adversary:
-        """The discriminator after its step; the same before `start`.
+        self,
+        state: DiscriminatorState,
+        gradients: Any,
+        metrics: dict[str, jax.Array],
+        step: jax.Array,
+    ) -> DiscriminatorState:
+        """The discriminator's state after its step; the same before `start`.
 
         Args:
-          adversary: its state.
-          gradients: those of `play`, averaged over micro-batches.
-          watched: likewise.
+          state: the discriminator's.
+          gradients: with respect to its parameters, those of `gradients`, averaged over
+            micro-batches.
+          metrics: likewise.
           step: of the run.
         """
 
-        def move(adversary: Adversary) -> Adversary:
-            updates, opt_state = self.optimizer.update(
-                gradients, adversary.opt_state, adversary.params
+        def move(state: DiscriminatorState) -> DiscriminatorState:
+            params, opt_state = optimizer_step(
+                state.params, gradients, self.optimizer, state.opt_state
             )
-            params = optax.apply_updates(adversary.params, updates)
-            logits = jnp.stack([watched["logits_real"], watched["logits_fake"]])
-            anchors = self.lecam_decay * adversary.anchors + (1 - self.lecam_decay) * logits
-            return Adversary(params, opt_state, anchors, watched.get("r1", adversary.r1))
+            logits = jnp.stack([metrics["logits_real"], metrics["logits_fake"]])
+            anchors = self.lecam_decay * state.anchors + (1 - self.lecam_decay) * logits
+            return DiscriminatorState(params, opt_state, anchors, metrics.get("r1", state.r1))
 
         if not self.start:
-            return move(adversary)
-        return jax.lax.cond(step >= self.start, move, lambda same: same, adversary)
+            return move(state)
+        return jax.lax.cond(step >= self.start, move, lambda same: same, state)
+
+
+def make_adversarial_training(config: ConfigDict) -> AdversarialTraining | None:
+    """The discriminator that a finalised config describes, and its training; None for none.
+
+    Raises:
+      UserError: the discriminator cannot take the frames of ``config.model``.
+    """
+    loss = config.loss
+    if not loss.adversarial:
+        return None
+    return AdversarialTraining(
+        discriminator=make_discriminator(config),
+        optimizer=make_discriminator_optimizer(config),
+        weight=loss.adversarial,
+        kind=loss.adversarial_kind,
+        start=loss.adversarial_start,
+        adaptive=loss.adaptive,
+        r1=loss.r1,
+        r1_every=loss.r1_every,
+        lecam=loss.lecam,
+        lecam_decay=loss.lecam_decay,
+        clip_frames=config.model.frames if config.discriminator.name == "stylegan3d" else 0,
+    )

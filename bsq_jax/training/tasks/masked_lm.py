@@ -9,32 +9,29 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from ml_collections import ConfigDict
 
 from bsq_jax.core.rng import stream_key
 from bsq_jax.models.factory import make_masked_lm
-from bsq_jax.models.frozen_tokenizer import Batch, FrozenTokenizer
+from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
 from bsq_jax.models.masked_lm.mask_schedule import masked_share
 from bsq_jax.models.masked_lm.model import MaskedLm, MaskedLmShape
 from bsq_jax.quantizers.bits import to_group_indices
 from bsq_jax.training.accumulate import over_micro_batches
-from bsq_jax.training.optimizer import make_optimizer, make_schedule
-from bsq_jax.training.state import Player, TrainState
+from bsq_jax.training.state import TrainableNetwork, TrainState
+from bsq_jax.training.tasks.base import Batch, Metrics, shared_settings
 from bsq_jax.training.tasks.on_tokens import TokensTask
 
-MASK_UNITS = ("token", "group")
 
-
-class Exercise(NamedTuple):
-    """What the model is given, and what it is asked for.
+class MaskedBatch(NamedTuple):
+    """A batch of which some words are masked: what the model is given and what it is to predict.
 
     Attributes:
       words: int32 ``[batch, time, token, group]``: whole in the frames before `frame`, some masked
         in it, all masked after it.
       labels: int32 ``[batch]``, classes; -1 for none.
-      frame: int32 ``[batch]``, the frame to fill in.
-      targets: int32 ``[batch, token, group]``, its words.
+      frame: int32 ``[batch]``, the frame whose masked words are to be predicted.
+      targets: int32 ``[batch, token, group]``, the words of that frame.
       masked: booleans ``[batch, token, group]``, which of them are masked.
     """
 
@@ -45,7 +42,7 @@ class Exercise(NamedTuple):
     masked: jax.Array
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class MaskedLmTask(TokensTask):
     """``(state, batch, frozen) -> (state, metrics)`` for a masked language model.
 
@@ -54,36 +51,22 @@ class MaskedLmTask(TokensTask):
 
     Attributes:
       model: the network.
-      tokenizer: makes the tokens.
-      optimizer: optax transformation of the gradients.
-      schedule: learning rate by step, for the log.
       mask_schedule: of the share that is masked, see `bsq_jax.models.masked_lm.mask_schedule`.
       mask_unit: what is masked as a whole: a ``token``, or each ``group`` of bits by itself.
-      label_dropout: share of the examples whose class is not told.
+      label_dropout: share of the examples whose class is withheld.
       label_smoothing: share of the target that goes to all words alike.
-      ema_decay: decay of the averaged parameters; 0 keeps none.
-      ema_warmup: let the decay start small, for runs that start from random parameters.
-      accumulate: micro-batches a step.
-      seed: the run's seed.
     """
 
     model: MaskedLm
-    tokenizer: FrozenTokenizer
-    optimizer: optax.GradientTransformation
-    schedule: optax.Schedule
-    mask_schedule: str = "cosine"
-    mask_unit: str = "token"
-    label_dropout: float = 0.1
-    label_smoothing: float = 0.1
-    ema_decay: float = 0.0
-    ema_warmup: bool = True
-    accumulate: int = 1
-    seed: int = 0
+    mask_schedule: str
+    mask_unit: str
+    label_dropout: float
+    label_smoothing: float
 
     # --- state ---
 
     @property
-    def _player(self) -> Player:
+    def _network(self) -> TrainableNetwork:
         shape = self.model.shape
 
         def init() -> Any:
@@ -91,11 +74,11 @@ class MaskedLmTask(TokensTask):
             labels = jnp.zeros(1, jnp.int32)
             return self.model.init(stream_key(self.seed, "init"), words, labels)["params"]
 
-        return init, self.optimizer
+        return TrainableNetwork(init, self.optimizer)
 
-    # --- what is asked ---
+    # --- masking ---
 
-    def exercises(self, batch: Batch, frozen: Mapping[str, Any], keys: jax.Array) -> Exercise:
+    def mask(self, batch: Batch, frozen: Mapping[str, Any], keys: jax.Array) -> MaskedBatch:
         """Masks a frame of each example, by a key ``[batch]`` for each."""
         shape = self.model.shape
         words = to_group_indices(self.tokenizer.tokens(batch, frozen), shape.group_size)
@@ -120,7 +103,7 @@ class MaskedLmTask(TokensTask):
         ahead = ahead[:, :, None, None]
         hidden = (ahead > 0) | ((ahead == 0) & masked[:, None])
         masks = jnp.asarray(shape.masks).reshape(1, 1, 1, -1)
-        return Exercise(
+        return MaskedBatch(
             words=jnp.where(hidden, masks, words),
             labels=jnp.where(dropped, -1, labels),
             frame=frame,
@@ -128,30 +111,26 @@ class MaskedLmTask(TokensTask):
             masked=masked,
         )
 
-    def _answer(self, params: Any, exercise: Exercise) -> dict[str, jax.Array]:
-        """For each example the sums over its masked groups, float32 ``[batch]``.
-
-        ``loss`` with smoothed targets and ``cross_entropy``, both in nats, ``right`` the number of
-        groups whose likeliest word is the right one, and ``masked`` their number.
-        """
-        logits: Any = self.model.apply(
-            {"params": params}, exercise.words, exercise.labels, exercise.frame
-        )[0]
-        return answers(
-            self.model.shape, logits, exercise.targets, exercise.masked, self.label_smoothing
+    def _sums(self, params: Any, batch: MaskedBatch) -> Metrics:
+        """The model's `sums_over_masked` for a batch."""
+        logits: Any = self.model.apply({"params": params}, batch.words, batch.labels, batch.frame)[
+            0
+        ]
+        return sums_over_masked(
+            self.model.shape, logits, batch.targets, batch.masked, self.label_smoothing
         )
 
     # --- training ---
 
     def train_step(
         self, state: TrainState, batch: Batch, frozen: Mapping[str, Any]
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
-        """One optimiser step on one global batch."""
-        exercise = self.exercises(batch, frozen, self._keys(batch, "masks", state.step))
+    ) -> tuple[TrainState, Metrics]:
+        """One optimizer step on one global batch."""
+        masked = self.mask(batch, frozen, self._keys(batch, "masks", state.step))
 
-        def gradients_of(part: Exercise, _: jax.Array | None) -> tuple[Any, Any]:
-            def loss(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-                sums = {k: jnp.sum(v) for k, v in self._answer(params, part).items()}
+        def gradients_of(part: MaskedBatch, _: jax.Array | None) -> tuple[Any, Any]:
+            def loss(params: Any) -> tuple[jax.Array, Metrics]:
+                sums = {k: jnp.sum(v) for k, v in self._sums(params, part).items()}
                 count = sums.pop("masked")
                 means = {name: value / count for name, value in sums.items()}
                 return means["loss"], means
@@ -159,17 +138,16 @@ class MaskedLmTask(TokensTask):
             gradients, means = jax.grad(loss, has_aux=True)(state.params)
             return gradients, means
 
-        counts = jnp.sum(exercise.masked, axis=(1, 2)).astype(jnp.float32)
-        gradients, means = over_micro_batches(gradients_of, exercise, counts, self.accumulate)
+        counts = jnp.sum(masked.masked, axis=(1, 2)).astype(jnp.float32)
+        gradients, means = over_micro_batches(gradients_of, masked, counts, self.accumulate)
         watched = {
             "loss": means["loss"],
             "cross_entropy": self._bits(means["cross_entropy"]),
             "accuracy": means["right"],
-            "masked": jnp.mean(exercise.masked.astype(jnp.float32)),
-            "gradient_norm": optax.tree.norm(gradients),
-            "learning_rate": self.schedule(state.step),
+            "masked": jnp.mean(masked.masked.astype(jnp.float32)),
         }
-        return self._next(state, gradients), watched
+        after, of_optimizer = self._optimizer_step(state, gradients)
+        return after, watched | of_optimizer
 
     def _keys(self, batch: Batch, stream: str, step: jax.Array | int) -> jax.Array:
         rows = len(next(iter(batch.values())))
@@ -197,12 +175,12 @@ class MaskedLmTask(TokensTask):
         """
         key = stream_key(self.seed, "validation masks")
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["index"])
-        told = dataclasses.replace(self, label_dropout=0.0)
-        sums = self._answer(params, told.exercises(batch, frozen, keys))
+        with_labels = dataclasses.replace(self, label_dropout=0.0)
+        sums = self._sums(params, with_labels.mask(batch, frozen, keys))
         return {**sums, "cross_entropy": self._bits(sums["cross_entropy"])}
 
 
-def answers(
+def sums_over_masked(
     shape: MaskedLmShape,
     logits: jax.Array,
     targets: jax.Array,
@@ -219,7 +197,9 @@ def answers(
       smoothing: share of the target that goes to all words alike.
 
     Returns:
-      float32 ``[batch]`` each: ``loss`` and ``cross_entropy`` in nats, ``right``, ``masked``.
+      float32 ``[batch]`` each: ``loss`` with smoothed targets and ``cross_entropy``, both in nats;
+      ``right``, the number of groups whose likeliest word is the target; ``masked``, the number of
+      masked groups.
     """
     totals = {name: jnp.zeros(len(logits)) for name in ("loss", "cross_entropy", "right")}
     for group, of_group in enumerate(shape.split(logits)):
@@ -244,14 +224,9 @@ def make_masked_lm_task(config: ConfigDict, tokenizer: FrozenTokenizer) -> Maske
     return MaskedLmTask(
         model=make_masked_lm(config),
         tokenizer=tokenizer,
-        optimizer=make_optimizer(config),
-        schedule=make_schedule(config),
         mask_schedule=masked.schedule,
         mask_unit=masked.mask_unit,
         label_dropout=masked.label_dropout,
         label_smoothing=masked.label_smoothing,
-        ema_decay=config.optimizer.ema,
-        ema_warmup=not config.train.init,  # an average that comes along is not to be forgotten
-        accumulate=config.train.accumulate,
-        seed=config.seed,
+        **shared_settings(config),
     )

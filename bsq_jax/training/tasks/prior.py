@@ -8,22 +8,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from ml_collections import ConfigDict
 
 from bsq_jax.core.clips import real_frames, weighted_mean
 from bsq_jax.core.rng import stream_key
 from bsq_jax.models.factory import make_prior
-from bsq_jax.models.frozen_tokenizer import Batch, FrozenTokenizer
+from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
 from bsq_jax.models.prior.model import PriorModel, cross_entropy
 from bsq_jax.training.accumulate import over_micro_batches
-from bsq_jax.training.optimizer import make_optimizer, make_schedule
-from bsq_jax.training.state import Player, TrainState
+from bsq_jax.training.state import TrainableNetwork, TrainState
+from bsq_jax.training.tasks import variable_bits
+from bsq_jax.training.tasks.base import Batch, Metrics, shared_settings
 from bsq_jax.training.tasks.on_tokens import TokensTask
-from bsq_jax.training.tasks.tokenizer import draw_kept, keep_bits
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class PriorTask(TokensTask):
     """``(state, batch, frozen) -> (state, metrics)`` for a prior.
 
@@ -33,47 +32,30 @@ class PriorTask(TokensTask):
 
     Attributes:
       model: the network.
-      tokenizer: makes the tokens.
-      optimizer: optax transformation of the gradients.
-      schedule: learning rate by step, for the log.
-      ema_decay: decay of the averaged parameters; 0 keeps none.
-      ema_warmup: let the decay start small, for runs that start from random parameters.
-      accumulate: micro-batches a step.
-      seed: the run's seed.
     """
 
     model: PriorModel
-    tokenizer: FrozenTokenizer
-    optimizer: optax.GradientTransformation
-    schedule: optax.Schedule
-    ema_decay: float = 0.0
-    ema_warmup: bool = True
-    accumulate: int = 1
-    seed: int = 0
 
     # --- state ---
 
     @property
-    def _player(self) -> Player:
+    def _network(self) -> TrainableNetwork:
         shape = self.model.shape
 
         def init() -> Any:
             signs = jnp.zeros((1, 1, shape.tokens, shape.bits))
             return self.model.init(stream_key(self.seed, "init"), signs)["params"]
 
-        return init, self.optimizer
+        return TrainableNetwork(init, self.optimizer)
 
     # --- training ---
 
     def kept_bits(self, examples: int, step: jax.Array) -> jax.Array | None:
         """How many bits of a token each clip keeps, int32 ``[examples]``; None: always all.
 
-        As many as its tokenizer might have been left, see `draw_kept`.
+        As many as its tokenizer's decoder might have been given in training.
         """
-        shape = self.tokenizer.model.shape
-        if not shape.min_bits:
-            return None
-        return draw_kept(stream_key(self.seed, "bits", step), examples, shape)
+        return variable_bits.kept_bits(self.tokenizer.model.shape, self.seed, examples, step)
 
     def _cost(self, params: Any, signs: jax.Array) -> jax.Array:
         """Bits that each sign costs, ``[batch, time, token, L]``."""
@@ -82,8 +64,8 @@ class PriorTask(TokensTask):
 
     def train_step(
         self, state: TrainState, batch: Batch, frozen: Mapping[str, Any]
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
-        """One optimiser step on one global batch."""
+    ) -> tuple[TrainState, Metrics]:
+        """One optimizer step on one global batch."""
         bits, frames = self.tokenizer.tokens(batch, frozen), batch.get("frames")
         kept = self.kept_bits(len(bits), state.step)
         # The loss is a mean over bits, so each example weighs as many as it has.
@@ -95,7 +77,7 @@ class PriorTask(TokensTask):
             bits, frames, kept = rows
             signs = 2.0 * bits.astype(jnp.float32) - 1
             if kept is not None:
-                signs = keep_bits(signs, kept)
+                signs = variable_bits.keep_bits(signs, kept)
             weights = None
             if frames is not None:
                 weights = real_frames(frames, signs.shape[1]).astype(jnp.float32)
@@ -112,9 +94,8 @@ class PriorTask(TokensTask):
             gradients_of, (bits, frames, kept), counts, self.accumulate
         )
         watched["saved"] = 1 - watched["loss"]
-        watched["gradient_norm"] = optax.tree.norm(gradients)
-        watched["learning_rate"] = self.schedule(state.step)
-        return self._next(state, gradients), watched
+        after, of_optimizer = self._optimizer_step(state, gradients)
+        return after, watched | of_optimizer
 
     # --- evaluation ---
 
@@ -139,10 +120,5 @@ def make_prior_task(config: ConfigDict, tokenizer: FrozenTokenizer) -> PriorTask
     return PriorTask(
         model=make_prior(config),
         tokenizer=tokenizer,
-        optimizer=make_optimizer(config),
-        schedule=make_schedule(config),
-        ema_decay=config.optimizer.ema,
-        ema_warmup=not config.train.init,  # an average that comes along is not to be forgotten
-        accumulate=config.train.accumulate,
-        seed=config.seed,
+        **shared_settings(config),
     )

@@ -7,71 +7,39 @@ reconstruction, their weighted sum goes back through the generator once.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from einops import rearrange
 from jax.sharding import Mesh
 
-from bsq_jax import losses
-from bsq_jax.core.clips import hold_last, real_frames, weighted_mean, with_axes
+from bsq_jax.core.clips import hold_last, real_frames, with_axes
 from bsq_jax.core.pixels import to_float, to_uint8
 from bsq_jax.core.rng import stream_key
 from bsq_jax.core.sharding import abstract_replicated, replicate
 from bsq_jax.evaluation import metrics
-from bsq_jax.evaluation.networks.lpips import abstract_lpips, load_lpips, lpips_layers
-from bsq_jax.models.factory import make_discriminator, make_tokenizer
-from bsq_jax.models.tokenizer import TokenizerModel, TokenizerOutput, TokenizerShape
-from bsq_jax.quantizers.health import code_counts, health_of
-from bsq_jax.training.accumulate import over_micro_batches
-from bsq_jax.training.optimizer import (
-    make_discriminator_optimizer,
-    make_optimizer,
-    make_schedule,
-    update_ema,
+from bsq_jax.losses import (
+    FrozenParams,
+    ReconstructionLoss,
+    make_entropy_weight,
+    make_losses,
+    weighted_sum,
 )
-from bsq_jax.training.state import Adversary, Player, TrainState, abstract_state, initial_state
-from bsq_jax.training.tasks.adversarial import AdversarialRules
+from bsq_jax.models.factory import make_tokenizer
+from bsq_jax.models.tokenizer import TokenizerModel, TokenizerOutput
+from bsq_jax.training.accumulate import over_micro_batches
+from bsq_jax.training.state import DiscriminatorState, TrainableNetwork, TrainState
+from bsq_jax.training.tasks import forward, step_metrics, variable_bits
+from bsq_jax.training.tasks.adversarial import AdversarialTraining, make_adversarial_training
+from bsq_jax.training.tasks.base import Batch, Metrics, TrainingTask, shared_settings
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-Batch = Mapping[str, jax.Array]
-Metrics = dict[str, jax.Array]
-Frozen = Mapping[str, Any]  # parameters of frozen networks by name
 
-PERCEPTUAL = "vgg16"  # the network of the perceptual loss, and its name among the frozen ones
-
-
-@dataclasses.dataclass(frozen=True)
-class LossWeights:
-    """Weights of the generator's loss terms.
-
-    ``l1``, ``l2`` and ``entropy`` of weight 0 are watched and have no gradient; ``perceptual`` of
-    weight 0 is left out, because it costs.
-
-    Attributes:
-      l1: mean absolute error.
-      l2: mean squared error.
-      perceptual: LPIPS with VGG16 features.
-      entropy: the quantiser's loss, after the ramp.
-      entropy_ramp_start: factor of `entropy` at step 0.
-      entropy_ramp_steps: steps over which the factor falls to 1.
-    """
-
-    l1: float = 1.0
-    l2: float = 0.0
-    perceptual: float = 0.0
-    entropy: float = 0.1
-    entropy_ramp_start: float = 3.0
-    entropy_ramp_steps: int = 2000
-
-
-@dataclasses.dataclass(frozen=True)
-class TokenizerTask:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenizerTask(TrainingTask):
     """``(state, batch, frozen) -> (state, metrics)`` for a tokenizer.
 
     A batch is ``{"pixels": uint8 [batch, time, height, width, 3], "frames": int32 [batch]}``: so
@@ -79,92 +47,58 @@ class TokenizerTask:
     all are real. All methods are pure; the train loop jits them with donated, sharded state, so
     every mean over the batch is a mean over the real frames of the GLOBAL batch.
 
+    Micro-batches are averaged by their numbers of real frames, and what a discriminator makes of
+    whole clips by their numbers of clips. The codebook entropy, the adaptive weight and the
+    statistics of the discriminator's minibatch are those of a micro-batch.
+
     Attributes:
-      model: the network.
-      optimizer: optax transformation of the gradients.
-      schedule: learning rate by step, for the log.
-      weights: weights of the loss terms.
-      adversarial: the discriminator and its rules; None for none.
-      ema_decay: decay of the averaged parameters; 0 keeps none.
-      ema_warmup: let the decay start small, for runs that start from random parameters.
-      accumulate: micro-batches a step, averaged by their numbers of real frames, and what a
-        discriminator makes of whole clips by their numbers of clips. The codebook entropy, the
-        adaptive weight and the statistics of the discriminator's minibatch are those of a
-        micro-batch.
-      seed: the run's seed.
+      model: the network, the generator of adversarial training.
+      losses: of reconstructions.
+      entropy_weight: weight of the quantizer's loss by step.
+      adversarial: the discriminator and its training; None for none.
     """
 
     model: TokenizerModel
-    optimizer: optax.GradientTransformation
-    schedule: optax.Schedule
-    weights: LossWeights = LossWeights()
-    adversarial: AdversarialRules | None = None
-    ema_decay: float = 0.0
-    ema_warmup: bool = True
-    accumulate: int = 1
-    seed: int = 0
+    losses: tuple[ReconstructionLoss, ...]
+    entropy_weight: optax.Schedule
+    adversarial: AdversarialTraining | None
 
     # --- state ---
 
-    def _player(self, name: str, model: Any, optimizer: optax.GradientTransformation) -> Player:
+    def _init(self, stream: str, model: Any) -> Any:
         shape = self.model.shape
-
-        def init() -> Any:
-            pixels = jnp.zeros((1, shape.frames, shape.image_height, shape.image_width, 3))
-            return model.init(stream_key(self.seed, name), pixels)["params"]
-
-        return init, optimizer
+        pixels = jnp.zeros((1, shape.frames, shape.image_height, shape.image_width, 3))
+        return model.init(stream_key(self.seed, stream), pixels)["params"]
 
     @property
-    def _generator(self) -> Player:
-        return self._player("init", self.model, self.optimizer)
+    def _network(self) -> TrainableNetwork:
+        return TrainableNetwork(lambda: self._init("init", self.model), self.optimizer)
 
     @property
-    def _discriminator(self) -> Player | None:
-        rules = self.adversarial
-        if rules is None:
+    def _discriminator(self) -> TrainableNetwork | None:
+        training = self.adversarial
+        if training is None:
             return None
-        return self._player("init discriminator", rules.discriminator, rules.optimizer)
+        model = training.discriminator
+        return TrainableNetwork(lambda: self._init("init discriminator", model), training.optimizer)
 
-    def abstract_state(self, mesh: Mesh) -> TrainState:
-        """Shapes and shardings of the state on `mesh`; allocates nothing."""
-        ema = self.ema_decay > 0
-        return abstract_state(self._generator, mesh, ema=ema, adversary=self._discriminator)
-
-    def init_state(self, mesh: Mesh) -> TrainState:
-        """The state at step 0, sharded over `mesh`, the same numbers on any mesh."""
-        abstract = self.abstract_state(mesh)
-        return initial_state(self._generator, abstract, adversary=self._discriminator)
-
-    def load_frozen(self, mesh: Mesh) -> Frozen:
-        """Parameters of the frozen networks that the losses look through, on every device.
+    def load_frozen(self, mesh: Mesh) -> FrozenParams:
+        """Parameters of the frozen networks that the losses need, on every device.
 
         Raises:
           UserError: the weights are missing or damaged.
         """
-        if not self.weights.perceptual:
-            return {}
-        return {PERCEPTUAL: replicate(load_lpips(PERCEPTUAL), mesh)}
+        needed = {each.needs.name: each.needs for each in self.losses if each.needs}
+        return {name: replicate(network.load(), mesh) for name, network in needed.items()}
 
-    def abstract_frozen(self, mesh: Mesh) -> Frozen:
+    def abstract_frozen(self, mesh: Mesh) -> FrozenParams:
         """Shapes and shardings of what `load_frozen` gives; allocates nothing."""
-        if not self.weights.perceptual:
-            return {}
-        return {PERCEPTUAL: abstract_replicated(abstract_lpips(PERCEPTUAL), mesh)}
+        needed = {each.needs.name: each.needs for each in self.losses if each.needs}
+        return {
+            name: abstract_replicated(network.abstract(), mesh) for name, network in needed.items()
+        }
 
     # --- training ---
-
-    def _apply(self, params: Any, x: jax.Array, method: str, frames: jax.Array | None) -> jax.Array:
-        """A method of the network, ``[batch, time, ...]`` to the same.
-
-        An image model sees the frames of a clip one by one.
-        """
-        batch, time = x.shape[:2]
-        by_frame = self.model.shape.frames == 1 and time > 1
-        if by_frame:
-            x, frames = rearrange(x, "b t ... -> (b t) 1 ..."), None
-        y = cast(jax.Array, self.model.apply({"params": params}, x, frames, method=method))
-        return y.reshape(batch, time, *y.shape[2:]) if by_frame else y
 
     def reconstruct(
         self,
@@ -174,82 +108,32 @@ class TokenizerTask:
         kept: jax.Array | None = None,
         frames: jax.Array | None = None,
     ) -> TokenizerOutput:
-        """The network's output for float pixels.
-
-        Args:
-          params: the network's parameters.
-          pixels: ``[batch, time, height, width, 3]``.
-          weights: of the frames in the quantiser's losses, ``[batch, time]``; None: all alike.
-          kept: int32 ``[batch]``, bits of a token that the decoder gets; None: all.
-          frames: int32 ``[batch]``, real frames of each clip, which see no padding; None: all are.
-        """
-        quantized = self.model.quantizer(self._apply(params, pixels, "latents", frames), weights)
-        corners = quantized.quantized
-        if kept is not None:
-            corners = keep_bits(corners, kept)
-        decoded = self._apply(params, corners, "decode_quantized", frames)
-        return TokenizerOutput(decoded, quantized)
+        """The network's output for float pixels, see `bsq_jax.training.tasks.forward`."""
+        return forward.reconstruct(self.model, params, pixels, weights, kept, frames)
 
     def kept_bits(self, examples: int, step: jax.Array) -> jax.Array | None:
         """How many bits of its tokens the decoder gets of each example, int32 ``[examples]``.
 
-        All for about half of them, and from ``min_bits`` on for the others, so that the first bits
-        learn to say what matters most. None for models without ``min_bits``: always all.
+        None: always all. See `bsq_jax.training.tasks.variable_bits`.
         """
-        shape = self.model.shape
-        if not shape.min_bits:
-            return None
-        return draw_kept(stream_key(self.seed, "bits", step), examples, shape)
-
-    def pixel_loss(
-        self,
-        reconstruction: jax.Array,
-        pixels: jax.Array,
-        frozen: Frozen,
-        weights: jax.Array | None = None,
-    ) -> tuple[jax.Array, Metrics]:
-        """Weighted reconstruction and perceptual losses, and their terms.
-
-        The reconstruction is not clamped: a clamp would remove the gradient of every pixel outside
-        [-1, 1]. Frames may have weights ``[batch, time]``.
-        """
-        terms = {
-            "l1": losses.l1(pixels, reconstruction, weights),
-            "l2": losses.l2(pixels, reconstruction, weights),
-        }
-        if self.weights.perceptual:
-            shares = lpips_layers(
-                frozen[PERCEPTUAL], pixels, reconstruction, net=PERCEPTUAL, dtype=self.model.dtype
-            )
-            terms["perceptual"] = weighted_mean(jnp.sum(shares, axis=-1), weights)
-        loss = jnp.float32(0)
-        for name, value in terms.items():
-            if getattr(self.weights, name):
-                loss += getattr(self.weights, name) * value
-        return loss, terms
-
-    def entropy_weight(self, step: jax.Array) -> jax.Array:
-        """Weight of the quantiser's loss at a step."""
-        weights = self.weights
-        ramp = losses.ramp(step, weights.entropy_ramp_start, weights.entropy_ramp_steps)
-        return weights.entropy * ramp
+        return variable_bits.kept_bits(self.model.shape, self.seed, examples, step)
 
     def gradients(
         self,
         params: Any,
-        adversary: Adversary | None,
+        discriminator: DiscriminatorState | None,
         pixels: jax.Array,
         frames: jax.Array | None,
         step: jax.Array,
-        frozen: Frozen,
+        frozen: FrozenParams,
         kept: jax.Array | None = None,
         mean_frames: jax.Array | None = None,
     ) -> tuple[Any, Any, Metrics]:
-        """Gradients of both players for one batch, from one forward pass of the generator.
+        """Gradients of generator and discriminator for one (micro-)batch.
 
         Args:
           params: the generator's parameters.
-          adversary: the discriminator's state, if there is one.
+          discriminator: its state, if there is one.
           pixels: float pixels ``[batch, time, height, width, 3]``.
           frames: int32 ``[batch]``, real frames of each clip; None: all are.
           step: of the run.
@@ -260,7 +144,7 @@ class TokenizerTask:
 
         Returns:
           ``(of the generator, of the discriminator or None, metrics)``. All metrics add up over
-          micro-batches; `finish` makes those of the step from them.
+          micro-batches; `step_metrics.finish` makes those of the step from them.
         """
         weights = None
         if frames is not None and pixels.shape[1] > 1:  # of single frames none is padding
@@ -268,71 +152,61 @@ class TokenizerTask:
             # Discriminators see the padding, so that it must not matter what it holds.
             pixels = hold_last(pixels, frames)
 
-        def forward(params: Any) -> tuple[tuple[jax.Array, jax.Array], Any]:
+        def generate(params: Any) -> tuple[tuple[jax.Array, jax.Array], Any]:
             output = self.reconstruct(params, pixels, weights, kept, frames)
             fake = output.pixels
             if weights is not None:  # at the source, so that no loss has a gradient there
                 fake = jnp.where(with_axes(weights, 5) > 0, fake, pixels)
             return (fake, output.quantized.loss), output.quantized
 
-        (fake, entropy), pull, quantized = jax.vjp(forward, params, has_aux=True)
-        (loss, terms), pixel_gradient = jax.value_and_grad(self.pixel_loss, has_aux=True)(
-            fake, pixels, frozen, weights
-        )
-        entropy_weight = self.entropy_weight(step)
+        def pixel_loss(fake: jax.Array) -> tuple[jax.Array, Metrics]:
+            return weighted_sum(self.losses, pixels, fake, weights, frozen)
+
+        (fake, entropy), pull, quantized = jax.vjp(generate, params, has_aux=True)
+        (loss, terms), pixel_gradient = jax.value_and_grad(pixel_loss, has_aux=True)(fake)
+        entropy_weight = jnp.asarray(self.entropy_weight(step), entropy.dtype)
         loss += entropy_weight * entropy
         watched = {**terms, "entropy": entropy}
-
-        second = None
+        discriminator_gradient = None
         if self.adversarial is not None:
-            assert adversary is not None
-            play = self.adversarial.play(adversary, pixels, fake, step, weights)
-            of_clips = jnp.float32(1)
-            if self.adversarial.clip_frames and frames is not None and mean_frames is not None:
-                # Micro-batches are joined by their numbers of frames, but these are means over
-                # clips: this turns the share of the frames into that of the clips.
-                of_clips = mean_frames / jnp.mean(frames.astype(jnp.float32))
-            playing = step >= self.adversarial.start
-            weight = jnp.where(playing, jnp.float32(self.adversarial.weight), 0.0)
+            assert discriminator is not None
+            found = self.adversarial.gradients(discriminator, pixels, fake, step, weights)
+
+            # Only the last layer's gradient is used, so the rest of this one is never computed.
+            def last_layer(pixel_gradient: jax.Array) -> jax.Array:
+                (gradient,) = pull((pixel_gradient, jnp.zeros_like(entropy)))
+                return gradient["decoder"]["head_out"]["kernel"]
+
+            weight = self.adversarial.generator_weight(
+                step, pixel_gradient, found.pixels, last_layer
+            )
             if self.adversarial.adaptive:
-                # Only the last layer's gradient is used, so the rest of these is never computed.
-                last, none = lambda g: g["decoder"]["head_out"]["kernel"], jnp.zeros_like(entropy)
-                weight *= losses.adaptive_weight(
-                    last(pull((pixel_gradient, none))[0]),
-                    last(pull((play.pixel_gradient, none))[0]),
-                )
                 watched["adversarial_weight"] = weight
-            play = jax.tree.map(lambda leaf: of_clips * leaf, play)
-            pixel_gradient += weight * play.pixel_gradient
-            loss += weight * play.watched["adversarial"]
-            watched |= play.watched
-            second = play.gradients
+            share = self._share_of_clips(frames, mean_frames)
+            found = jax.tree.map(lambda leaf: share * leaf, found)
+            pixel_gradient += weight * found.pixels
+            loss += weight * found.metrics["adversarial"]
+            watched |= found.metrics
+            discriminator_gradient = found.discriminator
+        (gradient,) = pull((pixel_gradient, entropy_weight))
+        watched |= step_metrics.reconstruction_metrics(quantized, pixels, fake, weights)
+        return gradient, discriminator_gradient, {**watched, "loss": loss}
 
-        (first,) = pull((pixel_gradient, entropy_weight))
-        watched |= {
-            "loss": loss,
-            **quantized.losses,
-            **code_counts(quantized.bits, weights),
-            "squared_error": losses.l2(pixels, jnp.clip(fake, -1.0, 1.0), weights),
-        }
-        return first, second, watched
+    def _share_of_clips(self, frames: jax.Array | None, mean_frames: jax.Array | None) -> jax.Array:
+        """Factor of what the discriminator makes of a micro-batch, before these are averaged.
 
-    @staticmethod
-    def finish(watched: Metrics) -> Metrics:
-        """The metrics of a step from those of `gradients`, averaged over its micro-batches.
-
-        What is no mean, such as ``psnr``, is computed here, once, from means over the whole batch.
+        Micro-batches are averaged by their numbers of frames. What a discriminator of clips gives
+        is a mean over clips: the factor turns the share of the frames into that of the clips.
         """
-        counts = {name: watched[name] for name in ("bit_mean", "codes_seen")}
-        error = jnp.maximum(watched["squared_error"], 1e-10)
-        rest = {k: v for k, v in watched.items() if k not in (*counts, "squared_error")}
-        # PSNR of the batch as a whole; evaluation averages over pictures.
-        return {**rest, **health_of(counts), "psnr": 10.0 * jnp.log10(4.0 / error)}
+        assert self.adversarial is not None
+        if not self.adversarial.clip_frames or frames is None or mean_frames is None:
+            return jnp.float32(1)
+        return mean_frames / jnp.mean(frames.astype(jnp.float32))
 
     def train_step(
-        self, state: TrainState, batch: Batch, frozen: Frozen
+        self, state: TrainState, batch: Batch, frozen: FrozenParams
     ) -> tuple[TrainState, Metrics]:
-        """One optimiser step of each player on one global batch."""
+        """One optimizer step of generator and discriminator on one global batch."""
         all_frames, mean_frames = batch.get("frames"), None
         if all_frames is not None and self.accumulate > 1:
             mean_frames = jnp.mean(all_frames.astype(jnp.float32))
@@ -340,29 +214,26 @@ class TokenizerTask:
         def gradients_of(
             rows: tuple[jax.Array, jax.Array | None], frames: jax.Array | None
         ) -> tuple[Any, Any, Metrics]:
-            pixels, kept = rows
-            players = state.params, state.adversary
-            return self.gradients(
-                *players, to_float(pixels), frames, state.step, frozen, kept, mean_frames
-            )
+            pixels, kept = to_float(rows[0]), rows[1]
+            networks = state.params, state.adversary
+            return self.gradients(*networks, pixels, frames, state.step, frozen, kept, mean_frames)
 
         rows = batch["pixels"], self.kept_bits(len(batch["pixels"]), state.step)
-        gradients, second, watched = over_micro_batches(
+        gradients, of_discriminator, watched = over_micro_batches(
             gradients_of, rows, all_frames, self.accumulate
         )
-        watched = self.finish(watched)
-        updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema, adversary = state.ema, state.adversary
-        if ema is not None:
-            ema = update_ema(ema, params, state.step, self.ema_decay, warmup=self.ema_warmup)
+        watched = step_metrics.finish(watched)
+        after, of_optimizer = self._optimizer_step(state, gradients)
         if self.adversarial is not None:
-            assert adversary is not None
-            adversary = self.adversarial.update(adversary, second, watched, state.step)
-            watched["discriminator_gradient_norm"] = optax.tree.norm(second)
-        watched["gradient_norm"] = optax.tree.norm(gradients)
-        watched["learning_rate"] = self.schedule(state.step)
-        return TrainState(state.step + 1, params, ema, opt_state, adversary), watched
+            assert state.adversary is not None
+            after = dataclasses.replace(
+                after,
+                adversary=self.adversarial.update(
+                    state.adversary, of_discriminator, watched, state.step
+                ),
+            )
+            watched["discriminator_gradient_norm"] = optax.tree.norm(of_discriminator)
+        return after, watched | of_optimizer
 
     # --- evaluation ---
 
@@ -373,7 +244,7 @@ class TokenizerTask:
           ``reconstruction`` uint8 ``[batch, time, height, width, 3]``; ``bits`` uint8; and for each
           frame ``[batch, time]``, padding included, the metrics ``psnr``, where the pictures are
           large enough ``ssim`` and ``ms_ssim``, and ``oracle_psnr``: that of the best
-          one-colour-per-patch picture.
+          one-color-per-patch picture.
         """
         output = self.reconstruct(params, to_float(batch["pixels"]), frames=batch.get("frames"))
         reconstruction = to_uint8(output.pixels)
@@ -381,53 +252,12 @@ class TokenizerTask:
         return {"reconstruction": reconstruction, "bits": output.quantized.bits, **measured}
 
 
-def draw_kept(key: jax.Array, examples: int, shape: TokenizerShape) -> jax.Array:
-    """Numbers of bits, int32 ``[examples]``: about half all, the others uniform from min_bits."""
-    lowest = shape.min_bits - (shape.bits - shape.min_bits)
-    drawn = jax.random.randint(key, (examples,), lowest, shape.bits + 1)
-    return jnp.where(drawn < shape.min_bits, shape.bits, drawn)
-
-
-def keep_bits(values: jax.Array, kept: jax.Array) -> jax.Array:
-    """Zeros after the first `kept` ``[batch]`` bits of tokens ``[batch, ..., L]``."""
-    there = real_frames(kept, values.shape[-1])
-    there = there.reshape(len(there), *(1,) * (values.ndim - 2), there.shape[-1])
-    return jnp.where(there, values, 0.0)
-
-
 def make_tokenizer_task(config: ConfigDict) -> TokenizerTask:
     """The task that a finalised config describes."""
-    loss = config.loss
-    adversarial = None
-    if loss.adversarial:
-        adversarial = AdversarialRules(
-            discriminator=make_discriminator(config),
-            optimizer=make_discriminator_optimizer(config),
-            weight=loss.adversarial,
-            kind=loss.adversarial_kind,
-            start=loss.adversarial_start,
-            adaptive=loss.adaptive,
-            r1=loss.r1,
-            r1_every=loss.r1_every,
-            lecam=loss.lecam,
-            lecam_decay=loss.lecam_decay,
-            clip_frames=config.model.frames if config.discriminator.name == "stylegan3d" else 0,
-        )
     return TokenizerTask(
         model=make_tokenizer(config),
-        optimizer=make_optimizer(config),
-        schedule=make_schedule(config),
-        weights=LossWeights(
-            l1=loss.l1,
-            l2=loss.l2,
-            perceptual=loss.perceptual,
-            entropy=loss.entropy,
-            entropy_ramp_start=loss.entropy_ramp_start,
-            entropy_ramp_steps=loss.entropy_ramp_steps,
-        ),
-        adversarial=adversarial,
-        ema_decay=config.optimizer.ema,
-        ema_warmup=not config.train.init,  # an average that comes along is not to be forgotten
-        accumulate=config.train.accumulate,
-        seed=config.seed,
+        losses=make_losses(config),
+        entropy_weight=make_entropy_weight(config),
+        adversarial=make_adversarial_training(config),
+        **shared_settings(config),
     )

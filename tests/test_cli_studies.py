@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from bsq_jax import cli
 from bsq_jax.cli.studies import variable_length
 from bsq_jax.data.factory import make_data_config
 from bsq_jax.data.lengths import Schedule
@@ -59,7 +60,7 @@ def test_measuring_against_the_closed_form():
 
 def test_the_whole_study_in_small(tmp_path, capsys):
     flags = ["--workdir", str(tmp_path), "--frames", "2", "--steps", "2", *FLAGS]
-    assert variable_length.main(flags) == 0
+    assert cli.main(["studies", "variable_length", *flags]) == 0
     said = capsys.readouterr().out
     assert "full, filled up" in said
     (result,) = json.loads((tmp_path / "results.json").read_text())
@@ -75,7 +76,7 @@ def test_mistakes_are_one_line(tmp_path, capsys):
         (["--set", "train.bananas=3"], "train.bananas"),
         (["--frames", "0"], "frames must be 1 or more"),
     ):
-        assert variable_length.main(["--workdir", str(tmp_path), *flags]) == 2
+        assert cli.main(["studies", "variable_length", "--workdir", str(tmp_path), *flags]) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ")
         assert message in error

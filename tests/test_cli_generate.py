@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bsq_jax import Codec, Generator, Tokenizer, main
-from bsq_jax.cli import generate
+from bsq_jax import Codec, Generator, Tokenizer, cli, main
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.trees import leaves
 from bsq_jax.data.decoding.footage import open_footage
@@ -179,7 +178,7 @@ def test_wrong_models_and_masks(pictures, clips, tokenizer, tmp_path):
 
 
 def run(*words):
-    return generate.main([str(word) for word in words])
+    return cli.main(["generate", *(str(word) for word in words)])
 
 
 def test_the_command_writes_pictures_and_says_how(pictures, tmp_path, capsys):
@@ -200,16 +199,16 @@ def test_the_command_writes_pictures_and_says_how(pictures, tmp_path, capsys):
     assert (described["seed"], described["sampling"]["steps"]) == (3, 2)
     assert described["classes"] == [1, 2, 1, 2, 1]
     assert run(*words, "--out", out) == 2
-    assert "holds samples: choose another folder, or add --force" in capsys.readouterr().err
+    assert "samples.json): choose another folder, or add --force" in capsys.readouterr().err
     assert run(*words, "--out", out, "--force", "--quiet") == 0
 
 
-def test_the_command_exports(pictures, tmp_path, capsys):
+def test_a_model_is_exported(pictures, tmp_path, capsys):
     target = tmp_path / "export"
-    assert run("--model", pictures, "--export", target) == 0
+    assert cli.main(["export", str(pictures), str(target)]) == 0
     one, other = (Generator.load(folder).sample(2, seed=1) for folder in (pictures, target))
     np.testing.assert_array_equal(one, other)
-    assert run("--model", pictures, "--export", target) == 2
+    assert cli.main(["export", str(pictures), str(target)]) == 2
     assert "exists: choose another folder" in capsys.readouterr().err
     # Exports are evaluated as workdirs are.
     assert main.run(["--mode", "evaluate", "--workdir", str(target)]) == 0

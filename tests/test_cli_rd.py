@@ -4,13 +4,17 @@ import csv
 import dataclasses
 import io
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 from video_files import write_video
 
-from bsq_jax.cli import rd
-from bsq_jax.coding.rd_results import FILES, Point, changes, means
+from bsq_jax import cli
+from bsq_jax.coding.codec import Codec
+from bsq_jax.coding.rate_distortion import make_measure
+from bsq_jax.coding.rate_distortion_tables import FILES, Point, changes, means
+from bsq_jax.core.pixels import to_float
 from bsq_jax.evaluation import metrics
 from bsq_jax.evaluation.metrics import bd_rate
 from bsq_jax.evaluation.networks.lpips import load_lpips, lpips
@@ -86,7 +90,7 @@ def psnr(a, b):
 def models(monkeypatch):
     """Models by path; the real codec is not needed."""
     known = {"one": Standin(), "two": Standin(has_prior=False)}
-    monkeypatch.setattr(rd, "_load_codec", lambda path: known[path])
+    monkeypatch.setattr(Codec, "load", lambda path: known[path])
     return known
 
 
@@ -97,7 +101,7 @@ def test_curves_of_pictures(tmp_path, models, capsys):
         save(tmp_path / "in" / f"kodim{number:02d}.png", pixels)
     flags = [str(tmp_path / "in"), "--models", "one", "two", "--against", "jpeg,webp"]
     flags += ["--bits", "2,3,4", "--metrics", "psnr"]
-    assert rd.main([*flags, "--out", str(tmp_path / "out")]) == 0
+    assert cli.main(["rd", *flags, "--out", str(tmp_path / "out")]) == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(FILES)
 
     rows = table(tmp_path / "out" / "points.csv")
@@ -161,15 +165,15 @@ def test_curves_of_pictures(tmp_path, models, capsys):
 def test_results_are_overwritten_only_when_told(tmp_path, models, capsys):
     save(tmp_path / "a.png", soft(0, 20, 24))
     flags = [str(tmp_path / "a.png"), "--against", "jpeg", "--out", str(tmp_path / "out")]
-    assert rd.main(flags) == 0
+    assert cli.main(["rd", *flags]) == 0
     kept = {name: (tmp_path / "out" / name).read_bytes() for name in FILES}
     save(tmp_path / "a.png", soft(1, 20, 24))
-    assert rd.main(flags) == 2
+    assert cli.main(["rd", *flags]) == 2
     captured = capsys.readouterr()
     assert "holds results (points.csv, " in captured.err
     assert "add --force" in captured.err
     assert {name: (tmp_path / "out" / name).read_bytes() for name in FILES} == kept
-    assert rd.main([*flags, "--force"]) == 0
+    assert cli.main(["rd", *flags, "--force"]) == 0
     assert (tmp_path / "out" / "points.csv").read_bytes() != kept["points.csv"]
     assert "lpips needs frames of at least 31 pixels a side, and a.png has 20: left" in (
         capsys.readouterr().out
@@ -186,7 +190,7 @@ def test_curves_of_videos(tmp_path, models):
     write_video(tmp_path / "in" / "b.mp4", 6, size=(48, 64))
     flags = [str(tmp_path / "in"), "--models", "one", "--against", "h265,av1,h264-444"]
     flags += ["--frames", "4", "--size", "40", "--overlap", "3", "--metrics", "psnr"]
-    assert rd.main([*flags, "--axis", "linear", "--out", str(tmp_path / "out")]) == 0
+    assert cli.main(["rd", *flags, "--axis", "linear", "--out", str(tmp_path / "out")]) == 0
     rows = table(tmp_path / "out" / "points.csv")
     assert {row["input"] for row in rows} == {"videoSRC01_64x48_60.yuv", "b.mp4"}
     assert len(rows) == 2 * (2 * 6 + 3 * 6)
@@ -213,15 +217,15 @@ def test_metrics_are_means_over_frames(name, side):
     """Against the metric of the whole clip at once; of its second frame all is kept."""
     original = np.stack([soft(number, side, side + 1) for number in range(2)])
     decoded = np.stack([Standin.kept(original[0], 3), original[1]])
-    a, b = (rd.jax.numpy.asarray(frames[None]) for frames in (original, decoded))
+    a, b = (jnp.asarray(frames[None]) for frames in (original, decoded))
     if name == "lpips":
         params = load_lpips("alexnet")
-        expected = lpips(params, rd.to_float(a), rd.to_float(b), net="alexnet")[0]
+        expected = lpips(params, to_float(a), to_float(b), net="alexnet")[0]
     elif name == "ms_ssim":
         expected = metrics.ms_ssim(a, b).mean()
     else:
         expected = (psnr(original[0], decoded[0]) + 100) / 2
-    measure = rd.make_measure([name])
+    measure = make_measure([name])
     assert measure(original, decoded) == {name: pytest.approx(float(expected), rel=1e-4)}
     best = {"psnr": 100, "ms_ssim": 1, "lpips": 0}[name]
     assert measure(original, original) == {name: pytest.approx(best, abs=1e-5)}
@@ -295,7 +299,7 @@ def test_rates_at_equal_quality_are_on_scales_that_bend_alike():
         (["a.png", "--models", "one", "--bits", "6,x"], "--bits 6,x: give whole numbers"),
         (["a.png", "--models", "one", "--bits", "18"], "--bits 18: standin takes 1 to 7"),
         (["a.png", "b.png"], "b.png is no picture that can be read: not a picture"),
-        (["a.png", "--out", "a.png"], "--out a.png is a file: give a folder"),
+        (["a.png", "--out", "a.png"], "a.png is a file: give a folder"),
         (["a.png", "--out", "gs://bucket/x"], "mount the bucket"),
     ],
 )
@@ -303,7 +307,7 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, models, capsys, flags, mes
     monkeypatch.chdir(tmp_path)
     save(tmp_path / "a.png", soft(0, 40, 40))
     (tmp_path / "b.png").write_bytes(b"no picture")
-    assert rd.main(["--out", "out", *flags] if "--out" not in flags else flags) == 2
+    assert cli.main(["rd", *flags, *(["--out", "out"] if "--out" not in flags else [])]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("error: ")
@@ -316,5 +320,5 @@ def test_a_model_that_is_none(tmp_path, monkeypatch, capsys):
     """Through the real codec."""
     monkeypatch.chdir(tmp_path)
     save(tmp_path / "a.png", soft(0, 40, 40))
-    assert rd.main(["a.png", "--models", "nothing", "--out", "out"]) == 2
+    assert cli.main(["rd", "a.png", "--models", "nothing", "--out", "out"]) == 2
     assert capsys.readouterr().err.startswith("error: nothing does not exist")

@@ -1,10 +1,10 @@
-"""Convolutions and blurs of the discriminators, any number of times differentiable, quick anywhere.
+"""Convolutions that are fast on a CPU, any number of times differentiable.
 
-GPUs and TPUs have convolutions for everything. XLA on a CPU has a good one, of stride 1; strided
+GPUs and TPUs have convolutions for everything. XLA for CPUs has a good one, of stride 1; strided
 ones, the gradients of kernels and second derivatives run at a fraction of its speed
-(docs/benchmarks.md). There, a strided convolution is a sum of convolutions of
-stride 1, and the gradient of a kernel is a convolution along one axis whose channels are all other
-pixels.
+(docs/benchmarks.md). There a strided convolution is a sum of convolutions of stride 1, and the
+gradient of a kernel is a convolution along one axis whose channels are all other pixels. Three
+functions are one another's gradients: the convolution, and its transposes in input and kernel.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -20,23 +20,8 @@ from jax import lax
 
 from bsq_jax.core.target import platform
 
-IMPLEMENTATIONS = ("auto", "lax", "matmul")
 
-
-def choose_implementation(implementation: str) -> str:
-    """What ``auto`` stands for on this backend: ``matmul`` on a CPU, ``lax`` elsewhere."""
-    if implementation != "auto":
-        return implementation
-    return "matmul" if platform() == "cpu" else "lax"
-
-
-def convolve(
-    x: jax.Array,
-    kernel: jax.Array,
-    stride: int = 1,
-    padding: int = 0,
-    implementation: str = "auto",
-) -> jax.Array:
+def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0) -> jax.Array:
     """A convolution over all axes between the first and the last.
 
     Args:
@@ -44,18 +29,15 @@ def convolve(
       kernel: ``[*window, channel, output]``, in the dtype of `x`.
       stride: of every axis.
       padding: zeros put on both ends of every axis; less than the window.
-      implementation: ``lax``: XLA's convolution. ``matmul``: see the module. ``auto``: see
-        `choose_implementation`.
 
     Returns:
       ``[batch, *space, output]`` in the dtype of `x`.
     """
-    window = kernel.shape[:-2]
-    if math.prod(window) == stride == 1 and padding == 0:
+    if math.prod(kernel.shape[:-2]) == stride == 1 and padding == 0:
         return jnp.einsum("...c,co->...o", x, kernel.reshape(kernel.shape[-2:]))
-    if choose_implementation(implementation) == "lax":
-        return _xla(x, kernel, stride, padding)
-    return _convolve(x, kernel, stride, padding)
+    if platform() == "cpu":
+        return _convolve(x, kernel, stride, padding)
+    return _xla(x, kernel, stride, padding)
 
 
 def _xla(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
@@ -72,8 +54,6 @@ def _xla(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Arra
 def _pad(x: jax.Array, padding: int) -> jax.Array:
     return jnp.pad(x, ((0, 0), *((padding, padding),) * (x.ndim - 2), (0, 0)))
 
-
-# --- three functions that are one another's gradients ---
 
 _Pair = tuple[jax.Array, jax.Array]
 
@@ -191,85 +171,3 @@ def _keep(function: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array, 
 _convolve.defvjp(_keep(_convolve), _convolve_backward)
 _input_gradient.defvjp(_keep(_input_gradient), _input_gradient_backward)
 _kernel_gradient.defvjp(_keep(_kernel_gradient), _kernel_gradient_backward)
-
-
-# --- blur and pools ---
-
-
-def blur(x: jax.Array, padding: int) -> jax.Array:
-    """Filters rows and columns with [1, 3, 3, 1] / 8, as shifted sums.
-
-    A grouped convolution would do the same, on a CPU tens of times slower.
-
-    Args:
-      x: ``[batch, row, column, channel]``.
-      padding: zeros put on both ends of rows and columns.
-
-    Returns:
-      ``[batch, row, column, channel]``, both sides 2 * padding - 3 longer.
-    """
-    return _blur_axis(_blur_axis(x, 1, padding), 2, padding)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _blur_axis(x: jax.Array, axis: int, padding: int) -> jax.Array:
-    widths = [(0, 0)] * x.ndim
-    widths[axis] = (padding, padding)
-    x = jnp.pad(x, widths)
-    count = x.shape[axis] - 3
-    a, b, c, d = (lax.slice_in_dim(x, i, i + count, axis=axis) for i in range(4))
-    return (a + d) * 0.125 + (b + c) * 0.375
-
-
-# The filter is symmetric: its transpose is itself, with what is left of the padding.
-_blur_axis.defvjp(
-    lambda x, axis, padding: (_blur_axis(x, axis, padding), None),
-    lambda axis, padding, _, gradient: (_blur_axis(gradient, axis, 3 - padding),),
-)
-
-
-def blur_half(x: jax.Array) -> jax.Array:
-    """`blur` with one zero around, of which every second row and column is kept.
-
-    Args:
-      x: ``[batch, row, column, channel]``, both sides even.
-
-    Returns:
-      ``[batch, row / 2, column / 2, channel]``.
-    """
-    for axis in (1, 2):
-        even, odd = _phases(x, axis)
-        size = even.shape[axis]
-        zero = jnp.zeros_like(lax.slice_in_dim(even, 0, 1, axis=axis))
-        before = lax.concatenate([zero, lax.slice_in_dim(odd, 0, size - 1, axis=axis)], axis)
-        after = lax.concatenate([lax.slice_in_dim(even, 1, size, axis=axis), zero], axis)
-        x = (before + after) * 0.125 + (even + odd) * 0.375
-    return x
-
-
-def average_pool(x: jax.Array, factors: Sequence[int]) -> jax.Array:
-    """Means of neighbours; what is left over at the end of an axis is dropped.
-
-    Args:
-      x: ``[batch, *space, channel]``.
-      factors: 1 or 2 for each axis of space.
-
-    Returns:
-      The pooled array in the dtype of `x`.
-    """
-    for axis, factor in enumerate(factors, 1):
-        if factor == 2:
-            even, odd = _phases(x, axis)
-            x = (even + odd) * 0.5
-    return x
-
-
-def _phases(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """Even and odd places along an axis."""
-    half = x.shape[axis] // 2
-    x = lax.slice_in_dim(x, 0, 2 * half, axis=axis)
-    pairs = x.reshape(*x.shape[:axis], half, 2, *x.shape[axis + 1 :])
-    return (
-        lax.index_in_dim(pairs, 0, axis + 1, keepdims=False),
-        lax.index_in_dim(pairs, 1, axis + 1, keepdims=False),
-    )

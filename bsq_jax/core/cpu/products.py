@@ -1,4 +1,4 @@
-"""Products with weights, in 16 bits too as fast as a CPU can."""
+"""Products with weights in bfloat16, as fast as a CPU can."""
 
 from __future__ import annotations
 
@@ -12,14 +12,22 @@ from jax import lax
 from bsq_jax.core.target import platform
 
 
-def product(
+def dot_general(
     lhs: jax.Array,
     rhs: jax.Array,
     dimension_numbers: Any,
     precision: Any = None,
     preferred_element_type: Any = None,
 ) -> jax.Array:
-    """`jax.lax.dot_general`, for the argument `dot_general` of linear layers."""
+    """`jax.lax.dot_general`, for the argument `dot_general` of Flax's linear layers.
+
+    Args:
+      lhs: the activations.
+      rhs: the weights.
+      dimension_numbers: as of `jax.lax.dot_general`.
+      precision: likewise.
+      preferred_element_type: likewise; a product in bfloat16 on a CPU is bfloat16 whatever it says.
+    """
     if platform() != "cpu" or not lhs.dtype == rhs.dtype == jnp.bfloat16:
         return lax.dot_general(
             lhs,

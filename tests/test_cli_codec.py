@@ -1,4 +1,4 @@
-"""The codec's command. Oracles: Pillow, PyAV, the Python API, messages written by hand."""
+"""The commands encode, decode, info, export. Oracles: Pillow, PyAV, the Python API, messages."""
 
 import io
 import subprocess
@@ -11,7 +11,7 @@ from PIL import Image, features
 from small_codec import make_codec, picture
 from video_files import write_video
 
-from bsq_jax.cli import codec as command
+from bsq_jax import cli
 from bsq_jax.media.pictures import encode_png, save_png
 from bsq_jax.media.videos import encode_video
 
@@ -29,7 +29,7 @@ def run(model, monkeypatch, capsys):
     monkeypatch.setenv("BSQ_JAX_MODEL", str(model[0]))
 
     def run(*words):
-        status = command.main([str(word) for word in words])
+        status = cli.main([str(word) for word in words])
         return status, *capsys.readouterr()
 
     return run
@@ -323,7 +323,7 @@ def test_frames_of_several_sizes_are_named(run, tmp_path):
 def test_a_video_from_stdin(model, tmp_path):
     folder, made = model
     frames = picture(16, 16, 3)
-    words = [sys.executable, "-m", "bsq_jax.cli.codec"]
+    words = [sys.executable, "-m", "bsq_jax"]
     tail = ["-", "-", "--model", str(folder), "--quiet"]
     coded = subprocess.run(
         [*words, "encode", *tail], input=encode_video([frames], 10, exact=True),
@@ -336,7 +336,7 @@ def test_a_video_from_stdin(model, tmp_path):
 def test_pipes(model):
     folder, made = model
     frames = picture(20, 20)
-    words = [sys.executable, "-m", "bsq_jax.cli.codec"]
+    words = [sys.executable, "-m", "bsq_jax"]
     tail = ["-", "-", "--model", str(folder), "--quiet"]
     coded = subprocess.run(
         [*words, "encode", *tail], input=encode_png(frames[0]), capture_output=True, check=True

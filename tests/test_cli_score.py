@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from bsq_jax.cli import score as module
+from bsq_jax import cli
+from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import make_mesh
 from bsq_jax.data.sources import make_source
+from bsq_jax.evaluation import score as module
 from bsq_jax.evaluation.metrics import FeatureSet
+from bsq_jax.evaluation.picture_set import PictureSet
 from bsq_jax.media.pictures import save_png
 
 
@@ -21,7 +24,7 @@ def small(monkeypatch):
 
 
 def run(*words):
-    return module.main([*(str(word) for word in words), "--quiet"])
+    return cli.main(["score", *(str(word) for word in words), "--quiet"])
 
 
 def digits(count, first=0):
@@ -168,8 +171,8 @@ def test_damaged_archives_are_one_line(tmp_path):
     for place in range(len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
         try:
-            module.Pictures(path)
-        except module.UserError as error:
+            PictureSet(path)
+        except UserError as error:
             said.append(str(error))
     assert len(said) > 100
     assert not any("\n" in text for text in said)

@@ -1,0 +1,106 @@
+"""What a command is, and how each of them begins and ends: parser, messages and exit statuses."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from bsq_jax.core.errors import INTERRUPTED, MISTAKE, UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A command of the command line.
+
+    Attributes:
+      help: one line for the table of commands.
+      description: what ``--help`` says above the flags; examples included.
+      add_arguments: adds flags to the command's parser.
+      run: does what the flags ask and returns the exit status. Imports of JAX and the like are
+        inside it, so that ``--help`` and a wrong flag answer at once.
+      interrupted: what Ctrl-C leaves, for its message.
+      settings: whether ``--config.KEY=VALUE`` is taken too; `run` finds these words in
+        ``flags.settings``.
+      os_errors: whether an ``OSError`` is a mistake in a path that was given, to be told in a line;
+        else its traceback is shown, as of any other failure.
+    """
+
+    help: str
+    description: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+    interrupted: str = "nothing was written"
+    settings: bool = False
+    os_errors: bool = True
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose mistakes are one line; flags are never abbreviated."""
+
+    def __init__(self, prog: str, description: str, **more: object):
+        super().__init__(
+            prog,
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            **more,  # type: ignore[arg-type]
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raises a `UserError` in place of a usage text."""
+        raise UserError(f"{message}: see --help")
+
+
+def parse(parser: Parser, command: Command, words: Sequence[str]) -> argparse.Namespace:
+    """The flags of a command; words that belong to its config are in ``settings``.
+
+    Raises:
+      UserError: an unknown flag, a flag without its value, or a value that cannot be.
+    """
+    flags, rest = parser.parse_known_args(words)
+    if rest and not command.settings:
+        kind = "flag" if rest[0].startswith("-") else "argument"
+        raise UserError(f"unknown {kind} {rest[0]}: see --help")
+    flags.settings = rest
+    return flags
+
+
+def exit_status(run: Callable[[], int], command: Command | None = None) -> int:
+    """Runs a command line; errors that speak to its user become a line and an exit status.
+
+    Args:
+      run: parses, and does the work; returns the exit status.
+      command: which command it is, where that is known.
+
+    Returns:
+      The status of `run`; 2 for a mistake in what was given; 130 after Ctrl-C. Other errors pass.
+    """
+    # Quiet two libraries that would otherwise greet every run.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    try:
+        status = run()
+        sys.stdout.flush()  # here, so that a reader that has gone is noticed here
+        return status
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return MISTAKE
+    except KeyboardInterrupt:
+        left = command.interrupted if command else "nothing was done"
+        print(f"interrupted: {left}", file=sys.stderr)
+        return INTERRUPTED
+    except OSError as error:
+        if command is None or not command.os_errors:
+            raise
+        if isinstance(error, BrokenPipeError):
+            # The reader has gone. What is still buffered must not fail again when Python ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return MISTAKE
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        return MISTAKE

@@ -1,0 +1,47 @@
+"""Writes a trained model and its tokenizer as one folder, without checkpoints.
+
+Examples:
+  bsq-jax export runs/prior my_codec
+  bsq-jax export runs/digits_lm my_generator
+
+Every command that takes a model takes such a folder too.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from bsq_jax.cli.command import Command
+from bsq_jax.cli.outputs import check_new_folder, say
+from bsq_jax.core.errors import UserError
+from bsq_jax.core.paths import local_path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of ``export``."""
+    parser.add_argument("input", help="workdir of a tokenizer, a prior or a masked language model")
+    parser.add_argument("output", help="folder to make")
+    parser.add_argument("--force", action="store_true", help="write into a folder that exists")
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Exports."""
+    target = check_new_folder(flags.output, force=flags.force)
+    from bsq_jax.coding.codec import Codec
+    from bsq_jax.inference.generator import Generator
+    from bsq_jax.training.initial import read_saved_config
+
+    source = local_path(flags.input)
+    if not source.is_dir():
+        raise UserError(f"{source} does not exist or is not a folder: give a workdir or export")
+    if read_saved_config(source).task == "masked_lm":
+        Generator.load(source).save(target)
+        say(f"{target}: masked language model and tokenizer")
+        return 0
+    codec = Codec.load(source)
+    codec.save(target)
+    say(f"{target}: {'tokenizer and prior' if codec.has_prior else 'a tokenizer'}")
+    return 0
+
+
+COMMAND = Command("write a model as one folder without checkpoints", __doc__, add_arguments, run)

@@ -1,0 +1,279 @@
+"""All settings: default, type, range or choices, and whether a model's parameters depend on it.
+
+This is the only place that says so: `default_config`, the checks, what a checkpoint is bound to and
+fingerprints are made from these tables. The defaults are the published values of the 256x256,
+36-bit image tokenizer. How values of several settings must fit together is in
+`bsq_jax.config.checks`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from bsq_jax.config.declaration import (
+    DECAY,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    Allowed,
+    Setting,
+    one_of,
+)
+
+Section = dict[str, Setting]
+
+_CLIPPING = one_of("none", "global", "parameter")
+_FILTER = one_of("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
+_SCHEDULE = one_of("cosine", "linear", "square", "cubic", "sqrt", "arccos")
+_SEED = Allowed("from 0 to 2^32 - 1, the most that random keys hold", lambda s: 0 <= s < 2**32)
+
+TOP: Section = {
+    "name": Setting("tokenizer"),  # shown in logs and tables
+    "task": Setting(  # what is trained
+        "tokenizer", one_of("tokenizer", "prior", "masked_lm"), identity=True
+    ),
+    "seed": Setting(0, _SEED),  # of parameters, data order and augmentation
+}
+
+MODEL: Section = {
+    # (height, width) in pixels; on the command line 64 means a square
+    "image_size": Setting((256, 256), POSITIVE, identity=True),
+    "frames": Setting(1, POSITIVE, identity=True),  # longest clip; 1 for images
+    "patch_size": Setting(8, POSITIVE, identity=True),  # side of a patch in pixels
+    "bits": Setting(36, POSITIVE, identity=True),  # L, bits a token
+    "width": Setting(768, POSITIVE, identity=True),  # channels of a token
+    "layers": Setting(12, POSITIVE, identity=True),  # of the encoder, and again of the decoder
+    "heads": Setting(12, POSITIVE, identity=True),
+    "mlp_ratio": Setting(4.0, POSITIVE, identity=True),  # hidden width of an MLP over `width`
+    # hidden width of the pixel head; 0 for one linear layer
+    "head_hidden": Setting(3072, NOT_NEGATIVE, identity=True),
+    # of the computation; parameters and quantizer are float32
+    "dtype": Setting("bfloat16", one_of("float32", "bfloat16")),
+    # what is computed again in the backward pass, to save memory
+    "remat": Setting("none", one_of("none", "dots", "full")),
+    "attention": Setting(  # implementation; auto takes the fastest for the device and shape
+        "auto", one_of("auto", "dense", "by_head", "blocked", "by_frame", "cudnn", "splash")
+    ),
+    # published: learned
+    "positions": Setting("learned", one_of("learned", "sincos", "rotary"), identity=True),
+    "causality": Setting(  # which frames and tokens attention may see
+        "block_causal", one_of("block_causal", "token_causal", "full"), identity=True
+    ),
+    # frames that a token sees, its own included; 0: all that causality allows
+    "window": Setting(0, NOT_NEGATIVE, identity=True),
+    # fewest bits of a token that it can be decoded from; 0: all are needed
+    "min_bits": Setting(0, NOT_NEGATIVE, identity=True),
+}
+
+QUANTIZER: Section = {
+    "name": Setting("bsq", one_of("bsq"), identity=True),
+    "group_size": Setting(1, POSITIVE),  # bits a group in the codebook entropy
+    "inv_temperature": Setting(1.0, POSITIVE),  # of the soft assignment in the entropies
+    "token_weight": Setting(1.0),  # gamma0, of the entropy of a token's code
+    "codebook_weight": Setting(1.0),  # gamma, of the entropy of the mean code
+    "commitment_weight": Setting(0.0),  # beta
+}
+
+# Task prior; `model` is then that of its tokenizer.
+PRIOR: Section = {
+    "tokenizer": Setting(""),  # workdir or export
+    "width": Setting(192, POSITIVE, identity=True),
+    "layers": Setting(4, POSITIVE, identity=True),
+    "heads": Setting(6, POSITIVE, identity=True),
+    # channels of the network that goes through the bits of a token
+    "hidden": Setting(96, POSITIVE, identity=True),
+    # frames that a token looks at, its own included
+    "window": Setting(2, POSITIVE, identity=True),
+    # of the tokens of a frame; raster: one a step, grids: three steps a frame
+    "order": Setting("raster", one_of("raster", "grids"), identity=True),
+}
+
+# Task masked_lm; `model` is then that of its tokenizer.
+MASKED_LM: Section = {
+    "tokenizer": Setting(""),  # workdir or export
+    # bits of a token that are one word; the last group has what is left
+    "group_size": Setting(9, POSITIVE, identity=True),
+    "frames": Setting(1, POSITIVE, identity=True),  # frames of a clip that it looks at
+    "width": Setting(768, POSITIVE, identity=True),
+    "layers": Setting(24, POSITIVE, identity=True),
+    "heads": Setting(8, POSITIVE, identity=True),
+    "mlp_ratio": Setting(4.0, POSITIVE, identity=True),
+    # number of classes of the data; 0: it is not told them
+    "classes": Setting(0, NOT_NEGATIVE, identity=True),
+    # share of examples whose class it is not told, for guidance
+    "label_dropout": Setting(0.1, SHARE),
+    "label_smoothing": Setting(0.1, SHARE),
+    "schedule": Setting("cosine", _SCHEDULE),  # of the masked share
+    # what is masked, and generated, as a whole
+    "mask_unit": Setting("token", one_of("token", "group")),
+}
+
+# How a masked_lm generates; the defaults of the command.
+SAMPLING: Section = {
+    "steps": Setting(32, POSITIVE),  # of a frame; at most one for each token
+    "schedule": Setting("cosine", _SCHEDULE),  # of what is still masked after a step
+    "order": Setting("confidence", one_of("confidence", "random")),  # what is decided first
+    "temperature": Setting(1.0, NOT_NEGATIVE),  # of the words; 0 takes the likeliest
+    # of the confidence, times Gumbel noise that falls to 0 at the last step
+    "noise": Setting(4.5, NOT_NEGATIVE),
+    # w of classifier-free guidance: logits + w (logits - those without class)
+    "guidance": Setting(0.0),
+}
+
+LOSS: Section = {
+    "l1": Setting(1.0, NOT_NEGATIVE),  # weight of the mean absolute error, pixels in [-1, 1]
+    "l2": Setting(0.0, NOT_NEGATIVE),  # weight of the mean squared error
+    "entropy": Setting(0.1, NOT_NEGATIVE),  # weight of the quantizer's loss after the ramp
+    "entropy_ramp_start": Setting(3.0),  # times the weight at step 0
+    "entropy_ramp_steps": Setting(2000, NOT_NEGATIVE),  # linear ramp down to 1x
+    # weight of LPIPS with VGG16 features
+    "perceptual": Setting(0.1, NOT_NEGATIVE, absent=0.0),
+    # weight of the generator's adversarial loss; 0: no discriminator
+    "adversarial": Setting(0.1, NOT_NEGATIVE, absent=0.0),
+    "adversarial_kind": Setting("non_saturating", one_of("non_saturating", "hinge")),
+    # step from which the discriminator is trained and used
+    "adversarial_start": Setting(0, NOT_NEGATIVE),
+    # scale the adversarial weight by the ratio of last-layer gradients
+    "adaptive": Setting(False),
+    "r1": Setting(10.0, NOT_NEGATIVE),  # gamma of the R1 penalty, which counts gamma / 2; 0: none
+    # steps between R1 penalties, each of this many times the weight
+    "r1_every": Setting(16, POSITIVE),
+    "lecam": Setting(0.0, NOT_NEGATIVE),  # weight of the LeCAM regularizer
+    "lecam_decay": Setting(0.999, DECAY),  # of the averaged logits that LeCAM keeps
+}
+
+DISCRIMINATOR: Section = {
+    # stylegan3d takes clips; shorter ones are padded with their last frame
+    "name": Setting("stylegan", one_of("stylegan", "stylegan3d", "patchgan"), identity=True),
+    # stylegan: channels at a resolution, times the resolution
+    "channel_base": Setting(32768, POSITIVE, identity=("stylegan",)),
+    "channel_max": Setting(512, POSITIVE, identity=("stylegan",)),  # stylegan: the most channels
+    # stylegan, stylegan3d: examples a group of minibatch-stddev
+    "stddev_group": Setting(4, POSITIVE),
+    # stylegan3d, patchgan: channels of the first block
+    "width": Setting(64, POSITIVE, identity=("stylegan3d", "patchgan")),
+    "layers": Setting(3, POSITIVE, identity=("patchgan",)),  # patchgan: strided layers
+    "clip": Setting("none", _CLIPPING),  # of gradients; a clip would swallow R1's lazy steps
+    # None: the generator's. Everything else about its optimizer is as in `optimizer`, with the
+    # schedule (warm-up, cosine) laid out over the steps from loss.adversarial_start to the last.
+    "learning_rate": Setting(None, POSITIVE, kind=float),
+}
+
+OPTIMIZER: Section = {
+    "learning_rate": Setting(None, POSITIVE, kind=float),  # None: 4e-7 x global batch
+    "warmup_steps": Setting(5000, NOT_NEGATIVE),  # linear, from warmup_start x the rate
+    "warmup_start": Setting(0.1),
+    "final": Setting(0.5),  # x the rate at the last step, along a cosine
+    "b1": Setting(0.9, DECAY),
+    "b2": Setting(0.99, DECAY),
+    "eps": Setting(1e-8),
+    "weight_decay": Setting(1e-4, NOT_NEGATIVE),
+    "decay_all": Setting(False),  # decay norms, biases and embeddings too
+    "clip": Setting("parameter", _CLIPPING),
+    "clip_norm": Setting(1.0, POSITIVE),
+    "ema": Setting(0.999, DECAY),  # decay of the averaged parameters; 0 keeps none
+}
+
+DATA: Section = {
+    # Pictures: photos | digits | folder:PATH | tfds:NAME | array_record:GLOB | synthetic
+    # Clips: motion | clips:PATH | tfds:NAME | array_record:GLOB
+    # For models of tokens also: tokens:PATH
+    "source": Setting("photos"),
+    "val_source": Setting(""),  # empty: the validation split of `source`
+    # short side in pixels before the random crop; 0 keeps the file's size
+    "resize": Setting(256, NOT_NEGATIVE),
+    # range of the crop's side, times image_size; drawn log-uniformly
+    "scale": Setting((1.0, 1.0), POSITIVE),
+    "flip": Setting(True),  # mirror half of the pictures
+    "permute_channels": Setting(0.0, SHARE),  # share of crops with color channels in random order
+    "filter": Setting("bicubic", _FILTER),  # of training
+    "eval_filter": Setting("lanczos", _FILTER),
+    "eval_resize": Setting(256, POSITIVE),  # short side in pixels before the evaluation crop
+    # tiles: all crops of a picture that do not overlap
+    "eval_crop": Setting("center", one_of("center", "tiles")),
+    # decoding threads of each host; 0: the thread that trains decodes
+    "threads": Setting(16, NOT_NEGATIVE),
+    "prefetch": Setting(4, NOT_NEGATIVE),  # batches kept ready on each host
+    "cache_mb": Setting(0, NOT_NEGATIVE),  # memory of each host for decoded training pictures, MiB
+    "max_broken": Setting(0.05, SHARE),  # share of unreadable records that stops the run
+    "frames": Setting(0, NOT_NEGATIVE),  # frames of a clip; 0: model.frames
+    "stride": Setting(1, POSITIVE),  # frames of the video from one frame of a clip to the next
+    # shortest clip in training, lengths are drawn; 0: all are of `frames`
+    "min_frames": Setting(0, NOT_NEGATIVE),
+    "image_share": Setting(0.0, SHARE),  # share of training steps whose examples are single frames
+    "image_source": Setting(""),  # where these come from; empty: from `source`
+    "eval_clips": Setting(1, POSITIVE),  # clips of each validation video, evenly spaced
+}
+
+TRAIN: Section = {
+    "steps": Setting(1_000_000, POSITIVE),
+    "batch_size": Setting(256, POSITIVE),  # global: over all devices of all hosts
+    "accumulate": Setting(1, POSITIVE),  # micro-batches a step
+    "log_every": Setting(100, POSITIVE),
+    "checkpoint_every": Setting(5000, POSITIVE),
+    "keep": Setting(2, POSITIVE),  # complete checkpoints kept
+    "evaluate_every": Setting(10_000, NOT_NEGATIVE),  # 0: only at the end
+    # 0: only at the end. Pictures are part of an evaluation, so this makes whole evaluations, also
+    # where evaluate_every is 0.
+    "picture_every": Setting(5000, NOT_NEGATIVE),
+    "deterministic": Setting(False),  # on GPUs: the same to the bit when resumed, slower kernels
+    # workdir or export whose weights a new run starts from; empty: random ones
+    "init": Setting(""),
+}
+
+EVAL: Section = {
+    "batch_size": Setting(64, POSITIVE),  # global
+    "pictures": Setting(8, POSITIVE),  # examples in a picture grid
+    "lpips": Setting(True),  # LPIPS with AlexNet features
+    "frechet": Setting(True),  # Frechet distances of the features of frozen networks
+    "inception": Setting(""),  # file of Inception-v3 weights for FID and IS; empty: not measured
+    "neighbours": Setting(3, NOT_NEGATIVE),  # k of precision and recall; 0 leaves them out
+    # the most frames that precision and recall are measured on
+    "neighbours_examples": Setting(10_000, POSITIVE),
+    "videos": Setting(2, NOT_NEGATIVE),  # clips written as mp4 files
+    "samples": Setting(1000, NOT_NEGATIVE),  # generated pictures that are measured; 0: none are
+}
+
+# Sizes of the axes of the device mesh, see `bsq_jax.core.sharding`.
+MESH: Section = {
+    "data": Setting(-1),  # -1: all devices that the other axes leave
+    "fsdp": Setting(1),
+    "tensor": Setting(1),
+}
+
+SECTIONS: dict[str, Section] = {
+    "model": MODEL,
+    "quantizer": QUANTIZER,
+    "prior": PRIOR,
+    "masked_lm": MASKED_LM,
+    "sampling": SAMPLING,
+    "loss": LOSS,
+    "discriminator": DISCRIMINATOR,
+    "optimizer": OPTIMIZER,
+    "data": DATA,
+    "train": TRAIN,
+    "eval": EVAL,
+    "mesh": MESH,
+}
+
+
+def declared() -> dict[str, Setting]:
+    """Every setting by its dotted key, such as ``train.steps``."""
+    found = dict(TOP)
+    for name, section in SECTIONS.items():
+        found |= {f"{name}.{key}": setting for key, setting in section.items()}
+    return found
+
+
+def default_config() -> ConfigDict:
+    """A locked config with the default of every setting."""
+    config = ConfigDict({key: _initial(setting) for key, setting in TOP.items()})
+    for name, section in SECTIONS.items():
+        config[name] = ConfigDict({key: _initial(setting) for key, setting in section.items()})
+    return config.lock()
+
+
+def _initial(setting: Setting) -> Any:
+    return setting.default if setting.kind is None else config_dict.placeholder(setting.kind)

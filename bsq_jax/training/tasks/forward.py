@@ -1,0 +1,52 @@
+"""The forward pass of a tokenizer, as training and evaluation run it."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import jax
+from einops import rearrange
+
+from bsq_jax.models.tokenizer import TokenizerModel, TokenizerOutput
+from bsq_jax.training.tasks.variable_bits import keep_bits
+
+
+def reconstruct(
+    model: TokenizerModel,
+    params: Any,
+    pixels: jax.Array,
+    weights: jax.Array | None = None,
+    kept: jax.Array | None = None,
+    frames: jax.Array | None = None,
+) -> TokenizerOutput:
+    """The network's output for float pixels.
+
+    Args:
+      model: the tokenizer.
+      params: its parameters.
+      pixels: ``[batch, time, height, width, 3]``.
+      weights: of the frames in the quantizer's losses, ``[batch, time]``; None: all alike.
+      kept: int32 ``[batch]``, bits of a token that the decoder gets; None: all.
+      frames: int32 ``[batch]``, real frames of each clip, which see no padding; None: all are.
+    """
+    quantized = model.quantizer(_apply(model, params, pixels, "latents", frames), weights)
+    corners = quantized.quantized
+    if kept is not None:
+        corners = keep_bits(corners, kept)
+    decoded = _apply(model, params, corners, "decode_quantized", frames)
+    return TokenizerOutput(decoded, quantized)
+
+
+def _apply(
+    model: TokenizerModel, params: Any, x: jax.Array, method: str, frames: jax.Array | None
+) -> jax.Array:
+    """A method of the network, ``[batch, time, ...]`` to the same.
+
+    An image model sees the frames of a clip one by one.
+    """
+    batch, time = x.shape[:2]
+    by_frame = model.shape.frames == 1 and time > 1
+    if by_frame:
+        x, frames = rearrange(x, "b t ... -> (b t) 1 ..."), None
+    y = cast(jax.Array, model.apply({"params": params}, x, frames, method=method))
+    return y.reshape(batch, time, *y.shape[2:]) if by_frame else y

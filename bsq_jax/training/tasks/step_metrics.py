@@ -1,0 +1,54 @@
+"""The metrics of a tokenizer's training step.
+
+Micro-batches give means that add up; what is no mean, such as PSNR, is computed once from those of
+the whole batch.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from bsq_jax.core.clips import weighted_mean
+from bsq_jax.quantizers import Quantized
+from bsq_jax.quantizers.health import code_counts, health_of
+
+Metrics = dict[str, jax.Array]
+
+
+def reconstruction_metrics(
+    quantized: Quantized, pixels: jax.Array, fake: jax.Array, weights: jax.Array | None
+) -> Metrics:
+    """Metrics of a micro-batch that no loss gives: all are means over its real frames.
+
+    Args:
+      quantized: the tokens.
+      pixels: in [-1, 1], ``[batch, time, height, width, 3]``.
+      fake: their reconstructions, not clamped.
+      weights: of the frames, ``[batch, time]``; None: all count alike.
+
+    Returns:
+      The parts of the quantizer's loss, what `health_of` needs, and ``squared_error``.
+    """
+    error = jnp.square(pixels - jnp.clip(fake, -1.0, 1.0))
+    return {
+        **quantized.losses,
+        **code_counts(quantized.bits, weights),
+        "squared_error": weighted_mean(error, weights),
+    }
+
+
+def finish(metrics: Metrics) -> Metrics:
+    """The metrics of a step.
+
+    Args:
+      metrics: means over the whole batch, those of `reconstruction_metrics` among them.
+
+    Returns:
+      The same, with ``psnr`` (dB, of the batch as a whole; evaluation averages over pictures) in
+      place of the squared error, and the statistics of the bits in place of their counts.
+    """
+    counts = {name: metrics[name] for name in ("bit_mean", "codes_seen")}
+    error = jnp.maximum(metrics["squared_error"], 1e-10)
+    rest = {k: v for k, v in metrics.items() if k not in (*counts, "squared_error")}
+    return {**rest, **health_of(counts), "psnr": 10.0 * jnp.log10(4.0 / error)}

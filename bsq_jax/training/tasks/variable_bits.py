@@ -1,0 +1,50 @@
+"""Tokens of variable length: decoders that get only the first bits of a token.
+
+A model with ``min_bits`` is trained with all bits of the tokens of about half the examples, and
+with the first ``min_bits`` or more of the others, so that the first bits carry what matters most.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from bsq_jax.core.clips import real_frames
+from bsq_jax.core.rng import stream_key
+from bsq_jax.models.tokenizer import TokenizerShape
+
+
+def kept_bits(shape: TokenizerShape, seed: int, examples: int, step: jax.Array) -> jax.Array | None:
+    """Draws how many bits of its tokens each example of a training step keeps.
+
+    Args:
+      shape: of the tokenizer.
+      seed: of the run.
+      examples: size of the global batch.
+      step: of the run, int32 scalar.
+
+    Returns:
+      int32 ``[examples]``; None for tokenizers without ``min_bits``, which always keep all.
+    """
+    if not shape.min_bits:
+        return None
+    return draw_kept(stream_key(seed, "bits", step), examples, shape)
+
+
+def draw_kept(key: jax.Array, examples: int, shape: TokenizerShape) -> jax.Array:
+    """Numbers of bits, int32 ``[examples]``: about half all, the others uniform from min_bits."""
+    lowest = shape.min_bits - (shape.bits - shape.min_bits)
+    drawn = jax.random.randint(key, (examples,), lowest, shape.bits + 1)
+    return jnp.where(drawn < shape.min_bits, shape.bits, drawn)
+
+
+def keep_bits(values: jax.Array, kept: jax.Array) -> jax.Array:
+    """Sets the bits after the first `kept` of each token to zero.
+
+    Args:
+      values: of the bits of tokens, ``[batch, ..., L]``.
+      kept: integers ``[batch]``.
+    """
+    there = real_frames(kept, values.shape[-1])
+    there = there.reshape(len(there), *(1,) * (values.ndim - 2), there.shape[-1])
+    return jnp.where(there, values, 0.0)

@@ -1,0 +1,222 @@
+"""The command line as a whole. Oracle: statuses and lines written by hand, and real processes."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from bsq_jax import cli
+from bsq_jax.cli import inputs, outputs
+from bsq_jax.cli.command import Command, exit_status
+from bsq_jax.core.errors import RUN_AGAIN, UserError
+
+COMMANDS = (
+    *("train", "evaluate", "encode", "decode", "info", "rd", "generate", "score", "tokenize"),
+    *("convert", "plan", "studies", "export"),
+)
+TINY = str(pathlib.Path(__file__).parent / "tiny.py")
+
+
+def raising(error):
+    def run(*_):
+        raise error
+
+    return run
+
+
+def command_of(run, **more):
+    return Command("help", "description", lambda parser: None, run, **more)
+
+
+@pytest.mark.smoke
+def test_the_table_has_a_line_for_each_command(capsys):
+    assert set(cli.COMMANDS) == set(COMMANDS)
+    assert cli.main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name in COMMANDS:
+        (line,) = (line for line in lines if line.split()[:1] == [name])
+        assert cli.COMMANDS[name].help in line
+        assert len(line) <= 80
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name, capsys):
+    with pytest.raises(SystemExit) as raised:
+        cli.main([name, "--help"])
+    assert raised.value.code == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"usage: bsq-jax {name} ")
+    assert f"  bsq-jax {name} " in out  # an example
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "give a command"),
+        (("encod",), "unknown command 'encod': did you mean encode?"),
+        (("tokenise", "x"), "unknown command 'tokenise': did you mean tokenize?"),
+        (("--config", "x.py"), "give a command before --config"),
+        (("encode",), "required: input, output"),
+        (("encode", "a", "b", "--bit", "3"), "unknown flag --bit"),  # flags are not abbreviated
+        (("info", "a", "b"), "unknown argument b"),
+        (("info", "a", "--config.train.steps=3"), "unknown flag --config.train.steps=3"),
+        (("train",), "--workdir"),
+        (("train", "--workdir", "W"), "give --config FILE.py"),
+        (("train", "--workdir", "W", "--config", "quickstrat"), "did you mean quickstart?"),
+        (
+            ("train", "--workdir", "W", "--config", "quickstart", "--mode=x"),
+            "unknown flag --mode=x",
+        ),
+        (("train", "--workdir", "W", "--config", "quickstart", "--profile=3"), "such as 10:15"),
+        (("evaluate", "--workdir", "W"), "W is not the workdir of a run"),
+        (("evaluate", "--workdir", "W", "--profile=1:2"), "unknown flag --profile=1:2"),
+        (("studies", "variable"), "'variable_length'"),
+        (("generate", "--model", "m"), "where to?"),
+        (("plan", "--config", TINY, "--mesh", "1x1x1", "--json", "no/x.json"), "make it first"),
+        (("score", "x.npz", "--json", "no/x.json"), "make it first"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(words, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(words) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error.startswith("error: ")
+    assert said in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (UserError("x is wrong"), 2, "error: x is wrong\n"),
+        (KeyboardInterrupt(), 130, "interrupted: half is left\n"),
+        (FileNotFoundError(2, "No such file", "a.png"), 2, "error: a.png: No such file\n"),
+        (OSError("disk"), 2, "error: disk\n"),
+    ],
+)
+def test_errors_become_a_line_and_a_status(error, status, line, capsys):
+    command = command_of(raising(error), interrupted="half is left")
+    assert exit_status(raising(error), command) == status
+    assert capsys.readouterr().err == line
+
+
+def test_what_is_no_mistake_of_the_user_passes():
+    with pytest.raises(ZeroDivisionError):
+        exit_status(raising(ZeroDivisionError()), command_of(None))
+    # Of a run of days an error of the disk is no mistake in its flags.
+    with pytest.raises(OSError, match="disk"):
+        exit_status(raising(OSError("disk")), command_of(None, os_errors=False))
+    assert not cli.COMMANDS["train"].os_errors
+    assert exit_status(lambda: RUN_AGAIN, command_of(None)) == RUN_AGAIN
+
+
+def test_ctrl_c_in_a_real_process(tmp_path):
+    """Training that is interrupted ends with 130 and says how to go on."""
+    code = (
+        "import sys, time; from bsq_jax import cli; from bsq_jax.training import jobs;"
+        "jobs.train_job = lambda *_, **__: (print('begun', flush=True), time.sleep(60));"
+        "sys.exit(cli.main(sys.argv[1:]))"
+    )
+    words = ["train", "--config", TINY, "--workdir", str(tmp_path / "run")]
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "begun\n"
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert error == "interrupted: the same command goes on from the last checkpoint\n"
+
+
+@pytest.mark.parametrize("size", [9, 99_999])
+def test_a_reader_that_has_gone_is_no_traceback(size):
+    """As of ``bsq-jax info a.bsq | head -0``; a little is written only at the end."""
+    code = (
+        "import sys; from bsq_jax import cli; from bsq_jax.cli import command;"
+        f"run = lambda: [print('x' * {size}) for _ in range(9)] and 0;"
+        "sys.exit(command.exit_status(run, cli.COMMANDS['info']))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": ""},
+    ) as process:
+        process.stdout.close()
+        error = process.stderr.read()
+    assert (process.returncode, error) == (2, b"")
+
+
+@pytest.mark.smoke
+def test_the_module_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "bsq_jax", "inf"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "did you mean info?" in done.stderr
+
+
+@pytest.mark.smoke
+def test_help_loads_neither_jax_nor_the_config():
+    code = (
+        "import sys; from bsq_jax import cli; cli.main(['--help']);"
+        "import bsq_jax.main, bsq_jax.__main__;"
+        "print([name for name in ('jax', 'numpy', 'ml_collections') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_model_is_named_by_the_flag_or_the_environment(monkeypatch):
+    flags = type("flags", (), {"model": None})
+    monkeypatch.delenv("BSQ_JAX_MODEL", raising=False)
+    with pytest.raises(UserError, match="--model"):
+        inputs.model_path(flags)
+    monkeypatch.setenv("BSQ_JAX_MODEL", "runs/a")
+    assert inputs.model_path(flags) == "runs/a"
+    flags.model = "runs/b"
+    assert inputs.model_path(flags) == "runs/b"
+
+
+@pytest.mark.smoke
+def test_outputs_are_checked_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("old.npz").write_bytes(b"x")
+    pathlib.Path("folder").mkdir()
+    pathlib.Path("folder", "done.json").write_bytes(b"x")
+    for check, words in (
+        (lambda: outputs.check_output_file("old.npz", force=False), "add --force"),
+        (lambda: outputs.check_output_file("folder", force=True), "folder is a folder"),
+        (lambda: outputs.check_output_file("no/x", force=True), "make it first"),
+        (lambda: outputs.check_output_file("gs://b/x", force=True), "mount the bucket"),
+        (lambda: outputs.check_output_file("x.zip", force=True, suffix=".npz"), "end in .npz"),
+        (lambda: outputs.check_output_folder("old.npz", (), force=True), "old.npz is a file"),
+        (lambda: outputs.check_output_folder("folder", ["done.json"], force=False), "done.json"),
+        (lambda: outputs.check_new_folder("folder", force=False), "folder exists"),
+    ):
+        with pytest.raises(UserError, match=words):
+            check()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(UserError, match="cannot be written to"):
+        outputs.check_output_file("new.npz", force=False)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    with pytest.raises(UserError, match="terminal"):
+        outputs.check_output_file("-", force=False)
+    outputs.check_output_file("old.npz", force=True)
+    outputs.check_output_folder("folder", ["done.json"], force=True)
+    outputs.check_output_folder("new", ["done.json"], force=False)
+    assert not pathlib.Path("new").exists()
