@@ -19,6 +19,8 @@ from bsq_jax.evaluation.judges import Judges, Judging
 from bsq_jax.evaluation.metrics import patch_mean, precision_recall
 from bsq_jax.evaluation.networks.lpips import load_lpips, lpips, vgg_pooled
 
+DEVICES = 8
+
 COUNT = 11
 
 
