@@ -38,6 +38,7 @@ from bsq_jax.training.useful_flops import step_flops
 
 PARTS = ("inference", "training", "attention", "convolutional", "torch")
 R1_EVERY = 16
+_QUANTIZER = BinarySphericalQuantizer(1, 1.0, 1.0, 1.0, 0.0)
 SPELL = 0.5  # seconds that a timing should take at least
 
 
@@ -62,9 +63,7 @@ class Bench:
 
     def model(self, attention: str = "auto") -> TokenizerModel:
         """The tokenizer."""
-        return TokenizerModel(
-            self.shape, BinarySphericalQuantizer(), self.dtype, attention=attention
-        )
+        return TokenizerModel(self.shape, _QUANTIZER, self.dtype, attention=attention)
 
     def pixels(self, batch: int) -> np.ndarray:
         """Noise, uint8 ``[batch, 1, size, size, 3]``."""
@@ -143,7 +142,7 @@ def training(bench: Bench) -> None:
     tasks = {"step, L1 + entropy": _task(bench, None)}
     if bench.args.size >= 32:
         adversarial = AdversarialTraining(
-            StyleGanDiscriminator(dtype=bench.dtype, channel_base=bench.args.channel_base),
+            StyleGanDiscriminator(bench.args.channel_base, 512, 4, bench.dtype),
             optax.adamw(1e-4),
             weight=0.1,
             kind="non_saturating",
@@ -295,8 +294,9 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     began = time.monotonic()
     heads = max(args.width // 64, 1)
     shape = TokenizerShape(
-        args.size, args.size, width=args.width, layers=args.layers, heads=heads,
-        head_hidden=4 * args.width,
+        args.size, args.size, frames=1, patch_size=8, bits=36, width=args.width, layers=args.layers,
+        heads=heads, mlp_ratio=4.0, head_hidden=4 * args.width, positions="learned",
+        causality="block_causal", window=0, min_bits=0,
     )  # fmt: skip
     bench = Bench(args, shape, [])
     print(f"{args.size}x{args.size}, 36 bits, {args.dtype}, random weights ({machine()})")

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.timing import in_turn, report
+from bsq_jax.models.attention.attend import attend
 from bsq_jax.models.attention.causality import Causality
-from bsq_jax.models.attention.self_attention import attend
 
 IMPLEMENTATIONS = ("dense", "by_head", "blocked")
 

@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.timing import in_turn, report
+from bsq_jax.config import default_config
 from bsq_jax.core.target import described
-from bsq_jax.models.discriminators import StyleGanDiscriminator
+from bsq_jax.models.factory import make_discriminator
 
 SIDE = 2048  # of the matrices
 
@@ -39,7 +40,10 @@ def main() -> None:
 
     shape = (args.batch, 1, args.size, args.size, 3)
     pixels = jax.random.uniform(jax.random.key(0), shape, minval=-1, maxval=1)
-    model = StyleGanDiscriminator(args.channel_base, dtype=jnp.dtype(args.dtype))
+    config = default_config()
+    config.model.update(image_size=(args.size, args.size), dtype=args.dtype)
+    config.discriminator.channel_base = args.channel_base
+    model = make_discriminator(config)
     params = nn.meta.unbox(jax.jit(model.init)(jax.random.key(1), pixels)["params"])
     matrix = jax.random.normal(jax.random.key(2), (SIDE, SIDE))
     product = jax.jit(jnp.matmul)

@@ -8,6 +8,7 @@ too (170M parameters, and the tokenizer's 174M) and is for accelerators.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import pathlib
 import time
 from typing import Any
@@ -18,13 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.timing import report
+from bsq_jax.config import default_config
 from bsq_jax.core.sharding import batch_sharding, make_mesh, replicate
+from bsq_jax.models.factory import make_masked_lm, make_tokenizer
 from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
-from bsq_jax.models.masked_lm.model import MaskedLm, MaskedLmShape
 from bsq_jax.models.masked_lm.sampler import Sampler, Sampling
-from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
-from bsq_jax.models.transformer import Compute
-from bsq_jax.quantizers.bsq import BinarySphericalQuantizer
 
 _SIZES: dict[str, dict[str, dict[str, Any]]] = {
     "small": {
@@ -53,20 +52,20 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3, help="of which the median counts")
     parser.add_argument("--json", type=pathlib.Path, help="also write the result here")
     args = parser.parse_args()
-    size, dtype = _SIZES[args.size], jnp.dtype(args.dtype)
-    model = MaskedLm(MaskedLmShape(classes=1000, **size["lm"]), Compute(dtype))
-    network = TokenizerModel(
-        TokenizerShape(image_height=128, image_width=128, bits=18, **size["tokenizer"]),
-        BinarySphericalQuantizer(),
-        dtype,
-    )
+    size = _SIZES[args.size]
+    config = default_config()
+    config.model.update(image_size=(128, 128), bits=18, dtype=args.dtype, **size["tokenizer"])
+    config.masked_lm.update(classes=1000, **size["lm"])
+    config.sampling.guidance = args.guidance
+    model, network = make_masked_lm(config), make_tokenizer(config)
+    sampling = Sampling(**config.sampling.to_dict(), unit=config.masked_lm.mask_unit)
     words = jnp.zeros((1, 1, 256, 2), jnp.int32)
     mesh = make_mesh()
     params = replicate(_parameters(model, words, jnp.zeros(1, jnp.int32)), mesh)
     tokenizer = FrozenTokenizer(network, _parameters(network, jnp.zeros((1, 1, 128, 128, 3))))
     frozen = tokenizer.load(mesh)
     samplers = {
-        steps: Sampler(model, tokenizer, Sampling(steps=steps, guidance=args.guidance), mesh)
+        steps: Sampler(model, tokenizer, dataclasses.replace(sampling, steps=steps), mesh)
         for steps in args.steps
     }
     decode = jax.jit(tokenizer.pixels)

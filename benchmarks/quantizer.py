@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.timing import in_turn, report
-from bsq_jax.quantizers import BinarySphericalQuantizer
+from bsq_jax.config import default_config
+from bsq_jax.quantizers import make_quantizer
 
 
 def main() -> None:
@@ -19,10 +20,11 @@ def main() -> None:
     parser.add_argument("--json", type=pathlib.Path, help="also write the result here")
     args = parser.parse_args()
 
-    functions, memory = {}, {}
+    functions, memory, settings = {}, {}, default_config().quantizer
     for group_size in (1, 9):
         for bits in (18, 36, 72, 144):
-            quantizer = BinarySphericalQuantizer(group_size=group_size)
+            settings.group_size = group_size
+            quantizer = make_quantizer(settings)
             latents = jax.random.normal(jax.random.key(0), (args.tokens, bits))
             weights = jax.random.normal(jax.random.key(1), (args.tokens, bits))
 

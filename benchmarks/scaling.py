@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.timing import in_turn, report
-from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
-from bsq_jax.quantizers import BinarySphericalQuantizer
+from bsq_jax.config import default_config
+from bsq_jax.models.factory import make_tokenizer
+from bsq_jax.models.tokenizer import TokenizerShape
 from bsq_jax.training import flops
 
 
@@ -44,10 +45,13 @@ def main() -> None:
     args = parser.parse_args()
 
     width = args.width
-    base = TokenizerShape(
-        args.clip_side, args.clip_side, width=width, layers=args.layers, heads=max(width // 64, 1),
-        head_hidden=4 * width,
+    config = default_config()
+    config.model.update(
+        image_size=(args.clip_side, args.clip_side), width=width, layers=args.layers,
+        heads=max(width // 64, 1), head_hidden=4 * width, dtype=args.dtype,
     )  # fmt: skip
+    network = make_tokenizer(config)
+    base = network.shape
     settings: dict[tuple[str, int], tuple[TokenizerShape, int]] = {}
     for side in args.sides:
         settings["pixels a side", side] = (
@@ -61,7 +65,7 @@ def main() -> None:
 
     functions, counted = {}, {}
     for key, (shape, frames) in settings.items():
-        model = TokenizerModel(shape, BinarySphericalQuantizer(group_size=1), jnp.dtype(args.dtype))
+        model = network.clone(shape=shape)
         sides = (1, frames, shape.image_height, shape.image_width, 3)
         pixels = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, sides), jnp.float32)
         params = jax.jit(model.init)(jax.random.key(0), pixels[:, :1])

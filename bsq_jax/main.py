@@ -9,13 +9,13 @@ import functools
 import sys
 from collections.abc import Sequence
 
-from bsq_jax.cli import job, train
+from bsq_jax.cli import train, train_or_evaluate
 from bsq_jax.cli.command import Parser, exit_status, parse
 
 USAGE = """\
 train, or resume what was stopped:
   python -m bsq_jax.main --config configs/tokenizer.py:imagenet256,bits=36 --workdir runs/a
-change single values (the keys and their defaults are in bsq_jax/config.py):
+change single values (the keys and their defaults are in bsq_jax/config/settings.py):
   ... --config.train.batch_size=64 --config.data.source=folder:/pictures
 evaluate the newest checkpoint, with the config saved in the workdir:
   python -m bsq_jax.main --mode evaluate --workdir runs/a
@@ -42,12 +42,12 @@ def run(argv: Sequence[str]) -> int:
       UserError: a mistake in flags, config, files or data.
     """
     parser = Parser("python -m bsq_jax.main", __doc__, epilog=USAGE)
-    job.add_config_and_workdir(parser)
+    train_or_evaluate.add_config_and_workdir(parser)
     parser.add_argument("--mode", choices=("train", "evaluate"), default="train")
-    job.add_profile(parser)
-    job.add_processes(parser)
+    train_or_evaluate.add_profile(parser)
+    train_or_evaluate.add_processes(parser)
     flags = parse(parser, train.COMMAND, argv)
-    return job.run_job(flags, evaluate=flags.mode == "evaluate")
+    return train_or_evaluate.run(flags, evaluate=flags.mode == "evaluate")
 
 
 def main() -> None:

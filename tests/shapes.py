@@ -1,9 +1,20 @@
-"""Settings for tests: the defaults of the config, made small."""
+"""Settings of models and data for tests: the defaults of the config, with changes.
+
+Values without a name are those of the first fields, in order.
+"""
 
 import dataclasses
 
 from bsq_jax.config import default_config, finalize
 from bsq_jax.data.factory import make_data_config
+from bsq_jax.models.factory import make_discriminator, make_masked_lm, make_prior, make_tokenizer
+from bsq_jax.models.masked_lm.sampler import Sampling
+from bsq_jax.quantizers import make_quantizer
+
+
+def _changed(default, values, changes):
+    fields = [field.name for field in dataclasses.fields(default)]
+    return dataclasses.replace(default, **dict(zip(fields, values, strict=False)), **changes)
 
 
 def data_config(**changes):
@@ -13,3 +24,46 @@ def data_config(**changes):
     config.data.update(resize=160, eval_resize=160, filter="lanczos", threads=2)
     config.data.update(cache_mb=256, max_broken=0.01)
     return dataclasses.replace(make_data_config(finalize(config)), **changes)
+
+
+def tokenizer_shape(*values, **changes):
+    return _changed(make_tokenizer(default_config()).shape, values, changes)
+
+
+def prior_shape(*values, **changes):
+    return _changed(make_prior(default_config()).shape, values, changes)
+
+
+def masked_lm_shape(*values, **changes):
+    return _changed(make_masked_lm(default_config()).shape, values, changes)
+
+
+def sampling_settings(**changes):
+    config = default_config()
+    default = Sampling(**config.sampling.to_dict(), unit=config.masked_lm.mask_unit)
+    return _changed(default, (), changes)
+
+
+def bsq_quantizer(*values, **changes):
+    return _changed(make_quantizer(default_config().quantizer), values, changes)
+
+
+def _discriminator(name, values, changes):
+    config = default_config()
+    config.model.update(frames=4, dtype="float32")
+    config.discriminator.name = name
+    default = make_discriminator(config)
+    fields = [field.name for field in dataclasses.fields(default)]
+    return default.clone(**dict(zip(fields, values, strict=False)), **changes)
+
+
+def stylegan_discriminator(*values, **changes):
+    return _discriminator("stylegan", values, changes)
+
+
+def stylegan3d_discriminator(*values, **changes):
+    return _discriminator("stylegan3d", values, changes)
+
+
+def patchgan_discriminator(*values, **changes):
+    return _discriminator("patchgan", values, changes)

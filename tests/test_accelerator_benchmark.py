@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from shapes import bsq_quantizer, tokenizer_shape
 
 from benchmarks.conv_autoencoder import ConvAutoencoder
-from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
-from bsq_jax.quantizers import BinarySphericalQuantizer
+from bsq_jax.models.tokenizer import TokenizerModel
 
 SMALL = ("--size", 32, "--width", 64, "--layers", 1, "--batch", 2, "--train-batch", 2)
 SMALL += ("--channel-base", 256, "--dtype", "float32", "--runs", 1)
@@ -97,12 +97,12 @@ def test_the_torch_peer_is_the_same_network():
     pytest.importorskip("torch")
     from benchmarks.torch_peer import TorchTokenizer
 
-    shape = TokenizerShape(256, 256)
+    shape = tokenizer_shape(256, 256)
     peer = TorchTokenizer(
         *(shape.tokens, shape.width, shape.layers, shape.heads, shape.bits, shape.patch_size),
         shape.head_hidden,
     )
     theirs = sum(np.prod(leaf.shape) for leaf in peer.parameters())
-    model = TokenizerModel(shape, BinarySphericalQuantizer())
+    model = TokenizerModel(shape, bsq_quantizer())
     ours = parameters(model, jnp.zeros((1, 1, 256, 256, 3)))
     assert theirs == pytest.approx(ours, rel=0.005)

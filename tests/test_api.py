@@ -10,16 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from shapes import tokenizer_shape
 
 from bsq_jax.config import finalize, load_config_file, to_json
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import make_mesh
 from bsq_jax.core.target import described
-from bsq_jax.inference import arrays
+from bsq_jax.inference import checked_arrays
 from bsq_jax.inference import tokenizer as api
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.models.factory import make_tokenizer
-from bsq_jax.models.tokenizer import TokenizerShape
 from bsq_jax.training.export import identity, load_export
 from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
 from bsq_jax.training.workdir import open_checkpoints, write_config
@@ -129,7 +129,7 @@ def test_pixels_are_clamped(tokenizer):
 
 def test_pieces_change_nothing_and_few_shapes_are_compiled(monkeypatch):
     monkeypatch.setattr(api, "_MAX_TOKENS", 19)  # 4 tokens a picture: pieces of 4, 2 and 1
-    for module in (api, arrays):
+    for module in (api, checked_arrays):
         monkeypatch.setattr(module, "least_batch", lambda shape: 1)
     tokenizer = make()
     pixels = images(11)
@@ -148,8 +148,8 @@ def test_pieces_change_nothing_and_few_shapes_are_compiled(monkeypatch):
 
 
 def test_few_small_pictures_are_computed_as_many(tokenizer):
-    assert arrays.least_batch(tokenizer._model.shape) == 16  # of 4 tokens
-    assert arrays.least_batch(TokenizerShape()) == 1
+    assert checked_arrays.least_batch(tokenizer._model.shape) == 16  # of 4 tokens
+    assert checked_arrays.least_batch(tokenizer_shape()) == 1
     before = tokenizer._functions["encode"]._cache_size()
     for count in (1, 5, 16):
         tokenizer.encode(images(count))
@@ -164,10 +164,10 @@ def test_few_small_pictures_are_computed_as_many(tokenizer):
 
 @pytest.mark.parametrize("count", [0, 1, 5, 8, 13, 64])
 def test_pieces_cover_each_row_once(count):
-    cut = list(arrays.pieces(count, 8))
+    cut = list(checked_arrays.chunks(count, 8))
     assert [i for piece in cut for i in range(piece.start, piece.stop)] == list(range(count))
     assert {piece.stop - piece.start for piece in cut} <= {1, 2, 4, 8}
-    cut = list(arrays.pieces(count, 8, least=4))
+    cut = list(checked_arrays.chunks(count, 8, least=4))
     assert [i for piece in cut for i in range(piece.start, piece.stop)] == list(range(count))
     assert {piece.stop - piece.start for piece in cut[:-1]} <= {4, 8}
 
@@ -451,7 +451,7 @@ def test_float32_is_float32_on_accelerators(tokenizer, dtype):
         ]
         shape = made.shape
         stream = made._programs._functions["encode", False]
-        programs.append(stream.trace(made._device_params, pixels, shape.frame_table(1), None))
+        programs.append(stream.trace(made._device_params, pixels, shape.frame_positions(1), None))
     for program in programs:
         precisions = products(program.lower(lowering_platforms=("cuda",)))
         exact = [name == "HIGHEST" for name in precisions]

@@ -11,9 +11,10 @@ import pytest
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.target import described
 from bsq_jax.models.attention import choice as attention_choice
+from bsq_jax.models.attention.attend import attend
 from bsq_jax.models.attention.causality import EVERYTHING, Causality
 from bsq_jax.models.attention.choice import choose_implementation
-from bsq_jax.models.attention.self_attention import SelfAttention, attend
+from bsq_jax.models.attention.self_attention import SelfAttention
 from bsq_jax.models.positions import Rotation
 
 RULES = {
@@ -217,6 +218,8 @@ def test_what_auto_takes(backend, dtype, rule, frames, tokens, chosen):
 def test_what_cannot_run_says_so():
     with pytest.raises(UserError, match=r"model\.attention=cudnn: it runs on NVIDIA GPUs"):
         choose_implementation("cudnn", EVERYTHING, 1, 64, jnp.bfloat16)
+    with pytest.raises(UserError, match=r"model\.attention=by_frame: .*dense"):
+        choose_implementation("by_frame", EVERYTHING, 1, 64)
     with pytest.raises(UserError, match="multiples of 128 tokens, not 2 x 60"):
         choose_implementation("splash", EVERYTHING, 2, 60)
     why = "its kernel is interpreted on a cpu, which is slow"

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import gammaln
+from shapes import bsq_quantizer
 
-from bsq_jax.quantizers import BinarySphericalQuantizer
 from bsq_jax.quantizers.bsq import to_sphere
 from bsq_jax.quantizers.entropy import group_distributions, soft_logits
 
@@ -51,7 +51,7 @@ def test_golden_values_and_gradients(golden, g, kind, t, b):
     arrays = golden("bsq")
     # "analytical" takes the codebook entropy bit by bit whatever the group size.
     size = 1 if kind == "analytical" else g
-    quantizer = BinarySphericalQuantizer(size, inv_temperature=t, commitment_weight=b)
+    quantizer = bsq_quantizer(size, inv_temperature=t, commitment_weight=b)
     ours = everything(quantizer, arrays["L18/z"], arrays["L18/w"])
     out = ours["out"]
     case = f"L18_g{g}_{kind}_t{t}_b{b}"
@@ -80,7 +80,7 @@ def test_golden_inputs_with_exact_zeros(golden):
     arrays = golden("bsq")
     z = arrays["zero/z"]
     assert (z == 0).any()
-    out = BinarySphericalQuantizer().quantize_unit(jnp.asarray(z))
+    out = bsq_quantizer().quantize_unit(jnp.asarray(z))
     np.testing.assert_allclose(out.quantized, arrays["extra_zero/zq"], atol=1e-6)
     np.testing.assert_allclose(np.asarray(out.quantized)[z == 0], -1 / np.sqrt(18), rtol=1e-6)
     assert not np.asarray(out.bits)[z == 0].any()
@@ -89,7 +89,7 @@ def test_golden_inputs_with_exact_zeros(golden):
 @jax.jit
 def unit_and_corner(v):
     unit = to_sphere(v)
-    return unit, BinarySphericalQuantizer().quantize_unit(unit).quantized
+    return unit, bsq_quantizer().quantize_unit(unit).quantized
 
 
 def squared_errors(v: np.ndarray) -> np.ndarray:
@@ -100,7 +100,7 @@ def squared_errors(v: np.ndarray) -> np.ndarray:
 
 def ascend(unit):
     """Points on the sphere moved to where the commitment term, the squared error, is larger."""
-    error = jax.grad(lambda v: BinarySphericalQuantizer()(v).losses["commitment"])
+    error = jax.grad(lambda v: bsq_quantizer()(v).losses["commitment"])
 
     def climb(_, v):
         gradient = error(v)
@@ -157,7 +157,7 @@ def test_expected_error_of_uniform_inputs(length):
 def test_straight_through_gradient_passes_the_jacobian_of_the_normalisation():
     rng = np.random.default_rng(0)
     v, w = rng.normal(size=(2, 5, 18)) * 3, rng.normal(size=(2, 5, 18))
-    quantizer = BinarySphericalQuantizer()
+    quantizer = bsq_quantizer()
     gradient = jax.jit(jax.grad(lambda x: jnp.sum(quantizer(x).quantized * w.astype(np.float32))))(
         v.astype(np.float32)
     )
@@ -169,7 +169,7 @@ def test_straight_through_gradient_passes_the_jacobian_of_the_normalisation():
 
 def test_the_origin_has_a_token_and_finite_gradients():
     v = jnp.zeros((3, 18)).at[1].set(1.0)
-    quantizer = BinarySphericalQuantizer(commitment_weight=0.25)
+    quantizer = bsq_quantizer(commitment_weight=0.25)
 
     def loss(x):
         out = quantizer(x)
@@ -185,7 +185,7 @@ def test_the_origin_has_a_token_and_finite_gradients():
 
 def test_low_precision_latents_are_computed_in_float32():
     v = jnp.asarray(np.random.default_rng(0).normal(size=(4, 7, 36)), jnp.bfloat16)
-    quantizer = BinarySphericalQuantizer(group_size=9, commitment_weight=0.25)
+    quantizer = bsq_quantizer(group_size=9, commitment_weight=0.25)
     low, full = jax.jit(lambda x: (quantizer(x), quantizer(x.astype(jnp.float32))))(v)
     assert low.quantized.dtype == jnp.float32
     assert low.bits.dtype == jnp.uint8
@@ -197,7 +197,7 @@ def test_low_precision_latents_are_computed_in_float32():
 
 def test_weights_of_the_terms():
     z = to_sphere(jnp.asarray(np.random.default_rng(0).normal(size=(9, 18)), jnp.float32))
-    out = BinarySphericalQuantizer(1, 5.0, 0.7, 1.3, 0.2).quantize_unit(z)
+    out = bsq_quantizer(1, 5.0, 0.7, 1.3, 0.2).quantize_unit(z)
     terms = {name: float(value) for name, value in out.losses.items()}
     wanted = (0.7 * terms["token_entropy"] - 1.3 * terms["codebook_entropy"]) / 5.0
     np.testing.assert_allclose(out.loss, wanted + 0.2 * terms["commitment"], rtol=1e-5)
@@ -208,7 +208,7 @@ def test_tokens_that_are_left_out_might_as_well_not_be_there(group_size):
     rng = np.random.default_rng(5)
     v = rng.normal(size=(2, 3, 4, 18)).astype(np.float32)
     weights = np.array([[1, 1, 1], [1, 0, 0]], np.float32)
-    quantizer = BinarySphericalQuantizer(group_size, 2.0, 0.7, 1.3, 0.25)
+    quantizer = bsq_quantizer(group_size, 2.0, 0.7, 1.3, 0.25)
     out = quantizer(jnp.asarray(v), jnp.asarray(weights))
     kept = quantizer(jnp.asarray(v[weights > 0]))
     for name, value in kept.losses.items():
@@ -221,7 +221,7 @@ def test_tokens_that_are_left_out_might_as_well_not_be_there(group_size):
 @pytest.mark.parametrize("length", [1e-30, 1e-20, 1e18, 1e30])
 @pytest.mark.parametrize("group_size", [1, 9])
 def test_the_length_of_a_latent_does_not_matter(length, group_size):
-    quantizer = BinarySphericalQuantizer(group_size=group_size)
+    quantizer = bsq_quantizer(group_size=group_size)
     v = jnp.asarray(np.random.default_rng(3).normal(size=(32, 18)), jnp.float32)
 
     def loss(x):
@@ -233,14 +233,14 @@ def test_the_length_of_a_latent_does_not_matter(length, group_size):
 
 
 def test_nan_is_not_taken_for_the_origin():
-    out = BinarySphericalQuantizer()(jnp.full((2, 18), jnp.nan))
+    out = bsq_quantizer()(jnp.full((2, 18), jnp.nan))
     assert np.isnan(out.loss)
 
 
 @pytest.mark.parametrize("group_size", [1, 9])
 @pytest.mark.parametrize("inv_temperature", [1.0, 100.0, 300.0])
 def test_gradients_stay_finite_with_a_dead_bit(group_size, inv_temperature):
-    quantizer = BinarySphericalQuantizer(group_size=group_size, inv_temperature=inv_temperature)
+    quantizer = bsq_quantizer(group_size=group_size, inv_temperature=inv_temperature)
     v = np.random.default_rng(4).normal(size=(32, 18)).astype(np.float32)
     v[:, 3] = -3.0
     assert np.isfinite(jax.grad(lambda x: quantizer(x).loss)(v)).all()
@@ -250,7 +250,7 @@ def test_gradients_stay_finite_with_a_dead_bit(group_size, inv_temperature):
 @pytest.mark.parametrize("group_size", [1, 9])
 def test_memory_grows_linearly_with_the_bits(group_size, weighted):
     def peak(bits):
-        quantizer = BinarySphericalQuantizer(group_size=group_size)
+        quantizer = bsq_quantizer(group_size=group_size)
         latents = jax.ShapeDtypeStruct((2048, bits), jnp.float32)
         shapes = (latents, jax.ShapeDtypeStruct((2048,), jnp.float32))[: 1 + weighted]
         gradient = jax.jit(jax.grad(lambda *arguments: quantizer(*arguments).loss))

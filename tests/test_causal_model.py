@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from shapes import bsq_quantizer, tokenizer_shape
 
 from bsq_jax.core.sharding import batch_sharding, make_mesh, parameter_shardings
 from bsq_jax.models.attention import choice as attention_choice
-from bsq_jax.models.attention import self_attention as attention
+from bsq_jax.models.attention.attend import attend
 from bsq_jax.models.attention.causality import Causality
-from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
-from bsq_jax.quantizers import BinarySphericalQuantizer
+from bsq_jax.models.attention.choice import Blocking
+from bsq_jax.models.tokenizer import TokenizerModel
 
 FRAMES, SIDE = 3, 16
 # Every implementation with every kind of position, and every rule, at least once.
@@ -34,7 +35,7 @@ CASES = {
     "blocked, sincos": ("blocked", "sincos", "block_causal", 0, "float32"),
     "blocked, rotary, tokens": ("blocked", "rotary", "token_causal", 0, "float32"),
     "blocked, rotary, window": ("blocked", "rotary", "block_causal", 2, "float32"),
-    "by_frame, rotary, bfloat16": ("by_frame", "rotary", "block_causal", 0, "bfloat16"),
+    "per_frame, rotary, bfloat16": ("per_frame", "rotary", "block_causal", 0, "bfloat16"),
 }
 
 
@@ -46,11 +47,24 @@ def a_block_a_frame():
         yield
 
 
+def how(name):
+    """Implementation and blocking by a name."""
+    per_frame = name == "per_frame"
+    return "blocked" if per_frame else name, Blocking.PER_FRAME if per_frame else Blocking.LARGE
+
+
 def model_of(case):
-    implementation, positions, causality, window, dtype = CASES[case]
-    shape = TokenizerShape(SIDE, SIDE, FRAMES, 8, 6, 24, 2, 2, 2.0, 0, positions, causality, window)
+    name, positions, causality, window, dtype = CASES[case]
+    implementation, blocking = how(name)
+    shape = tokenizer_shape(
+        SIDE, SIDE, FRAMES, 8, 6, 24, 2, 2, 2.0, 0, positions, causality, window
+    )
     return TokenizerModel(
-        shape, BinarySphericalQuantizer(), jnp.dtype(dtype), attention=implementation
+        shape,
+        bsq_quantizer(),
+        jnp.dtype(dtype),
+        attention=implementation,
+        blocking=blocking,
     )
 
 
@@ -140,7 +154,7 @@ def test_a_beginning_is_computed_as_in_the_whole_clip(case):
     "case",
     [
         *("dense, learned", "dense, sincos, tokens", "by_head, rotary", "blocked, learned"),
-        *("blocked, rotary, window", "by_frame, rotary, bfloat16"),
+        *("blocked, rotary, window", "per_frame, rotary, bfloat16"),
     ],
 )
 def test_early_frames_have_no_gradient_to_later_pixels(case):
@@ -170,7 +184,9 @@ RULES = {
 
 
 ALONE = [
-    *itertools.product(("dense", "by_head", "blocked", "by_frame"), RULES, ("float32", "bfloat16")),
+    *itertools.product(
+        ("dense", "by_head", "blocked", "per_frame"), RULES, ("float32", "bfloat16")
+    ),
     ("splash", "block", "float32"),  # interpreted, it is slow
 ]
 
@@ -179,12 +195,13 @@ ALONE = [
 def test_attention_alone(implementation, rule, dtype):
     tokens = 128 if implementation == "splash" else 3
     frames, heads, causality = 3, 1, RULES[rule]
+    implementation, blocking = how(implementation)
     shape = (3, 2 if tokens == 3 else 1, frames, tokens, heads, 8)
     rows = jnp.asarray(np.random.default_rng(0).normal(size=shape), dtype)
 
     def some(rows, counts):
         query, key, value = rows
-        out = attention.attend(query, key, value, causality, implementation)
+        out = attend(query, key, value, causality, implementation, blocking=blocking)
         return jnp.sum(jnp.sin(out.astype(jnp.float32)) * counts), out
 
     both = jax.jit(jax.value_and_grad(some, has_aux=True))

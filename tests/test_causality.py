@@ -68,7 +68,7 @@ def test_a_span_holds_all_that_is_seen_and_no_frame_more(kind, window):
     whole = np.ones((10, 10), bool) if whole is None else whole
     for first in range(frames):
         for last in range(first + 1, frames + 1):
-            begin, end = causality.seen(first, last, frames)
+            begin, end = causality.visible_frames(first, last, frames)
             seen = np.flatnonzero(whole[2 * first : 2 * last].any(axis=0))
             assert (begin, end) == (seen[0] // 2, seen[-1] // 2 + 1)
             part = causality.mask((first, last), (begin, end), 2)

@@ -76,7 +76,7 @@ def test_every_command_explains_itself(name, capsys):
         (("train", "--workdir", "W", "--config", "quickstart", "--profile=3"), "such as 10:15"),
         (("evaluate", "--workdir", "W"), "W is not the workdir of a run"),
         (("evaluate", "--workdir", "W", "--profile=1:2"), "unknown flag --profile=1:2"),
-        (("studies", "variable"), "'variable_length'"),
+        (("studies", "variable"), "choose from "),
         (("generate", "--model", "m"), "where to?"),
         (("plan", "--config", TINY, "--mesh", "1x1x1", "--json", "no/x.json"), "make it first"),
         (("score", "x.npz", "--json", "no/x.json"), "make it first"),
@@ -121,8 +121,8 @@ def test_what_is_no_mistake_of_the_user_passes():
 def test_ctrl_c_in_a_real_process(tmp_path):
     """Training that is interrupted ends with 130 and says how to go on."""
     code = (
-        "import sys, time; from bsq_jax import cli; from bsq_jax.training import jobs;"
-        "jobs.train_job = lambda *_, **__: (print('begun', flush=True), time.sleep(60));"
+        "import sys, time; from bsq_jax import cli; from bsq_jax.training import train_run;"
+        "train_run.train = lambda *_, **__: (print('begun', flush=True), time.sleep(60));"
         "sys.exit(cli.main(sys.argv[1:]))"
     )
     words = ["train", "--config", TINY, "--workdir", str(tmp_path / "run")]

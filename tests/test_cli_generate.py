@@ -15,7 +15,7 @@ from bsq_jax.data.decoding.footage import open_footage
 from bsq_jax.data.records import Record
 from bsq_jax.media.pictures import save_png
 from bsq_jax.training.export import load_export, save_export
-from bsq_jax.training.initial import load_initial
+from bsq_jax.training.saved_models import load_saved_model
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 
@@ -72,7 +72,7 @@ def test_samples_from_python(pictures, tmp_path):
 
 @pytest.mark.smoke
 def test_exports_say_which_weights_they_hold(pictures, tmp_path):
-    kept = load_initial(pictures)
+    kept = load_saved_model(pictures)
     for name in ("raw", "ema"):
         generator = Generator.load(pictures, weights=name)
         assert generator.origin == {"weights": name, "step": 2}
@@ -142,9 +142,9 @@ def test_clips_from_python(clips):
         ({"frames": 2}, "this model makes pictures"),
         ({"seed": -1}, "seed -1"),
         ({"stepz": 3}, "unknown: stepz"),
-        ({"steps": 0}, "steps must be at least 1"),
-        ({"order": "raster"}, "order must be one of confidence, random"),
-        ({"schedule": "sine"}, "schedule must be one of cosine"),
+        ({"steps": 0}, "steps is 0: it must be positive"),
+        ({"order": "raster"}, "order is 'raster': it must be one of confidence, random"),
+        ({"schedule": "sine"}, "schedule is 'sine': it must be one of cosine"),
     ],
 )
 def test_mistakes_in_python(pictures, options, said):

@@ -13,7 +13,7 @@ from video_files import write_video
 from bsq_jax import cli
 from bsq_jax.coding.codec import Codec
 from bsq_jax.coding.rate_distortion import make_measure
-from bsq_jax.coding.rate_distortion_tables import FILES, Point, changes, means
+from bsq_jax.coding.rate_distortion_tables import FILES, Point, bjontegaard_rates, means
 from bsq_jax.core.pixels import to_float
 from bsq_jax.evaluation import metrics
 from bsq_jax.evaluation.metrics import bd_rate
@@ -261,14 +261,14 @@ def test_means_and_rates_by_hand():
     assert average[1].bpp == pytest.approx(8 * (50 + 200 + 100) / 3 / 400)
     assert average[1].packet_bpp == pytest.approx(8 * (40 + 190 + 90) / 3 / 400)
     assert average[1].values["psnr"] == pytest.approx((20 + 20 + 70) / 3)
-    found = {(c.metric, c.bits): c for c in changes(points, "old")}
+    found = {(c.metric, c.bits): c for c in bjontegaard_rates(points, "old")}
     assert len(found) == 6
     for metric in ("psnr", "ms_ssim", "lpips"):
-        change = found[metric, "file"]
-        assert (change.curve, change.anchor, change.inputs) == ("new", "old", 2)
-        assert change.mean == pytest.approx((-50 + 100) / 2, abs=1e-6)
-        assert found[metric, "packets"].mean != change.mean
-    assert all(change.mean is None for change in changes(points[4::6] + points[5::6], "old"))
+        rate = found[metric, "file"]
+        assert (rate.curve, rate.anchor, rate.inputs) == ("new", "old", 2)
+        assert rate.mean == pytest.approx((-50 + 100) / 2, abs=1e-6)
+        assert found[metric, "packets"].mean != rate.mean
+    assert all(rate.mean is None for rate in bjontegaard_rates(points[4::6] + points[5::6], "old"))
 
 
 def test_rates_at_equal_quality_are_on_scales_that_bend_alike():
@@ -282,7 +282,7 @@ def test_rates_at_equal_quality_are_on_scales_that_bend_alike():
         [(size, q) for size, q in zip(sizes, (20.0, 24.0, 30.0), strict=True)]
         for sizes in ((100, 200, 400), (30, 150, 500))
     ]
-    found = [change.of_means for change in changes(points, "old")]
+    found = [rate.of_means for rate in bjontegaard_rates(points, "old")]
     assert found == pytest.approx([bd_rate(*curves)] * 6, rel=1e-6)
     assert abs(found[0]) > 5
 

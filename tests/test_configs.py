@@ -12,7 +12,7 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import make_mesh
 from bsq_jax.data.factory import make_data_config
 from bsq_jax.models.factory import make_masked_lm
-from bsq_jax.training.initial import Initial, check_same_model
+from bsq_jax.training.saved_models import SavedModel, check_same_model
 from bsq_jax.training.step_cost import abstract_batch, make_task
 from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
 
@@ -139,10 +139,10 @@ def test_the_image_model_of_the_quickstart_can_begin_the_laptops_video_model():
     image, video = (
         finalize(load_config_file(f"{FOLDER / name}.py")) for name in ("quickstart", "video")
     )
-    check_same_model(video, Initial(image, {}, {}), "runs/quickstart", adaptable=["frames"])
+    check_same_model(video, SavedModel(image, {}, {}), "runs/quickstart", adaptable=["frames"])
     published = [f"{FOLDER / 'tokenizer.py'}:{name}" for name in ("imagenet256", "ucf101")]
     image, video = (finalize(load_config_file(name)) for name in published)
-    check_same_model(video, Initial(image, {}, {}), "x", adaptable=["frames", "image_size"])
+    check_same_model(video, SavedModel(image, {}, {}), "x", adaptable=["frames", "image_size"])
     assert (video.model.frames, video.model.image_size) == (16, (128, 128))
     assert video.discriminator.name == "stylegan3d"
 

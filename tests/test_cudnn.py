@@ -18,10 +18,10 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.core.once import say_once
 from bsq_jax.core.target import described
 from bsq_jax.models.attention import choice as attention_choice
+from bsq_jax.models.attention.attend import attend
 from bsq_jax.models.attention.causality import EVERYTHING, Causality
 from bsq_jax.models.attention.choice import choose_implementation
 from bsq_jax.models.attention.cudnn import refusal
-from bsq_jax.models.attention.self_attention import attend
 
 RULES = {
     "full": EVERYTHING,

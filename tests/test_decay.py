@@ -2,6 +2,7 @@
 
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,8 +80,8 @@ def assert_decay(params, kind, absent=()):
     assert not any(part in name for part in absent for name in found)
 
 
-def player_of(config, second=False):
-    """Shapes of the parameters that a config describes, of the generator or the discriminator."""
+def params_of(config, second=False):
+    """Shapes of the parameters that a config describes, of the network or its discriminator."""
     mesh = make_mesh(devices=jax.devices()[:1])
     state = make_task(finalize(config)).abstract_state(mesh)
     return state.adversary.params if second else state.params
@@ -95,7 +96,7 @@ def test_tokenizers(positions, frames, hidden):
     config.model.update(positions=positions, frames=frames, head_hidden=hidden, layers=2, width=24)
     absent = [] if hidden else ["head_hidden"]
     absent += ["positions/"] if positions != "learned" else ["temporal"] if frames == 1 else []
-    assert_decay(player_of(config), "tokenizer", absent)
+    assert_decay(params_of(config), "tokenizer", absent)
 
 
 @pytest.mark.smoke
@@ -104,7 +105,7 @@ def test_tokenizers(positions, frames, hidden):
 def test_priors(order, window):
     config = tiny.get_prior("tokenizer", order=order)
     config.prior.update(window=window, layers=2)
-    assert_decay(player_of(config), "prior")
+    assert_decay(params_of(config), "prior")
 
 
 @pytest.mark.smoke
@@ -113,7 +114,7 @@ def test_priors(order, window):
 def test_masked_language_models(frames, classes):
     config = tiny.get_masked_lm("tokenizer", frames=frames, classes=classes)
     absent = ([] if classes else ["classes"]) + (["temporal"] if frames == 1 else [])
-    assert_decay(player_of(config), "masked_lm", absent)
+    assert_decay(params_of(config), "masked_lm", absent)
 
 
 @pytest.mark.smoke
@@ -122,16 +123,16 @@ def test_discriminators(name):
     config = tiny.get_config("clips" if name == "stylegan3d" else "")
     config.loss.adversarial = 0.1
     config.discriminator.update(name=name, channel_base=64, width=8, layers=1)
-    assert_decay(player_of(config, second=True), name)
+    assert_decay(params_of(config, second=True), name)
 
 
 def test_the_lists_know_every_model():
-    judges = {
+    found = {
         name.removesuffix("Discriminator").lower()
         for name in discriminators.__all__
         if name.endswith("Discriminator")
     }
-    assert judges == LISTS.keys() - {"tokenizer", "prior", "masked_lm"}
+    assert found == LISTS.keys() - {"tokenizer", "prior", "masked_lm"}
 
 
 @pytest.mark.smoke
@@ -149,10 +150,12 @@ def test_a_step_of_decay_alone(kind):
     if kind != "tokenizer":
         config = getattr(tiny, f"get_{kind}")("tokenizer")
     config.optimizer.update(learning_rate=0.01, warmup_steps=0, weight_decay=0.1)
-    params = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), player_of(config))
+    params = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), params_of(config))
     optimizer = make_optimizer(finalize(config))
     zeros = jax.tree.map(np.zeros_like, params)
     updates, _ = jax.jit(optimizer.update)(zeros, jax.jit(optimizer.init)(params), params)
+    chex.assert_tree_all_finite(updates)
+    chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
     for name, update in leaves(updates).items():
         matrix = re.sub(r"\d+", "#", name) in LISTS[kind][0].split()
         np.testing.assert_allclose(update, -0.001 if matrix else 0.0, rtol=1e-5, err_msg=name)

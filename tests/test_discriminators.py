@@ -9,25 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
+from shapes import patchgan_discriminator, stylegan3d_discriminator, stylegan_discriminator
 
 from bsq_jax.config import default_config
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import batch_sharding, make_mesh, replicated
 from bsq_jax.core.target import described
-from bsq_jax.models.discriminators import (
-    PatchGanDiscriminator,
-    StyleGan3dDiscriminator,
-    StyleGanDiscriminator,
-)
 from bsq_jax.models.discriminators.filters import average_pool, blur, blur_half
 from bsq_jax.models.discriminators.minibatch_stddev import minibatch_stddev
 from bsq_jax.models.factory import make_discriminator
 from bsq_jax.torch_import.discriminators import from_torch_discriminator
 
 KINDS = {
-    "stylegan": (StyleGanDiscriminator(channel_base=32, channel_max=6), (3, 2, 8, 8, 3)),
-    "stylegan3d": (StyleGan3dDiscriminator(width=2), (3, 3, 8, 5, 3)),
-    "patchgan": (PatchGanDiscriminator(width=4, layers=2), (2, 1, 16, 12, 3)),
+    "stylegan": (stylegan_discriminator(channel_base=32, channel_max=6), (3, 2, 8, 8, 3)),
+    "stylegan3d": (stylegan3d_discriminator(width=2), (3, 3, 8, 5, 3)),
+    "patchgan": (patchgan_discriminator(width=4, layers=2), (2, 1, 16, 12, 3)),
 }
 PLATFORMS = ["gpu", "cpu"]  # XLA's convolutions, and those of `bsq_jax.core.cpu`
 
@@ -93,7 +89,7 @@ def test_minibatch_stddev_against_numpy(batch):
 def test_golden(golden, platform):
     wanted = golden("stylegan_d")
     _, _, params = from_torch_discriminator(golden("stylegan_d_state"))
-    model = StyleGanDiscriminator(channel_base=512)
+    model = stylegan_discriminator(channel_base=512)
     pixels = np.moveaxis(wanted["x"], 1, -1)[:, None]
 
     @jax.jit
@@ -222,7 +218,7 @@ def test_groups_of_a_frame_discriminator_are_frames():
 
 def test_equalised_rates_start_at_unit_scale():
     """Features keep a scale of one through the blocks, whatever the number of channels."""
-    model = StyleGanDiscriminator(channel_base=256)
+    model = stylegan_discriminator(channel_base=256)
     pixels = random((4, 1, 16, 16, 3))
     params = nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), pixels)["params"])
     kernels = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim > 1 and leaf.size > 1000]

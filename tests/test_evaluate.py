@@ -23,11 +23,12 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.core.pixels import to_float, to_uint8
 from bsq_jax.core.sharding import make_mesh
 from bsq_jax.data.factory import make_data_config
-from bsq_jax.evaluation import pictures as showing
-from bsq_jax.evaluation.judges import Judging
+from bsq_jax.evaluation import tokenizer as module
+from bsq_jax.evaluation.metric import NetworkSettings
 from bsq_jax.evaluation.metrics import Moments, frechet_distance, precision_recall
 from bsq_jax.evaluation.networks.lpips import load_lpips, lpips, vgg_pooled
-from bsq_jax.evaluation.tokenizer import Evaluator, evaluate, table, weight_sets
+from bsq_jax.evaluation.report import Wanted, evaluate, weight_sets
+from bsq_jax.evaluation.tokenizer import TokenizerEvaluator, tokenizer_table
 from bsq_jax.media.videos import write_mp4
 from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
 
@@ -107,10 +108,10 @@ def test_means_are_those_of_all_pictures(folder, tmp_path, crop, devices, batch,
     mesh = make_mesh(devices=jax.devices()[:devices])
     task, data = setup(folder, crop)
     state = task.init_state(mesh)
-    evaluator = Evaluator(task, data, mesh, batch_size=batch)
-    assert evaluator.batch_size == rounded
+    evaluator = TokenizerEvaluator(task, data, mesh, batch_size=batch)
+    assert evaluator.loop.batch_size == rounded
     report = evaluate(
-        evaluator, weight_sets(state.params, None), tmp_path, name="x", step=3, data=data
+        evaluator, weight_sets(state.params, None), tmp_path, name="x", step=3, wanted=Wanted(8)
     )
 
     originals = crops_of(folder, crop)
@@ -141,7 +142,8 @@ def test_means_are_those_of_all_pictures(folder, tmp_path, crop, devices, batch,
     assert len(report["measured"]["unreadable"]) == 1
     assert "05b.png" in report["measured"]["unreadable"][0]
     assert json.loads((tmp_path / "evaluation.json").read_text()) == report
-    assert "05b.png" in table(report)
+    assert "05b.png" in tokenizer_table(report)
+    assert "MS-SSIM needs pictures of at least 161 pixels a side" in report["notes"]
     assert "per_frame" not in result
     assert [pathlib.Path(path).name[:-12] for path in report["pictures"]] == [
         "crops",
@@ -152,11 +154,20 @@ def test_means_are_those_of_all_pictures(folder, tmp_path, crop, devices, batch,
         Image.open(path).verify()
 
 
-def test_the_same_pictures_are_shown_in_order(folder):
+def test_the_same_pictures_are_shown_in_order(folder, tmp_path, monkeypatch):
     mesh = make_mesh()
     task, data = setup(folder, "tiles")
-    evaluator = Evaluator(task, data, mesh, batch_size=16)
-    _, shown = evaluator(task.init_state(mesh).params, 20)
+    evaluator = TokenizerEvaluator(task, data, mesh, batch_size=16)
+    shown = []
+    show = module.comparison_pictures.examples_picture
+    monkeypatch.setattr(
+        module.comparison_pictures,
+        "examples_picture",
+        lambda examples, patch: shown.append(examples) or show(examples, patch),
+    )
+    weights = {"raw": task.init_state(mesh).params}
+    evaluate(evaluator, weights, tmp_path, name="x", step=0, wanted=Wanted(20))
+    (shown,) = shown
     np.testing.assert_array_equal(shown.originals[:, 0], crops_of(folder, "tiles")[:20])
     assert shown.reconstructions.shape == shown.originals.shape
     assert shown.reconstructions.dtype == np.uint8
@@ -168,16 +179,17 @@ def test_the_picture_of_photographs_shows_the_middle_of_a_strip(tmp_path, monkey
     Image.fromarray(strip).save(tmp_path / "a.png")
     mesh = make_mesh()
     task, data = setup(tmp_path, "tiles")
-    evaluator = Evaluator(task, data, mesh, batch_size=16)
+    evaluator = TokenizerEvaluator(task, data, mesh, batch_size=16)
     seen = []
-    show = showing.photographs
+    show = module.comparison_pictures.photographs_picture
 
     def photographs(originals, *arguments, **named):
         seen.extend(image.shape for image in originals)
         return show(originals, *arguments, **named)
 
-    monkeypatch.setattr(showing, "photographs", photographs)
-    assert evaluator.photographs(task.init_state(mesh).params) is not None
+    monkeypatch.setattr(module.comparison_pictures, "photographs_picture", photographs)
+    drawn = evaluator.drawings(task.init_state(mesh).params, {}, Wanted(pictures=1))
+    assert [drawing.stem for drawing in drawn] == ["photographs"]
     side = max(data.eval_resize, 2 * min(data.crop))
     height, width = data.crop
     assert seen == [(side // height * height, 16 * side // width * width, 3)]
@@ -229,15 +241,14 @@ def test_clips_of_several_lengths(videos, tmp_path, frames, devices):
     task, data = make_tokenizer_task(config), make_data_config(config)
     mesh = make_mesh(devices=jax.devices()[:devices])
     state = task.init_state(mesh)
-    evaluator = Evaluator(task, data, mesh, batch_size=3)
+    evaluator = TokenizerEvaluator(task, data, mesh, batch_size=3)
     report = evaluate(
         evaluator,
         weight_sets(state.params, None),
         tmp_path,
         name="x",
         step=3,
-        data=data,
-        videos_wanted=2,
+        wanted=Wanted(pictures=8, videos=2),
     )
 
     clips, params = clips_of(videos), jax.device_get(state.params)
@@ -268,12 +279,11 @@ def test_clips_of_several_lengths(videos, tmp_path, frames, devices):
     assert (result["count"], report["measured"]["shorter"]) == (5, 1)
 
     assert json.loads((tmp_path / "evaluation.json").read_text()) == report
-    text = table(report)
+    text = tokenizer_table(report)
     assert "x, step 3: 5 clips of 4x16x16 (center) from clips:" in text
     assert "clips with fewer frames than that: 1\n" in text
-    (row,) = [line for line in text.splitlines() if "from a whole clip's error" in line]
+    (row,) = [line for line in text.splitlines() if "of whole clips" in line]
     assert row.split()[-2:] == [f"{v['psnr_clip']:.2f}" for v in (result, oracle)]
-    assert "PSNR: mean over the frames; below it from each clip's mean squared error\n" in text
     assert "1b.mp4" in text
     names = [pathlib.Path(path).name for path in report["pictures"] + report["videos"]]
     assert names == [
@@ -288,15 +298,15 @@ def test_clips_of_several_lengths(videos, tmp_path, frames, devices):
             assert len(list(container.decode(video=0))) == len(wanted)
 
 
-def test_judges_see_what_is_measured(folder, tmp_path):
+def test_frozen_networks_compare_reconstructions_with_originals(folder, tmp_path):
     """LPIPS and the Frechet distance of VGG16 features for two sets of weights, in the report."""
     task, data = setup(folder, "center", size=32)
     mesh = make_mesh(devices=jax.devices()[:2])
-    judging = Judging(lpips=True, frechet=True, neighbours=3)
-    evaluator = Evaluator(task, data, mesh, batch_size=8, judging=judging)
+    networks = NetworkSettings(lpips=True, frechet=True, neighbours=3)
+    evaluator = TokenizerEvaluator(task, data, mesh, batch_size=8, networks=networks)
     state = task.init_state(mesh)
     weights = weight_sets(state.params, jax.tree.map(lambda leaf: leaf / 2, state.params))
-    report = evaluate(evaluator, weights, tmp_path, name="x", step=0, data=data)
+    report = evaluate(evaluator, weights, tmp_path, name="x", step=0, wanted=Wanted())
 
     originals = []
     for path in sorted(folder.glob("[0-9][0-9].png")):
@@ -322,10 +332,10 @@ def test_judges_see_what_is_measured(folder, tmp_path):
     assert 0 < report["oracle"]["lpips"] < report["results"]["raw"]["lpips"]
     assert report["judges"]["frechet_vgg16"]["samples"] == COUNT
     assert json.loads((tmp_path / "evaluation.json").read_text()) == report
-    text = table(report)
+    text = tokenizer_table(report)
     assert "Frechet distance, VGG16 features" in text
     assert "precision (k=3)" in text
-    assert "VGG16 11 frames in 512 dimensions" in text
+    assert "11 frames in 512 dimensions" in text
     assert "FID: no weights" in text
 
 
@@ -334,10 +344,10 @@ def test_a_folder_that_cannot_be_written_to(folder, tmp_path, monkeypatch, momen
     """One line, and before anything is measured where that can be known."""
     task, data = setup(folder, "center")
     mesh = make_mesh()
-    evaluator = Evaluator(task, data, mesh, batch_size=8)
+    evaluator = TokenizerEvaluator(task, data, mesh, batch_size=8)
     passes = []
-    run = evaluator._run
-    monkeypatch.setattr(evaluator, "_run", lambda params: passes.append(0) or run(params))
+    run = evaluator.measure
+    monkeypatch.setattr(evaluator, "measure", lambda *given: passes.append(0) or run(*given))
     workdir = tmp_path / "export"
     if moment == "before":
         workdir.write_text("a file where the folder should be")
@@ -346,10 +356,10 @@ def test_a_folder_that_cannot_be_written_to(folder, tmp_path, monkeypatch, momen
         def full(path, data):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr("bsq_jax.evaluation.tokenizer.write_atomic", full)
+        monkeypatch.setattr("bsq_jax.evaluation.report.write_atomic", full)
     weights = weight_sets(task.init_state(mesh).params, None)
     with pytest.raises(UserError, match=r"cannot write the evaluation into .*export") as caught:
-        evaluate(evaluator, weights, workdir, name="x", step=0, data=data)
+        evaluate(evaluator, weights, workdir, name="x", step=0, wanted=Wanted())
     assert "\n" not in str(caught.value)
     assert len(passes) == (0 if moment == "before" else 1)
 
@@ -358,15 +368,15 @@ def test_writing_is_tried_before(folder, tmp_path, monkeypatch):
     """As in a folder without permission, in which a privileged user may write all the same."""
     task, data = setup(folder, "center")
     mesh = make_mesh()
-    evaluator = Evaluator(task, data, mesh, batch_size=8)
+    evaluator = TokenizerEvaluator(task, data, mesh, batch_size=8)
 
     def refused(**options):
         raise PermissionError(errno.EACCES, "Permission denied", str(options["dir"]))
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refused)
-    monkeypatch.setattr(evaluator, "_run", None)
+    monkeypatch.setattr(evaluator, "measure", None)
     with pytest.raises(UserError, match=r"\(Permission denied\): .* copy the folder") as caught:
-        evaluate(evaluator, {"raw": None}, tmp_path, name="x", step=0, data=data)
+        evaluate(evaluator, {"raw": None}, tmp_path, name="x", step=0, wanted=Wanted())
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.glob("*.json"))
 
@@ -375,7 +385,7 @@ def test_the_table_has_a_column_for_each_set_of_weights():
     result = {"psnr": 20.123, "ssim": 0.5, "codes_used": 1234, "usage": 0.5}
     result |= {"bit_entropy": 1.0, "tokens": 2468}
     measured = {"count": 3, "crop": "center", "image_size": [16, 16], "source": "photos"}
-    measured |= {"frames": 1, "stride": 1, "shorter": 0}
+    measured |= {"frames": 1, "stride": 1, "shorter": 0, "dtype": "float32"}
     measured |= {"split": "val", "resize": "short side to 16 pixels, box", "unreadable": []}
     report = {
         "name": "x",
@@ -386,22 +396,21 @@ def test_the_table_has_a_column_for_each_set_of_weights():
         "notes": [],
         "measured": measured,
     }
-    lines = table(report).splitlines()
+    lines = tokenizer_table(report).splitlines()
     assert lines[0].split() == ["raw", "ema", "best"]
     assert lines[2].split() == ["PSNR", "(dB)", "20.12", "21.00", "18.00"]
     assert lines[3].split() == ["SSIM", "0.5000", "0.5000", "-"]
-    assert "1,234" in table(report)
-    assert "at most as many different codes as tokens, 2,468" in table(report)
-    assert "x, step 7: 3 crops of 16x16 (center) from photos (val)" in table(report)
-    assert "MS-SSIM needs pictures of at least 161 pixels a side" in table(report)
-    assert "FID" not in table(report)
+    assert "1,234" in tokenizer_table(report)
+    assert "2,468 tokens" in tokenizer_table(report)
+    assert "x, step 7: 3 crops of 16x16 (center) from photos (val)" in tokenizer_table(report)
+    assert "FID" not in tokenizer_table(report)
 
     for name in report["results"]:
         report["results"][name] |= {"lpips": 0.25, "fid": 12.345, "precision": 0.5, "recall": 0.75}
     report["oracle"]["lpips"] = 0.5
     report["judges"] = {"neighbours": {"k": 3}}
     report["notes"] = ["a line of its own"]
-    lines = table(report).splitlines()
+    lines = tokenizer_table(report).splitlines()
     rows = {line[:20].strip(): line[20:].split() for line in lines}
     assert lines[4].split() == ["LPIPS", "(AlexNet)", "0.2500", "0.2500", "0.5000"]
     assert lines[5].split() == ["FID", "(Inception-v3)", "12.35", "12.35", "-"]
@@ -410,6 +419,6 @@ def test_the_table_has_a_column_for_each_set_of_weights():
     assert lines[-1] == "a line of its own"
 
     measured |= {"frames": 8, "stride": 2, "shorter": 2}
-    text = table(report)
+    text = tokenizer_table(report)
     assert "3 clips of 8x16x16 (center) from photos (val), short side to 16 pixels, box" in text
     assert "box, one frame in 2\nclips with fewer frames than that: 2\n" in text

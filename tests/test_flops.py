@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from shapes import bsq_quantizer, stylegan_discriminator, tokenizer_shape
 from small_task import adversarial_training, tokenizer_task
 
 from bsq_jax.core.sharding import make_mesh
-from bsq_jax.models.discriminators import StyleGanDiscriminator
-from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
-from bsq_jax.quantizers import BinarySphericalQuantizer
+from bsq_jax.models.tokenizer import TokenizerModel
 from bsq_jax.training.flops import PEAKS, count, peak_of_kind
 from bsq_jax.training.useful_flops import step_flops
 
@@ -58,11 +57,11 @@ def test_loops_branches_and_what_nobody_uses():
     assert count(body, x) == once
 
 
-SHAPE = TokenizerShape(32, 32, 1, 8, bits=6, width=64, layers=3, heads=4, head_hidden=128)
+SHAPE = tokenizer_shape(32, 32, 1, 8, bits=6, width=64, layers=3, heads=4, head_hidden=128)
 
 
 def make_task(shape=SHAPE, **changes):
-    return tokenizer_task(TokenizerModel(shape, BinarySphericalQuantizer(group_size=1)), **changes)
+    return tokenizer_task(TokenizerModel(shape, bsq_quantizer(group_size=1)), **changes)
 
 
 def abstract_batch(task, batch, frames):
@@ -108,7 +107,7 @@ def test_micro_batches_are_counted():
 
 
 def test_the_penalty_counts_with_its_share():
-    discriminator = StyleGanDiscriminator(channel_base=256, channel_max=32, stddev_group=2)
+    discriminator = stylegan_discriminator(channel_base=256, channel_max=32, stddev_group=2)
 
     def flops(**changes):
         training = adversarial_training(discriminator, **changes)

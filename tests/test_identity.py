@@ -27,8 +27,8 @@ from bsq_jax.config.values import differing_keys, flatten
 from bsq_jax.core.sharding import make_mesh
 from bsq_jax.data.tokens import read_description
 from bsq_jax.training.export import identity
-from bsq_jax.training.initial import load_initial, read_saved_config
 from bsq_jax.training.recipes import make_recipe
+from bsq_jax.training.saved_models import load_saved_model, read_saved_config
 
 OLD = GOLDEN / "files_0_1"
 TOKENIZER = {
@@ -110,7 +110,7 @@ def test_files_open_after_all_defaults_have_changed(monkeypatch, tmp_path):
     tokenizer = Tokenizer.load(OLD / "tokenizer")
     tokens = read_description(OLD / "tokens")
     assert identity(tokenizer.config, tokenizer.params).hex() == tokens.model
-    config = load_initial(OLD / "prior_export").config
+    config = load_saved_model(OLD / "prior_export").config
     config.unlock()
     config.prior.tokenizer = str(OLD / "tokenizer")
     config.data.source, config.data.val_source = f"tokens:{OLD / 'tokens'}", ""

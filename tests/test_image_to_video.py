@@ -16,9 +16,11 @@ from bsq_jax.config import finalize, load_config_file, set_value, to_json
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import make_mesh
 from bsq_jax.core.trees import leaves
+from bsq_jax.training.adapt_weights import adapt
 from bsq_jax.training.export import save_export
-from bsq_jax.training.initial import Initial, adapt, load_initial, place
+from bsq_jax.training.initial_state import place
 from bsq_jax.training.recipes.tokenizer import TokenizerRecipe
+from bsq_jax.training.saved_models import SavedModel, load_saved_model
 from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
 from bsq_jax.training.workdir import open_checkpoints, write_config
 
@@ -112,7 +114,7 @@ def clips(time, side=16):
 
 def begin(path, mesh=None, **model):
     """The first state of a run from the weights in `path`, its config and the line in its log."""
-    saved = load_initial(path, ()).config.model
+    saved = load_saved_model(path, ()).config.model
     keys = ("width", "layers", "heads", "bits", "head_hidden", "positions", "image_size", "frames")
     config = config_of(path, **{key: saved[key] for key in keys} | model)
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
@@ -130,7 +132,7 @@ def assert_frames_equal(ours, theirs, frames=slice(None)):
     "kind", ["workdir", "converted", pytest.param("learned", marks=pytest.mark.smoke), "rotary"]
 )
 def test_with_a_window_of_one_frame_it_begins_as_the_image_model(image_model, reconstruct, kind):
-    image = load_initial(image_model(kind))
+    image = load_saved_model(image_model(kind))
     state, config, said = begin(image_model(kind), frames=FRAMES, window=1)
     how = (
         "rotary positions are computed" if kind == "rotary" else "temporal positions start at zero"
@@ -144,7 +146,7 @@ def test_with_a_window_of_one_frame_it_begins_as_the_image_model(image_model, re
 
 @pytest.mark.parametrize("kind", ["learned", "sincos", "rotary"])
 def test_without_a_window_its_single_frames_are_the_image_models(image_model, reconstruct, kind):
-    image = load_initial(image_model(kind))
+    image = load_saved_model(image_model(kind))
     state, config, _ = begin(image_model(kind), frames=FRAMES)
     theirs = reconstruct(image.config, image.weights["raw"], clips(FRAMES))
     assert_frames_equal(reconstruct(config, state.params, clips(FRAMES)[:, :1]), theirs, slice(1))
@@ -154,7 +156,7 @@ def test_without_a_window_its_single_frames_are_the_image_models(image_model, re
 
 
 def test_sines_along_time_are_new_to_an_image_model(image_model, reconstruct):
-    image = load_initial(image_model("sincos"))
+    image = load_saved_model(image_model("sincos"))
     state, config, said = begin(image_model("sincos"), frames=FRAMES, window=1)
     assert "model.frames 1 -> 3: sincos positions are computed" in said
     ours = reconstruct(config, state.params, clips(FRAMES))
@@ -168,7 +170,7 @@ def positions_of(params):
 
 
 def test_a_larger_picture_has_its_positions_interpolated(image_model):
-    image = load_initial(image_model("learned"))
+    image = load_saved_model(image_model("learned"))
     state, _, said = begin(image_model("learned"), image_size="24x32", frames=FRAMES)
     assert "model.image_size 16x16 -> 24x32: spatial positions 2x2 -> 3x4 interpolated" in said
     for half, found in positions_of(state.params).items():
@@ -182,13 +184,13 @@ def test_a_larger_picture_has_its_positions_interpolated(image_model):
         assert not np.asarray(found["temporal"]).any()
     rotary, _, said = begin(image_model("rotary"), image_size=24)
     assert "model.image_size 16x16 -> 24x24: rotary positions are computed" in said
-    for name, leaf in leaves(load_initial(image_model("rotary")).weights["raw"]).items():
+    for name, leaf in leaves(load_saved_model(image_model("rotary")).weights["raw"]).items():
         np.testing.assert_array_equal(leaves(rotary.params)[name], leaf)
 
 
 def test_other_numbers_of_frames(reconstruct):
     video = config_of(frames=FRAMES)
-    initial = Initial(video, random_weights(video), {})
+    initial = SavedModel(video, random_weights(video), {})
     given = initial.weights["raw"]
     wanted = reconstruct(video, given, clips(2))
     for frames, how in ((2, "the first 2 temporal positions"), (5, "after 3 start as the last")):
@@ -210,9 +212,9 @@ def test_other_numbers_of_frames(reconstruct):
 def test_causality_needs_nothing_and_is_said():
     before, after = config_of(), config_of(causality="token_causal")
     weights = {"raw": {"w": np.zeros(2)}, "discriminator": {}}
-    found, said = adapt(Initial(before, weights, {}), after)
+    found, said = adapt(SavedModel(before, weights, {}), after)
     assert (found, said) == (weights, ["model.causality block_causal -> token_causal"])
-    assert adapt(Initial(before, weights, {}), before) == (weights, [])
+    assert adapt(SavedModel(before, weights, {}), before) == (weights, [])
 
 
 @pytest.mark.usefixtures("eight_devices")
@@ -236,4 +238,4 @@ def test_mistakes(image_model):
     weights = random_weights(config)
     del weights["ema"]["encoder"]["trunk"]["positions"]["spatial"]
     with pytest.raises(UserError, match="do not fit their own config: see encoder/trunk/positions"):
-        adapt(Initial(config, weights, {}), config_of(frames=2))
+        adapt(SavedModel(config, weights, {}), config_of(frames=2))

@@ -14,9 +14,10 @@ from bsq_jax.config import finalize, load_config_file
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import make_mesh, replicated
 from bsq_jax.core.trees import leaves
-from bsq_jax.training import jobs
+from bsq_jax.training import train_run
 from bsq_jax.training.export import save_export
-from bsq_jax.training.initial import load_initial, place, start_from
+from bsq_jax.training.initial_state import place, start_from
+from bsq_jax.training.saved_models import load_saved_model
 from bsq_jax.training.state import DiscriminatorState, TrainState
 from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
 from bsq_jax.training.workdir import read_config, write_config
@@ -46,7 +47,7 @@ def first(tmp_path_factory):
 @pytest.fixture(scope="module")
 def export(first):
     """Both sets of its weights as an export."""
-    initial = load_initial(first)
+    initial = load_saved_model(first)
     folder = first.parent / "export"
     save_export(folder, initial.config, initial.weights, origin={"step": initial.step})
     return folder
@@ -57,12 +58,12 @@ def assert_same(one, other):
 
 
 def test_a_workdir_and_its_export_hold_the_same(first, export):
-    one, other = load_initial(first), load_initial(export)
+    one, other = load_saved_model(first), load_saved_model(export)
     assert list(one.weights) == list(other.weights) == ["raw", "ema"]
     assert one.step == other.step == 3
     assert one.config.to_dict() == other.config.to_dict()
     assert_same(one.weights, other.weights)
-    assert list(load_initial(first, ("ema",)).weights) == ["ema"]
+    assert list(load_saved_model(first, ("ema",)).weights) == ["ema"]
 
 
 def test_an_export_is_evaluated_like_its_run(first, export, capsys):
@@ -83,7 +84,7 @@ def test_a_new_run_starts_from_given_weights(request, tmp_path, capsys, origin):
     run(*words, "--config.train.steps=1")
     err = capsys.readouterr().err
     assert f"from {path}: parameters (raw) and averaged parameters (ema)" in err
-    given, trained = load_initial(path), load_initial(tmp_path / "run")
+    given, trained = load_saved_model(path), load_saved_model(tmp_path / "run")
     assert (trained.config.name, trained.step) == ("tiny", 1)
     assert read_config(tmp_path / "run").train.init == str(path)
     start = leaves(given.weights["raw"])
@@ -100,7 +101,7 @@ def test_a_new_run_starts_from_given_weights(request, tmp_path, capsys, origin):
     assert "resuming at step 1" in err
     assert "train.init" not in err
     assert read_config(tmp_path / "run").train.init == str(path)
-    before, trained = trained, load_initial(tmp_path / "run")
+    before, trained = trained, load_saved_model(tmp_path / "run")
     assert trained.config.train.init == str(path)
     raw, average = leaves(trained.weights["raw"]), leaves(before.weights["ema"])
     for name, array in leaves(trained.weights["ema"]).items():  # the average still has no warm-up
@@ -120,7 +121,7 @@ def test_a_rate_that_followed_the_batch_follows_that_of_the_new_run(tmp_path, mo
     config.optimizer.learning_rate = 1e-3
     save_export(tmp_path / "given", finalize(config), weights, origin={})
     seen = []
-    monkeypatch.setattr(jobs, "train_job", lambda config, workdir, **_: seen.append(config) or 0)
+    monkeypatch.setattr(train_run, "train", lambda config, workdir, **_: seen.append(config) or 0)
     for name in ("kept", "derived", "run", "given"):
         words = (f"--config.train.init={tmp_path / name}", "--config.train.batch_size=64")
         run("--workdir", tmp_path / "new", *words)
@@ -136,11 +137,11 @@ def test_an_average_that_comes_along_is_kept(first, tmp_path, kind, capsys):
     if kind == "masked_lm":  # the pictures of the tokenizer
         words += ("--config.data.source=synthetic", "--config.masked_lm.classes=0")
     run(*words, "--workdir", path, "--config.train.steps=2")
-    before = load_initial(path).weights["ema"]
+    before = load_saved_model(path).weights["ema"]
     for steps in (1, 2):
         init = f"--config.train.init={path}" if steps == 1 else "--config.train.log_every=2"
         run(*words, "--workdir", new, f"--config.train.steps={steps}", init)
-        found = load_initial(new).weights
+        found = load_saved_model(new).weights
         raw, before = leaves(found["raw"]), leaves(before)
         for name, array in leaves(found["ema"]).items():
             wanted = 0.9 * before[name] + 0.1 * raw[name]

@@ -14,8 +14,8 @@ from bsq_jax import Codec, Tokenizer
 from bsq_jax.core.sharding import make_mesh
 from bsq_jax.data.tokens import read_description
 from bsq_jax.training.export import identity
-from bsq_jax.training.initial import read_saved_config
 from bsq_jax.training.recipes import make_recipe
+from bsq_jax.training.saved_models import read_saved_config
 from bsq_jax.training.workdir import check_resumable, open_checkpoints
 
 OLD = GOLDEN / "files_0_1"

@@ -11,7 +11,7 @@ from bsq_jax.models.positions import (
     check_length,
     check_width,
     fit_temporal,
-    frame_table,
+    frame_positions,
     interpolate_spatial,
     rotate,
     rotation,
@@ -29,7 +29,7 @@ def test_sines_and_cosines_written_out():
     width, rows, columns, frames = 12, 2, 3, 4
     module = PositionEmbedding("sincos", (rows, columns), frames, jnp.float32)
     x = np.random.default_rng(0).normal(size=(1, frames, rows, columns, width)).astype(np.float32)
-    table = frame_table("sincos", 0, frames, width, 2)
+    table = frame_positions("sincos", 0, frames, width, 2)
     found = jax.jit(lambda x: module.apply({}, x, table))(x)
     for t in range(frames):
         for row in range(rows):
@@ -51,7 +51,7 @@ def turned(x, place, pairs):
 
 def rotated(x, grid, first=0):
     """Ours, of ``[time, token, channel]``."""
-    table = frame_table("rotary", first, len(x), x.shape[-1], 1)
+    table = frame_positions("rotary", first, len(x), x.shape[-1], 1)
     turn = rotation(table, grid, x.shape[-1])
     return np.asarray(rotate(jnp.asarray(x, jnp.float32)[None, :, :, None], turn))[0, :, :, 0]
 
@@ -79,8 +79,8 @@ def test_rotary_scores_depend_on_distances_alone():
 
 @pytest.mark.parametrize("kind", ["learned", "sincos", "rotary"])
 def test_a_table_is_part_of_a_longer_one_to_the_bit(kind):
-    whole = frame_table(kind, 0, 50, 24, 2)
-    part = frame_table(kind, 17, 3, 24, 2)
+    whole = frame_positions(kind, 0, 50, 24, 2)
+    part = frame_positions(kind, 17, 3, 24, 2)
     for a, b in zip(whole, part, strict=True):
         np.testing.assert_array_equal(np.asarray(a)[17:20], b)
 
@@ -90,7 +90,7 @@ def test_learned_positions_are_looked_up():
     rng = np.random.default_rng(0)
     params = {name: rng.normal(size=(n, 4)) for name, n in (("spatial", 4), ("temporal", 5))}
     params = jax.tree.map(np.float32, params)
-    table = frame_table("learned", 3, 2, 4, 1)
+    table = frame_positions("learned", 3, 2, 4, 1)
     found = module.apply({"params": params}, jnp.zeros((1, 2, 2, 2, 4)), table)
     wanted = params["spatial"].reshape(1, 2, 2, 4) + params["temporal"][3:5, None, None]
     np.testing.assert_allclose(found[0], wanted, atol=1e-6)

@@ -4,15 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from shapes import prior_shape
 from test_prior_model import Reference, random_params, shape_of, signs_of
 
 from bsq_jax.config import finalize, load_config_file
 from bsq_jax.core.errors import UserError
 from bsq_jax.models.factory import make_prior
 from bsq_jax.models.prior.bounds import largest_residual
-from bsq_jax.models.prior.exact import normalize
+from bsq_jax.models.prior.integer_arithmetic import normalize
 from bsq_jax.models.prior.model import PriorModel, TokenBits
-from bsq_jax.models.prior.shape import PriorShape
 
 
 def normalized(x):
@@ -104,7 +104,7 @@ def test_sizes_that_are_not_exact_are_refused(changes, words):
     with pytest.raises(UserError, match=words):
         shape_of("raster", **changes)
     with pytest.raises(UserError, match=r"model\.bits is 20000: .* up to \d+"):
-        PriorShape(2, 3, 20_000)
+        prior_shape(2, 3, 20_000)
 
 
 @pytest.mark.parametrize("variant", ["pictures", "clips", "published"])

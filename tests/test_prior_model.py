@@ -6,25 +6,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from shapes import prior_shape
 
-from bsq_jax.models.prior.exact import divide, lowering, normalize, powers, shift, weights, whole
+from bsq_jax.models.prior.integer_arithmetic import (
+    divide,
+    lowering,
+    normalize,
+    powers,
+    shift,
+    weights,
+    whole,
+)
 from bsq_jax.models.prior.model import (
     LARGEST_LOGIT,
     PriorModel,
     TokenBits,
-    begin_frame,
+    append_frame,
     cross_entropy,
-    empty_cache,
-    end_frame,
+    empty_current_frame,
+    empty_past_frames,
 )
-from bsq_jax.models.prior.shape import ORDERS, PriorShape, steps_of
+from bsq_jax.models.prior.shape import ORDERS, steps_of
 
 pytestmark = pytest.mark.smoke
 
 
 def shape_of(order, **changes):
     settings = {"width": 24, "layers": 2, "heads": 2, "hidden": 10, "window": 2, "order": order}
-    return PriorShape(2, 3, 5, **{**settings, **changes})
+    return prior_shape(2, 3, 5, **{**settings, **changes})
 
 
 def random_params(model, seed=0):
@@ -161,18 +170,18 @@ def test_every_way_gives_the_same(order):
     whole_clip = np.asarray(jax.jit(apply)(signs))
     np.testing.assert_array_equal(apply(signs[1:2]), whole_clip[1:2])
     apply = jax.jit(apply, static_argnames="method")
-    cache, bits = empty_cache(shape, 4), TokenBits(shape, params)
-    cache_of_frames = empty_cache(shape, 4)
+    cache, bits = empty_past_frames(shape, 4), TokenBits(shape, params)
+    cache_of_frames = empty_past_frames(shape, 4)
     order_of_steps = shape.steps
     for t in range(4):
         logits, cache_of_frames = apply(signs[:, t : t + 1], cache_of_frames, method="frames")
         np.testing.assert_array_equal(logits[:, 0], whole_clip[:, t])
-        begun, have = begin_frame(shape, 4), np.zeros(shape.tokens, bool)
+        current, have = empty_current_frame(shape, 4), np.zeros(shape.tokens, bool)
         taken = np.array([0])
         for step in range(order_of_steps.max() + 1):
             tokens = np.flatnonzero(order_of_steps == step)
-            contexts, begun = apply(
-                signs[:, t, taken], taken, tokens, have, begun, cache, method="advance"
+            contexts, current = apply(
+                signs[:, t, taken], taken, tokens, have, current, cache, method="advance"
             )
             sums = np.asarray(contexts).astype(np.int32)
             for bit in range(shape.bits):
@@ -180,8 +189,8 @@ def test_every_way_gives_the_same(order):
                 sums = bits.after(sums, bit, signs[:, t, tokens, bit] > 0)
             have[tokens] = True
             taken = tokens
-        _, begun = apply(signs[:, t, taken], taken, taken, have, begun, cache, method="advance")
-        cache = end_frame(cache, begun, signs[:, t])
+        _, current = apply(signs[:, t, taken], taken, taken, have, current, cache, method="advance")
+        cache = append_frame(cache, current, signs[:, t])
 
 
 def test_numbers_of_every_release():

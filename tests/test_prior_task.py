@@ -5,7 +5,9 @@ import json
 import pathlib
 import shutil
 
+import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -21,8 +23,8 @@ from bsq_jax.data.pipeline import eval_batches
 from bsq_jax.data.tokens import read_description, token_batches
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.media.pictures import save_png
-from bsq_jax.training.initial import with_tokenizer
 from bsq_jax.training.recipes.prior import PriorRecipe
+from bsq_jax.training.saved_models import with_tokenizer
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 PRIOR = """
@@ -79,30 +81,49 @@ def test_a_step_is_the_same_on_any_mesh(tokenizer, tmp_path):
     np.testing.assert_allclose(watched["loss"], watched_there["loss"], rtol=1e-6)
     norms = [float(values["gradient_norm"]) for _, values in found]
     np.testing.assert_allclose(*norms, rtol=1e-4)
-    assert jax.tree.structure(params) == jax.tree.structure(others)
+    chex.assert_trees_all_equal_shapes_and_dtypes(params, others)
+    chex.assert_tree_all_finite(params)
 
 
-def test_the_loss_is_the_cost_of_the_real_frames(tokenizer, tmp_path):
+def test_evaluation_measures_the_cost_of_each_frame(tokenizer, tmp_path):
     mesh = make_mesh(devices=jax.devices()[:1])
-    task = recipe_of(tokenizer, tmp_path, mesh).task
-    model = task.tokenizer.model
-    model = model.clone(shape=dataclasses.replace(model.shape, min_bits=0))
-    task = dataclasses.replace(task, tokenizer=dataclasses.replace(task.tokenizer, model=model))
-    batch = batch_of(2)
-    _, watched = one_step(task, mesh, batch)
-    fresh = task.init_state(mesh).params
+    task, batch = recipe_of(tokenizer, tmp_path, mesh).task, batch_of(2)
     measured = jax.jit(task.evaluate_step)(
-        fresh, {"pixels": batch["pixels"]}, task.load_frozen(mesh)
+        task.init_state(mesh).params, {"pixels": batch["pixels"]}, task.load_frozen(mesh)
     )
+    chex.assert_tree_all_finite(measured)
+    chex.assert_shape([measured["bits"], measured["logits"]], (8, 2, 4, 6))
     bits = Tokenizer.load(tokenizer).encode(batch["pixels"].reshape(16, 16, 16, 3))
     np.testing.assert_array_equal(measured["bits"].reshape(16, 2, 2, 6), bits)
-    logits = np.asarray(measured["logits"], np.float64) / 64
     signs = 2.0 * np.asarray(measured["bits"]) - 1
-    cost = np.log2(1 + np.exp(-signs * logits)).sum(axis=(2, 3))
+    cost = bits_of(measured["logits"], signs).sum(axis=(2, 3))
     np.testing.assert_allclose(measured["cost"], cost, rtol=1e-5)
+    assert 0.8 < cost.mean() / 24 < 1.3  # a fresh prior knows nothing
+
+
+def bits_of(logits, signs):
+    """What each sign costs in bits, by integer logits of 1/64 nat, in float64."""
+    return np.log2(1 + np.exp(-signs * np.asarray(logits, np.float64) / 64))
+
+
+def test_the_loss_is_the_cost_of_the_kept_bits_of_real_frames(tokenizer, tmp_path):
+    """Of a tokenizer whose clips keep three to all of their six bits; in micro-batches too."""
+    mesh = make_mesh(devices=jax.devices()[:1])
+    task, batch = recipe_of(tokenizer, tmp_path, mesh).task, batch_of(2)
+    kept = np.asarray(task.kept_bits(8, jnp.int32(0)))
+    assert 3 <= kept.min() < kept.max() == 6
+    there = np.arange(6) < kept[:, None]
+    bits = Tokenizer.load(tokenizer).encode(batch["pixels"].reshape(16, 16, 16, 3))
+    signs = (2.0 * bits.reshape(8, 2, 4, 6) - 1) * there[:, None, None]
+    params = task.init_state(mesh).params
+    logits = jax.jit(task.model.apply)({"params": params}, np.float32(signs))
     real = np.arange(2) < batch["frames"][:, None]
-    np.testing.assert_allclose(watched["loss"], cost[real].mean() / 24, rtol=1e-5)
-    assert 0.8 < watched["loss"] < 1.3  # a fresh prior knows nothing
+    counted = np.broadcast_to(there[:, None, None] & real[:, :, None, None], signs.shape)
+    _, watched = one_step(task, mesh, batch)
+    chex.assert_tree_all_finite(watched)
+    wanted = bits_of(logits, signs)[counted].mean()
+    np.testing.assert_allclose(watched["loss"], wanted, rtol=1e-5)
+    np.testing.assert_allclose(watched["saved"], 1 - wanted, atol=1e-5)
     _, in_parts = one_step(dataclasses.replace(task, accumulate=4), mesh, batch)
     for name in ("loss", "gradient_norm"):
         np.testing.assert_allclose(in_parts[name], watched[name], rtol=1e-4)

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from shapes import masked_lm_shape, sampling_settings
 
 from bsq_jax.core.sharding import make_mesh, replicate
 from bsq_jax.models.masked_lm.mask_schedule import masked_after
-from bsq_jax.models.masked_lm.model import MaskedLm, MaskedLmShape
-from bsq_jax.models.masked_lm.sampler import Sampler, Sampling, fill_in
+from bsq_jax.models.masked_lm.model import MaskedLm
+from bsq_jax.models.masked_lm.sampler import Sampler, fill_in
 from bsq_jax.quantizers.bits import to_group_indices
 
 SAMPLES = 40_000
@@ -81,16 +82,21 @@ def exact(toy, sampling, start, units):
 
 CASES = {
     # Three tokens of one word of two bits; two tokens of two words of one bit.
-    "random order": (MaskedLmShape(1, 3, bits=2, group_size=2), "token", {"order": "random"}, 3),
-    "confidence": (MaskedLmShape(1, 3, bits=2, group_size=2), "token", {"noise": 1.5}, 3),
+    "random order": (masked_lm_shape(1, 3, bits=2, group_size=2), "token", {"order": "random"}, 3),
+    "confidence": (masked_lm_shape(1, 3, bits=2, group_size=2), "token", {"noise": 1.5}, 3),
     "cool": (
-        *(MaskedLmShape(1, 3, bits=2, group_size=2), "token"),
+        *(masked_lm_shape(1, 3, bits=2, group_size=2), "token"),
         *({"noise": 2.0, "temperature": 0.7}, 3),
     ),
-    "tokens of two groups": (MaskedLmShape(1, 3, bits=2, group_size=1), "token", {"noise": 1.0}, 3),
-    "groups alone": (MaskedLmShape(1, 2, bits=2, group_size=1), "group", {"noise": 1.0}, 4),
+    "tokens of two groups": (
+        masked_lm_shape(1, 3, bits=2, group_size=1),
+        "token",
+        {"noise": 1.0},
+        3,
+    ),
+    "groups alone": (masked_lm_shape(1, 2, bits=2, group_size=1), "group", {"noise": 1.0}, 4),
     "groups, random order": (
-        *(MaskedLmShape(1, 2, bits=2, group_size=1), "group"),
+        *(masked_lm_shape(1, 2, bits=2, group_size=1), "group"),
         *({"order": "random"}, 4),
     ),
 }
@@ -107,7 +113,7 @@ def test_one_word_a_step_has_the_models_distribution(case, given):
     if given:
         masked[0, 1], words[0, 1] = False, 1
         steps -= 1 if unit == "token" else shape.groups
-    sampling = Sampling(steps=steps, unit=unit, **settings)
+    sampling = sampling_settings(steps=steps, unit=unit, **settings)
     start = np.where(masked[0, :, None], toy.base - 1, words[0]).ravel().tolist()
     each = range(toy.words)
     units = [(place,) for place in each]
@@ -137,11 +143,14 @@ def test_one_word_a_step_has_the_models_distribution(case, given):
 
 def test_the_chi_square_would_notice():
     """The same samples against a distribution that is a little off."""
-    shape = MaskedLmShape(1, 3, bits=2, group_size=2)
-    toy, sampling = Toy(shape), Sampling(steps=3, noise=1.5)
+    shape = masked_lm_shape(1, 3, bits=2, group_size=2)
+    toy, sampling = Toy(shape), sampling_settings(steps=3, noise=1.5)
     units, start = [(0,), (1,), (2,)], [4, 4, 4]
     right = exact(toy, sampling, start, units)
-    for wrong in (Sampling(steps=3, order="random"), Sampling(steps=3, noise=3.0)):
+    for wrong in (
+        sampling_settings(steps=3, order="random"),
+        sampling_settings(steps=3, noise=3.0),
+    ):
         other = exact(toy, wrong, start, units)
         pairs = np.array([(right[state], other[state]) for state in right]) * SAMPLES
         assert scipy.stats.chisquare(*pairs.T, sum_check=False).pvalue < 1e-6
@@ -150,13 +159,13 @@ def test_the_chi_square_would_notice():
 @pytest.mark.parametrize("unit", ["token", "group"])
 @pytest.mark.parametrize(("steps", "schedule"), [(1, "cosine"), (5, "linear"), (9, "cubic")])
 def test_counts_follow_the_schedule_and_given_words_stay(unit, steps, schedule):
-    shape = MaskedLmShape(4, 4, bits=5, group_size=2)
+    shape = masked_lm_shape(4, 4, bits=5, group_size=2)
     drawn = np.random.default_rng(0)
     words = drawn.integers(0, 2, (6, 16, 3)).astype(np.int32)
     masked = drawn.random((6, 16)) < np.linspace(0, 1, 6)[:, None]
     masked[0], masked[5] = False, True
     table = drawn.normal(size=(16, sum(shape.words))).astype(np.float32)
-    sampling = Sampling(steps=steps, schedule=schedule, unit=unit)
+    sampling = sampling_settings(steps=steps, schedule=schedule, unit=unit)
     keys = jax.random.split(jax.random.key(0), 6)
     found, counts = fill_in(
         lambda words: jnp.broadcast_to(jnp.asarray(table), (6, 16, sum(shape.words))),
@@ -173,9 +182,9 @@ def test_counts_follow_the_schedule_and_given_words_stay(unit, steps, schedule):
 
 
 def test_no_temperature_and_no_noise_take_the_likeliest():
-    shape = MaskedLmShape(1, 3, bits=2, group_size=2)
+    shape = masked_lm_shape(1, 3, bits=2, group_size=2)
     toy = Toy(shape)
-    sampling = Sampling(steps=3, temperature=0.0, noise=0.0)
+    sampling = sampling_settings(steps=3, temperature=0.0, noise=0.0)
     start = jnp.zeros((1, 3, 1), jnp.int32)
     keys = jax.random.split(jax.random.key(0), 1)
     found, _ = fill_in(toy.logits, shape, sampling, start, jnp.ones((1, 3), bool), keys)
@@ -192,7 +201,7 @@ def test_no_temperature_and_no_noise_take_the_likeliest():
 
 def model_of(**changes):
     settings = {"rows": 2, "columns": 2, "bits": 6, "group_size": 3, "width": 16, "layers": 2}
-    return MaskedLm(MaskedLmShape(**{**settings, "heads": 2, "classes": 3, **changes}))
+    return MaskedLm(masked_lm_shape(**{**settings, "heads": 2, "classes": 3, **changes}))
 
 
 def params_of(model, seed=0):
@@ -219,7 +228,7 @@ def bits_of(sampler, params, labels, **options):
 def test_samples_depend_on_seed_number_and_class_alone():
     model = model_of()
     params, labels = params_of(model), np.arange(70) % 3
-    sampling = Sampling(steps=3, guidance=0.5)
+    sampling = sampling_settings(steps=3, guidance=0.5)
     eight = Sampler(model, None, sampling, make_mesh())
     one = Sampler(model, None, sampling, make_mesh(devices=jax.devices()[:1]))
     split = Sampler(model, None, sampling, make_mesh(data=2, fsdp=2, tensor=2))
@@ -250,7 +259,7 @@ def test_guidance_is_the_formula():
     np.testing.assert_array_equal(untold, logits(jnp.full(3, 3)))  # the number after the classes
     assert np.abs(told - untold).max() > 0.1
     for weight in (0.0, 2.5):
-        sampling = Sampling(steps=1, temperature=0.0, guidance=weight)
+        sampling = sampling_settings(steps=1, temperature=0.0, guidance=weight)
         bits = bits_of(Sampler(model, None, sampling, mesh), params, labels)
         words = np.asarray(to_group_indices(bits[:, 0], 3))
         want = (told + weight * (told - untold)).reshape(3, 4, 2, 8)
@@ -261,7 +270,7 @@ def test_frames_are_made_in_order_given_those_before():
     """With the likeliest words in one step each frame is the arg max given the frames before it."""
     model = model_of(frames=3, classes=0)
     params = params_of(model)
-    sampling = Sampling(steps=1, temperature=0.0)
+    sampling = sampling_settings(steps=1, temperature=0.0)
     sampler = Sampler(model, None, sampling, make_mesh(devices=jax.devices()[:1]))
     bits = bits_of(sampler, params, [-1, -1], frames=5)
     assert bits.shape == (2, 5, 4, 6)
@@ -278,7 +287,7 @@ def test_frames_are_made_in_order_given_those_before():
 def test_given_tokens_stay_and_only_earlier_frames_count():
     model = model_of(frames=2, classes=0)
     params = replicate(params_of(model), make_mesh())
-    sampler = Sampler(model, None, Sampling(steps=2), make_mesh())
+    sampler = Sampler(model, None, sampling_settings(steps=2), make_mesh())
     drawn = np.random.default_rng(0)
     given = drawn.integers(0, 2, (3, 2, 4, 6), np.uint8)
     keep = drawn.random((3, 2, 4)) < 0.5

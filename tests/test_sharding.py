@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import PartitionSpec
+from shapes import bsq_quantizer, tokenizer_shape
 from small_task import tokenizer_task
 
 from bsq_jax.core.errors import UserError
@@ -23,8 +24,7 @@ from bsq_jax.core.sharding import (
     to_host,
 )
 from bsq_jax.core.trees import leaves
-from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
-from bsq_jax.quantizers import BinarySphericalQuantizer
+from bsq_jax.models.tokenizer import TokenizerModel
 
 DEVICES = 8
 
@@ -101,8 +101,8 @@ def test_axes_that_do_not_divide_stay_whole():
 
 def test_the_tokenizer_and_its_optimiser_are_really_split():
     mesh = make_mesh(2, 2, 2)
-    shape = TokenizerShape(16, 16, 2, 8, bits=6, width=16, layers=2, heads=2, head_hidden=32)
-    model = TokenizerModel(shape, BinarySphericalQuantizer())
+    shape = tokenizer_shape(16, 16, 2, 8, bits=6, width=16, layers=2, heads=2, head_hidden=32)
+    model = TokenizerModel(shape, bsq_quantizer())
     task = tokenizer_task(model, optimizer=optax.adamw(1e-3), ema_decay=0.9)
     state = task.init_state(mesh)
     params = leaves(state.params)
@@ -129,8 +129,8 @@ def test_the_tokenizer_and_its_optimiser_are_really_split():
 
 def test_parameters_that_the_mesh_does_not_divide_are_told_once(caplog):
     say_once.cache_clear()
-    shape = TokenizerShape(16, 16, 1, 8, 6, 24, 1, 3, 2.0, 0)
-    model = TokenizerModel(shape, BinarySphericalQuantizer())
+    shape = tokenizer_shape(16, 16, 1, 8, 6, 24, 1, 3, 2.0, 0)
+    model = TokenizerModel(shape, bsq_quantizer())
     boxed = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1, 16, 16, 3)))["params"]
     with caplog.at_level("WARNING"):
         parameter_shardings(boxed, make_mesh(2, 2, 2))

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from einops import rearrange
+from shapes import bsq_quantizer, tokenizer_shape
 
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape, patchify, unpatchify
 from bsq_jax.quantizers import BinarySphericalQuantizer
@@ -19,16 +20,16 @@ from bsq_jax.quantizers.bits import to_group_indices
 from bsq_jax.quantizers.bsq import to_sphere
 from bsq_jax.torch_import.tokenizer_layout import from_torch_state
 
-GOLDEN = TokenizerShape(
+GOLDEN = tokenizer_shape(
     image_height=32, image_width=32, patch_size=8, bits=18, width=64, layers=2, heads=4
 )
-TINY = TokenizerShape(16, 16, 1, 8, bits=12, width=16, layers=2, heads=2, head_hidden=32)
+TINY = tokenizer_shape(16, 16, 1, 8, bits=12, width=16, layers=2, heads=2, head_hidden=32)
 CLIP = dataclasses.replace(TINY, frames=3)
 
 
 def random_params(shape: TokenizerShape, seed: int = 0):
     """Parameters without zeros and of ordinary size, so that nothing is hidden by the init."""
-    model = TokenizerModel(shape, BinarySphericalQuantizer())
+    model = TokenizerModel(shape, bsq_quantizer())
     pixels = jnp.zeros((1, shape.frames, shape.image_height, shape.image_width, 3))
     shapes = nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0), pixels))["params"]
     rng = np.random.default_rng(seed)
@@ -41,7 +42,7 @@ def random_pixels(*leading: int, seed: int = 0) -> np.ndarray:
 
 def stages(model: TokenizerModel, pixels):
     """Every stage that the golden vectors list."""
-    table = model.shape.frame_table(pixels.shape[1])
+    table = model.shape.frame_positions(pixels.shape[1])
     features = model.encoder(pixels, table)[0]
     latents = model.to_latent(features)
     quantized = model.quantizer(latents)
@@ -64,7 +65,7 @@ def stages(model: TokenizerModel, pixels):
 def golden_stages(golden):
     wanted = golden("vit_tiny")
     params = from_torch_state(golden("vit_tiny_state"), GOLDEN)
-    model = TokenizerModel(GOLDEN, BinarySphericalQuantizer())
+    model = TokenizerModel(GOLDEN, bsq_quantizer())
     pixels = rearrange(wanted["x"], "b c h w -> b 1 h w c")
     ours = jax.jit(lambda p, x: model.apply({"params": p}, x, method=stages))(params, pixels)
     return {name: np.asarray(value) for name, value in ours.items()}, wanted
@@ -91,7 +92,7 @@ def test_golden_reconstruction_is_clamped_and_ours_in_training_is_not(golden_sta
 
 
 def test_parameter_count_of_the_published_size():
-    model = TokenizerModel(TokenizerShape(), BinarySphericalQuantizer())
+    model = TokenizerModel(tokenizer_shape(), bsq_quantizer())
     pixels = jax.ShapeDtypeStruct((1, 1, 256, 256, 3), jnp.float32)
     params = jax.eval_shape(model.init, jax.random.key(0), pixels)["params"]
 
@@ -120,7 +121,7 @@ def plain():
 
 
 def quantizer() -> BinarySphericalQuantizer:
-    return BinarySphericalQuantizer(commitment_weight=0.25)
+    return bsq_quantizer(commitment_weight=0.25)
 
 
 def output_and_gradient(model, params, pixels):
@@ -158,7 +159,7 @@ def test_low_precision_is_close_and_its_latents_are_float32():
     bits = np.random.default_rng(0).integers(0, 2, (4, 1, 2, 2, 12), np.uint8)
     results = []
     for dtype in (jnp.float32, jnp.bfloat16):
-        model = TokenizerModel(TINY, BinarySphericalQuantizer(), dtype=jnp.dtype(dtype))
+        model = TokenizerModel(TINY, bsq_quantizer(), dtype=jnp.dtype(dtype))
 
         def both(p, x, model=model):
             return model.apply({"params": p}, x, method=lambda m, x: (m.latents(x), m.decode(bits)))
@@ -176,7 +177,7 @@ def test_low_precision_is_close_and_its_latents_are_float32():
 def watch_clip():
     """Latents and pixels of a clip, and the pixels of some fixed tokens: both halves alone."""
     params = random_params(CLIP)
-    model = TokenizerModel(CLIP, BinarySphericalQuantizer())
+    model = TokenizerModel(CLIP, bsq_quantizer())
 
     @jax.jit
     def watch(pixels, bits):

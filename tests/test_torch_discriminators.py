@@ -4,10 +4,10 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from shapes import stylegan3d_discriminator, stylegan_discriminator
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.trees import first_difference
-from bsq_jax.models.discriminators import StyleGan3dDiscriminator, StyleGanDiscriminator
 from bsq_jax.models.discriminators.stylegan3d import WIDTHS
 from bsq_jax.torch_import.discriminators import from_torch_discriminator
 
@@ -47,7 +47,7 @@ def test_names_shapes_and_sizes_of_the_golden_state(state):
     kind, sizes, params = from_torch_discriminator(state)
     assert kind == "stylegan"
     assert sizes == {"resolution": 32, "channel_base": 512, "channel_max": 128}
-    model = StyleGanDiscriminator(sizes["channel_base"], sizes["channel_max"])
+    model = stylegan_discriminator(sizes["channel_base"], sizes["channel_max"])
     assert first_difference(params, expected(model, (1, 32, 32))) is None
     wanted = state["b16.conv1.weight"]
     for out, row in ((0, 0), (63, 2)):
@@ -60,7 +60,7 @@ def test_names_shapes_and_sizes_of_a_clip_discriminator():
     kind, sizes, params = from_torch_discriminator(made)
     assert (kind, sizes) == ("stylegan3d", {"width": 2, "positions": 4})
     # 8 frames of 64x64 leave 1 of 2x2.
-    assert first_difference(params, expected(StyleGan3dDiscriminator(2), (8, 64, 64))) is None
+    assert first_difference(params, expected(stylegan3d_discriminator(2), (8, 64, 64))) is None
     ours = params["block3"]["conv0"]["kernel"]
     np.testing.assert_array_equal(
         ours[0, 1, 2, 5, 7], made["conv_blocks.3.function_path.0.weight"][7, 5, 0, 1, 2]
@@ -136,6 +136,6 @@ def test_a_clip_discriminator_computes_what_pytorch_does():
     wanted = layer(layer(x, "output_mlp.1", np.sqrt(2)), "output_mlp.2").numpy()
 
     _, sizes, params = from_torch_discriminator(made)
-    model = StyleGan3dDiscriminator(sizes["width"])
+    model = stylegan3d_discriminator(sizes["width"])
     ours = jax.jit(model.apply)({"params": params}, pixels)
     np.testing.assert_allclose(ours, wanted, atol=1e-4)

@@ -4,17 +4,17 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from shapes import bsq_quantizer, tokenizer_shape
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.trees import first_difference
-from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
-from bsq_jax.quantizers import BinarySphericalQuantizer
+from bsq_jax.models.tokenizer import TokenizerModel
 from bsq_jax.torch_import.tokenizer_layout import from_torch_state
 
-SHAPE = TokenizerShape(
+SHAPE = tokenizer_shape(
     image_height=32, image_width=32, patch_size=8, bits=18, width=64, layers=2, heads=4
 )
-VIDEO = TokenizerShape(
+VIDEO = tokenizer_shape(
     image_height=32, image_width=32, frames=3, patch_size=8, bits=18, width=64, layers=2, heads=4
 )
 
@@ -33,7 +33,7 @@ def with_time(state):
 
 
 def expected(shape):
-    model = TokenizerModel(shape, BinarySphericalQuantizer())
+    model = TokenizerModel(shape, bsq_quantizer())
     pixels = jax.ShapeDtypeStruct((1, shape.frames, 32, 32, 3), np.float32)
     return jax.eval_shape(model.init, jax.random.key(0), pixels)["params"]
 
@@ -91,7 +91,7 @@ def test_mistakes_are_one_line_that_names_the_key(state):
         "'encoder.ln_pre.bias' twice": (state | {"module.encoder.ln_pre.bias": 0}, SHAPE),
         "'decoder.temporal_positional_embedding', which": (with_time(state), SHAPE),
         "no 'encoder.temporal_positional_embedding'": (state, VIDEO),
-        "64 does not divide into 5 heads": (state, TokenizerShape(width=64, heads=5)),
+        "64 does not divide into 5 heads": (state, tokenizer_shape(width=64, heads=5)),
     }
     for message, (wrong, shape) in cases.items():
         with pytest.raises(UserError, match=message) as error:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from einops import rearrange
 from scipy.special import erf
+from shapes import bsq_quantizer, tokenizer_shape
 
-from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
-from bsq_jax.quantizers import BinarySphericalQuantizer
+from bsq_jax.models.tokenizer import TokenizerModel
 from bsq_jax.torch_import.tokenizer_layout import from_torch_state
 
-SHAPE = TokenizerShape(32, 32, 3, 8, 18, 64, 2, 4)
+SHAPE = tokenizer_shape(32, 32, 3, 8, 18, 64, 2, 4)
 
 
 def norm(state, name, x):
@@ -74,7 +74,7 @@ def state(golden):
 
 
 def run(state, shape, pixels, attention="auto"):
-    model = TokenizerModel(shape, BinarySphericalQuantizer(), attention=attention)
+    model = TokenizerModel(shape, bsq_quantizer(), attention=attention)
     params = from_torch_state({k: np.float32(v) for k, v in state.items()}, shape)
 
     def parts(model, pixels):

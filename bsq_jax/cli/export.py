@@ -29,7 +29,7 @@ def run(flags: argparse.Namespace) -> int:
     target = check_new_folder(flags.output, force=flags.force)
     from bsq_jax.coding.codec import Codec
     from bsq_jax.inference.generator import Generator
-    from bsq_jax.training.initial import read_saved_config
+    from bsq_jax.training.saved_models import read_saved_config
 
     source = local_path(flags.input)
     if not source.is_dir():

@@ -22,14 +22,6 @@ from typing import Any
 from bsq_jax.cli.command import Command
 from bsq_jax.cli.outputs import check_output_file, write_output
 
-_NAMES = (
-    ("fid", "FID"),
-    ("frechet_vgg16", "Frechet distance, VGG16 features"),
-    ("inception_score", "Inception score"),
-    ("precision", "precision"),
-    ("recall", "recall"),
-)
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of ``score``."""
@@ -58,11 +50,11 @@ def run(flags: argparse.Namespace) -> int:
     if flags.json:
         check_output_file(flags.json, force=True)
     from bsq_jax.core.compilation_cache import enable_compilation_cache
-    from bsq_jax.evaluation.feature_networks import Judging
+    from bsq_jax.evaluation.metric import NetworkSettings
     from bsq_jax.evaluation.score import score
 
     enable_compilation_cache()
-    judging = Judging(
+    networks = NetworkSettings(
         frechet=True,
         inception=flags.inception,
         neighbours=flags.neighbours,
@@ -73,7 +65,7 @@ def run(flags: argparse.Namespace) -> int:
         flags.reference,
         split=flags.split,
         statistics=flags.statistics,
-        judging=judging,
+        networks=networks,
         quiet=flags.quiet,
     )
     if flags.json:
@@ -85,9 +77,12 @@ def run(flags: argparse.Namespace) -> int:
 def _table(report: Mapping[str, Any]) -> str:
     """The metrics under each other, and what was compared."""
     from bsq_jax.core.text import aligned
+    from bsq_jax.evaluation.catalog import FEATURE_METRICS
 
     results, samples = report["results"], report["samples"]
-    lines = aligned([[title, f"{results[key]:.4g}"] for key, title in _NAMES if key in results])
+    k = report["of_reference"].get("neighbours", {}).get("k")
+    rows = [row for metric in FEATURE_METRICS for row in metric.rows if row.key in results]
+    lines = aligned([[row.title.format(k=k), f"{results[row.key]:.4g}"] for row in rows])
     place, split = report["reference"]
     seen = max(told.get("samples", 0) for told in report["of_reference"].values())
     where = f"{place} ({split})" if split else place

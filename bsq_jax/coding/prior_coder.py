@@ -17,12 +17,12 @@ import numpy as np
 from bsq_jax.core.errors import UserError
 from bsq_jax.models.prior.entropy_coder import Decoder, Encoder
 from bsq_jax.models.prior.model import (
-    Cache,
+    PastFramesCache,
     PriorModel,
     TokenBits,
-    begin_frame,
-    empty_cache,
-    end_frame,
+    append_frame,
+    empty_current_frame,
+    empty_past_frames,
 )
 
 _MOST_TILES = 64  # computed at once; more go in pieces of so many
@@ -39,18 +39,18 @@ class PriorCoder:
         steps = model.shape.steps
         self._order = [np.flatnonzero(steps == step) for step in range(int(steps.max()) + 1)]
 
-        def frames(params: Any, signs: jax.Array, cache: Cache) -> Any:
+        def frames(params: Any, signs: jax.Array, cache: PastFramesCache) -> Any:
             applied: Any = model.apply({"params": params}, signs[:, None], cache, method="frames")
             logits, cache = applied
             return logits[:, 0].astype(jnp.int16), cache
 
         def advance(params: Any, *arguments: Any) -> Any:
-            contexts, begun = model.apply({"params": params}, *arguments, method="advance")
-            return contexts.astype(jnp.int32), begun
+            contexts, current = model.apply({"params": params}, *arguments, method="advance")
+            return contexts.astype(jnp.int32), current
 
         self._frames = jax.jit(frames, donate_argnums=2)
         self._advance = jax.jit(advance, donate_argnums=5)
-        self._end = jax.jit(end_frame)
+        self._end = jax.jit(append_frame)
 
     def stream(self, tiles: int, bits: int) -> PriorStream:
         """Begins a video, or a picture.
@@ -71,7 +71,7 @@ class PriorStream:
         size = min(_MOST_TILES, 1 << (tiles - 1).bit_length())
         self._size = size
         self._pieces = -(-tiles // size)
-        self._caches = [empty_cache(coder.shape, size) for _ in range(self._pieces)]
+        self._caches = [empty_past_frames(coder.shape, size) for _ in range(self._pieces)]
 
     def encode(self, bits: np.ndarray, encoder: Encoder) -> None:
         """Writes the next frame.
@@ -106,16 +106,16 @@ class PriorStream:
     def _decode_piece(self, piece: int, bits: np.ndarray, decoder: Decoder) -> None:
         """Fills in the bits of some tiles of a frame."""
         coder, shape, tiles = self._coder, self._coder.shape, len(bits)
-        begun, have = begin_frame(shape, self._size), np.zeros(shape.tokens, bool)
+        current, have = empty_current_frame(shape, self._size), np.zeros(shape.tokens, bool)
         taken = coder._order[0]  # nothing is known yet, so it does not matter what is taken in
         for tokens in [*coder._order, coder._order[-1]]:
-            contexts, begun = coder._advance(
+            contexts, current = coder._advance(
                 coder._params,
                 self._padded(bits[:, taken]),
                 taken,
                 tokens,
                 have,
-                begun,
+                current,
                 self._caches[piece],
             )
             if have.all():
@@ -128,7 +128,7 @@ class PriorStream:
             have = have.copy()
             have[tokens] = True
             taken = tokens
-        self._caches[piece] = coder._end(self._caches[piece], begun, self._padded(bits))
+        self._caches[piece] = coder._end(self._caches[piece], current, self._padded(bits))
 
     def _padded(self, bits: np.ndarray) -> np.ndarray:
         """Signs of the tiles of a piece, ``[tile, token, L]``; tiles that fill up are all zeros."""

@@ -100,7 +100,7 @@ class Mean:
 
 
 @dataclasses.dataclass(frozen=True)
-class Change:
+class BjontegaardRate:
     """Bjontegaard's rate of a codec against another.
 
     Attributes:
@@ -144,7 +144,7 @@ def means(points: Sequence[Point]) -> list[Mean]:
     ]
 
 
-def changes(points: Sequence[Point], anchor: str) -> list[Change]:
+def bjontegaard_rates(points: Sequence[Point], anchor: str) -> list[BjontegaardRate]:
     """Bjontegaard rates of all other codecs against `anchor`."""
     made = []
     averages = means(points)
@@ -156,17 +156,17 @@ def changes(points: Sequence[Point], anchor: str) -> list[Change]:
         for metric in points[0].values:
             for bits in ("file", "packets"):
                 each = [
-                    _change([p for p in points if p.input == one], anchor, curve, metric, bits)
+                    _rate([p for p in points if p.input == one], anchor, curve, metric, bits)
                     for one in inputs
                 ]
                 known = [value for value in each if value is not None]
                 made.append(
-                    Change(
+                    BjontegaardRate(
                         curve,
                         anchor,
                         metric,
                         bits,
-                        _change(averages, anchor, curve, metric, bits),
+                        _rate(averages, anchor, curve, metric, bits),
                         float(np.mean(known)) if known else None,
                         len(known),
                     )
@@ -174,7 +174,7 @@ def changes(points: Sequence[Point], anchor: str) -> list[Change]:
     return made
 
 
-def _change(
+def _rate(
     points: Sequence[Point] | Sequence[Mean], anchor: str, curve: str, metric: str, bits: str
 ) -> float | None:
     pair = []
@@ -232,7 +232,7 @@ def save(
     _write(folder / SUMMARY, head, rows)
     rows = [
         [c.curve, c.anchor, c.metric, c.bits, _number(c.of_means), _number(c.mean), c.inputs]
-        for c in changes(points, anchor)
+        for c in bjontegaard_rates(points, anchor)
     ]
     head = ["codec", "anchor", "metric", "bits"]
     head += ["bd_rate_of_means_percent", "bd_rate_mean_percent", "inputs_with_bd_rate"]
@@ -272,13 +272,13 @@ def tables(points: Sequence[Point], anchor: str) -> str:
         cells = [METRICS[name].template.format(m.values[name]) for name in names]
         rows.append([m.curve, m.setting, f"{m.bpp:.4f}", f"{m.packet_bpp:.4f}", *cells])
     text = "\n".join([f"Means over {averages[0].inputs} input(s)", *aligned(rows, 2)])
-    found = changes(points, anchor)
+    found = bjontegaard_rates(points, anchor)
     if not found:
         return text
     rows = [["codec", "bits", *(METRICS[name].title.partition(" (")[0] for name in names)]]
     groups: dict[tuple[str, str], list[str]] = {}
-    for change in found:
-        percent = "-" if change.of_means is None else f"{change.of_means:+.1f}%"
-        groups.setdefault((change.curve, change.bits), []).append(percent)
+    for rate in found:
+        percent = "-" if rate.of_means is None else f"{rate.of_means:+.1f}%"
+        groups.setdefault((rate.curve, rate.bits), []).append(percent)
     rows += [[*key, *cells] for key, cells in groups.items()]
     return "\n".join([text, "", f"Bjontegaard rate against {anchor}", *aligned(rows, 2)])

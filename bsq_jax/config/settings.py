@@ -54,7 +54,7 @@ MODEL: Section = {
     # what is computed again in the backward pass, to save memory
     "remat": Setting("none", one_of("none", "dots", "full")),
     "attention": Setting(  # implementation; auto takes the fastest for the device and shape
-        "auto", one_of("auto", "dense", "by_head", "blocked", "by_frame", "cudnn", "splash")
+        "auto", one_of("auto", "dense", "by_head", "blocked", "cudnn", "splash")
     ),
     # published: learned
     "positions": Setting("learned", one_of("learned", "sincos", "rotary"), identity=True),

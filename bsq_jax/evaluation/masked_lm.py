@@ -1,183 +1,185 @@
-"""How well a masked language model knows its tokens, and how good what it generates is."""
+"""What is measured of a masked language model: its guesses of masked tokens, and its samples."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import functools
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.core.files import write_atomic
-from bsq_jax.core.sharding import (
-    batch_sharding,
-    batch_shards,
-    gather_strings,
-    host_shard,
-    jit_on,
-    replicated,
-    to_global,
-)
-from bsq_jax.core.text import aligned
-from bsq_jax.data.batches import Batches
+from bsq_jax.core.sharding import batch_sharding, batch_shards, jit_on, replicated
 from bsq_jax.data.tokens import measured_words
-from bsq_jax.evaluation.feature_networks import Judging, Networks
-from bsq_jax.evaluation.metrics import FeatureSet
-from bsq_jax.evaluation.tokenizer import on_first_process
+from bsq_jax.evaluation.catalog import FEATURE_METRICS
+from bsq_jax.evaluation.feature_metrics import FeatureMetrics
+from bsq_jax.evaluation.loop import Accumulator, EvaluationLoop, HostBatch, Validation
+from bsq_jax.evaluation.metric import NetworkSettings, Note, Row
+from bsq_jax.evaluation.metrics import FeatureStatistics
+from bsq_jax.evaluation.report import Drawing, Wanted
+from bsq_jax.evaluation.tables import unreadable_lines, value_lines
 from bsq_jax.media import pictures, videos
+from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
 from bsq_jax.models.masked_lm.sampler import Sampler
 
-_NAMES = {
-    "cross_entropy": ("cross entropy (bits for each masked bit)", "{:.4f}"),
-    "accuracy": ("right words", "{:.1%}"),
-    "fid": ("FID of {samples}", "{:.2f}"),
-    "inception_score": ("Inception score of samples", "{:.2f}"),
-    "frechet_vgg16": ("Frechet distance of {samples}, VGG16", "{:.2f}"),
-    "precision": ("precision of {samples}", "{:.3f}"),
-    "recall": ("recall of {samples}", "{:.3f}"),
-    "fvd": ("FVD of {samples}", "{:.2f}"),
-}
 # What samples are compared with: the pictures, or what the tokenizer makes of them where the data
 # are its tokens and there are no pictures.
 ORIGINALS, RECONSTRUCTIONS = "originals", "reconstructions"
 
+_ROWS = (
+    Row("cross_entropy", "cross entropy (bits per masked bit)", "{:.4f}"),
+    Row("accuracy", "accuracy of masked groups", "{:.1%}"),
+    *(row for metric in FEATURE_METRICS for row in metric.rows),
+)
+_SUMS = ("cross_entropy", "right", "masked")
+
+
+class MaskedLmTask(Protocol):
+    """What is evaluated."""
+
+    @property
+    def tokenizer(self) -> FrozenTokenizer:
+        """Makes pixels of tokens."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Of the samples."""
+        ...
+
+    def load_frozen(self, mesh: Mesh) -> dict[str, Any]:
+        """Parameters that stay as they are, on every device."""
+        ...
+
+    def evaluate_step(
+        self, params: Any, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]
+    ) -> dict[str, jax.Array]:
+        """Sums over the masked groups of each example, float32 ``[batch]``.
+
+        ``cross_entropy`` in bits for each masked bit times ``masked``, ``right`` and ``masked``.
+        """
+        ...
+
+
+class Samples(NamedTuple):
+    """How samples are drawn.
+
+    Attributes:
+      sampler: draws them.
+      number: how many are compared with the split; 0 for none.
+      classes: names of the classes, which samples take turns at; empty where there are none.
+      settings: of the sampler, for the report.
+    """
+
+    sampler: Sampler
+    number: int
+    classes: Sequence[str]
+    settings: Mapping[str, Any]
+
 
 class MaskedLmEvaluator:
-    """Measures parameters of a masked language model."""
+    """Measures parameters of a masked language model, see `Evaluator`.
+
+    Args:
+      task: gives the evaluation step.
+      samples: how samples are drawn.
+      validation: the examples.
+      mesh: the run's mesh.
+      batch_size: global; rounded up to a multiple of the number of shards.
+      size: height and width of a frame in pixels.
+      networks: which metrics of features compare samples with the split.
+      measured: on what, for the report, see `bsq_jax.data.tokens.measured`.
+
+    Raises:
+      UserError: the weights of a network are missing or damaged.
+    """
 
     def __init__(
         self,
-        task: Any,
-        sampler: Sampler,
-        make_batches: Callable[..., Batches],
+        task: MaskedLmTask,
+        samples: Samples,
+        validation: Validation,
         mesh: Mesh,
         *,
         batch_size: int,
-        examples: int,
-        frames: int,
         size: tuple[int, int],
-        judging: Judging,
-        samples: int,
-        classes: Sequence[str],
+        networks: NetworkSettings,
+        measured: Mapping[str, Any],
     ):
-        """Prepares an evaluation.
-
-        Args:
-          task: gives the evaluation step.
-          sampler: generates.
-          make_batches: the validation batches of a host, for the keywords ``global_batch``,
-            ``shard_index`` and ``shard_count``.
-          mesh: the run's mesh.
-          batch_size: global; rounded up to what the mesh divides.
-          examples: number of examples in the split.
-          frames: of the clips in a batch.
-          size: (height, width) of a frame in pixels.
-          judging: which networks compare samples with the validation split.
-          samples: how many are compared; 0 for none.
-          classes: names of the classes; samples take turns at them.
-
-        Raises:
-          UserError: the weights of a network are missing or damaged.
-        """
-        shards = batch_shards(mesh)
-        self._batch_size = -(-batch_size // shards) * shards
-        self._task, self._sampler = task, sampler
-        self._make_batches, self._mesh = make_batches, mesh
-        self.frames, self.classes = frames, tuple(classes)
-        self._wanted = samples
+        self._loop = EvaluationLoop(validation, mesh, batch_size)
+        self._task, self._samples, self._mesh, self._measured = task, samples, mesh, measured
         self._frozen = task.load_frozen(mesh)
         self._step = jit_on(mesh, task.evaluate_step, out_shardings=replicated(mesh))
-        self._whole = jit_on(mesh, lambda tree: tree, out_shardings=replicated(mesh))
         self._decoded = jit_on(mesh, self._pixels, out_shardings=replicated(mesh))
-        judging = dataclasses.replace(judging, lpips=False)  # samples have no original
-        self._networks = Networks(judging, mesh, clip=(frames, *size)) if samples else None
-        kept = max(judging.neighbours_examples // frames, 1)
-        self._shares = (kept, max(examples, 1)), (kept, max(samples, 1))
-        self._real: FeatureSet | None = None
-        self.compared_with: str | None = None
-        self.unreadable: list[str] = []
+        self._features: FeatureMetrics | None = None
+        if samples.number:
+            self._features = FeatureMetrics(networks, mesh, clip=(validation.frames, *size))
+        # Statistics of the split, the same for all sets of weights.
+        self._real: FeatureStatistics | None = None
+        self._compared_with: str | None = None
+
+    @property
+    def frames(self) -> int:
+        """See `Evaluator`."""
+        return self._loop.frames
 
     def _pixels(self, bits: jax.Array, frozen: Mapping[str, Any]) -> jax.Array:
         tokens = self._task.tokenizer.tokens({"bits": bits}, frozen)
         return self._task.tokenizer.pixels(tokens, frozen)
 
-    def labels(self, count: int) -> np.ndarray:
-        """Classes of `count` samples in turn, or -1 for all, int64 ``[count]``."""
-        return np.arange(count) % len(self.classes) if self.classes else np.full(count, -1)
+    def _compute(self, params: Any, batch: Mapping[str, jax.Array]) -> dict[str, Any]:
+        """What is measured of a batch on the mesh, replicated."""
+        values: dict[str, Any] = {"sums": self._step(params, batch, self._frozen)}
+        if self._features is not None and self._real is None:
+            if "pixels" in batch:
+                self._compared_with, pixels = ORIGINALS, batch["pixels"]
+            else:
+                pixels = self._decoded(batch["bits"], self._frozen)
+                self._compared_with = RECONSTRUCTIONS
+            values["features"] = self._features.features(pixels)
+        return values
 
-    def __call__(self, params: Any) -> dict[str, Any]:
+    def measure(self, params: Any, wanted: Wanted) -> dict[str, Any]:
         """Measures one set of parameters.
 
         Returns:
           ``count``, examples of the split; ``cross_entropy`` in bits for each masked bit and
-          ``accuracy``, the share of masked words whose likeliest guess is right, over one mask of
-          each example; and the measures of samples against the split.
+          ``accuracy``, the share of masked groups whose likeliest value is right, over one mask of
+          each example; and the metrics of ``samples`` samples against the split.
         """
-        shard = host_shard(self._mesh, self._batch_size)
-        batches = self._make_batches(
-            global_batch=self._batch_size, shard_index=shard.index, shard_count=shard.count
-        )
-        totals = dict.fromkeys(("cross_entropy", "right", "masked"), 0.0)
-        count = 0
-        networks = self._networks
-        fresh = self._real is None and networks is not None
-        real = networks.new_set(self._shares[0]) if networks is not None and fresh else self._real
-        for local in batches:
-            batch = to_global(local, self._mesh)
-            found, beside = jax.device_get(
-                (
-                    self._step(params, batch, self._frozen),
-                    self._whole({k: batch[k] for k in ("frames", "mask", "index")}),
-                )
-            )
-            counted = beside["mask"] > 0
-            count += int(counted.sum())
-            for name in totals:
-                totals[name] += float(np.sum(found[name][counted], dtype=np.float64))
-            if fresh:
-                assert networks is not None
-                assert real is not None
-                self.compared_with = ORIGINALS if "pixels" in batch else RECONSTRUCTIONS
-                pixels = (
-                    batch["pixels"]
-                    if "pixels" in batch
-                    else self._decoded(batch["bits"], self._frozen)
-                )
-                whole = counted & (beside["frames"] == pixels.shape[1])
-                _look(networks, real, pixels, np.where(whole, beside["index"], -1))
-        self.unreadable = gather_strings(batches.stats()["broken_ids"])
-        batches.close()
-        if not totals["masked"]:
-            raise UserError("no example was counted: check that the split is not empty")
-        result = {
-            "count": count,
-            "cross_entropy": totals["cross_entropy"] / totals["masked"],
-            "accuracy": totals["right"] / totals["masked"],
-        }
-        if networks is not None:
-            assert real is not None
-            self._real = real
-            fake = networks.new_set(self._shares[1])
-            for pixels, first in self._generated(params):
-                rows = np.arange(first, first + len(pixels))
-                _look(networks, fake, *self._filled(pixels, rows))
-            result |= networks.compare(real, fake) | {"samples": self._wanted}
+        del wanted
+        answers, features = _MaskedAnswers(), self._features
+        accumulators: list[Accumulator] = [answers]
+        real = self._real
+        if features is not None and real is None:
+            real = features.new_statistics(self._loop.examples)
+            accumulators.append(_WholeClips(real))
+        result = self._loop(functools.partial(self._compute, params), accumulators)
+        self._real = real
+        if features is not None and real is not None:
+            result |= features.compare(real, self._sample_statistics(features, params))
+            result["samples"] = self._samples.number
         return result
 
-    def _generated(self, params: Any) -> Iterator[tuple[np.ndarray, int]]:
-        first = 0
-        for _, pixels in self.sample(params, self.labels(self._wanted)):
+    def _sample_statistics(self, features: FeatureMetrics, params: Any) -> FeatureStatistics:
+        """Statistics of samples of all classes in turn."""
+        count, first = self._samples.number, 0
+        found = features.new_statistics(count)
+        for _, pixels in self._sample(params, self._labels(count)):
             assert pixels is not None
-            yield pixels, first
+            rows = np.arange(first, first + len(pixels))
+            placed, index = self._filled(pixels, rows)
+            seen = jax.device_get(features.features(placed))
+            mask = np.repeat((index >= 0)[:, None], pixels.shape[1], axis=1)
+            found.update(seen, mask, index)
             first += len(pixels)
+        return found
 
     def _filled(self, pixels: np.ndarray, rows: np.ndarray) -> tuple[jax.Array, np.ndarray]:
-        """A batch on the mesh of a size that it divides; rows that do not count have number -1."""
+        """A batch padded to a multiple of the shards, on the mesh; padding has index -1."""
         missing = -len(pixels) % batch_shards(self._mesh)
         pixels = np.concatenate([pixels, np.repeat(pixels[-1:], missing, axis=0)])
         placed = jax.make_array_from_callback(
@@ -185,117 +187,104 @@ class MaskedLmEvaluator:
         )
         return placed, np.concatenate([rows, np.full(missing, -1)])
 
-    def sample(
+    def _labels(self, count: int) -> np.ndarray:
+        """Classes of `count` samples in turn, or -1 for all, int64 ``[count]``."""
+        classes = self._samples.classes
+        return np.arange(count) % len(classes) if classes else np.full(count, -1)
+
+    def _sample(
         self, params: Any, labels: np.ndarray
     ) -> Iterable[tuple[np.ndarray, np.ndarray | None]]:
         """Samples of these classes, see `Sampler`."""
-        return self._sampler(params, self._frozen, labels, seed=self._task.seed, frames=self.frames)
+        return self._samples.sampler(
+            params, self._frozen, labels, seed=self._task.seed, frames=self._loop.frames
+        )
 
-    def about(self) -> tuple[dict[str, Any], list[str]]:
-        """How samples were measured, for the record, and lines for below the table.
+    def describe(self, results: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Evaluator`.
 
-        The record says under ``compared_with`` whether the other set were `ORIGINALS` or
-        `RECONSTRUCTIONS`.
+        Under ``judges`` the key ``compared_with`` says what samples are compared with, `ORIGINALS`
+        or `RECONSTRUCTIONS`.
         """
-        if self._networks is None or self._real is None:
-            return {}, []
-        networks, real = self._networks, self._real
-        notes = networks.notes + networks.neighbours_note(real) + networks.biased(real)
-        if self.compared_with == RECONSTRUCTIONS:
-            notes.append(
-                "samples are compared with reconstructions, because the data are tokens: what the "
-                "tokenizer loses does not count, so compare with no distance to originals"
-            )
-        return {**networks.about(real), "compared_with": self.compared_with}, notes
+        record, notes = dict[str, Any](), list[Note]()
+        if self._features is not None and self._real is not None:
+            record = {**self._features.record(self._real), "compared_with": self._compared_with}
+            notes = self._features.notes(self._real)
+            if self._compared_with == RECONSTRUCTIONS:
+                notes.append(
+                    Note(
+                        "compared_with",
+                        "samples are compared with reconstructions, because the data are tokens: "
+                        "what the tokenizer loses is not measured, so these distances are lower "
+                        "than those to originals",
+                    )
+                )
+        return {
+            "judges": record,
+            "notes": [note.text for note in notes],
+            "sampling": dict(self._samples.settings),
+            "measured": {
+                **self._measured,
+                "count": next(iter(results.values()))["count"],
+                "unreadable": self._loop.unreadable,
+                "frames": self._loop.frames,
+            },
+        }
 
-
-def _look(networks: Networks, seen: FeatureSet, pixels: jax.Array, number: np.ndarray) -> None:
-    """Adds the features of a batch of whole clips to a set; numbers below 0 do not count."""
-    features = dict(jax.device_get(networks.look(networks.params, pixels)))
-    logits = features.pop("logits", None)
-    mask = np.repeat((number >= 0)[:, None], pixels.shape[1], axis=1)
-    seen.update(features, logits, mask, number)
-
-
-def evaluate_masked_lm(
-    evaluator: MaskedLmEvaluator,
-    weights: Mapping[str, Any],
-    workdir: pathlib.Path,
-    *,
-    name: str,
-    step: int,
-    measured: Mapping[str, Any],
-    pictures_wanted: int,
-    videos_wanted: int,
-    sampling: Mapping[str, Any],
-    suffix: str = "",
-) -> dict[str, Any]:
-    """Evaluates each set of weights; process 0 writes ``evaluation.json``, pictures and videos.
-
-    Args:
-      evaluator: the evaluator.
-      weights: parameters by name, such as ``raw`` and ``ema``; samples shown are of the last.
-      workdir: folder of the run.
-      name: the model's name, for the record.
-      step: training step of the weights, for the record and the names of the pictures.
-      measured: on what, for the record, see `bsq_jax.data.tokens.measured`.
-      pictures_wanted: samples shown, of each class if there are classes; 0 for no picture.
-      videos_wanted: clips written as videos.
-      sampling: settings, for the record.
-      suffix: put before the ending of all file names.
-
-    Returns:
-      The report that was written.
-
-    Raises:
-      UserError: the folder cannot be written to.
-    """
-    path = workdir / f"evaluation{suffix}.json"
-    results = {label: evaluator(params) for label, params in weights.items()}
-    judges, notes = evaluator.about()
-    report: dict[str, Any] = {
-        "name": name,
-        "step": step,
-        "results": results,
-        "judges": judges,
-        "notes": notes,
-        "sampling": dict(sampling),
-        "measured": {
-            **measured,
-            "count": next(iter(results.values()))["count"],
-            "unreadable": evaluator.unreadable,
-            "frames": evaluator.frames,
-        },
-        "path": str(path),
-        "pictures": [],
-        "videos": [],
-    }
-    shown = None
-    if pictures_wanted:
-        classes = min(len(evaluator.classes), 10)
-        labels = evaluator.labels(pictures_wanted)
+    def drawings(self, params: Any, results: Mapping[str, Any], wanted: Wanted) -> list[Drawing]:
+        """See `Evaluator`: samples, of each class if there are classes, and videos of the first."""
+        del results
+        each, classes = wanted.pictures, self._samples.classes
+        if not each:
+            return []
+        labels = self._labels(each)
         if classes:
-            labels = np.repeat(np.arange(classes), pictures_wanted)
-        parts = evaluator.sample(list(weights.values())[-1], labels)
-        shown = np.concatenate([pixels for _, pixels in parts if pixels is not None])
+            labels = np.repeat(np.arange(min(len(classes), 10)), each)
+        parts = [pixels for _, pixels in self._sample(params, labels) if pixels is not None]
+        samples = np.concatenate(parts)
 
-    def place(kind: str, stem: str, ending: str) -> pathlib.Path:
-        file = workdir / kind / f"{stem}_{step:07d}{suffix}.{ending}"
-        report[kind].append(str(file))
-        return file
+        def draw(path: pathlib.Path) -> None:
+            pictures.save_png(path, samples_grid(samples, classes, each))
 
-    def write() -> None:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if shown is not None:
-            sheet = samples_grid(shown, evaluator.classes, pictures_wanted)
-            pictures.save_png(place("pictures", "samples", "png"), sheet)
-            if shown.shape[1] > 1:
-                for number, clip in enumerate(shown[:videos_wanted]):
-                    videos.write_mp4(place("videos", f"sample{number}", "mp4"), clip)
-        write_atomic(path, (json.dumps(report, indent=2) + "\n").encode())
+        found = [Drawing("pictures", "samples", "png", draw)]
+        if samples.shape[1] > 1:
+            for number, clip in enumerate(samples[: wanted.videos]):
+                write = functools.partial(videos.write_mp4, frames=clip)
+                found.append(Drawing("videos", f"sample{number}", "mp4", write))
+        return found
 
-    on_first_process(workdir, write)
-    return report
+
+class _MaskedAnswers:
+    """Cross entropy and accuracy over all masked groups."""
+
+    def __init__(self) -> None:
+        self._totals = dict.fromkeys(_SUMS, 0.0)
+
+    def update(self, batch: HostBatch) -> None:
+        for name in self._totals:
+            values = batch.values["sums"][name][batch.counted]
+            self._totals[name] += float(np.sum(values, dtype=np.float64))
+
+    def result(self) -> dict[str, float]:
+        cross_entropy, right, masked = (self._totals[name] for name in _SUMS)
+        if not masked:
+            raise UserError("no token was masked: check that the split is not empty")
+        return {"cross_entropy": cross_entropy / masked, "accuracy": right / masked}
+
+
+class _WholeClips:
+    """Feature statistics of the clips that have all frames."""
+
+    def __init__(self, statistics: FeatureStatistics):
+        self._statistics = statistics
+
+    def update(self, batch: HostBatch) -> None:
+        whole = batch.real.all(axis=1, keepdims=True)
+        mask = np.broadcast_to(whole, batch.real.shape)
+        self._statistics.update(batch.values["features"], mask, batch.index)
+
+    def result(self) -> dict[str, Any]:
+        return {}
 
 
 def samples_grid(samples: np.ndarray, classes: Sequence[str], each: int) -> np.ndarray:
@@ -322,28 +311,17 @@ def samples_grid(samples: np.ndarray, classes: Sequence[str], each: int) -> np.n
 
 def masked_lm_table(report: Mapping[str, Any]) -> str:
     """The report as text for a terminal."""
-    results = report["results"]
-    other = report["judges"].get("compared_with", ORIGINALS)
-    compared = "samples" if other == ORIGINALS else f"samples against {other}"
-    lines = [["", *results]]
-    for key, (title, how) in _NAMES.items():
-        if all(key in result for result in results.values()):
-            title = title.format(samples=compared)
-            lines.append([title, *(how.format(result[key]) for result in results.values())])
-    rows = aligned(lines)
-    rows.insert(1, "-" * len(rows[0]))
-    measured, sampling = report["measured"], report["sampling"]
+    results, measured, sampling = report["results"], report["measured"], report["sampling"]
+    k = report["judges"].get("neighbours", {}).get("k", 0)
+    lines = value_lines(_ROWS, results, k=k)
     what, place, _ = measured_words(measured)
-    rows.append(
+    lines.append(
         f"{report['name']}, step {report['step']}: {measured['count']:,d} examples of {what} "
         f"from {place}, one mask each"
     )
-    samples = next(iter(results.values())).get("samples")
-    if samples:
+    if samples := next(iter(results.values())).get("samples"):
         how = ", ".join(f"{key} {value}" for key, value in sampling.items())
-        whom = "these examples" if other == ORIGINALS else f"{other} of these examples"
-        rows.append(f"{samples:,d} samples against {whom}: {how}")
-    rows += report["notes"]
-    if measured["unreadable"]:
-        rows.append(f"not readable and left out: {', '.join(measured['unreadable'])}")
-    return "\n".join(rows)
+        other = report["judges"]["compared_with"]
+        against = "these examples" if other == ORIGINALS else f"{other} of these examples"
+        lines.append(f"{samples:,d} samples against {against}: {how}")
+    return "\n".join([*lines, *report["notes"], *unreadable_lines(measured["unreadable"])])

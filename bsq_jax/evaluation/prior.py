@@ -1,184 +1,166 @@
-"""How few bits the tokens of a validation split take with a prior: as entropy and as real bytes."""
+"""What is measured of a prior: the bits that tokens take, as entropy and as coded bytes."""
 
 from __future__ import annotations
 
-import json
-import pathlib
-from collections.abc import Callable, Mapping
-from typing import Any
+import functools
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from bsq_jax.core.clips import real_frames
-from bsq_jax.core.errors import UserError
-from bsq_jax.core.files import write_atomic
-from bsq_jax.core.sharding import (
-    batch_shards,
-    gather_strings,
-    host_shard,
-    jit_on,
-    replicated,
-    to_global,
-)
-from bsq_jax.core.text import aligned
-from bsq_jax.data.batches import Batches
+from bsq_jax.core.sharding import jit_on, replicated
 from bsq_jax.data.tokens import measured_words
-from bsq_jax.evaluation.tokenizer import on_first_process
+from bsq_jax.evaluation.loop import EvaluationLoop, HostBatch, Validation
+from bsq_jax.evaluation.metric import Row
+from bsq_jax.evaluation.report import Drawing, Wanted
+from bsq_jax.evaluation.tables import unreadable_lines, value_lines
 from bsq_jax.models.prior.entropy_coder import Encoder
+from bsq_jax.models.prior.model import PriorModel
+
+_ROWS = (
+    Row("raw_bpp", "raw", "{:.4f}"),
+    Row("entropy_bpp", "cross entropy", "{:.4f}"),
+    Row("coded_bpp", "arithmetic coder", "{:.4f}"),
+    Row("saved", "saved", "{:.1%}"),
+)
+
+
+class PriorTask(Protocol):
+    """What is evaluated."""
+
+    @property
+    def model(self) -> PriorModel:
+        """The network."""
+        ...
+
+    def load_frozen(self, mesh: Mesh) -> dict[str, Any]:
+        """Parameters that stay as they are, on every device."""
+        ...
+
+    def evaluate_step(
+        self, params: Any, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]
+    ) -> dict[str, jax.Array]:
+        """``bits`` uint8 and ``logits`` int16, ``[batch, time, token, L]``, and ``cost``.
+
+        The cost, float32 ``[batch, time]``, is the bits that each frame takes.
+        """
+        ...
 
 
 class PriorEvaluator:
-    """Measures parameters of a prior on a validation split, every example once."""
+    """Measures parameters of a prior on a validation split, see `Evaluator`.
+
+    Args:
+      task: gives the evaluation step.
+      validation: the examples.
+      mesh: the run's mesh.
+      batch_size: global; rounded up to a multiple of the number of shards.
+      size: height and width of a frame in pixels.
+      measured: on what, for the report, see `bsq_jax.data.tokens.measured`.
+    """
 
     def __init__(
         self,
-        task: Any,
-        make_batches: Callable[..., Batches],
+        task: PriorTask,
+        validation: Validation,
         mesh: Mesh,
         *,
         batch_size: int,
-        frames: int,
-        pixels: tuple[int, int],
+        size: tuple[int, int],
+        measured: Mapping[str, Any],
     ):
-        """Prepares an evaluation.
-
-        Args:
-          task: gives the evaluation step.
-          make_batches: the validation batches of a host, for the keywords ``global_batch``,
-            ``shard_index`` and ``shard_count``.
-          mesh: the run's mesh.
-          batch_size: global; rounded up to what the mesh divides.
-          frames: of the clips in a batch.
-          pixels: (height, width) of a frame.
-        """
-        shards = batch_shards(mesh)
-        self._batch_size = -(-batch_size // shards) * shards
-        self._task, self._make_batches, self._mesh = task, make_batches, mesh
-        self._frames, self._pixels = frames, pixels
+        self._loop = EvaluationLoop(validation, mesh, batch_size)
+        self._shape, self._size, self._measured = task.model.shape, size, measured
         self._frozen = task.load_frozen(mesh)
         self._step = jit_on(mesh, task.evaluate_step, out_shardings=replicated(mesh))
-        self._whole = jit_on(mesh, lambda tree: tree, out_shardings=replicated(mesh))
 
-    def __call__(self, params: Any) -> dict[str, Any]:
-        """Measures one set of parameters.
+    @property
+    def frames(self) -> int:
+        """See `Evaluator`."""
+        return self._loop.frames
+
+    def _compute(self, params: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        seen = {name: batch[name] for name in ("pixels", "bits", "frames") if name in batch}
+        found: dict[str, jax.Array] = self._step(params, seen, self._frozen)
+        return found
+
+    def measure(self, params: Any, wanted: Wanted) -> dict[str, Any]:
+        """Measures one set of parameters; there is nothing to draw.
 
         Returns:
           ``frames``, ``raw_bits``, ``entropy_bits`` (cross entropy) and ``coded_bytes`` (all
           frames in one run of the arithmetic coder) of all real frames together; ``saved``, the
-          share of the raw bits that the coder saves; bits a pixel ``raw_bpp``, ``entropy_bpp`` and
-          ``coded_bpp``; ``per_frame``: the share saved by the index of the frame.
+          share of the raw bits that the coder saves; bits per pixel ``raw_bpp``, ``entropy_bpp``
+          and ``coded_bpp``; ``per_frame``, the share saved by the index of the frame; and
+          ``unreadable``, names of records.
         """
-        shard = host_shard(self._mesh, self._batch_size)
-        batches = self._make_batches(
-            global_batch=self._batch_size, shard_index=shard.index, shard_count=shard.count
-        )
-        shape = self._task.model.shape
-        coder = Encoder()
-        costs = np.zeros(self._frames)
-        counts = np.zeros(self._frames, np.int64)
-        for local in batches:
-            batch = to_global({k: v for k, v in local.items() if k != "index"}, self._mesh)
-            frames, mask = jax.device_get(self._whole((batch["frames"], batch["mask"])))
-            shown = {name: batch[name] for name in ("pixels", "bits", "frames") if name in batch}
-            output = self._step(params, shown, self._frozen)
-            found = jax.device_get(output)
-            real = real_frames(frames, self._frames) & (mask > 0)[:, None]
-            costs += np.sum(np.where(real, found["cost"].astype(np.float64), 0), axis=0)
-            counts += np.sum(real, axis=0)
-            coder.write(found["bits"][real], found["logits"][real])
-        broken = gather_strings(batches.stats()["broken_ids"])
-        batches.close()
-        total = int(counts.sum())
-        if not total:
-            raise UserError("no example was counted: check that the split is not empty")
-        raw = total * shape.tokens * shape.bits
-        pixels = total * self._pixels[0] * self._pixels[1]
-        coded = len(coder.result())
-        per_frame = 1 - costs / np.maximum(counts * shape.tokens * shape.bits, 1)
+        del wanted
+        shape = self._shape
+        lengths = _CodeLengths(self._loop.frames, shape.tokens * shape.bits, self._size)
+        result = self._loop(functools.partial(self._compute, params), [lengths])
+        del result["count"]
+        return result | {"unreadable": self._loop.unreadable}
+
+    def describe(self, results: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Evaluator`."""
+        del results
+        return {"measured": dict(self._measured)}
+
+    def drawings(self, params: Any, results: Mapping[str, Any], wanted: Wanted) -> list[Drawing]:
+        """None: there is nothing to draw."""
+        del params, results, wanted
+        return []
+
+
+class _CodeLengths:
+    """Bits of all real frames: raw, by the model's cross entropy, and coded.
+
+    Args:
+      frames: of the clips in a batch.
+      bits: raw bits of a frame.
+      size: height and width of a frame in pixels.
+    """
+
+    def __init__(self, frames: int, bits: int, size: tuple[int, int]):
+        self._bits, self._pixels = bits, size[0] * size[1]
+        self._costs, self._counts = np.zeros(frames), np.zeros(frames, np.int64)
+        self._coder = Encoder()
+
+    def update(self, batch: HostBatch) -> None:
+        found, real = batch.values, batch.real
+        self._costs += np.sum(np.where(real, found["cost"].astype(np.float64), 0), axis=0)
+        self._counts += np.sum(real, axis=0)
+        self._coder.write(found["bits"][real], found["logits"][real])
+
+    def result(self) -> dict[str, Any]:
+        total, coded = int(self._counts.sum()), len(self._coder.result())
+        raw, pixels, entropy = total * self._bits, total * self._pixels, float(self._costs.sum())
+        per_frame = 1 - self._costs / np.maximum(self._counts * self._bits, 1)
         return {
             "frames": total,
             "raw_bits": raw,
-            "entropy_bits": float(costs.sum()),
+            "entropy_bits": entropy,
             "coded_bytes": coded,
             "saved": 1 - 8 * coded / raw,
             "raw_bpp": raw / pixels,
-            "entropy_bpp": float(costs.sum()) / pixels,
+            "entropy_bpp": entropy / pixels,
             "coded_bpp": 8 * coded / pixels,
-            "per_frame": per_frame[counts > 0].tolist(),
-            "unreadable": broken,
+            "per_frame": per_frame[self._counts > 0].tolist(),
         }
-
-
-def evaluate_prior(
-    evaluator: PriorEvaluator,
-    weights: Mapping[str, Any],
-    workdir: pathlib.Path,
-    *,
-    name: str,
-    step: int,
-    measured: Mapping[str, Any],
-    suffix: str = "",
-) -> dict[str, Any]:
-    """Evaluates each set of weights; process 0 writes ``evaluation.json``.
-
-    Args:
-      evaluator: the evaluator.
-      weights: parameters by name, such as ``raw`` and ``ema``.
-      workdir: folder of the run.
-      name: the model's name, for the record.
-      step: training step of the weights, for the record.
-      measured: on what, for the record, see `bsq_jax.data.tokens.measured`.
-      suffix: put before the ending of the file's name.
-
-    Returns:
-      The report that was written.
-
-    Raises:
-      UserError: the folder cannot be written to.
-    """
-    path = workdir / f"evaluation{suffix}.json"
-    report = {
-        "name": name,
-        "step": step,
-        "results": {label: evaluator(params) for label, params in weights.items()},
-        "measured": dict(measured),
-        "path": str(path),
-        "pictures": [],
-        "videos": [],
-    }
-
-    def write() -> None:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, (json.dumps(report, indent=2) + "\n").encode())
-
-    on_first_process(workdir, write)
-    return report
 
 
 def prior_table(report: Mapping[str, Any]) -> str:
     """The report as text for a terminal."""
-    results = report["results"]
-    lines = [["bits a pixel", *results]]
-    for key, title in (
-        ("raw_bpp", "raw"),
-        ("entropy_bpp", "cross entropy"),
-        ("coded_bpp", "as bytes of the arithmetic coder"),
-    ):
-        lines.append([title, *(f"{result[key]:.4f}" for result in results.values())])
-    lines.append(["saved", *(f"{result['saved']:.1%}" for result in results.values())])
-    rows = aligned(lines)
-    rows.insert(1, "-" * len(rows[0]))
-    last = list(results.values())[-1]
+    lines = value_lines(_ROWS, report["results"], heading="bits per pixel")
+    last = list(report["results"].values())[-1]
     what, place, how = measured_words(report["measured"])
-    rows.append(
+    lines.append(
         f"{report['name']}, step {report['step']}: {last['frames']:,d} frames of {what} from "
         f"{place}, {how}"
     )
     if len(last["per_frame"]) > 1:
         shares = " ".join(f"{share:.1%}" for share in last["per_frame"])
-        rows.append(f"saved by the index of the frame: {shares}")
-    if last["unreadable"]:
-        rows.append(f"not readable and left out: {', '.join(last['unreadable'])}")
-    return "\n".join(rows)
+        lines.append(f"saved, by index of the frame: {shares}")
+    return "\n".join([*lines, *unreadable_lines(last["unreadable"])])

@@ -19,8 +19,9 @@ from bsq_jax.core.sharding import batch_sharding, batch_shards, make_mesh
 from bsq_jax.data import transforms
 from bsq_jax.data.records import BrokenRecord, Source
 from bsq_jax.data.sources import make_source
-from bsq_jax.evaluation.feature_networks import Judging, Networks
-from bsq_jax.evaluation.metrics import FeatureSet
+from bsq_jax.evaluation.feature_metrics import FeatureMetrics
+from bsq_jax.evaluation.metric import NetworkSettings
+from bsq_jax.evaluation.metrics import FeatureStatistics
 from bsq_jax.evaluation.picture_set import PictureSet
 
 _BATCH = 16  # on each device
@@ -32,7 +33,7 @@ def score(
     *,
     split: str = "",
     statistics: str = "",
-    judging: Judging,
+    networks: NetworkSettings,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Compares samples with a reference.
@@ -43,7 +44,7 @@ def score(
       split: of a data source; empty: ``val``, or all pictures of a folder without split folders.
       statistics: an .npz file with the features of the reference: read where it exists, else
         written; empty for none.
-      judging: which networks, and how many pictures precision and recall look at.
+      networks: which metrics, and how many pictures precision and recall compare.
       quiet: draw no progress.
 
     Returns:
@@ -59,16 +60,16 @@ def score(
         opened = _open_reference(reference, split, statistics, pictures.size)
     else:
         opened = None
-    scorer = Scorer(pictures.size, judging, quiet=quiet)
-    networks = scorer.networks
+    scorer = Scorer(pictures.size, networks, quiet=quiet)
+    metrics = scorer.metrics
     described = {
         "size": list(pictures.size),
-        "weights": {name: networks.weights[name] for name in networks.spaces},
-        "neighbours": networks.neighbours,
+        "weights": {name: metrics.weights[name] for name in metrics.networks},
+        "neighbours": metrics.neighbours,
     }
     if opened is None:
         assert file is not None
-        real, of = _load_statistics(file, networks, described)
+        real, of = _load_statistics(file, metrics, described)
         _check_reference(file, of, reference, split)
     else:
         of = [reference, split]
@@ -80,9 +81,9 @@ def score(
         "samples": {"path": samples, "count": len(pictures)},
         "reference": of,
         "statistics": str(file) if file else None,
-        "results": networks.compare(real, fake),
-        "of_reference": networks.about(real),
-        "notes": networks.notes + networks.neighbours_note(fake) + networks.biased(fake),
+        "results": metrics.compare(real, fake),
+        "of_reference": metrics.record(real),
+        "notes": [note.text for note in metrics.notes(fake)],
     }
 
 
@@ -90,33 +91,32 @@ class Scorer:
     """Computes the features of sets of pictures of one size, on all local devices.
 
     Attributes:
-      networks: the frozen networks.
+      metrics: those that pictures of this size allow.
     """
 
-    def __init__(self, size: tuple[int, int], judging: Judging, *, quiet: bool):
+    def __init__(self, size: tuple[int, int], networks: NetworkSettings, *, quiet: bool):
         """Loads the networks.
 
         Args:
           size: (height, width) of the pictures.
-          judging: which networks, and how many pictures precision and recall look at.
+          networks: which metrics, and how many pictures precision and recall compare.
           quiet: draw no progress.
 
         Raises:
           UserError: weights are missing or damaged, or no network takes pictures of this size.
         """
         self._mesh = make_mesh(devices=jax.local_devices())
-        self.networks = Networks(judging, self._mesh, clip=(1, *size))
-        if not self.networks.spaces:
-            raise UserError("; ".join(self.networks.notes))
+        self.metrics = FeatureMetrics(networks, self._mesh, clip=(1, *size))
+        if not self.metrics.networks:
+            raise UserError("; ".join(note.text for note in self.metrics.notes()))
         self._size, self._quiet = size, quiet
         self._batch = _BATCH * batch_shards(self._mesh)
-        self._wanted = judging.neighbours_examples
 
-    def pictures(self, pictures: PictureSet) -> FeatureSet:
+    def pictures(self, pictures: PictureSet) -> FeatureStatistics:
         """The features of a set of pictures."""
         return self._all(pictures.batches(self._batch), len(pictures))
 
-    def source(self, source: Source) -> FeatureSet:
+    def source(self, source: Source) -> FeatureStatistics:
         """The features of all readable pictures of a data source."""
         return self._all(self._read(source), len(source))
 
@@ -135,19 +135,18 @@ class Scorer:
             if images:
                 yield np.stack(images)
 
-    def _all(self, batches: Iterator[np.ndarray], total: int) -> FeatureSet:
-        seen, first = self.networks.new_set((self._wanted, total)), 0
+    def _all(self, batches: Iterator[np.ndarray], total: int) -> FeatureStatistics:
+        seen, first = self.metrics.new_statistics(total), 0
         sharding = batch_sharding(self._mesh)
         with progress(total, "pictures", quiet=self._quiet) as advance:
             for part in advance(batches, len):
                 missing = self._batch - len(part)
                 filled = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)])
                 pixels = jax.device_put(filled[:, None], sharding)
-                features = jax.device_get(self.networks.look(self.networks.params, pixels))
-                logits = features.pop("logits", None)
+                features = jax.device_get(self.metrics.features(pixels))
                 index = np.arange(first, first + len(filled))
                 mask = (np.arange(len(filled)) < len(part))[:, None]
-                seen.update(features, logits, mask, index)
+                seen.update(features, mask, index)
                 first += len(part)
         return seen
 
@@ -180,7 +179,9 @@ def _open_reference(
     return pictures
 
 
-def _save_statistics(file: pathlib.Path, features: FeatureSet, about: dict[str, Any]) -> None:
+def _save_statistics(
+    file: pathlib.Path, features: FeatureStatistics, about: dict[str, Any]
+) -> None:
     """Writes the features of a reference, and what it is."""
     arrays: dict[str, Any] = {"about": np.array(json.dumps(about)), **features.to_arrays()}
     buffer = io.BytesIO()
@@ -189,10 +190,10 @@ def _save_statistics(file: pathlib.Path, features: FeatureSet, about: dict[str, 
 
 
 def _load_statistics(
-    file: pathlib.Path, networks: Networks, described: dict[str, Any]
-) -> tuple[FeatureSet, list[str]]:
+    file: pathlib.Path, metrics: FeatureMetrics, described: dict[str, Any]
+) -> tuple[FeatureStatistics, list[str]]:
     """The features that were kept of a reference, and which one it was."""
-    real = networks.new_set((1, 1))
+    real = metrics.new_statistics(1)
     try:
         with np.load(io.BytesIO(file.read_bytes())) as arrays:
             known = json.loads(str(arrays["about"]))

@@ -1,70 +1,35 @@
-"""Evaluations as text for a terminal."""
+"""Reports of evaluations as text for a terminal: what the tables of all kinds of models share."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bsq_jax.core.text import aligned
-from bsq_jax.evaluation import metrics
-
-# Rows of the table: key, title, format.
-_ROWS = (
-    ("psnr", "PSNR (dB)", "{:.2f}"),
-    ("psnr_clip", "  from a whole clip's error", "{:.2f}"),
-    ("ssim", "SSIM", "{:.4f}"),
-    ("ms_ssim", "MS-SSIM", "{:.4f}"),
-    ("lpips", "LPIPS (AlexNet)", "{:.4f}"),
-    ("fid", "FID (Inception-v3)", "{:.2f}"),
-    ("frechet_vgg16", "Frechet distance, VGG16 features", "{:.2f}"),
-    ("inception_score", "Inception score", "{:.2f}"),
-    ("precision", "precision (k={k})", "{:.3f}"),
-    ("recall", "recall (k={k})", "{:.3f}"),
-    ("fvd", "FVD (I3D)", "{:.2f}"),
-    ("codes_used", "different codes", "{:,d}"),
-    ("usage", "  of the most there can be", "{:.1%}"),
-    ("bit_entropy", "entropy of a bit", "{:.3f}"),
-)
+from bsq_jax.evaluation.metric import Row
 
 
-def table(report: Mapping[str, Any]) -> str:
-    """The report as text for a terminal."""
-    results = report["results"]
-    columns = [*results, report["oracle"]["name"]]
-    lines = [["", *columns]]
-    k = report["judges"].get("neighbours", {}).get("k")
-    for key, title, template in _ROWS:
-        if not any(key in result for result in results.values()):
-            continue  # a line below says why
-        cells = [template.format(r[key]) if key in r else "-" for r in results.values()]
-        oracle = report["oracle"].get(key)
-        lines.append(
-            [title.format(k=k), *cells, template.format(oracle) if oracle is not None else "-"]
-        )
-    rows = aligned(lines)
-    rows.insert(1, "-" * len(rows[0]))
-    measured = report["measured"]
-    side = "x".join(map(str, measured["image_size"]))
-    kind, stride = "crops", ""
-    if measured["frames"] > 1:
-        kind, side = "clips", f"{measured['frames']}x{side}"
-        stride = "" if measured["stride"] == 1 else f", one frame in {measured['stride']}"
-    rows.append(
-        f"{report['name']}, step {report['step']}: {measured['count']} {kind} of {side} "
-        f"({measured['crop']}) from {measured['source']} ({measured['split']}), "
-        f"{measured['resize']}{stride}"
-    )
-    if (dtype := measured.get("dtype", "float32")) != "float32":  # older reports do not say
-        rows.append(f"computed in {dtype}, in which some bits differ from those in float32")
-    if any("psnr_clip" in result for result in results.values()):
-        rows.append("PSNR: mean over the frames; below it from each clip's mean squared error")
-    if measured["shorter"]:
-        rows.append(f"clips with fewer frames than that: {measured['shorter']:,d}")
-    tokens = next(iter(results.values()))["tokens"]
-    rows.append(f"there can be at most as many different codes as tokens, {tokens:,d}, and 2^bits")
-    if "ms_ssim" not in next(iter(results.values())):
-        rows.append(f"MS-SSIM needs pictures of at least {metrics.MS_SSIM_MIN_SIDE} pixels a side")
-    rows += report["notes"]
-    if measured["unreadable"]:
-        rows.append(f"not readable and left out: {', '.join(measured['unreadable'])}")
-    return "\n".join(rows)
+def value_lines(
+    rows: Sequence[Row], columns: Mapping[str, Mapping[str, Any]], *, heading: str = "", k: int = 0
+) -> list[str]:
+    """A table with a column for each set of values.
+
+    Args:
+      rows: the lines; one that no column has a value for is left out.
+      columns: values by key, by the title of the column; "-" where a value is missing.
+      heading: above the titles of the lines.
+      k: number of neighbours, for the titles that name it.
+    """
+    cells = [[heading, *columns]]
+    for key, title, template in rows:
+        found = [values.get(key) for values in columns.values()]
+        if any(value is not None for value in found):
+            shown = ["-" if value is None else template.format(value) for value in found]
+            cells.append([title.format(k=k), *shown])
+    lines = aligned(cells)
+    return [lines[0], "-" * len(lines[0]), *lines[1:]]
+
+
+def unreadable_lines(names: Sequence[str]) -> list[str]:
+    """A line that names the records that could not be read, if there are any."""
+    return [f"unreadable and left out: {', '.join(names)}"] if names else []

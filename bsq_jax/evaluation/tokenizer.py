@@ -1,371 +1,295 @@
-"""Exact evaluation over a validation split, for raw and averaged parameters, with pictures."""
+"""What is measured of a tokenizer: frames, features and tokens of its reconstructions."""
 
 from __future__ import annotations
 
-import json
+import functools
 import pathlib
 import platform
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from importlib import metadata
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
 from jax.sharding import Mesh
 
-from bsq_jax.core.clips import real_frames
-from bsq_jax.core.errors import UserError
-from bsq_jax.core.files import write_atomic
-from bsq_jax.core.sharding import (
-    HostShard,
-    batch_shards,
-    gather_strings,
-    host_shard,
-    jit_on,
-    replicated,
-    to_global,
-)
-from bsq_jax.data import transforms
+from bsq_jax.core.sharding import jit_on, replicated
 from bsq_jax.data.pipeline import eval_batches, eval_examples
 from bsq_jax.data.settings import DataConfig
-from bsq_jax.evaluation import metrics
-from bsq_jax.evaluation import pictures as showing
-from bsq_jax.evaluation.judges import Judges, Judging
-from bsq_jax.evaluation.pictures import ORACLE, Shown
-from bsq_jax.evaluation.tables import table
-from bsq_jax.media import pictures, videos
+from bsq_jax.evaluation import comparison_pictures
+from bsq_jax.evaluation.catalog import FEATURE_METRICS, FRAME_METRICS, TOKEN_METRICS
+from bsq_jax.evaluation.comparison_pictures import CLIPS, ORACLE, Examples, KeptExamples
+from bsq_jax.evaluation.feature_metrics import FeatureMetrics
+from bsq_jax.evaluation.frame_metrics import FrameMetrics, split_oracle
+from bsq_jax.evaluation.loop import Accumulator, EvaluationLoop, HostBatch, Validation
+from bsq_jax.evaluation.metric import NetworkSettings, Row, TokenMetric
+from bsq_jax.evaluation.metrics import FeatureStatistics
+from bsq_jax.evaluation.photographs import load_photographs, reconstruct_photograph
+from bsq_jax.evaluation.report import Drawing, Wanted
+from bsq_jax.evaluation.tables import unreadable_lines, value_lines
 from bsq_jax.media.figures import line_figure
+from bsq_jax.media.pictures import save_png
+from bsq_jax.media.videos import write_mp4
+from bsq_jax.models.tokenizer import TokenizerModel
 
-__all__ = ["Evaluator", "evaluate", "table", "weight_sets"]
 
-_PHOTOGRAPHS = 3  # whole pictures shown
+class TokenizerTask(Protocol):
+    """What is evaluated."""
+
+    @property
+    def model(self) -> TokenizerModel:
+        """The network."""
+        ...
+
+    def evaluate_step(self, params: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """``reconstruction`` uint8, the shape of ``pixels``, and ``bits`` ``[batch, ..., L]``."""
+        ...
 
 
-class Evaluator:
-    """Measures parameters on a validation split.
+class TokenizerEvaluator:
+    """Measures parameters of a tokenizer on a validation split, see `Evaluator`.
 
-    Every example counts once, whatever the batch size and the number of hosts: values are kept for
-    each frame, padding and unreadable files are masked out, and sums are float64.
+    Args:
+      task: gives the evaluation step.
+      data: which split to read, and how.
+      mesh: the run's mesh.
+      batch_size: global; rounded up to a multiple of the number of shards.
+      networks: which metrics of frozen networks are measured besides; none by default.
 
-    Attributes:
-      frames: length of the clips in a batch; 1 for pictures.
-      shorter: how many clips of the last pass have fewer frames.
-      broken: names of the records that the last pass could not read.
+    Raises:
+      UserError: the split cannot be read, or the weights of a network.
     """
 
     def __init__(
         self,
-        task: Any,
+        task: TokenizerTask,
         data: DataConfig,
         mesh: Mesh,
         *,
         batch_size: int,
-        judging: Judging | None = None,
+        networks: NetworkSettings | None = None,
     ):
-        """Prepares an evaluation.
-
-        Args:
-          task: gives the evaluation step.
-          data: which split to read, and how.
-          mesh: the run's mesh.
-          batch_size: global; rounded up to what the mesh divides.
-          judging: which frozen networks judge besides; none by default.
-
-        Raises:
-          UserError: the split cannot be read, or the weights of a network.
-        """
-        shards = batch_shards(mesh)
-        self.batch_size = -(-batch_size // shards) * shards
-        self._task, self._data, self._mesh = task, data, mesh
-        self._shard: HostShard = host_shard(mesh, self.batch_size)
-        self._examples = eval_examples(data)
-        self.frames = self._examples.frames
-        self.shorter, self.broken = 0, list[str]()
-        # Replicated results: every host then holds the values of all examples.
+        examples = eval_examples(data)
+        make = functools.partial(eval_batches, data, examples=examples)
+        count = len(examples.records)
+        self.loop = EvaluationLoop(Validation(make, examples.frames, count), mesh, batch_size)
+        self._source, self._data, self._mesh = examples.source, data, mesh
+        self._shape, self._dtype = task.model.shape, task.model.dtype
+        # Replicated: every host then holds the reconstructions of all examples.
         self._step = jit_on(mesh, task.evaluate_step, out_shardings=replicated(mesh))
-        self._whole = jit_on(mesh, lambda batch: batch, out_shardings=replicated(mesh))
-        self.judges = Judges(
-            judging or Judging(),
-            mesh,
-            clip=(self.frames, *data.crop),
-            patch=task.model.shape.patch_size,
-            examples=len(self._examples.records),
-        )
+        settings, clip = networks or NetworkSettings(), (examples.frames, *data.crop)
+        self._frames = FrameMetrics(settings, mesh, clip=clip, patch=self._shape.patch_size)
+        self._features = FeatureMetrics(settings, mesh, clip=clip)
+        # Statistics of the originals, the same for all sets of weights.
+        self._originals: FeatureStatistics | None = None
+        self._shown: Examples | None = None
+        self._oracle: dict[str, Any] = {}
 
-    def _run(self, params: Any) -> Iterator[tuple[dict[str, Any], ...]]:
-        """The batches, what the task makes of them, and what the judges see."""
-        batches = eval_batches(
-            self._data,
-            global_batch=self.batch_size,
-            shard_index=self._shard.index,
-            shard_count=self._shard.count,
-            examples=self._examples,
-        )
-        for local in batches:
-            batch = to_global(local, self._mesh)
-            seen = ("pixels", "frames") if self.frames > 1 else ("pixels",)
-            output = self._step(params, {name: batch[name] for name in seen})
-            shown = self.judges.look(batch["pixels"], output["reconstruction"])
-            yield jax.device_get((self._whole(batch), output, shown))
-        self.broken = gather_strings(batches.stats()["broken_ids"])
-        batches.close()
+    @property
+    def frames(self) -> int:
+        """See `Evaluator`."""
+        return self.loop.frames
 
-    def __call__(self, params: Any, wanted: int = 0) -> tuple[dict[str, Any], Shown | None]:
+    @property
+    def _clips(self) -> bool:
+        return self.loop.frames > 1
+
+    def _compute(self, params: Any, batch: Mapping[str, jax.Array]) -> dict[str, Any]:
+        """What is measured of a batch on the mesh, replicated."""
+        names = ("pixels", "frames") if self._clips else ("pixels",)
+        output = self._step(params, {name: batch[name] for name in names})
+        original, reconstruction = batch["pixels"], output["reconstruction"]
+        values = {
+            "pixels": self.loop.replicate(original),
+            "reconstruction": reconstruction,
+            "bits": output["bits"],
+            "metrics": self._frames(original, reconstruction),
+        }
+        if self._features.networks:
+            values["features"] = self._features.features(reconstruction)
+            if self._originals is None:
+                values["original_features"] = self._features.features(original)
+        return values
+
+    def measure(self, params: Any, wanted: Wanted) -> dict[str, Any]:
         """Measures one set of parameters.
 
         Args:
           params: parameters of the task's model, on the mesh.
-          wanted: how many examples to return for looking at.
+          wanted: how many examples are kept to be drawn: the first pictures, or clips evenly spaced
+            over the split.
 
         Returns:
-          ``(result, shown)``: the means by name with ``count`` and the code usage; and the examples
-          to look at, the first pictures, or clips evenly spaced over the split. Of clips a mean is
-          the mean over clips of the mean over a clip's frames, but ``psnr_clip`` the mean of the
-          clips' PSNR, each from the squared error of the whole clip; and ``per_frame`` has the
-          means over clips at each frame index. Names that begin with ``oracle_`` are of the best
-          one colour a patch.
+          The metrics by key with ``count``. Of clips a mean is the mean over clips of the mean over
+          a clip's frames, but ``psnr_clip`` the mean of the clips' PSNR, each from the squared
+          error of the whole clip; and ``per_frame`` has the means over clips at each frame index.
         """
-        means, of_clips = metrics.ClipMeans(), metrics.MeanAccumulator()
-        usage = metrics.CodeUsage(self._task.model.shape.bits)
-        shown: list[tuple[np.ndarray, ...]] = []
-        self.shorter = count = 0
-        seen = self.judges.begin()
-        for batch, output, judged in self._run(params):
-            reconstruction, bits = output.pop("reconstruction"), output.pop("bits")
-            frames, counted = batch["frames"], batch["mask"] > 0
-            means.update({**output, **judged["values"]}, batch["mask"], frames)
-            if self.frames > 1:
-                names = [name for name in ("psnr", "oracle_psnr") if name in output]
-                whole = {f"{n}_clip": metrics.clip_psnr(output[n], frames) for n in names}
-                of_clips.update(whole, batch["mask"])
-            seen.update(judged, batch)
-            usage.update(bits, counted[:, None] & real_frames(frames, self.frames))
-            count += int(np.sum(counted))
-            self.shorter += int(np.sum(counted & (frames < self.frames)))
-            chosen = self._chosen(batch["index"], wanted) & counted
-            parts = (part[chosen] for part in (batch["pixels"], reconstruction, frames))
-            shown += zip(*parts, strict=True)
-            del shown[wanted:]
-        result = {**means.result(), **self.judges.result(seen), **usage.result(), "count": count}
-        if self.frames > 1:
-            result |= of_clips.result()
-            result["per_frame"] = means.per_frame()
-        examples = Shown(*map(np.stack, zip(*shown, strict=True))) if shown else None
-        return result, examples
+        kept = wanted.pictures
+        if self._clips:
+            kept = max(min(wanted.pictures, CLIPS), wanted.videos)
+        pair = _PairStatistics(self._features, self._originals, self.loop.examples)
+        examples = KeptExamples(kept, self.loop.examples, clips=self._clips)
+        accumulators: list[Accumulator] = [
+            self._frames.new_means(clips=self._clips),
+            pair,
+            *(_TokenCounts(metric, self._shape.bits) for metric in TOKEN_METRICS),
+            examples,
+        ]
+        result = self.loop(functools.partial(self._compute, params), accumulators)
+        self._originals, self._shown = pair.originals, examples.kept()
+        own, self._oracle = split_oracle(result)
+        return own
 
-    def _chosen(self, index: np.ndarray, wanted: int) -> np.ndarray:
-        """Which examples to keep for looking at, in order until there are as many as wanted."""
-        if self.frames == 1:
-            return np.ones(len(index), bool)
-        # Clips beside each other are often of one video.
-        total = len(self._examples.records)
-        return index * wanted // total > (index - 1) * wanted // total
+    def describe(self, results: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Evaluator`."""
+        record: dict[str, Any] = dict(self._frames.record)
+        if self._originals is not None:
+            record |= self._features.record(self._originals)
+        notes = self._frames.notes + self._features.notes(self._originals, self.loop.shorter)
+        return {
+            "oracle": {"name": ORACLE, "bits_a_patch": 24, **self._oracle},
+            "judges": record,
+            "notes": [note.text for note in notes],
+            "measured": self._measured(next(iter(results.values()))["count"]),
+        }
 
-    def photographs(self, params: Any) -> np.ndarray | None:
-        """A picture of whole validation photographs, coded tile by tile.
-
-        Returns:
-          uint8 ``[height, width, 3]``: originals, reconstructions and the best one-colour-per-patch
-          pictures; None where no photograph is readable, and for videos. The same on every host.
-        """
-        source = self._examples.source
-        if source.videos:
-            return None
-        height, width = self._data.crop
-        size = max(self._data.eval_resize, 2 * min(height, width))
-        originals = []
-        for index in range(len(source)):
-            try:
-                image = transforms.load_resized(
-                    source[index], size, self._data.eval_filter, draft=False
-                )
-            except (transforms.BrokenRecord, OSError):
-                continue
-            long = isinstance(image, transforms.Long)
-            rows, columns = transforms.tile_grid(image.shape, (height, width), long=long)
-            originals.append(
-                transforms.center_crop(image, (rows * height, max(columns, 1) * width))
-            )
-            if len(originals) == _PHOTOGRAPHS:
-                break
-        if not originals:
-            return None
-        reconstructions = [self._reconstruct_tiles(params, image) for image in originals]
-        shape = self._task.model.shape
-        return showing.photographs(
-            originals, reconstructions, patch=shape.patch_size, bits=shape.bits
-        )
-
-    def _reconstruct_tiles(self, params: Any, image: np.ndarray) -> np.ndarray:
-        height, width = self._data.crop
-        tiles = rearrange(image, "(a h) (b w) c -> (a b) 1 h w c", h=height, w=width)
-        done = []
-        local = self.batch_size // self._shard.count
-        start = self._shard.index * local
-        for first in range(0, len(tiles), self.batch_size):
-            chunk = tiles[first : first + self.batch_size]
-            padded = np.zeros((self.batch_size, *tiles.shape[1:]), np.uint8)
-            padded[: len(chunk)] = chunk
-            batch = to_global({"pixels": padded[start : start + local]}, self._mesh)
-            output = self._step(params, batch)
-            done.append(jax.device_get(output["reconstruction"])[: len(chunk)])
-        rows = image.shape[0] // height
-        return rearrange(
-            np.concatenate(done), "(a b) 1 h w c -> (a h) (b w) c", a=rows
-        )  # fmt: skip
-
-
-def weight_sets(params: Any, ema: Any) -> dict[str, Any]:
-    """The parameters to evaluate, by the name they have in tables."""
-    return {"raw": params} | ({} if ema is None else {"ema": ema})
-
-
-def evaluate(
-    evaluator: Evaluator,
-    weights: Mapping[str, Any],
-    workdir: pathlib.Path,
-    *,
-    name: str,
-    step: int,
-    data: DataConfig,
-    pictures_wanted: int = 8,
-    videos_wanted: int = 0,
-    suffix: str = "",
-) -> dict[str, Any]:
-    """Evaluates each set of weights; process 0 writes ``evaluation.json``, pictures and videos.
-
-    Args:
-      evaluator: the evaluator.
-      weights: parameters by name, such as ``raw`` and ``ema``; pictures and videos show the last.
-      workdir: folder of the run.
-      name: the model's name, for the record.
-      step: training step of the weights, for the record and the names of the pictures.
-      data: how was measured, for the record.
-      pictures_wanted: examples in the grid, of clips a few at most; 0 for no pictures at all.
-      videos_wanted: clips to write as videos beside their reconstructions.
-      suffix: put before the ending of all file names, to keep evaluations on other data apart.
-
-    Returns:
-      The report that was written: a result for each set of weights under
-      ``results``, how it was measured under ``measured``, and the paths under ``pictures`` and
-      ``videos``.
-
-    Raises:
-      UserError: the folder cannot be written to, or there is no encoder for videos; on all
-        processes, and before anything is measured.
-    """
-    record, folder = workdir / f"evaluation{suffix}.json", workdir / "pictures"
-    clips = evaluator.frames > 1
-    wanted = pictures_wanted
-    if clips:
-        wanted = max(min(pictures_wanted, showing.CLIPS), videos_wanted)
-        if videos_wanted:
-            videos.check_encoder()
-
-    def probe() -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        for place in (workdir, folder):
-            with tempfile.TemporaryFile(dir=place):
-                pass
-
-    on_first_process(workdir, probe)
-    results: dict[str, Any] = {}
-    shown = None
-    for label, params in weights.items():
-        results[label], shown = evaluator(params, wanted)
-    oracle: dict[str, Any] = {}
-    for result in results.values():
-        oracle = _pop_oracle(result)
-        if clips:
-            oracle["per_frame"] = _pop_oracle(result["per_frame"])
-    photographs = evaluator.photographs(list(weights.values())[-1]) if pictures_wanted else None
-    report: dict[str, Any] = {
-        "name": name,
-        "step": step,
-        "results": results,
-        "oracle": {"name": ORACLE, "bits_a_patch": 24, **oracle},
-        "judges": evaluator.judges.about(),
-        "notes": evaluator.judges.notes(),
-        "measured": {
+    def _measured(self, count: int) -> dict[str, Any]:
+        data = self._data
+        mean = "pictures"
+        if self._clips:
+            mean = "clips of the mean over a clip's frames; psnr_clip from a clip's mean squared"
+            mean += " error"
+        return {
             "split": "val",
             "source": data.val_source or data.source,
-            "count": next(iter(results.values()))["count"],
-            "unreadable": evaluator.broken,
-            "frames": evaluator.frames,
-            "shorter": evaluator.shorter,
+            "count": count,
+            "unreadable": self.loop.unreadable,
+            "frames": self.loop.frames,
+            "shorter": self.loop.shorter,
             "stride": data.stride,
             "image_size": list(data.crop),
             "resize": f"short side to {data.eval_resize} pixels, {data.eval_filter}",
             "crop": data.eval_crop,
-            "values": "8 bits a channel, mean over "
-            + (
-                "clips of the mean over a clip's frames; psnr_clip from a clip's mean squared error"
-                if clips
-                else "pictures"
-            ),
-            "dtype": jnp.dtype(evaluator._task.model.dtype).name,
+            "values": f"8 bits a channel, mean over {mean}",
+            "dtype": jnp.dtype(self._dtype).name,
             "backend": jax.default_backend(),
             "python": platform.python_version(),
             "versions": {p: metadata.version(p) for p in ("jax", "flax", "pillow", "numpy")},
-        },
-        "path": str(record),
-        "pictures": [],
-        "videos": [],
-    }
-    shape = evaluator._task.model.shape
+        }
 
-    def place(kind: str, name: str, ending: str) -> pathlib.Path:
-        path = workdir / kind / f"{name}_{step:07d}{suffix}.{ending}"
-        report[kind].append(str(path))
-        return path
+    def drawings(self, params: Any, results: Mapping[str, Any], wanted: Wanted) -> list[Drawing]:
+        """See `Evaluator`: examples, whole photographs, PSNR over time, and videos."""
+        found, shown, shape = [], self._shown, self._shape
+        if shown and wanted.pictures:
 
-    def write() -> None:
-        if shown and pictures_wanted:
-            grid = showing.picture(shown, shape.patch_size)
-            pictures.save_png(place("pictures", "clips" if clips else "crops", "png"), grid)
-        if photographs is not None:
-            pictures.save_png(place("pictures", "photographs", "png"), photographs)
-        if clips and pictures_wanted:
-            lines = {name: list(enumerate(r["per_frame"]["psnr"])) for name, r in results.items()}
-            lines[ORACLE] = list(enumerate(oracle["per_frame"]["psnr"]))
-            path = place("pictures", "per_frame", "png")
-            line_figure(path, lines, x="frame of the clip", y="PSNR (dB)")
-        for number, movie in enumerate(showing.movies(shown, videos_wanted, shape.bits)):
-            videos.write_mp4(place("videos", f"clip{number}", "mp4"), movie)
-        write_atomic(record, (json.dumps(report, indent=2) + "\n").encode())
+            def draw(path: pathlib.Path, shown: Examples = shown) -> None:
+                save_png(path, comparison_pictures.examples_picture(shown, shape.patch_size))
 
-    on_first_process(workdir, write)
-    return report
-
-
-def on_first_process(workdir: pathlib.Path, action: Callable[[], None]) -> None:
-    """Has process 0 write; what the system refuses is the same `UserError` on every process.
-
-    Args:
-      workdir: for the message.
-      action: writes.
-
-    Raises:
-      UserError: the system refused.
-    """
-    problems = []
-    if jax.process_index() == 0:
-        try:
-            action()
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            problems.append(
-                f"cannot write the evaluation into {workdir} ({reason}): make room there or allow "
-                "writing, or copy the folder and evaluate the copy"
+            found.append(Drawing("pictures", "clips" if self._clips else "crops", "png", draw))
+        if wanted.pictures and (photographs := self._photographs(params)) is not None:
+            draw = functools.partial(save_png, picture=photographs)
+            found.append(Drawing("pictures", "photographs", "png", draw))
+        if self._clips and wanted.pictures:
+            of = {name: r["per_frame"] for name, r in results.items()}
+            of[ORACLE] = self._oracle["per_frame"]
+            lines = {name: list(enumerate(values["psnr"])) for name, values in of.items()}
+            draw = functools.partial(
+                line_figure, lines=lines, x="index of the frame", y="PSNR (dB)"
             )
-    for problem in gather_strings(problems):
-        raise UserError(problem)
+            found.append(Drawing("pictures", "per_frame", "png", draw))
+        for number, clip in enumerate(
+            comparison_pictures.side_by_side(shown, wanted.videos, shape.bits)
+        ):
+            draw = functools.partial(write_mp4, frames=clip)
+            found.append(Drawing("videos", f"clip{number}", "mp4", draw))
+        return found
+
+    def _photographs(self, params: Any) -> np.ndarray | None:
+        """A picture of whole photographs; None for videos, and where none is readable."""
+        if self._source.videos or not (originals := load_photographs(self._source, self._data)):
+            return None
+
+        def reconstruct(batch: dict[str, jax.Array]) -> jax.Array:
+            pixels: jax.Array = self._step(params, batch)["reconstruction"]
+            return pixels
+
+        made = [
+            reconstruct_photograph(reconstruct, image, self.loop, self._mesh, self._data.crop)
+            for image in originals
+        ]
+        return comparison_pictures.photographs_picture(
+            originals, made, patch=self._shape.patch_size, bits=self._shape.bits
+        )
 
 
-def _pop_oracle(values: dict[str, Any]) -> dict[str, Any]:
-    """Takes what is measured of the oracle out of `values`."""
-    names = [name for name in values if name.startswith("oracle_")]
-    return {name.removeprefix("oracle_"): values.pop(name) for name in names}
+class _PairStatistics:
+    """Feature statistics of reconstructions, and of the originals unless they are known."""
+
+    def __init__(self, metrics: FeatureMetrics, originals: FeatureStatistics | None, examples: int):
+        self._metrics = metrics
+        self._made = metrics.new_statistics(examples)
+        self.originals = originals or metrics.new_statistics(examples)
+
+    def update(self, batch: HostBatch) -> None:
+        sets = {"features": self._made, "original_features": self.originals}
+        for name, statistics in sets.items():
+            if name in batch.values:
+                statistics.update(batch.values[name], batch.real, batch.index)
+
+    def result(self) -> dict[str, float]:
+        return self._metrics.compare(self.originals, self._made)
+
+
+class _TokenCounts:
+    """A metric of the tokens of real frames."""
+
+    def __init__(self, metric: TokenMetric, bits: int):
+        self._accumulator = metric.accumulator(bits)
+
+    def update(self, batch: HostBatch) -> None:
+        self._accumulator.update(batch.values["bits"], batch.real)
+
+    def result(self) -> Mapping[str, Any]:
+        return self._accumulator.result()
+
+
+def tokenizer_rows() -> tuple[Row, ...]:
+    """The lines of the table, in the order of the lists of metrics."""
+    rows: list[Row] = []
+    for metric in FRAME_METRICS:
+        rows += [metric.row, *([metric.of_clip.row] if metric.of_clip else [])]
+    rows += [row for metric in FEATURE_METRICS for row in metric.rows]
+    rows += [row for metric in TOKEN_METRICS for row in metric.rows]
+    return tuple(rows)
+
+
+def tokenizer_table(report: Mapping[str, Any]) -> str:
+    """The report as text for a terminal."""
+    results, measured = report["results"], report["measured"]
+    k = report["judges"].get("neighbours", {}).get("k", 0)
+    columns = {**results, report["oracle"]["name"]: report["oracle"]}
+    lines = value_lines(tokenizer_rows(), columns, k=k)
+    side = "x".join(map(str, measured["image_size"]))
+    kind, stride = "crops", ""
+    if measured["frames"] > 1:
+        kind, side = "clips", f"{measured['frames']}x{side}"
+        stride = "" if measured["stride"] == 1 else f", one frame in {measured['stride']}"
+    lines.append(
+        f"{report['name']}, step {report['step']}: {measured['count']} {kind} of {side} "
+        f"({measured['crop']}) from {measured['source']} ({measured['split']}), "
+        f"{measured['resize']}{stride}"
+    )
+    if measured["dtype"] != "float32":
+        lines.append(
+            f"computed in {measured['dtype']}, in which some bits differ from those in float32"
+        )
+    if any("psnr_clip" in result for result in results.values()):
+        lines.append("PSNR: mean over frames; below it, from each clip's mean squared error")
+    if measured["shorter"]:
+        lines.append(f"clips with fewer frames than that: {measured['shorter']:,d}")
+    tokens = next(iter(results.values()))["tokens"]
+    lines.append(
+        f"codebook usage: codes used of the most possible, min(2^bits, {tokens:,d} tokens)"
+    )
+    return "\n".join([*lines, *report["notes"], *unreadable_lines(measured["unreadable"])])

@@ -12,17 +12,17 @@ import numpy as np
 import numpy.typing as npt
 from ml_collections import ConfigDict
 
+from bsq_jax.config.settings import MASKED_LM, SAMPLING
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
 from bsq_jax.core.sharding import make_mesh, replicate
-from bsq_jax.inference.arrays import SIGNED, checked_pixels
+from bsq_jax.inference.checked_arrays import SIGNED, checked_pixels
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.models.factory import make_masked_lm
 from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
-from bsq_jax.models.masked_lm.mask_schedule import SCHEDULES
-from bsq_jax.models.masked_lm.sampler import ORDERS, Sampler, Sampling
+from bsq_jax.models.masked_lm.sampler import Sampler, Sampling
 from bsq_jax.training.export import is_export, save_export
-from bsq_jax.training.initial import TOKENIZER_FOLDER, load_initial, read_saved_config
+from bsq_jax.training.saved_models import TOKENIZER_FOLDER, load_saved_model, read_saved_config
 
 
 class Generator:
@@ -91,7 +91,7 @@ class Generator:
                 "a run with task masked_lm"
             )
         for name in ("ema", "raw") if weights == "auto" else (weights,):
-            initial = load_initial(folder, (name,))
+            initial = load_saved_model(folder, (name,))
             if name in initial.weights:
                 break
         else:
@@ -133,12 +133,11 @@ class Generator:
         settings = {**self.config.sampling.to_dict(), "unit": self.config.masked_lm.mask_unit}
         if unknown := sorted(changes.keys() - settings.keys()):
             raise UserError(f"unknown: {', '.join(unknown)} (there are {', '.join(settings)})")
+        for name, value in changes.items():
+            setting = MASKED_LM["mask_unit"] if name == "unit" else SAMPLING[name]
+            if wanted := setting.refusal(value):
+                raise UserError(f"{name} is {value!r}: it must be {wanted}")
         sampling = Sampling(**{**settings, **changes})
-        for name, choices in (("schedule", SCHEDULES), ("order", ORDERS)):
-            if getattr(sampling, name) not in choices:
-                raise UserError(f"{name} must be one of {', '.join(choices)}")
-        if sampling.steps < 1 or sampling.temperature < 0 or sampling.noise < 0:
-            raise UserError("steps must be at least 1, temperature and noise not negative")
         if sampling.guidance and not self.classes:
             raise UserError("guidance needs a model with classes, which this one is not")
         return sampling

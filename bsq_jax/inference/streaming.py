@@ -21,9 +21,15 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.core.once import say_once
 from bsq_jax.core.pixels import to_float, to_uint8
 from bsq_jax.core.target import full_precision, platform
-from bsq_jax.inference.arrays import checked_bits, checked_dtype, checked_pixels, filled, pieces
-from bsq_jax.models.attention.self_attention import Past
-from bsq_jax.models.positions import FrameTable, check_length
+from bsq_jax.inference.checked_arrays import (
+    checked_bits,
+    checked_dtype,
+    checked_pixels,
+    chunks,
+    filled,
+)
+from bsq_jax.models.attention.self_attention import KVCache
+from bsq_jax.models.positions import FramePositions, check_length
 from bsq_jax.models.tokenizer import TokenizerModel
 
 MOST_FRAMES = 16  # frames that are computed at once where a model has a window
@@ -50,28 +56,30 @@ class Programs:
           UserError: tokens of the model see later frames, so that nothing can be streamed.
         """
         self.shape = model.shape
-        if not self.shape.sees.streams:
+        if not self.shape.visibility.streams:
             raise UserError(
                 f"model.causality={self.shape.causality}: a token sees later frames, so this model "
                 "cannot stream: give whole clips, or train one with model.causality=block_causal"
             )
         self._params = params
 
-        def apply(method: str, params: Any, x: jax.Array, table: FrameTable, past: Any) -> Any:
+        def apply(
+            method: str, params: Any, x: jax.Array, positions: FramePositions, past: Any
+        ) -> Any:
             with full_precision(model.dtype):
-                applied: Any = model.apply({"params": params}, x, table, past, method=method)
+                applied: Any = model.apply({"params": params}, x, positions, past, method=method)
             out, present = applied
             return out, _kept(past, present, self.shape.window)
 
-        def encode(params: Any, x: jax.Array, table: FrameTable, past: Any) -> Any:
+        def encode(params: Any, x: jax.Array, positions: FramePositions, past: Any) -> Any:
             floats = to_float(x) if x.dtype == jnp.uint8 else x
-            return apply("encode_next", params, floats, table, past)
+            return apply("encode_next", params, floats, positions, past)
 
-        def decode(params: Any, x: jax.Array, table: FrameTable, past: Any) -> Any:
-            return apply("decode_next", params, x, table, past)
+        def decode(params: Any, x: jax.Array, positions: FramePositions, past: Any) -> Any:
+            return apply("decode_next", params, x, positions, past)
 
-        def decode_uint8(params: Any, x: jax.Array, table: FrameTable, past: Any) -> Any:
-            pixels, past = decode(params, x, table, past)
+        def decode_uint8(params: Any, x: jax.Array, positions: FramePositions, past: Any) -> Any:
+            pixels, past = decode(params, x, positions, past)
             return to_uint8(pixels), past
 
         functions = {"encode": encode, "float32": decode, "uint8": decode_uint8}
@@ -86,44 +94,49 @@ class Programs:
         """Number of programs so far."""
         return sum(function._cache_size() for function in self._functions.values())
 
-    def next(self, what: str, x: np.ndarray, half: Half) -> tuple[np.ndarray, Half]:
+    def next(self, what: str, x: np.ndarray, cache: StreamCache) -> tuple[np.ndarray, StreamCache]:
         """Codes the next frames.
 
         Args:
           what: ``encode``, or the type of the pixels to decode to, ``float32`` or ``uint8``.
           x: checked pixels or bits, ``[batch, time, ...]``.
-          half: what is known of the frames before; not to be used again.
+          cache: of the frames before; not to be used again.
 
         Returns:
-          Bits or pixels ``[batch, time, ...]``, and what the frames after these need.
+          Bits or pixels ``[batch, time, ...]``, and the cache after these frames.
 
         Raises:
           UserError: the model has no positions for these frames.
         """
         count = x.shape[1]
-        table = self.shape.frame_table(count, half.done)
-        full = half.past is not None and half.past[0].shape[2] == self.shape.window - 1
+        positions = self.shape.frame_positions(count, cache.done)
+        full = cache.past is not None and cache.past[0].shape[2] == self.shape.window - 1
         function = self._functions[what, full]
-        out, past = function(self._params, filled(x, self.shape), table, half.past)
-        return np.asarray(out)[: len(x)], Half(half.done + count, past)
+        out, past = function(self._params, filled(x, self.shape), positions, cache.past)
+        return np.asarray(out)[: len(x)], StreamCache(cache.done + count, past)
 
     def clip(self, what: str, x: np.ndarray) -> np.ndarray:
         """Codes clips of any length, a bounded number of frames at a time; as `next`."""
-        half, parts = Half(), []
-        for piece in pieces(x.shape[1], MOST_FRAMES):
-            part, half = self.next(what, x[:, piece], half)
+        cache, parts = StreamCache(), []
+        for chunk in chunks(x.shape[1], MOST_FRAMES):
+            part, cache = self.next(what, x[:, chunk], cache)
             parts.append(part)
         return np.concatenate(parts, axis=1)
 
 
-class Half(NamedTuple):
-    """What encoder or decoder keeps: the number of frames done, and keys and values of the last."""
+class StreamCache(NamedTuple):
+    """KV cache of an encoder or a decoder.
+
+    Attributes:
+      done: number of frames coded so far.
+      past: keys and values of the frames that the next one attends to.
+    """
 
     done: int = 0
-    past: Past | None = None
+    past: KVCache | None = None
 
 
-def _kept(past: Past | None, present: Past, window: int) -> Past | None:
+def _kept(past: KVCache | None, present: KVCache, window: int) -> KVCache | None:
     """Keys and values that the next frame will see, ``[layer, batch, time, ...]``."""
     if window == 1:
         return None
@@ -145,7 +158,7 @@ class Stream:
             bits = stream.encode(frame)  # uint8 0/1 [1, row, column, L]
             pixels = stream.decode(bits)  # float32 in [-1, 1] [1, height, width, 3]
 
-    Encoder and decoder remember for themselves: one machine can use the one, another the other.
+    Encoder and decoder keep separate state, so that they may run on two machines.
     Without a window (``model.window``) each number of frames before is compiled once for all
     streams of the tokenizer; with a window of w frames there are w programs in all.
     """
@@ -165,8 +178,8 @@ class Stream:
 
     def reset(self) -> None:
         """Forgets all frames: the next one is the first of another video."""
-        self._encoder = Half()
-        self._decoder = Half()
+        self._encoder = StreamCache()
+        self._decoder = StreamCache()
 
     @property
     def encoded(self) -> int:
@@ -217,7 +230,7 @@ class Stream:
         pixels, self._decoder = self._programs.next(checked_dtype(dtype), array, self._decoder)
         return pixels[:, 0]
 
-    def _check(self, array: np.ndarray, half: Half) -> None:
+    def _check(self, array: np.ndarray, cache: StreamCache) -> None:
         if len(array) != self._batch:
             raise UserError(
                 f"a batch of {len(array)} in a stream of {self._batch}: make the stream with "
@@ -225,7 +238,7 @@ class Stream:
             )
         shape = self._programs.shape
         try:
-            check_length(shape.positions, half.done, shape.frames)
+            check_length(shape.positions, cache.done, shape.frames)
         except UserError:
             if shape.frames == 1:
                 problem = "this is an image model, reset() the stream before each picture"
@@ -234,4 +247,4 @@ class Stream:
                     f"this model has learned positions for {shape.frames}: reset() the stream to "
                     "begin anew, or train a model with model.positions=rotary and a model.window"
                 )
-            raise UserError(f"frame {half.done + 1} of a stream: {problem}") from None
+            raise UserError(f"frame {cache.done + 1} of a stream: {problem}") from None

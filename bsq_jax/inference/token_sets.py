@@ -96,7 +96,7 @@ def tokenized_clips(
             bits = tokenizer.encode_parts(pixels)
             for row in np.flatnonzero(batch.get("mask", np.ones(len(bits)))):
                 real = bits[row][: frames[row]]
-                if frames[row] < len(bits[row]) and not tokenizer.shape.sees.streams:
+                if frames[row] < len(bits[row]) and not tokenizer.shape.visibility.streams:
                     # Its frames have attended to the padding: it is encoded alone, without any.
                     real = tokenizer.encode_parts(pixels[row : row + 1, : frames[row]])[0]
                 yield real, int(batch["label"][row])

@@ -18,19 +18,20 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
 from bsq_jax.core.pixels import to_float, to_uint8
 from bsq_jax.core.target import full_precision, platform
-from bsq_jax.inference.arrays import (
+from bsq_jax.inference.checked_arrays import (
     checked_bits,
     checked_dtype,
     checked_pixels,
+    chunks,
     filled,
     least_batch,
-    pieces,
 )
 from bsq_jax.inference.streaming import MOST_FRAMES, Programs, Stream
+from bsq_jax.models.attention.choice import Blocking
 from bsq_jax.models.factory import make_tokenizer
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
 from bsq_jax.training.export import is_export, save_export
-from bsq_jax.training.initial import TOKENIZER_FOLDER, load_initial, read_saved_config
+from bsq_jax.training.saved_models import TOKENIZER_FOLDER, load_saved_model, read_saved_config
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class Tokenizer:
         bits = tokenizer.encode(images)  # uint8 0/1 [batch, row, column, L]
         pixels = tokenizer.decode(bits)  # float32 in [-1, 1] [batch, height, width, 3]
 
-    Large batches are cut into pieces of a bounded size, powers of two, and each shape is compiled
+    Large batches are cut into chunks of a bounded size, powers of two, and each shape is compiled
     once; so are long clips of models with a window. Runs on JAX's default device.
 
     Attributes:
@@ -120,7 +121,7 @@ class Tokenizer:
             inside = folder / TOKENIZER_FOLDER
             raise UserError(f"{folder} holds a {task}; its tokenizer is in {inside}")
         for name in ("ema", "raw") if weights == "auto" else (weights,):
-            initial = load_initial(folder, (name,))
+            initial = load_saved_model(folder, (name,))
             if name in initial.weights:
                 break
         else:  # one of the two is always there
@@ -198,7 +199,7 @@ class Tokenizer:
           UserError: wrong shape, type or range.
         """
         array, is_video = checked_pixels(pixels, self._model.shape, value_range=value_range)
-        bits = self._in_pieces("encode", array)
+        bits = self._in_chunks("encode", array)
         return bits if is_video else bits[:, 0]
 
     def decode(self, bits: npt.ArrayLike, *, dtype: str = "float32") -> np.ndarray:
@@ -216,7 +217,7 @@ class Tokenizer:
         """
         what = checked_dtype(dtype)
         array, is_video = checked_bits(bits, self._model.shape)
-        pixels = self._in_pieces(what, array)
+        pixels = self._in_chunks(what, array)
         return pixels if is_video else pixels[:, 0]
 
     def reconstruct(
@@ -292,19 +293,19 @@ class Tokenizer:
     def _programs(self) -> Programs:
         return Programs(self._model, self._device_params)
 
-    def _in_pieces(self, what: str, array: np.ndarray) -> np.ndarray:
+    def _in_chunks(self, what: str, array: np.ndarray) -> np.ndarray:
         """Encodes or decodes ``[batch, time, ...]``, a bounded number of tokens at a time."""
         shape, frames = self._model.shape, array.shape[1]
         if not len(array):
             empty = jax.eval_shape(self._functions[what], self._device_params, array)
             return np.zeros(empty.shape, empty.dtype)
-        long = frames > MOST_FRAMES and shape.window > 0 and shape.sees.streams
+        long = frames > MOST_FRAMES and shape.window > 0 and shape.visibility.streams
         done: list[np.ndarray] = []
         ahead: jax.Array | np.ndarray | None = None
         most, least = self._max_batch(MOST_FRAMES if long else frames), least_batch(shape)
-        for piece in pieces(len(array), most, least):
-            # One piece is computed while the one before is copied: no more is ever on the device.
-            part = array[piece]
+        for chunk in chunks(len(array), most, least):
+            # One chunk is computed while the one before is copied: no more is ever on the device.
+            part = array[chunk]
             if long:
                 latest = self._programs.clip(what, part)
             else:
@@ -328,7 +329,7 @@ def _frame_by_frame(model: TokenizerModel) -> TokenizerModel:
     """
     usual = model.clone(attention="auto").attention_used(2).name
     if "blocked" in (model.attention, usual) and model.attention in ("auto", "blocked"):
-        return model.clone(attention="by_frame")
+        return model.clone(attention="blocked", blocking=Blocking.PER_FRAME)
     return model
 
 

@@ -33,8 +33,8 @@ KINDS = ("learned", "sincos", "rotary")
 _LONGEST_PERIOD = 10_000.0  # Vaswani et al. 2017; Su et al. 2021 take it for rotary positions
 
 
-class FrameTable(NamedTuple):
-    """What a model needs to know of the frames that it is given.
+class FramePositions(NamedTuple):
+    """The positions of the frames that a model is given.
 
     Attributes:
       number: int32 ``[frame]``, each frame's place in its clip or stream, from 0.
@@ -55,8 +55,8 @@ class Rotation(NamedTuple):
     sine: jax.Array
 
 
-def frame_table(kind: str, first: int, frames: int, width: int, heads: int) -> FrameTable:
-    """The table of frames ``first .. first + frames - 1``.
+def frame_positions(kind: str, first: int, frames: int, width: int, heads: int) -> FramePositions:
+    """Positions of frames ``first .. first + frames - 1``.
 
     Args:
       kind: one of `KINDS`.
@@ -69,17 +69,19 @@ def frame_table(kind: str, first: int, frames: int, width: int, heads: int) -> F
     added = _sines(number, width) if kind == "sincos" else np.zeros((frames, 0))
     pairs = _split(width // heads)[0] if kind == "rotary" else 0
     angles = _cosines_and_sines(_phases(number, pairs))
-    return FrameTable(number.astype(np.int32), added.astype(np.float32), angles.astype(np.float32))
+    return FramePositions(
+        number.astype(np.int32), added.astype(np.float32), angles.astype(np.float32)
+    )
 
 
-def rotation(table: FrameTable, grid: tuple[int, int], head_width: int) -> Rotation:
-    """Rotary positions of all tokens of the frames in a table.
+def rotation(positions: FramePositions, grid: tuple[int, int], head_width: int) -> Rotation:
+    """Rotary positions of all tokens of some frames.
 
     The channel pairs of a head are shared out between time, rows and columns (axial rotary
     positions).
 
     Args:
-      table: of the frames, `FrameTable`.
+      positions: of the frames.
       grid: (rows, columns) of a frame.
       head_width: channels of a head, an even number of at least 6.
 
@@ -88,9 +90,9 @@ def rotation(table: FrameTable, grid: tuple[int, int], head_width: int) -> Rotat
     """
     _, row_pairs, column_pairs = _split(head_width)
     rows, columns = grid
-    frames = table.angles.shape[0]
+    frames = positions.angles.shape[0]
     parts = (
-        jnp.asarray(table.angles)[:, None, None],
+        jnp.asarray(positions.angles)[:, None, None],
         jnp.asarray(_cosines_and_sines(_phases(np.arange(rows), row_pairs)), jnp.float32)[
             None, :, None
         ],
@@ -130,7 +132,7 @@ class PositionEmbedding(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: jax.Array, table: FrameTable) -> jax.Array:
+    def __call__(self, x: jax.Array, positions: FramePositions) -> jax.Array:
         """Maps ``[batch, time, row, column, width]`` to the same shape.
 
         Raises:
@@ -149,13 +151,13 @@ class PositionEmbedding(nn.Module):
                 axis=-1,
             )
             x = x + jnp.asarray(spatial, self.dtype)[None, None]
-            return x + jnp.asarray(table.added).astype(self.dtype)[None, :, None, None]
+            return x + jnp.asarray(positions.added).astype(self.dtype)[None, :, None, None]
         learned = self.param("spatial", embedding(None, "embed"), (rows * columns, width))
         x = x + learned.astype(self.dtype).reshape(1, 1, rows, columns, width)
         if self.frames > 1:
             # Zero at first, so that a video model starts as its image model, frame by frame.
             temporal = self.param("temporal", bias(None, "embed"), (self.frames, width))
-            rows_ = jnp.take(temporal, table.number, axis=0, mode="clip")
+            rows_ = jnp.take(temporal, positions.number, axis=0, mode="clip")
             x = x + rows_.astype(self.dtype)[None, :, None, None]
         return x
 

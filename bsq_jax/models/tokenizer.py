@@ -17,14 +17,14 @@ from einops import rearrange
 
 from bsq_jax.core import cpu
 from bsq_jax.models.attention.causality import Causality
-from bsq_jax.models.attention.choice import Choice, choose_implementation
-from bsq_jax.models.attention.self_attention import Past
+from bsq_jax.models.attention.choice import Blocking, Choice, choose_implementation
+from bsq_jax.models.attention.self_attention import KVCache
 from bsq_jax.models.initializers import bias, kernel
 from bsq_jax.models.positions import (
-    FrameTable,
+    FramePositions,
     PositionEmbedding,
     check_length,
-    frame_table,
+    frame_positions,
     rotation,
 )
 from bsq_jax.models.transformer import Compute, Transformer, layer_norm
@@ -55,20 +55,20 @@ class TokenizerShape:
       min_bits: fewest bits of a token that it can be decoded from; 0: all are needed.
     """
 
-    image_height: int = 256
-    image_width: int = 256
-    frames: int = 1
-    patch_size: int = 8
-    bits: int = 36
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
-    mlp_ratio: float = 4.0
-    head_hidden: int = 3072
-    positions: str = "learned"
-    causality: str = "block_causal"
-    window: int = 0
-    min_bits: int = 0
+    image_height: int
+    image_width: int
+    frames: int
+    patch_size: int
+    bits: int
+    width: int
+    layers: int
+    heads: int
+    mlp_ratio: float
+    head_hidden: int
+    positions: str
+    causality: str
+    window: int
+    min_bits: int
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -81,18 +81,18 @@ class TokenizerShape:
         return self.grid[0] * self.grid[1]
 
     @property
-    def sees(self) -> Causality:
-        """Who sees whom."""
+    def visibility(self) -> Causality:
+        """Which tokens are visible to a token in attention."""
         return Causality(self.causality, self.window)
 
-    def frame_table(self, frames: int, first: int = 0) -> FrameTable:
+    def frame_positions(self, frames: int, first: int = 0) -> FramePositions:
         """What the network needs to know of frames ``first .. first + frames - 1``.
 
         Raises:
           UserError: there are no positions for them.
         """
         check_length(self.positions, first + frames - 1, self.frames)
-        return frame_table(self.positions, first, frames, self.width, self.heads)
+        return frame_positions(self.positions, first, frames, self.width, self.heads)
 
 
 class TokenizerOutput(NamedTuple):
@@ -130,23 +130,28 @@ class _Trunk(nn.Module):
     def __call__(
         self,
         x: jax.Array,
-        table: FrameTable,
-        past: Past | None,
+        positions: FramePositions,
+        past: KVCache | None,
         streaming: bool,
         real: jax.Array | None,
-    ) -> tuple[jax.Array, Past | None]:
+    ) -> tuple[jax.Array, KVCache | None]:
         shape, dtype = self.shape, self.compute.dtype
         rows = shape.grid[0]
         x = PositionEmbedding(shape.positions, shape.grid, shape.frames, dtype, name="positions")(
-            x, table
+            x, positions
         )
         x = rearrange(x, "b t h w d -> b t (h w) d")
         x = layer_norm(dtype, name="norm_pre")(x)
         turned = None
         if shape.positions == "rotary":
-            turned = rotation(table, shape.grid, shape.width // shape.heads)
+            turned = rotation(positions, shape.grid, shape.width // shape.heads)
         x, present = Transformer(
-            shape.layers, shape.heads, shape.mlp_ratio, shape.sees, self.compute, name="transformer"
+            shape.layers,
+            shape.heads,
+            shape.mlp_ratio,
+            shape.visibility,
+            self.compute,
+            name="transformer",
         )(x, turned, past, streaming, real)
         x = layer_norm(dtype, name="norm_post")(x)
         return rearrange(x, "b t (h w) d -> b t h w d", h=rows), present
@@ -162,11 +167,11 @@ class Encoder(nn.Module):
     def __call__(
         self,
         pixels: jax.Array,
-        table: FrameTable,
-        past: Past | None = None,
+        positions: FramePositions,
+        past: KVCache | None = None,
         streaming: bool = False,
         real: jax.Array | None = None,
-    ) -> tuple[jax.Array, Past | None]:
+    ) -> tuple[jax.Array, KVCache | None]:
         """Encodes pixels in [-1, 1]; see `Transformer` for the rest."""
         x = patchify(pixels.astype(self.compute.dtype), self.shape.patch_size)
         x = nn.Dense(
@@ -177,7 +182,7 @@ class Encoder(nn.Module):
             kernel_init=kernel(None, "embed"),
             name="patch_embed",
         )(x)
-        return _Trunk(self.shape, self.compute, name="trunk")(x, table, past, streaming, real)
+        return _Trunk(self.shape, self.compute, name="trunk")(x, positions, past, streaming, real)
 
 
 class Decoder(nn.Module):
@@ -190,14 +195,16 @@ class Decoder(nn.Module):
     def __call__(
         self,
         features: jax.Array,
-        table: FrameTable,
-        past: Past | None = None,
+        positions: FramePositions,
+        past: KVCache | None = None,
         streaming: bool = False,
         real: jax.Array | None = None,
-    ) -> tuple[jax.Array, Past | None]:
+    ) -> tuple[jax.Array, KVCache | None]:
         """Decodes to float32 pixels around [-1, 1], not clamped; as `Encoder`."""
         x = features.astype(self.compute.dtype)
-        x, present = _Trunk(self.shape, self.compute, name="trunk")(x, table, past, streaming, real)
+        x, present = _Trunk(self.shape, self.compute, name="trunk")(
+            x, positions, past, streaming, real
+        )
         if self.shape.head_hidden:
             x = nn.Dense(
                 self.shape.head_hidden,
@@ -227,7 +234,8 @@ class TokenizerModel(nn.Module):
       quantizer: called on float32 latents ``[..., L]``, returns `Quantized`.
       dtype: dtype of the computation; parameters are float32, and so is the quantiser.
       remat: recompute blocks in the backward pass.
-      attention: implementation of attention, see `bsq_jax.models.attention.self_attention.attend`.
+      attention: implementation of attention, see `bsq_jax.models.attention.choice`.
+      blocking: how blocked attention cuts a clip.
     """
 
     shape: TokenizerShape
@@ -235,10 +243,11 @@ class TokenizerModel(nn.Module):
     dtype: jnp.dtype = jnp.float32
     remat: str = "none"
     attention: str = "auto"
+    blocking: Blocking = Blocking.LARGE
 
     def setup(self) -> None:
         """Makes the parts."""
-        compute = Compute(self.dtype, self.remat, self.attention)
+        compute = Compute(self.dtype, self.remat, self.attention, self.blocking)
         self.encoder = Encoder(self.shape, compute)
         self.decoder = Decoder(self.shape, compute)
         self.to_latent = nn.Dense(
@@ -266,12 +275,12 @@ class TokenizerModel(nn.Module):
         shape = self.shape
         return choose_implementation(
             self.attention,
-            shape.sees,
+            shape.visibility,
             frames,
             shape.tokens,
             self.dtype,
             channels=shape.width // shape.heads,
-            padded=padded and frames > 1 and not shape.sees.streams,
+            padded=padded and frames > 1 and not shape.visibility.streams,
         )
 
     def __call__(self, pixels: jax.Array, real: jax.Array | None = None) -> TokenizerOutput:
@@ -292,13 +301,13 @@ class TokenizerModel(nn.Module):
 
     def latents(self, pixels: jax.Array, real: jax.Array | None = None) -> jax.Array:
         """The float32 latents ``[batch, time, row, column, L]`` before the sphere."""
-        features, _ = self.encoder(pixels, self.shape.frame_table(pixels.shape[1]), real=real)
+        features, _ = self.encoder(pixels, self.shape.frame_positions(pixels.shape[1]), real=real)
         return self.to_latent(features.astype(jnp.float32))
 
     def decode_quantized(self, quantized: jax.Array, real: jax.Array | None = None) -> jax.Array:
         """Pixels, not clamped, of quantised latents ``[batch, time, row, column, L]``."""
-        table = self.shape.frame_table(quantized.shape[1])
-        return self.decoder(self.from_latent(quantized), table, real=real)[0]
+        positions = self.shape.frame_positions(quantized.shape[1])
+        return self.decoder(self.from_latent(quantized), positions, real=real)[0]
 
     def decode(self, bits: jax.Array, real: jax.Array | None = None) -> jax.Array:
         """Pixels in [-1, 1] of tokens or their first bits, ``[batch, time, row, column, L]``."""
@@ -306,26 +315,26 @@ class TokenizerModel(nn.Module):
         return jnp.clip(self.decode_quantized(corners, real), -1.0, 1.0)
 
     def encode_next(
-        self, pixels: jax.Array, table: FrameTable, past: Past | None
-    ) -> tuple[jax.Array, Past | None]:
+        self, pixels: jax.Array, positions: FramePositions, past: KVCache | None
+    ) -> tuple[jax.Array, KVCache | None]:
         """Tokens of the next frames of a stream.
 
         Args:
           pixels: ``[batch, time, height, width, 3]`` in [-1, 1].
-          table: of these frames, from `TokenizerShape.frame_table`.
+          positions: of these frames, from `TokenizerShape.frame_positions`.
           past: keys and values of the frames before, None at the beginning.
 
         Returns:
           Bits ``[batch, time, row, column, L]``, and keys and values of these frames, ``[layer,
           batch, time, token, head, channel]`` each.
         """
-        features, present = self.encoder(pixels, table, past, streaming=True)
+        features, present = self.encoder(pixels, positions, past, streaming=True)
         return self.quantizer(self.to_latent(features.astype(jnp.float32))).bits, present
 
     def decode_next(
-        self, bits: jax.Array, table: FrameTable, past: Past | None
-    ) -> tuple[jax.Array, Past | None]:
+        self, bits: jax.Array, positions: FramePositions, past: KVCache | None
+    ) -> tuple[jax.Array, KVCache | None]:
         """Pixels in [-1, 1] of the next frames of a stream; as `encode_next`."""
         features = self.from_latent(to_corners(bits, self.shape.bits))
-        pixels, present = self.decoder(features, table, past, streaming=True)
+        pixels, present = self.decoder(features, positions, past, streaming=True)
         return jnp.clip(pixels, -1.0, 1.0), present

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from bsq_jax.core import cpu
 from bsq_jax.core.sharding import split_by_batch
 from bsq_jax.models.attention.causality import EVERYTHING, Causality
-from bsq_jax.models.attention.self_attention import Past, SelfAttention
+from bsq_jax.models.attention.choice import Blocking
+from bsq_jax.models.attention.self_attention import KVCache, SelfAttention
 from bsq_jax.models.initializers import bias, kernel, scale
 from bsq_jax.models.positions import Rotation
 
@@ -34,12 +35,14 @@ class Compute:
       remat: what the backward pass computes again instead of storing it, a key of
         `REMAT_POLICIES`: ``none``; ``dots``, everything but the results of linear layers;
         ``full``, everything but the input of each block.
-      attention: implementation, see `attend`.
+      attention: implementation, see `bsq_jax.models.attention.choice`.
+      blocking: how blocked attention cuts a clip.
     """
 
     dtype: jnp.dtype = jnp.float32
     remat: str = "none"
     attention: str = "auto"
+    blocking: Blocking = Blocking.LARGE
 
 
 def layer_norm(dtype: jnp.dtype, name: str) -> nn.LayerNorm:
@@ -88,7 +91,7 @@ class Block(nn.Module):
     Attributes:
       heads: attention heads.
       mlp_ratio: hidden width of the MLP over the width.
-      causality: who sees whom.
+      causality: which tokens are visible to a token.
       compute: dtype, rematerialisation and the like.
       streaming: give back keys and values.
     """
@@ -103,16 +106,21 @@ class Block(nn.Module):
     def __call__(
         self,
         x: jax.Array,
-        past: Past | None = None,
+        past: KVCache | None = None,
         rotation: Rotation | None = None,
         real: jax.Array | None = None,
-    ) -> tuple[jax.Array, Past | None]:
+    ) -> tuple[jax.Array, KVCache | None]:
         """Maps ``[batch, time, token, width]`` to the same shape; see `SelfAttention`."""
         x = split_by_batch(x)
         hidden = int(x.shape[-1] * self.mlp_ratio)
         dtype = self.compute.dtype
         attention = SelfAttention(
-            self.heads, self.causality, dtype, self.compute.attention, name="attention"
+            self.heads,
+            self.causality,
+            dtype,
+            self.compute.attention,
+            self.compute.blocking,
+            name="attention",
         )
         attended, present = attention(layer_norm(dtype, name="norm1")(x), rotation, past, real)
         x = x + attended
@@ -127,7 +135,7 @@ class Transformer(nn.Module):
       layers: number of blocks.
       heads: attention heads.
       mlp_ratio: hidden width of the MLP over the width.
-      causality: who sees whom.
+      causality: which tokens are visible to a token.
       compute: dtype, rematerialisation and the like.
     """
 
@@ -142,10 +150,10 @@ class Transformer(nn.Module):
         self,
         x: jax.Array,
         rotation: Rotation | None = None,
-        past: Past | None = None,
+        past: KVCache | None = None,
         streaming: bool = False,
         real: jax.Array | None = None,
-    ) -> tuple[jax.Array, Past | None]:
+    ) -> tuple[jax.Array, KVCache | None]:
         """Maps the tokens of some frames.
 
         Args:

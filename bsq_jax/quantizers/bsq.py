@@ -68,11 +68,11 @@ class BinarySphericalQuantizer:
       commitment_weight: beta, weight of the squared distance to the chosen corner.
     """
 
-    group_size: int = 1
-    inv_temperature: float = 1.0
-    token_weight: float = 1.0
-    codebook_weight: float = 1.0
-    commitment_weight: float = 0.0
+    group_size: int
+    inv_temperature: float
+    token_weight: float
+    codebook_weight: float
+    commitment_weight: float
 
     def __call__(self, latents: jax.Array, weights: jax.Array | None = None) -> Quantized:
         """Quantises latents.

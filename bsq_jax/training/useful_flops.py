@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from bsq_jax.models.attention.choice import VISIBLE
+from bsq_jax.models.attention.choice import Blocking
 from bsq_jax.models.masked_lm.model import MaskedLm
 from bsq_jax.models.tokenizer import TokenizerModel
 from bsq_jax.training import flops
@@ -48,8 +48,10 @@ def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
 def _without_repetition(model: Any) -> Any:
     """The same network, without what is computed again and what is computed in vain."""
     if isinstance(model, TokenizerModel):
-        return model.clone(remat="none", attention=VISIBLE)
+        return model.clone(remat="none", attention="blocked", blocking=Blocking.FOR_COUNTING)
     if isinstance(model, MaskedLm):
-        compute = dataclasses.replace(model.compute, remat="none", attention=VISIBLE)
+        compute = dataclasses.replace(
+            model.compute, remat="none", attention="blocked", blocking=Blocking.FOR_COUNTING
+        )
         return model.clone(compute=compute)
     return model

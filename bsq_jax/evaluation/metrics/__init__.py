@@ -1,4 +1,4 @@
-"""How close a reconstruction is to its original, and how well the codes are used."""
+"""Metrics as functions and accumulators of arrays: image quality, feature distances, code usage."""
 
 from bsq_jax.evaluation.metrics.accumulators import (
     ClipMeans,
@@ -7,7 +7,7 @@ from bsq_jax.evaluation.metrics.accumulators import (
     MeanAccumulator,
 )
 from bsq_jax.evaluation.metrics.bd_rate import bd_rate
-from bsq_jax.evaluation.metrics.feature_set import FeatureSet
+from bsq_jax.evaluation.metrics.feature_statistics import LOGITS, FeatureStatistics
 from bsq_jax.evaluation.metrics.frechet import Moments, frechet_distance
 from bsq_jax.evaluation.metrics.image_quality import (
     MS_SSIM_MIN_SIDE,
@@ -15,7 +15,6 @@ from bsq_jax.evaluation.metrics.image_quality import (
     PSNR_CAP,
     SSIM_MIN_SIDE,
     clip_psnr,
-    measure,
     ms_ssim,
     patch_mean,
     psnr,
@@ -25,6 +24,7 @@ from bsq_jax.evaluation.metrics.inception_score import InceptionScore
 from bsq_jax.evaluation.metrics.neighbours import precision_recall
 
 __all__ = [
+    "LOGITS",
     "MS_SSIM_MIN_SIDE",
     "MS_SSIM_WEIGHTS",
     "PSNR_CAP",
@@ -32,14 +32,13 @@ __all__ = [
     "ClipMeans",
     "CodeUsage",
     "CodeUsageResult",
-    "FeatureSet",
+    "FeatureStatistics",
     "InceptionScore",
     "MeanAccumulator",
     "Moments",
     "bd_rate",
     "clip_psnr",
     "frechet_distance",
-    "measure",
     "ms_ssim",
     "patch_mean",
     "precision_recall",

@@ -131,10 +131,10 @@ def ms_ssim(reference: Pixels, distorted: Pixels) -> jax.Array:
 
 
 def patch_mean(x: Pixels, patch: int) -> jax.Array:
-    """The best picture with one colour per patch: each patch becomes its mean, per channel.
+    """The best picture with one color per patch: each patch becomes its mean, per channel.
 
-    No other choice of one colour per patch has a smaller squared error, which makes this the
-    yardstick for a tokenizer that spends no more bits on a patch than a colour takes.
+    No other choice of one color per patch has a smaller squared error: a tokenizer that spends no
+    more bits on a patch than a color takes is compared with it.
 
     Args:
       x: ``[batch, time, height, width, channel]`` in any range.
@@ -160,28 +160,6 @@ def patch_mean(x: Pixels, patch: int) -> jax.Array:
     return jnp.broadcast_to(means, split).reshape(x.shape)
 
 
-def measure(original: Pixels, reconstruction: Pixels, patch: int) -> dict[str, jax.Array]:
-    """All metrics that frames of this size are large enough for.
-
-    Args:
-      original: uint8 ``[batch, time, height, width, 3]``.
-      reconstruction: the same shape.
-      patch: side of a patch in pixels.
-
-    Returns:
-      By name ``[batch, time]``: ``psnr``, ``ssim`` and ``ms_ssim``, and ``oracle_psnr``, that of
-      the best picture with one colour per patch.
-    """
-    oracle = jnp.round(patch_mean(original, patch))
-    measured = {"psnr": psnr(original, reconstruction), "oracle_psnr": psnr(original, oracle)}
-    side = min(original.shape[2:4])
-    if side >= SSIM_MIN_SIDE:
-        measured["ssim"] = ssim(original, reconstruction)
-    if side >= MS_SSIM_MIN_SIDE:
-        measured["ms_ssim"] = ms_ssim(original, reconstruction)
-    return measured
-
-
 def _rank_message(shape: tuple[int, ...]) -> str:
     return (
         f"expected pixels [batch, time, height, width, channel], got shape {shape}: "
@@ -192,7 +170,7 @@ def _rank_message(shape: tuple[int, ...]) -> str:
 def _as_float(
     reference: Pixels, distorted: Pixels, *, min_side: int = 1, metric: str = "this metric"
 ) -> tuple[jax.Array, jax.Array]:
-    """Checks the shapes of a pair and converts it to float32."""
+    """Checks shapes and types of a pair and converts it to float32."""
     if reference.shape != distorted.shape:
         raise UserError(
             f"cannot compare pixels of shapes {reference.shape} and {distorted.shape}: "
@@ -200,6 +178,9 @@ def _as_float(
         )
     if reference.ndim != 5:
         raise UserError(_rank_message(reference.shape))
+    for dtype in (reference.dtype, distorted.dtype):
+        if dtype != jnp.uint8 and not jnp.issubdtype(dtype, jnp.floating):
+            raise UserError(f"pixels are uint8 or float in 0..255, not {dtype}: convert them")
     height, width = reference.shape[2:4]
     if min(height, width) < min_side:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Who may see whom: which frames, and which tokens of them, a token attends to."""
+"""Which frames, and which of their tokens, are visible to a token in attention."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ KINDS = ("block_causal", "token_causal", "full")
 
 @dataclasses.dataclass(frozen=True)
 class Causality:
-    """A rule that holds for clips of any length.
+    """Which tokens are visible to a token: a rule for clips of any length; no mask is stored.
 
     Tokens lie in (time, height, width) order.
 
     Attributes:
-      kind: ``block_causal``: a token of frame t sees all tokens of frames <= t (paper, section
-        3.3); ``token_causal``: it sees the tokens before it and itself; ``full``: it sees all.
-      window: number of frames that a token sees, its own included; 0 for no limit. With ``full``
+      kind: ``block_causal``: to a token of frame t all tokens of frames <= t are visible
+        (paper, section 3.3); ``token_causal``: the tokens before it and itself, as in GPT;
+        ``full``: all.
+      window: number of visible frames, the token's own included; 0 for no limit. With ``full``
         the window reaches as far ahead as it reaches back.
 
     Raises:
@@ -43,11 +44,11 @@ class Causality:
 
     @property
     def limits(self) -> bool:
-        """Whether there can be something in a clip that a token does not see."""
+        """Whether a clip may have tokens that are not visible to every token."""
         return self.streams or self.window > 0
 
-    def seen(self, first: int, last: int, frames: int) -> tuple[int, int]:
-        """The span of frames, end excluded, that any token of frames ``[first, last)`` sees.
+    def visible_frames(self, first: int, last: int, frames: int) -> tuple[int, int]:
+        """The span of frames, end excluded, visible to any token of frames ``[first, last)``.
 
         Args:
           first: first frame of the queries.
@@ -62,7 +63,7 @@ class Causality:
     def mask(
         self, queries: tuple[int, int], keys: tuple[int, int], tokens: int
     ) -> np.ndarray | None:
-        """Which keys each query sees.
+        """Which keys are visible to each query.
 
         Args:
           queries: span of frames of the queries, end excluded.
@@ -70,7 +71,7 @@ class Causality:
           tokens: tokens of a frame.
 
         Returns:
-          Booleans ``[query, key]``, True = sees; None where every query sees every key.
+          Booleans ``[query, key]``, True = visible; None where every key is visible to every query.
         """
         query, key = (np.arange(a * tokens, b * tokens) for a, b in (queries, keys))
         ahead = key[None] // tokens - query[:, None] // tokens  # in frames
@@ -84,4 +85,4 @@ class Causality:
         return None if mask.all() else mask
 
 
-EVERYTHING = Causality("full")  # all tokens see all
+EVERYTHING = Causality("full")  # all tokens are visible to all

@@ -1,7 +1,22 @@
-"""Which implementation of attention computes a clip, and in which blocks of queries and keys."""
+"""Which implementation of attention computes a clip, and in which blocks of queries and keys.
+
+Implementations of ``model.attention``; all compute the same and differ in what they touch:
+
+===========  ======================================================================================
+``auto``     see `choose_implementation`
+``dense``    all scores at once and an explicit mask, the reference
+``by_head``  the same, one head of one example at a time, computed again in the backward pass, so
+             that the scores stay in a CPU's cache
+``blocked``  blocks of frames, each against the span of keys that is visible from it, which leaves
+             the masked half out; one head at a time where that helps a CPU
+``cudnn``    such blocks, each by cuDNN's flash attention (NVIDIA GPUs, 16 bits)
+``splash``   the block-sparse Pallas kernel for TPUs, interpreted elsewhere, which is slow
+===========  ======================================================================================
+"""
 
 from __future__ import annotations
 
+import enum
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -13,23 +28,37 @@ from bsq_jax.core.target import platform
 from bsq_jax.models.attention.causality import Causality
 from bsq_jax.models.attention.cudnn import refusal
 
-IMPLEMENTATIONS = ("auto", "dense", "by_head", "blocked", "by_frame", "cudnn", "splash")
+IMPLEMENTATIONS = ("auto", "dense", "by_head", "blocked", "cudnn", "splash")
 # Each block is a part of the program, which takes a while to compile: there are at most so many,
 # and where frames are small a block has several, so that it has about as many tokens as this.
 _MOST_BLOCKS = 16
 _BLOCK_TOKENS = 256
-# As by_frame, on any backend all heads at once: no multiplication that is not needed, for counting.
-VISIBLE = "visible"
 _SPLASH_TOKENS = 128  # splash attention works on tiles of this many tokens
 
 
+class Blocking(enum.Enum):
+    """How ``blocked`` cuts a clip; chosen by the code that builds a model, not by a config.
+
+    Attributes:
+      LARGE: several frames a block, so that programs stay small: for training and evaluation.
+      PER_FRAME: a block for each frame, however small, so that a frame is computed by the very same
+        operations in a stream, a short clip and a long one: for the Python API.
+      FOR_COUNTING: likewise, and all heads at once on any device: no product that is not needed,
+        for counting operations.
+    """
+
+    LARGE = "large"
+    PER_FRAME = "per_frame"
+    FOR_COUNTING = "for_counting"
+
+
 class Block(NamedTuple):
-    """Some queries against the span of keys that they see, both as slices of tokens.
+    """Some queries against the span of keys visible from them, both as slices of tokens.
 
     Attributes:
       queries: tokens of the queries.
       keys: tokens of the keys.
-      mask: ``[query, key]``, True = sees; None where every query sees every key.
+      mask: ``[query, key]``, True = visible; None where every key is visible to every query.
     """
 
     queries: slice
@@ -38,23 +67,36 @@ class Block(NamedTuple):
 
 
 def blocks_of(
-    chosen: str, causality: Causality, frames: int, tokens: int, queries: int
+    chosen: str,
+    causality: Causality,
+    frames: int,
+    tokens: int,
+    queries: int,
+    blocking: Blocking = Blocking.LARGE,
 ) -> list[Block]:
-    """The blocks of an implementation; `frames` of the keys, of which `queries` are the last."""
-    first = frames - queries
-    in_blocks = chosen in ("blocked", "by_frame", "cudnn", VISIBLE) and causality.limits
+    """The blocks of an implementation.
+
+    Args:
+      chosen: the implementation, not ``auto``.
+      causality: which tokens are visible to a token.
+      frames: of the keys.
+      tokens: of a frame.
+      queries: frames of the queries, the last ones of the keys'.
+      blocking: how ``blocked`` cuts a clip.
+    """
+    in_blocks = chosen in ("blocked", "cudnn") and causality.limits
     step = queries  # frames of a block
-    if in_blocks and chosen in ("by_frame", VISIBLE):
+    if in_blocks and chosen == "blocked" and blocking != Blocking.LARGE:
         step = 1
     elif in_blocks:
         step = max(-(-step // _MOST_BLOCKS), -(-_BLOCK_TOKENS // tokens))
-    blocks = []
+    first, blocks = frames - queries, []
     for begin in range(first, frames, step):
         end = min(begin + step, frames)
-        seen = causality.seen(begin, end, frames) if in_blocks else (0, frames)
+        visible = causality.visible_frames(begin, end, frames) if in_blocks else (0, frames)
         rows = slice((begin - first) * tokens, (end - first) * tokens)
-        keys = slice(seen[0] * tokens, seen[1] * tokens)
-        blocks.append(Block(rows, keys, causality.mask((begin, end), seen, tokens)))
+        keys = slice(visible[0] * tokens, visible[1] * tokens)
+        blocks.append(Block(rows, keys, causality.mask((begin, end), visible, tokens)))
     return blocks
 
 
@@ -79,29 +121,30 @@ def choose_implementation(
     """What ``auto`` stands for on this backend.
 
     Args:
-      implementation: one of `IMPLEMENTATIONS`.
-      causality: who sees whom.
+      implementation: of ``model.attention``, see the top of this module.
+      causality: which tokens are visible to a token.
       frames: frames of the keys.
       tokens: tokens of a frame.
       dtype: of the computation.
       channels: of a head.
       queries: frames of the queries, the last ones; None: all.
-      padded: some examples may have fewer frames, which then must not be seen.
+      padded: some examples may have fewer frames, and the rest must not be visible.
 
     Returns:
       The implementation: on a GPU in 16 bits ``cudnn``, where cuDNN takes these shapes; elsewhere
-      ``blocked`` for clips of which something is not seen, and for the rest ``by_head`` for long
+      ``blocked`` for clips of which something is not visible, and for the rest ``by_head`` for long
       sequences on a CPU, or ``dense``.
 
     Raises:
-      UserError: the implementation cannot run on this backend, or does not take these clips.
+      UserError: no such implementation, or one that cannot run here or does not take these clips.
     """
-    backend = platform()
-    if implementation == "splash" and (frames * tokens % _SPLASH_TOKENS):
+    if implementation not in IMPLEMENTATIONS:
         raise UserError(
-            f"model.attention=splash takes multiples of {_SPLASH_TOKENS} tokens, not {frames} x "
-            f"{tokens}: take auto"
+            f"model.attention={implementation}: it must be one of {', '.join(IMPLEMENTATIONS)}"
         )
+    backend = platform()
+    if implementation == "splash":
+        return _splash_choice(frames, tokens)
     why = ""
     if implementation == "cudnn" or (
         implementation == "auto" and backend == "gpu" and jnp.dtype(dtype).itemsize == 2
@@ -111,15 +154,24 @@ def choose_implementation(
         why = refusal(dtype, channels, lengths)
         if not why and padded and causality.window:
             why = "it cannot leave out the padding of short clips within a window"
-        if why and implementation == "cudnn":
-            raise UserError(f"model.attention=cudnn: {why}; take auto")
         if not why:
             return Choice("cudnn")
+        if implementation == "cudnn":
+            raise UserError(f"model.attention=cudnn: {why}; take auto")
         why = f"cudnn is not used: {why}"
-    if implementation == "splash" and backend != "tpu":
-        return Choice("splash", f"its kernel is interpreted on a {backend}, which is slow")
     if implementation != "auto":
         return Choice(implementation)
     if frames > 1 and causality.limits:
         return Choice("blocked", why)
     return Choice("by_head" if cpu.scores_exceed_cache(frames * tokens) else "dense", why)
+
+
+def _splash_choice(frames: int, tokens: int) -> Choice:
+    if frames * tokens % _SPLASH_TOKENS:
+        raise UserError(
+            f"model.attention=splash takes multiples of {_SPLASH_TOKENS} tokens, not {frames} x "
+            f"{tokens}: take auto"
+        )
+    backend = platform()
+    interpreted = f"its kernel is interpreted on a {backend}, which is slow"
+    return Choice("splash", "" if backend == "tpu" else interpreted)

@@ -70,10 +70,10 @@ def attention(
       query: the queries.
       key: the keys.
       value: the values.
-      mask: booleans ``[query, key]``, True = sees; None: every query sees every key.
-      real: int32 ``[batch]``, so many keys of each example are seen, the first ones; None: all.
+      mask: booleans ``[query, key]``, True = visible; None: every key is visible to every query.
+      real: int32 ``[batch]``, so many keys of each example are visible, the first ones; None: all.
     """
-    seen = None if mask is None else jnp.asarray(mask)[None, None]
+    visible = None if mask is None else jnp.asarray(mask)[None, None]
     return jax.nn.dot_product_attention(
-        query, key, value, mask=seen, key_value_seq_lengths=real, implementation="cudnn"
+        query, key, value, mask=visible, key_value_seq_lengths=real, implementation="cudnn"
     )

@@ -71,8 +71,8 @@ class PatchGanDiscriminator(nn.Module):
       dtype: dtype of the convolutions; norms, logits and parameters are float32.
     """
 
-    width: int = 64
-    layers: int = 3
+    width: int
+    layers: int
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact

@@ -71,9 +71,9 @@ class StyleGanDiscriminator(nn.Module):
         parameters, are float32.
     """
 
-    channel_base: int = 32768
-    channel_max: int = 512
-    stddev_group: int = 4
+    channel_base: int
+    channel_max: int
+    stddev_group: int
     dtype: jnp.dtype = jnp.float32
 
     def channels(self, size: tuple[int, int]) -> int:

@@ -52,8 +52,8 @@ class StyleGan3dDiscriminator(nn.Module):
         parameters, are float32.
     """
 
-    width: int = 64
-    stddev_group: int = 4
+    width: int
+    stddev_group: int
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact

@@ -20,9 +20,9 @@ import numpy as np
 
 from bsq_jax.core import cpu
 from bsq_jax.models.attention.causality import Causality
-from bsq_jax.models.attention.self_attention import Past
+from bsq_jax.models.attention.self_attention import KVCache
 from bsq_jax.models.initializers import bias, embedding, kernel
-from bsq_jax.models.positions import FrameTable, PositionEmbedding, frame_table
+from bsq_jax.models.positions import FramePositions, PositionEmbedding, frame_positions
 from bsq_jax.models.transformer import Compute, Transformer, layer_norm
 from bsq_jax.quantizers.bits import group_sizes
 
@@ -46,16 +46,16 @@ class MaskedLmShape:
       classes: number of classes; 0 for none.
     """
 
-    rows: int = 16
-    columns: int = 16
-    frames: int = 1
-    bits: int = 18
-    group_size: int = 9
-    width: int = 768
-    layers: int = 24
-    heads: int = 8
-    mlp_ratio: float = 4.0
-    classes: int = 0
+    rows: int
+    columns: int
+    frames: int
+    bits: int
+    group_size: int
+    width: int
+    layers: int
+    heads: int
+    mlp_ratio: float
+    classes: int
 
     @property
     def tokens(self) -> int:
@@ -100,10 +100,10 @@ class MaskedLm(nn.Module):
         labels: jax.Array,
         frame: jax.Array | None = None,
         *,
-        table: FrameTable | None = None,
-        past: Past | None = None,
+        positions: FramePositions | None = None,
+        past: KVCache | None = None,
         streaming: bool = False,
-    ) -> tuple[jax.Array, Past | None]:
+    ) -> tuple[jax.Array, KVCache | None]:
         """Logits of the words of one frame.
 
         Args:
@@ -111,7 +111,7 @@ class MaskedLm(nn.Module):
             that number where it is masked.
           labels: int32 ``[batch]``, classes; `MaskedLmShape.classes` or less than 0 for none.
           frame: int32 ``[batch]``, which frame's logits are wanted; None: the last one's.
-          table: of these frames, from `table_of`; None: they begin at the first.
+          positions: of these frames, from `positions_of`; None: they begin at the first.
           past: keys and values of the frames before, as `Transformer` takes them.
           streaming: give back keys and values of these frames.
 
@@ -130,11 +130,11 @@ class MaskedLm(nn.Module):
             index = jnp.where(known, labels, shape.classes)
             x = x + self._embed("classes", shape.classes + 1)(index)[:, None, None]
         time = words.shape[1]
-        if table is None:
-            table = table_of(shape, time)
+        if positions is None:
+            positions = positions_of(shape, time)
         grid = shape.rows, shape.columns
         x = x.reshape(*x.shape[:2], *grid, shape.width)
-        x = PositionEmbedding(_POSITIONS, grid, shape.frames, dtype, name="positions")(x, table)
+        x = PositionEmbedding(_POSITIONS, grid, shape.frames, dtype, name="positions")(x, positions)
         x = x.reshape(*x.shape[:2], shape.tokens, shape.width)
         x = layer_norm(dtype, name="norm_pre")(x)
         x, present = Transformer(
@@ -175,6 +175,6 @@ class MaskedLm(nn.Module):
         )
 
 
-def table_of(shape: MaskedLmShape, frames: int, first: int = 0) -> Any:
+def positions_of(shape: MaskedLmShape, frames: int, first: int = 0) -> Any:
     """Positions of frames ``first .. first + frames - 1``."""
-    return frame_table(_POSITIONS, first, frames, shape.width, shape.heads)
+    return frame_positions(_POSITIONS, first, frames, shape.width, shape.heads)

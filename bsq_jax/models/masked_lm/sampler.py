@@ -29,10 +29,9 @@ from bsq_jax.core.sharding import (
 )
 from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
 from bsq_jax.models.masked_lm.mask_schedule import masked_after
-from bsq_jax.models.masked_lm.model import MaskedLm, MaskedLmShape, table_of
+from bsq_jax.models.masked_lm.model import MaskedLm, MaskedLmShape, positions_of
 from bsq_jax.quantizers.bits import from_group_indices, to_group_indices
 
-ORDERS = ("confidence", "random")
 _TOKENS = 2048  # that a device works on at a time, counted without those of guidance
 _MOST_ROWS = 32
 
@@ -55,13 +54,13 @@ class Sampling:
       unit: what is decided as a whole: a ``token``, or each ``group`` of bits by itself.
     """
 
-    steps: int = 32
-    schedule: str = "cosine"
-    order: str = "confidence"
-    temperature: float = 1.0
-    noise: float = 4.5
-    guidance: float = 0.0
-    unit: str = "token"
+    steps: int
+    schedule: str
+    order: str
+    temperature: float
+    noise: float
+    guidance: float
+    unit: str
 
 
 def fill_in(
@@ -270,11 +269,11 @@ class Sampler:
         if past:
             words = to_group_indices(jnp.stack(past, axis=1), shape.group_size)
             seen = self._apply(params, both(words), classes, streaming=True)[1]
-        table = table_of(shape, 1, len(past))
+        positions = positions_of(shape, 1, len(past))
 
         def logits_of(words: jax.Array) -> jax.Array:
             words = both(words)[:, None]
-            logits = self._apply(params, words, classes, table=table, past=seen)[0]
+            logits = self._apply(params, words, classes, positions=positions, past=seen)[0]
             if not guided:
                 return logits
             told, untold = jnp.split(logits, 2)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.models.prior.exact import (
+from bsq_jax.models.prior.integer_arithmetic import (
     LARGEST,
     LARGEST_TOTAL,
     RESIDUAL,
@@ -46,7 +46,7 @@ def logit_shift(hidden: int) -> int:
 
 
 def largest_residual(width: int) -> int:
-    """Largest magnitude that `bsq_jax.models.prior.exact.normalize` is given.
+    """Largest magnitude that `bsq_jax.models.prior.integer_arithmetic.normalize` is given.
 
     Behind the attention of a block: a residual within `RESIDUAL`, and a product of `width` values
     and weights that is not clipped after its shift.

@@ -1,6 +1,6 @@
 """The prior: how likely each bit of a token is, given the tokens and bits before it.
 
-A transformer over the tokens of a tile, frame by frame, in whole numbers (`exact`):
+A transformer over the tokens of a tile, frame by frame, in whole numbers (`integer_arithmetic`):
 probabilities come out the same on every machine. Tokens of a frame are taken in steps, those of a
 step at once; `bsq_jax.models.prior.shape` says in which. Each token has two rows: the *content* row
 knows its bits and is what later tokens look at; the *query* row does not, and predicts them from
@@ -23,7 +23,7 @@ from einops import rearrange
 
 from bsq_jax.models.initializers import spread
 from bsq_jax.models.prior.bounds import SCALE, logit_shift, out_shift, shift_for
-from bsq_jax.models.prior.exact import (
+from bsq_jax.models.prior.integer_arithmetic import (
     LARGEST,
     RESIDUAL,
     SUM_BITS,
@@ -45,8 +45,8 @@ LARGEST_LOGIT = 11 * LOGIT  # what 16 bits of probability can tell
 _UNSEEN = -(2.0**20)
 
 
-class Cache(NamedTuple):
-    """Keys and values of earlier frames, and the frame before.
+class PastFramesCache(NamedTuple):
+    """KV cache of earlier frames, and the bits of the frame before.
 
     Attributes:
       keys: ``[layer, batch, window - 1, token, head, channel]``, the oldest frame first.
@@ -189,10 +189,10 @@ class PriorModel(nn.Module):
         Returns:
           Whole numbers, `LOGIT` a nat, ``[batch, time, token, bit]``.
         """
-        cache = empty_cache(self.shape, signs.shape[0])
+        cache = empty_past_frames(self.shape, signs.shape[0])
         return self.frames(signs, cache)[0]
 
-    def frames(self, signs: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+    def frames(self, signs: jax.Array, cache: PastFramesCache) -> tuple[jax.Array, PastFramesCache]:
         """Logits of all bits of the next frames, and the cache after them."""
         shape = self.shape
         _, time, tokens, _ = signs.shape
@@ -224,7 +224,9 @@ class PriorModel(nn.Module):
             mixed = block.attend(query, key, value, seen, np.concatenate([near, near]))
             x = block.finish(x, mixed)
         logits = self._bits(self._contexts(x[:, :, :tokens]), signs)
-        return logits, Cache(jnp.stack(keys), jnp.stack(values), present[time:], signs[:, -1])
+        return logits, PastFramesCache(
+            jnp.stack(keys), jnp.stack(values), present[time:], signs[:, -1]
+        )
 
     # --- step by step ---
 
@@ -234,9 +236,9 @@ class PriorModel(nn.Module):
         content: jax.Array,
         query: jax.Array,
         have: jax.Array,
-        begun: Begun,
-        cache: Cache,
-    ) -> tuple[jax.Array, Begun]:
+        current: CurrentFrameCache,
+        cache: PastFramesCache,
+    ) -> tuple[jax.Array, CurrentFrameCache]:
         """Takes in the bits of one step of a frame and gives what predicts those of the next.
 
         Args:
@@ -244,7 +246,7 @@ class PriorModel(nn.Module):
           content: int32 ``[row]``, which tokens these are.
           query: int32 ``[row]``, which tokens come next; at the end any.
           have: bool ``[token]``, which tokens are known, those of `content` included.
-          begun: what was made of the known tokens.
+          current: keys and values of the known tokens.
           cache: of the frames before.
 
         Returns:
@@ -261,7 +263,7 @@ class PriorModel(nn.Module):
         )
         places = jnp.concatenate([content, query])
         seen = jnp.concatenate([jnp.repeat(cache.seen, self.shape.tokens), have])[None, None]
-        keys, values = begun.keys, begun.values
+        keys, values = current.keys, current.values
         for layer, block in enumerate(self.blocks):
             rows, key, value = block.rows(x)
             keys = keys.at[layer, :, content].set(jnp.moveaxis(key[:, :taken], 1, 0))
@@ -274,7 +276,7 @@ class PriorModel(nn.Module):
                 for old, new in ((cache.keys, keys), (cache.values, values))
             )
             x = block.finish(x, block.attend(rows, key, value, seen, near[places]))
-        return self._contexts(x[:, taken:]), Begun(keys, values)
+        return self._contexts(x[:, taken:]), CurrentFrameCache(keys, values)
 
     # --- the bits of a token ---
 
@@ -295,8 +297,8 @@ class PriorModel(nn.Module):
         return jnp.clip(logits, -LARGEST_LOGIT, LARGEST_LOGIT)
 
 
-class Begun(NamedTuple):
-    """What was made of the tokens of a frame that is being decoded.
+class CurrentFrameCache(NamedTuple):
+    """KV cache of the known tokens of the frame that is being decoded.
 
     Attributes:
       keys: ``[layer, batch, token, head, channel]``.
@@ -307,29 +309,31 @@ class Begun(NamedTuple):
     values: jax.Array
 
 
-def empty_cache(shape: PriorShape, batch: int) -> Cache:
-    """What is known before the first frame: nothing."""
+def empty_past_frames(shape: PriorShape, batch: int) -> PastFramesCache:
+    """The cache before the first frame: nothing is in it."""
     past = shape.window - 1
     size = (shape.layers, batch, past, shape.tokens, shape.heads, shape.width // shape.heads)
     before = jnp.zeros((batch, shape.tokens, shape.bits))
     # Arrays of their own, because programs are given them to write into.
-    return Cache(jnp.zeros(size), jnp.zeros(size), jnp.zeros(past, bool), before)
+    return PastFramesCache(jnp.zeros(size), jnp.zeros(size), jnp.zeros(past, bool), before)
 
 
-def begin_frame(shape: PriorShape, batch: int) -> Begun:
-    """What is known of a frame before its first token: nothing."""
+def empty_current_frame(shape: PriorShape, batch: int) -> CurrentFrameCache:
+    """The cache of a frame before its first token: nothing is in it."""
     size = (shape.layers, batch, shape.tokens, shape.heads, shape.width // shape.heads)
-    return Begun(jnp.zeros(size), jnp.zeros(size))
+    return CurrentFrameCache(jnp.zeros(size), jnp.zeros(size))
 
 
-def end_frame(cache: Cache, begun: Begun, signs: jax.Array) -> Cache:
+def append_frame(
+    cache: PastFramesCache, current: CurrentFrameCache, signs: jax.Array
+) -> PastFramesCache:
     """The cache after a frame all of whose tokens are known, ``[batch, token, bit]``."""
     keys, values = (
         jnp.concatenate([old, new[:, :, None]], axis=2)[:, :, 1:]
-        for old, new in ((cache.keys, begun.keys), (cache.values, begun.values))
+        for old, new in ((cache.keys, current.keys), (cache.values, current.values))
     )
     seen = jnp.concatenate([cache.seen, jnp.ones(1, bool)])[1:]
-    return Cache(keys, values, seen, signs)
+    return PastFramesCache(keys, values, seen, signs)
 
 
 class TokenBits:

@@ -52,12 +52,12 @@ class PriorShape:
     rows: int
     columns: int
     bits: int
-    width: int = 192
-    layers: int = 4
-    heads: int = 6
-    hidden: int = 96
-    window: int = 2
-    order: str = "raster"
+    width: int
+    layers: int
+    heads: int
+    hidden: int
+    window: int
+    order: str
 
     def __post_init__(self) -> None:
         check_exact(self)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import pathlib
 from collections.abc import Mapping
@@ -14,8 +13,9 @@ from ml_collections import ConfigDict
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import describe_devices
 from bsq_jax.data.tokens import measured
-from bsq_jax.evaluation.feature_networks import Judging
-from bsq_jax.evaluation.masked_lm import MaskedLmEvaluator, evaluate_masked_lm, masked_lm_table
+from bsq_jax.evaluation.factory import make_network_settings, make_wanted
+from bsq_jax.evaluation.masked_lm import MaskedLmEvaluator, Samples, masked_lm_table
+from bsq_jax.evaluation.report import Wanted, evaluate
 from bsq_jax.models.attention.causality import Causality
 from bsq_jax.models.attention.choice import choose_implementation
 from bsq_jax.models.masked_lm.sampler import Sampler, Sampling
@@ -80,38 +80,35 @@ class MaskedLmRecipe(TokensRecipe[MaskedLmTask]):
     @functools.cached_property
     def _evaluator(self) -> MaskedLmEvaluator:
         config = self._config
-        names = (field.name for field in dataclasses.fields(Judging))
-        judging = Judging(**{name: config.eval[name] for name in names})
         sampling = Sampling(**config.sampling.to_dict(), unit=config.masked_lm.mask_unit)
+        samples = Samples(
+            Sampler(self.task.model, self.task.tokenizer, sampling, self._mesh),
+            number=config.eval.samples,
+            classes=self._classes if config.masked_lm.classes else (),
+            settings=config.sampling.to_dict(),
+        )
         return MaskedLmEvaluator(
             self.task,
-            Sampler(self.task.model, self.task.tokenizer, sampling, self._mesh),
-            self._validation.batches,
+            samples,
+            self._validation,
             self._mesh,
             batch_size=config.eval.batch_size,
-            examples=self._validation.examples,
-            frames=self._validation.frames,
             size=self._data.crop,
-            judging=judging,
-            samples=config.eval.samples,
-            classes=self._classes if config.masked_lm.classes else (),
+            networks=make_network_settings(config),
+            measured=measured(self._data, self._tokens),
         )
 
     def evaluate(
         self, weights: Mapping[str, Any], step: int, *, pictures: bool, suffix: str = ""
     ) -> dict[str, Any]:
         """See `bsq_jax.training.recipes.Recipe`."""
-        config = self._config
-        return evaluate_masked_lm(
+        return evaluate(
             self._evaluator,
             weights,
             self._workdir,
-            name=config.name,
+            name=self._config.name,
             step=step,
-            measured=measured(self._data, self._tokens),
-            pictures_wanted=config.eval.pictures if pictures else 0,
-            videos_wanted=config.eval.videos if pictures else 0,
-            sampling=config.sampling.to_dict(),
+            wanted=make_wanted(self._config) if pictures else Wanted(),
             suffix=suffix,
         )
 

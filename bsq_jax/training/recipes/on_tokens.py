@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import pathlib
 from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import jax
 from ml_collections import ConfigDict
@@ -27,36 +27,22 @@ from bsq_jax.data.pipeline import (
 )
 from bsq_jax.data.records import SPLITS, classes_of
 from bsq_jax.data.tokens import SCHEME, TokenSet, read_description, token_batches
+from bsq_jax.evaluation.loop import Validation
 from bsq_jax.models.factory import make_tokenizer
 from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
 from bsq_jax.training.export import identity, is_export, save_export
-from bsq_jax.training.initial import (
-    TOKENIZER_FOLDER,
-    Initial,
-    check_same_model,
-    load_initial,
-    start_from,
-)
+from bsq_jax.training.initial_state import start_from
 from bsq_jax.training.recipes.same_data import check_same_data
+from bsq_jax.training.saved_models import (
+    TOKENIZER_FOLDER,
+    SavedModel,
+    check_same_model,
+    load_saved_model,
+)
 from bsq_jax.training.state import TrainState
 from bsq_jax.training.workdir import has_checkpoints
 
 Task = TypeVar("Task")
-
-
-class Validation(NamedTuple):
-    """The validation examples.
-
-    Attributes:
-      batches: the batches of a host, for the keywords ``global_batch``, ``shard_index`` and
-        ``shard_count``.
-      frames: of the clips in a batch.
-      examples: how many there are.
-    """
-
-    batches: Callable[..., Batches]
-    frames: int
-    examples: int
 
 
 class TokensRecipe(Generic[Task]):
@@ -98,7 +84,7 @@ class TokensRecipe(Generic[Task]):
         """The key that names the tokenizer."""
         return f"{self._config.task}.tokenizer"
 
-    def _load_tokenizer(self) -> tuple[str, Initial]:
+    def _load_tokenizer(self) -> tuple[str, SavedModel]:
         """The tokenizer in the workdir, where that is what the model was trained with."""
         inside = self._workdir / TOKENIZER_FOLDER
         # Process 0 decides for all: it alone writes there.
@@ -110,7 +96,7 @@ class TokensRecipe(Generic[Task]):
                 f"{inside} is missing: without the tokenizer that this model was trained on it "
                 "cannot go on, put it back or give another --workdir"
             )
-        initial = load_initial(path, ("raw", "ema"))
+        initial = load_saved_model(path, ("raw", "ema"))
         check_same_model(_tokenizer_of(self._config), initial, path, flag=self._flag)
         return ("ema" if "ema" in initial.weights else "raw"), initial
 
@@ -185,7 +171,7 @@ class TokensRecipe(Generic[Task]):
         state, path = task.init_state(self._mesh), self._config.train.init
         if not path:
             return state, ""
-        initial = load_initial(path)
+        initial = load_saved_model(path)
         check_same_model(self._config, initial, path, flag="train.init")
         state, origin = start_from(state, task.abstract_state(self._mesh), initial.weights)
         return state, f"from {path}: {origin}"

@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 
 from bsq_jax.core.sharding import describe_devices
 from bsq_jax.data.tokens import measured
-from bsq_jax.evaluation.prior import PriorEvaluator, evaluate_prior, prior_table
+from bsq_jax.evaluation.prior import PriorEvaluator, prior_table
+from bsq_jax.evaluation.report import Wanted, evaluate
 from bsq_jax.training.recipes.on_tokens import TokensRecipe
 from bsq_jax.training.state import TrainState
 from bsq_jax.training.tasks.prior import PriorTask, make_prior_task
@@ -48,11 +49,11 @@ class PriorRecipe(TokensRecipe[PriorTask]):
     def _evaluator(self) -> PriorEvaluator:
         return PriorEvaluator(
             self.task,
-            self._validation.batches,
+            self._validation,
             self._mesh,
             batch_size=self._config.eval.batch_size,
-            frames=self._validation.frames,
-            pixels=self._data.crop,
+            size=self._data.crop,
+            measured=measured(self._data, self._tokens),
         )
 
     def evaluate(
@@ -60,13 +61,13 @@ class PriorRecipe(TokensRecipe[PriorTask]):
     ) -> dict[str, Any]:
         """See `bsq_jax.training.recipes.Recipe`; there is nothing to draw."""
         del pictures
-        return evaluate_prior(
+        return evaluate(
             self._evaluator,
             weights,
             self._workdir,
             name=self._config.name,
             step=step,
-            measured=measured(self._data, self._tokens),
+            wanted=Wanted(),
             suffix=suffix,
         )
 

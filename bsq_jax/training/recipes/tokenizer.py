@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -19,13 +18,15 @@ from bsq_jax.data.factory import make_data_config
 from bsq_jax.data.pipeline import batch_frames, open_source, train_batches
 from bsq_jax.data.records import SPLITS
 from bsq_jax.data.settings import DataConfig
-from bsq_jax.evaluation import tables
-from bsq_jax.evaluation import tokenizer as evaluate
-from bsq_jax.evaluation.judges import Judging
+from bsq_jax.evaluation.factory import make_network_settings, make_wanted
+from bsq_jax.evaluation.report import Wanted, evaluate
+from bsq_jax.evaluation.tokenizer import TokenizerEvaluator, tokenizer_table
 from bsq_jax.models.attention.choice import Choice
 from bsq_jax.models.tokenizer import TokenizerModel
-from bsq_jax.training.initial import ADAPTABLE, adapt, check_same_model, load_initial, start_from
+from bsq_jax.training.adapt_weights import ADAPTABLE, adapt
+from bsq_jax.training.initial_state import start_from
 from bsq_jax.training.recipes.same_data import check_same_data
+from bsq_jax.training.saved_models import check_same_model, load_saved_model
 from bsq_jax.training.state import TrainState
 from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
 
@@ -67,7 +68,7 @@ class TokenizerRecipe:
         path = self._config.train.init
         if not path:
             return self.task.init_state(self._mesh), ""
-        initial = load_initial(path)
+        initial = load_saved_model(path)
         check_same_model(self._config, initial, path, flag="train.init", adaptable=ADAPTABLE)
         weights, adapted = adapt(initial, self._config)
         abstract = self.task.abstract_state(self._mesh)
@@ -104,12 +105,13 @@ class TokenizerRecipe:
         ]
 
     @functools.cached_property
-    def _evaluator(self) -> evaluate.Evaluator:
-        names = (field.name for field in dataclasses.fields(Judging))
-        judging = Judging(**{name: self._config.eval[name] for name in names})
-        size = self._config.eval.batch_size
-        return evaluate.Evaluator(
-            self.task, self._data, self._mesh, batch_size=size, judging=judging
+    def _evaluator(self) -> TokenizerEvaluator:
+        return TokenizerEvaluator(
+            self.task,
+            self._data,
+            self._mesh,
+            batch_size=self._config.eval.batch_size,
+            networks=make_network_settings(self._config),
         )
 
     def check(self) -> None:
@@ -128,22 +130,19 @@ class TokenizerRecipe:
         self, weights: Mapping[str, Any], step: int, *, pictures: bool, suffix: str = ""
     ) -> dict[str, Any]:
         """See `bsq_jax.training.recipes.Recipe`."""
-        settings = self._config.eval
-        return evaluate.evaluate(
+        return evaluate(
             self._evaluator,
             weights,
             self._workdir,
             name=self._config.name,
             step=step,
-            data=self._data,
-            pictures_wanted=settings.pictures if pictures else 0,
-            videos_wanted=settings.videos if pictures else 0,
+            wanted=make_wanted(self._config) if pictures else Wanted(),
             suffix=suffix,
         )
 
     def table(self, report: Mapping[str, Any]) -> str:
         """See `bsq_jax.training.recipes.Recipe`."""
-        return tables.table(report)
+        return tokenizer_table(report)
 
 
 def _attention(model: TokenizerModel, lengths: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""The arrays that users hand to the API: checks, and cuts into pieces that can be computed."""
+"""The arrays that users hand to the API: checks, and cuts into chunks that can be computed."""
 
 from __future__ import annotations
 
@@ -174,10 +174,10 @@ def filled(array: np.ndarray, shape: TokenizerShape) -> np.ndarray:
     return np.concatenate([array, np.repeat(array[-1:], missing, 0)]) if missing > 0 else array
 
 
-def pieces(count: int, largest: int, least: int = 1) -> Iterator[slice]:
+def chunks(count: int, largest: int, least: int = 1) -> Iterator[slice]:
     """Cuts `count` rows into a few sizes, so that few shapes compile.
 
-    Each piece but the last is a power of two of at most `largest` rows, and so is the last, unless
+    Each chunk but the last is a power of two of at most `largest` rows, and so is the last, unless
     it has fewer than `least`.
     """
     start = 0

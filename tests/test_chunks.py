@@ -1,11 +1,11 @@
-"""Functions over rows, piece by piece. Oracle: the same function over all rows in numpy."""
+"""Functions over rows, chunk by chunk. Oracle: the same function over all rows in numpy."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bsq_jax.core.pieces import in_pieces
+from bsq_jax.core.chunks import map_chunks
 from bsq_jax.core.sharding import batch_sharding, make_mesh, replicate, to_global
 
 DEVICES = 8
@@ -23,7 +23,7 @@ def test_rows_come_back_in_order(sizes, most):
         seen.append(a.shape[0])
         return {"sum": jnp.sum(a, axis=(1, 2)) + b, "twice": 2 * a}
 
-    run = jax.jit(lambda a, b: in_pieces(function, a, b, mesh=mesh, most=most))
+    run = jax.jit(lambda a, b: map_chunks(function, a, b, mesh=mesh, most=most))
     # One argument split over the devices, the other whole on each.
     found = run(to_global({"a": a}, mesh)["a"], replicate(b, mesh))
     np.testing.assert_allclose(found["sum"], a.sum(axis=(1, 2)) + b, rtol=1e-5)

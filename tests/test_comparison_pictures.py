@@ -1,8 +1,16 @@
 """What an evaluation shows. Oracle: the grid and the movies laid out by hand."""
 
+import chex
 import numpy as np
 
-from bsq_jax.evaluation.pictures import ORACLE, Shown, best_one_colour, movies, photographs, picture
+from bsq_jax.evaluation.comparison_pictures import (
+    ORACLE,
+    Examples,
+    examples_picture,
+    one_color_per_patch,
+    photographs_picture,
+    side_by_side,
+)
 from bsq_jax.media.pictures import grid
 
 LABELS = ["original", "reconstruction", ORACLE]
@@ -11,25 +19,28 @@ LABELS = ["original", "reconstruction", ORACLE]
 def examples(count, time, frames, seed=0):
     shape = (2, count, time, 8, 16, 3)
     originals, made = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
-    return Shown(originals, made, np.asarray(frames))
+    return Examples(originals, made, np.asarray(frames))
 
 
-def test_one_colour_a_patch():
+def test_one_color_per_patch():
     pixels = examples(2, 3, [3, 3]).originals
     wanted = np.empty_like(pixels)
     for index in np.ndindex(2, 3, 2):
         block = pixels[*index[:2], :, 8 * index[2] : 8 * index[2] + 8]
         wanted[*index[:2], :, 8 * index[2] : 8 * index[2] + 8] = np.rint(block.mean(axis=(0, 1)))
-    np.testing.assert_array_equal(best_one_colour(pixels, 8), wanted)
-    np.testing.assert_array_equal(best_one_colour(pixels[0, 0], 8), wanted[0, 0])
+    found = one_color_per_patch(pixels, 8)
+    chex.assert_equal_shape([found, pixels])
+    chex.assert_type(found, np.uint8)
+    chex.assert_trees_all_equal(found, wanted)
+    np.testing.assert_array_equal(one_color_per_patch(pixels[0, 0], 8), wanted[0, 0])
 
 
 def test_pictures_stand_beside_each_other():
     shown = examples(4, 1, [1] * 4)
     rows = [shown.originals[:, 0], shown.reconstructions[:, 0]]
-    rows.append(best_one_colour(rows[0], 8))
-    np.testing.assert_array_equal(picture(shown, 8), grid(rows, labels=LABELS))
-    assert movies(shown, 2, 18) == movies(None, 2, 18) == []
+    rows.append(one_color_per_patch(rows[0], 8))
+    np.testing.assert_array_equal(examples_picture(shown, 8), grid(rows, labels=LABELS))
+    assert side_by_side(shown, 2, 18) == side_by_side(None, 2, 18) == []
 
 
 def test_clips_are_shown_over_time_without_padding():
@@ -40,18 +51,18 @@ def test_clips_are_shown_over_time_without_padding():
     for clip, indices in enumerate(chosen):
         empty = np.full((8 - len(indices), 8, 16, 3), 255, np.uint8)
         original = shown.originals[clip]
-        parts = (original, shown.reconstructions[clip], best_one_colour(original, 8))
+        parts = (original, shown.reconstructions[clip], one_color_per_patch(original, 8))
         for row, part in zip(rows, parts, strict=True):
             row.append(np.concatenate([part[indices], empty]))
     captions = [f"frame {i}" for i in chosen[0] + chosen[1]] + [""] * 5
     captions += [f"frame {i}" for i in chosen[2]]
     wanted = grid([np.concatenate(row) for row in rows], labels=LABELS, captions=captions)
-    np.testing.assert_array_equal(picture(shown, 8), wanted)
+    np.testing.assert_array_equal(examples_picture(shown, 8), wanted)
 
 
 def test_movies_have_the_real_frames():
     shown = examples(3, 12, [12, 3, 9])
-    found = movies(shown, 2, 18)
+    found = side_by_side(shown, 2, 18)
     assert [len(movie) for movie in found] == [12, 3]
     scale = 320 // 16
     bar = found[1].shape[1] - 8 * scale
@@ -64,11 +75,11 @@ def test_photographs_of_any_sizes():
     rng = np.random.default_rng(1)
     originals = [rng.integers(0, 256, (*size, 3), np.uint8) for size in ((16, 24), (32, 8))]
     made = [255 - image for image in originals]
-    sheet = photographs(originals, made, patch=8, bits=18)
+    sheet = photographs_picture(originals, made, patch=8, bits=18)
     rows = []
-    for images in (originals, made, [best_one_colour(image, 8) for image in originals]):
+    for images in (originals, made, [one_color_per_patch(image, 8) for image in originals]):
         row = np.full((2, 32, 24, 3), 255, np.uint8)
         row[0, 8:24], row[1, :, 8:16] = images
         rows.append(row)
-    labels = ["original", "18 bits a patch", "24 bits: one colour"]
+    labels = ["original", "18 bits per patch", "24 bits: one color"]
     np.testing.assert_array_equal(sheet, grid(rows, labels=labels, columns=2))

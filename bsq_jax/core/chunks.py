@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 from bsq_jax.core.sharding import batch_sharding, batch_shards
 
 
-def in_pieces(function: Callable[..., Any], *rows: jax.Array, mesh: Mesh, most: int) -> Any:
-    """Applies `function` piece by piece; to be called inside `jax.jit`.
+def map_chunks(function: Callable[..., Any], *rows: jax.Array, mesh: Mesh, most: int) -> Any:
+    """Applies `function` chunk by chunk; to be called inside `jax.jit`.
 
     Args:
       function: of arrays ``[n, ...]``; returns a tree of arrays ``[n, ...]``, each row of which
@@ -31,13 +31,13 @@ def in_pieces(function: Callable[..., Any], *rows: jax.Array, mesh: Mesh, most: 
     few = max(n for n in range(1, most + 1) if each % n == 0)
 
     def split(array: jax.Array) -> jax.Array:
-        # [rows, ...] -> [pieces, shards, few, ...]: each device goes through its own rows.
+        # [rows, ...] -> [chunks, shards, few, ...]: each device goes through its own rows.
         array = jax.lax.with_sharding_constraint(array, sharding)
         return jnp.swapaxes(array.reshape(shards, each // few, few, *array.shape[1:]), 0, 1)
 
     def step(parts: tuple[jax.Array, ...]) -> Any:
-        piece = (part.reshape(shards * few, *part.shape[2:]) for part in parts)
-        outputs = function(*(jax.lax.with_sharding_constraint(part, sharding) for part in piece))
+        chunk = (part.reshape(shards * few, *part.shape[2:]) for part in parts)
+        outputs = function(*(jax.lax.with_sharding_constraint(part, sharding) for part in chunk))
         return jax.tree.map(lambda out: out.reshape(shards, few, *out.shape[1:]), outputs)
 
     outputs = jax.lax.map(step, tuple(split(array) for array in rows))

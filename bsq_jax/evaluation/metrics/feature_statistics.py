@@ -1,4 +1,4 @@
-"""All that is kept of the features of one set of pictures: enough to compare it with another."""
+"""Statistics of the features of one set of pictures or clips: what two sets are compared by."""
 
 from collections.abc import Mapping
 
@@ -8,16 +8,19 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.evaluation.metrics.frechet import Moments
 from bsq_jax.evaluation.metrics.inception_score import InceptionScore
 
+LOGITS = "logits"
+"""Name among features of the class scores for the Inception score."""
 
-class FeatureSet:
-    """Moments, class scores and a sample of the features of one set of pictures, on the host.
+
+class FeatureStatistics:
+    """Moments, class scores and a sample of the features of one set, on the host in float64.
 
     Args:
-      dimensions: name to dimension of each kind of features.
+      dimensions: dimension of the features of each network by its name.
       classes: number of logits for the Inception score; 0 for no logits.
-      kept: the kind of which a sample is kept as it is; None for none.
-      share: of how many examples, out of how many, it is kept: ``(wanted, total)``. They are evenly
-        spaced by their number, so that the sample does not depend on batches or hosts.
+      kept: the network of which a sample of features is kept as it is; None for none.
+      share: the number of examples that it is kept of, and of all: ``(wanted, total)``. They are
+        evenly spaced by index, so the sample does not depend on batches or hosts.
     """
 
     def __init__(
@@ -34,7 +37,7 @@ class FeatureSet:
         self._sample: list[np.ndarray] = []
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """All that is known, as arrays to be saved; `load` reads them."""
+        """The statistics as arrays to be saved; `load` reads them."""
         parts: dict[str, Moments | InceptionScore] = {
             f"moments/{name}": moments for name, moments in self.moments.items()
         }
@@ -48,10 +51,10 @@ class FeatureSet:
         return {**arrays, "sample": self.sample()} if self._kept else arrays
 
     def load(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Takes in what `to_arrays` gave for a set with the same features.
+        """Takes the statistics that `to_arrays` gave of the same networks.
 
         Raises:
-          UserError: the arrays are of another set of features.
+          UserError: the arrays are of other networks.
         """
 
         def below(name: str) -> dict[str, np.ndarray]:
@@ -71,33 +74,33 @@ class FeatureSet:
     def update(
         self,
         features: Mapping[str, np.ndarray],
-        logits: np.ndarray | None,
         mask: np.ndarray,
         index: np.ndarray,
     ) -> None:
         """Adds a batch.
 
         Args:
-          features: ``[batch, samples, dimension]`` of each kind: a sample for each frame, or one
-            for a clip.
-          logits: ``[batch, time, classes]``, or None.
+          features: ``[batch, samples, dimension]`` by the name of the network: a sample for each
+            frame, or one for each clip. ``logits``, of shape ``[batch, time, classes]``, are those
+            for the Inception score.
           mask: ``[batch, time]``, True for frames that count. A clip counts if all its frames do.
-          index: ``[batch]``, the number of each example in the split.
+          index: ``[batch]``, the index of each example in the split.
 
         Raises:
           UserError: if shapes do not fit, or features that count are not finite.
         """
         for name, values in features.items():
-            self.moments[name].update(*_rows(values, mask))
-        if self._score is not None and logits is not None:
-            self._score.update(*_rows(logits, mask))
+            if name != LOGITS:
+                self.moments[name].update(*_rows(values, mask))
+        if self._score is not None and LOGITS in features:
+            self._score.update(*_rows(features[LOGITS], mask))
         if self._kept is not None:
             wanted, total = self._share
             chosen = (index + 1) * wanted // total > index * wanted // total
             self._sample.append(features[self._kept][chosen[:, None] & mask])
 
     def sample(self) -> np.ndarray:
-        """The features ``[n, dimension]`` that were kept."""
+        """The sample of features that was kept, ``[n, dimension]``."""
         return np.concatenate(self._sample) if self._sample else np.zeros((0, 1))
 
     def inception_score(self) -> float:

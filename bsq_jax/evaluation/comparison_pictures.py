@@ -1,0 +1,153 @@
+"""Pictures that compare originals, reconstructions and the oracle, one above the other.
+
+Pixels are uint8 in 0..255. The oracle is the best picture with one color per patch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bsq_jax.evaluation import metrics
+from bsq_jax.evaluation.loop import HostBatch
+from bsq_jax.media import pictures, videos
+
+ORACLE = "one color per patch"
+"""Name of the oracle in reports and pictures."""
+
+CLIPS = 3
+"""The most clips in the picture of clips."""
+
+_COLUMNS = 8  # the most frames of a clip in a row
+
+
+class Examples(NamedTuple):
+    """Examples to be drawn.
+
+    Attributes:
+      originals: ``[example, time, height, width, 3]``.
+      reconstructions: the same shape.
+      frames: ``[example]``, real frames of each.
+    """
+
+    originals: np.ndarray
+    reconstructions: np.ndarray
+    frames: np.ndarray
+
+
+class KeptExamples:
+    """Keeps the first pictures, or clips evenly spaced over the split.
+
+    Clips beside each other are often of one video.
+
+    Args:
+      wanted: how many are kept.
+      total: number of examples in the split.
+      clips: whether examples are clips.
+    """
+
+    def __init__(self, wanted: int, total: int, *, clips: bool) -> None:
+        self._wanted, self._total, self._clips = wanted, total, clips
+        self._rows: list[tuple[np.ndarray, ...]] = []
+
+    def update(self, batch: HostBatch) -> None:
+        """Takes examples of a batch with ``pixels`` and their ``reconstruction``."""
+        chosen = batch.counted
+        if self._clips:
+            index, wanted = batch.index, self._wanted
+            spaced = index * wanted // self._total > (index - 1) * wanted // self._total
+            chosen = chosen & spaced
+        parts = (batch.values["pixels"], batch.values["reconstruction"], batch.frames)
+        self._rows += zip(*(part[chosen] for part in parts), strict=True)
+        del self._rows[self._wanted :]
+
+    def result(self) -> dict[str, Any]:
+        """No values: these examples are drawn."""
+        return {}
+
+    def kept(self) -> Examples | None:
+        """The examples; None if there are none."""
+        if not self._rows:
+            return None
+        return Examples(*map(np.stack, zip(*self._rows, strict=True)))
+
+
+def one_color_per_patch(pixels: np.ndarray, patch: int) -> np.ndarray:
+    """The best picture with one color per patch, of the same shape ``[..., height, width, 3]``."""
+    flat = pixels.reshape(-1, 1, *pixels.shape[-3:])
+    means = np.rint(np.asarray(metrics.patch_mean(flat, patch)))
+    return means.astype(np.uint8).reshape(pixels.shape)
+
+
+def examples_picture(shown: Examples, patch: int) -> np.ndarray:
+    """A picture of examples: single frames side by side, clips over time.
+
+    Args:
+      shown: the examples; of clips `CLIPS` are taken.
+      patch: side of a patch in pixels.
+
+    Returns:
+      uint8 ``[height, width, 3]``.
+    """
+    labels = ["original", "reconstruction", ORACLE]
+    if shown.originals.shape[1] == 1:
+        originals, reconstructions = shown.originals[:, 0], shown.reconstructions[:, 0]
+        rows = [originals, reconstructions, one_color_per_patch(originals, patch)]
+        return pictures.grid(rows, labels=labels)
+    columns = min(_COLUMNS, shown.originals.shape[1])
+    cells: list[list[np.ndarray]] = [[], [], []]
+    captions = []
+    for original, reconstruction, frames in zip(*(part[:CLIPS] for part in shown), strict=True):
+        chosen = np.unique(np.rint(np.linspace(0, frames - 1, columns)).astype(int))
+        for cell, clip in zip(
+            cells, (original, reconstruction, one_color_per_patch(original, patch)), strict=True
+        ):
+            empty = np.full((columns - len(chosen), *clip.shape[1:]), 255, np.uint8)
+            cell.append(np.concatenate([clip[chosen], empty]))
+        captions += [f"frame {index}" for index in chosen] + [""] * (columns - len(chosen))
+    rows = [np.concatenate(cell) for cell in cells]
+    return pictures.grid(rows, labels=labels, captions=captions, columns=columns)
+
+
+def side_by_side(shown: Examples | None, count: int, bits: int) -> list[np.ndarray]:
+    """Videos of clips beside their reconstructions, without padding.
+
+    Args:
+      shown: the examples; single frames give no video.
+      count: how many videos, at most.
+      bits: bits per patch, for the title.
+
+    Returns:
+      uint8 ``[time, height, width, 3]`` each, see `bsq_jax.media.videos.side_by_side`.
+    """
+    if shown is None or shown.originals.shape[1] == 1:
+        return []
+    names = ("original", f"{bits} bits per patch")
+    return [
+        videos.side_by_side(dict(zip(names, (original[:frames], made[:frames]), strict=True)))
+        for original, made, frames in zip(*(part[:count] for part in shown), strict=True)
+    ]
+
+
+def photographs_picture(
+    originals: Sequence[np.ndarray], reconstructions: Sequence[np.ndarray], *, patch: int, bits: int
+) -> np.ndarray:
+    """A picture of whole photographs ``[height, width, 3]`` of any sizes, all in one row."""
+    oracle = [one_color_per_patch(image, patch) for image in originals]
+    sides = [max(image.shape[i] for image in originals) for i in (0, 1)]
+    rows = [
+        np.stack([_centre(image, sides) for image in row])
+        for row in (originals, reconstructions, oracle)
+    ]
+    labels = ["original", f"{bits} bits per patch", "24 bits: one color"]
+    return pictures.grid(rows, labels=labels, columns=len(originals))
+
+
+def _centre(image: np.ndarray, sides: list[int]) -> np.ndarray:
+    """The picture in the middle of a white one of the given height and width."""
+    canvas = np.full((*sides, 3), 255, np.uint8)
+    top, left = ((side - have) // 2 for side, have in zip(sides, image.shape[:2], strict=True))
+    canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
+    return canvas

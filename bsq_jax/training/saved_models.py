@@ -1,0 +1,159 @@
+"""Models as they lie in an export or a workdir: their configs, their weights, whether they fit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from bsq_jax.config import (
+    COMPUTE_KEYS,
+    LEARNING_RATE_PER_EXAMPLE,
+    finalize,
+    from_json,
+    model_identity,
+)
+from bsq_jax.config.values import differing_keys
+from bsq_jax.core.errors import UserError
+from bsq_jax.core.paths import local_path
+from bsq_jax.training.export import SETS, is_export, load_export
+from bsq_jax.training.workdir import open_checkpoints, read_config, read_meta
+
+TOKENIZER_FOLDER = "tokenizer"  # below the workdir or export of what is trained on its tokens
+
+
+class SavedModel(NamedTuple):
+    """The weights of a model in host memory, with its config.
+
+    Attributes:
+      config: the config they belong to.
+      weights: nested dicts of numpy arrays by name: ``raw``, ``ema``, ``discriminator``, as far as
+        they exist.
+      origin: where they come from, for the log; ``step`` where it is known.
+    """
+
+    config: ConfigDict
+    weights: dict[str, Any]
+    origin: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        """The training step of the weights; 0 where it is not known."""
+        step = self.origin.get("step", 0)
+        return step if isinstance(step, int) else 0
+
+
+def read_saved_config(path: str | os.PathLike[str]) -> ConfigDict:
+    """The config of an export or a workdir.
+
+    Raises:
+      UserError: it is neither of the two, or damaged.
+    """
+    return load_export(path, ())[0] if is_export(path) else read_config(path)
+
+
+def read_initial_config(path: str | os.PathLike[str]) -> ConfigDict:
+    """`read_saved_config` for a new run: a learning rate that followed the batch follows the next.
+
+    Raises:
+      UserError: as `read_saved_config`.
+    """
+    config = read_saved_config(path)
+    if config.optimizer.learning_rate == LEARNING_RATE_PER_EXAMPLE * config.train.batch_size:
+        config.optimizer.learning_rate = None
+    return config
+
+
+def with_tokenizer(config: ConfigDict, workdir: str | os.PathLike[str]) -> ConfigDict:
+    """The config of a model of tokens with the model of its tokenizer, which it need not repeat.
+
+    Args:
+      config: of any task.
+      workdir: of the run; the tokenizer that lies in it counts more than the config's.
+
+    Raises:
+      UserError: there is no tokenizer, or it is damaged.
+    """
+    if config.task == "tokenizer":
+        return config
+    inside = local_path(workdir) / TOKENIZER_FOLDER
+    path = inside if is_export(inside) else config[config.task].tokenizer
+    if not path:
+        return config  # finalize says so
+    saved = read_saved_config(path)
+    if saved.task != "tokenizer":
+        raise UserError(f"{path} ({config.task}.tokenizer) holds a {saved.task}, not a tokenizer")
+    config = config.copy_and_resolve_references()
+    computed = {key: config.model[key] for key in COMPUTE_KEYS}
+    config.model.update(saved.model)
+    config.model.update(computed)
+    config.quantizer.update(saved.quantizer)
+    return config
+
+
+def load_saved_model(path: str | os.PathLike[str], names: Collection[str] = SETS) -> SavedModel:
+    """Reads the weights of an export, or of the newest complete checkpoint of a workdir.
+
+    Args:
+      path: the folder.
+      names: which sets to read; those that are not there are left out.
+
+    Raises:
+      UserError: it is neither of the two, or damaged.
+    """
+    folder = local_path(path)
+    if is_export(folder):
+        config, weights, origin = load_export(folder, names)
+        return SavedModel(finalize(config), weights, origin)
+    read_config(folder)  # says so where this is no workdir at all
+    with open_checkpoints(folder) as checkpoints:
+        meta = read_meta(checkpoints, folder)
+        config = finalize(from_json(meta["config"], f"the checkpoint in {folder}"))
+        fields = {"raw": "params"}
+        if config.optimizer.ema:
+            fields["ema"] = "ema"
+        if config.task == "tokenizer" and config.loss.adversarial:
+            fields["discriminator"] = "adversary"
+        fields = {name: field for name, field in fields.items() if name in names}
+        if not fields:
+            return SavedModel(config, {}, {"step": checkpoints.latest_step()})
+        step, state, _ = checkpoints.restore_partial(list(fields.values()))
+    weights = {name: state[field] for name, field in fields.items()}
+    if "discriminator" in weights:
+        weights["discriminator"] = weights["discriminator"]["params"]
+    return SavedModel(config, weights, {"step": step})
+
+
+def check_same_model(
+    config: ConfigDict,
+    initial: SavedModel,
+    path: str | os.PathLike[str],
+    *,
+    flag: str = "--workdir",
+    adaptable: Collection[str] = (),
+) -> None:
+    """Refuses weights of another model than the config's.
+
+    Args:
+      config: of the model that wants the weights.
+      initial: the weights.
+      path: where they come from, for the message.
+      flag: what asked for them, for the message.
+      adaptable: keys of ``model`` that may differ, because `adapt` follows.
+
+    Raises:
+      UserError: the message lists the differing keys.
+    """
+    identities = model_identity(initial.config), model_identity(config)
+    for identity in identities:
+        for key in adaptable:
+            del identity["model"][key]
+    if differ := differing_keys(*identities):
+        text = f"{path} ({flag}) holds another model ({'; '.join(differ)}): "
+        text += "give the same model config"
+        if adaptable:
+            keys = [f"model.{key}" for key in adaptable]
+            text += f" (only {', '.join(keys[:-1])} and {keys[-1]} may differ)"
+        raise UserError(text)
