@@ -165,6 +165,7 @@ def test_mistakes(first, export, tmp_path):
         )
 
 
+@pytest.mark.usefixtures("eight_devices")
 def test_arrays_land_as_the_mesh_wants_them():
     mesh = make_mesh(fsdp=2, tensor=2)
     abstract = make_tokenizer_task(finalize(load_config_file(TINY))).abstract_state(mesh).params

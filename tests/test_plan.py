@@ -18,6 +18,8 @@ from bsq_jax.core.sharding import make_mesh
 from bsq_jax.training import step_cost as planning
 from bsq_jax.training.compiled import collectives, memory
 
+DEVICES = 8
+
 TESTS = pathlib.Path(__file__).parent
 TINY = str(TESTS / "tiny.py")
 SECOND_PLAYER = ("--config.loss.adversarial=0.1", "--config.discriminator.channel_base=64")

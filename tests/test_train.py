@@ -153,6 +153,7 @@ class Numbering(Counting):
 
 
 @pytest.mark.parametrize("log_every", [1, 2, 100])
+@pytest.mark.usefixtures("eight_devices")
 def test_the_loop_waits_for_no_step_but_those_long_under_way(log_every, monkeypatch):
     """The device always has a step to go on with, and never more than a few."""
     events, inside, steps = [], [], 8
