@@ -7,8 +7,8 @@ import pytest
 
 from bsq_jax import cli
 from bsq_jax.cli.studies import variable_length
+from bsq_jax.data.clip_lengths import Schedule
 from bsq_jax.data.factory import make_data_config
-from bsq_jax.data.lengths import Schedule
 
 TINY = (
     *("model.image_size=16", "model.width=8", "model.layers=1", "model.heads=1", "model.bits=4"),
@@ -74,7 +74,7 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     for flags, message in (
         (["--set", "banana"], "write KEY=VALUE"),
         (["--set", "train.bananas=3"], "train.bananas"),
-        (["--frames", "0"], "frames must be 1 or more"),
+        (["--frames", "0"], "--frames 0: give 1 or more"),
     ):
         assert cli.main(["studies", "variable_length", "--workdir", str(tmp_path), *flags]) == 2
         error = capsys.readouterr().err

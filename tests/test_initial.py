@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +15,7 @@ from bsq_jax.config import finalize, load_config_file
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import make_mesh, replicated
 from bsq_jax.core.trees import leaves
-from bsq_jax.training import jobs
+from bsq_jax.training import train_run
 from bsq_jax.training.export import save_export
 from bsq_jax.training.initial_state import place, start_from
 from bsq_jax.training.saved_models import load_saved_model
@@ -54,7 +55,7 @@ def export(first):
 
 
 def assert_same(one, other):
-    jax.tree.map(np.testing.assert_array_equal, one, other)
+    chex.assert_trees_all_equal(one, other, strict=True)
 
 
 def test_a_workdir_and_its_export_hold_the_same(first, export):
@@ -121,7 +122,7 @@ def test_a_rate_that_followed_the_batch_follows_that_of_the_new_run(tmp_path, mo
     config.optimizer.learning_rate = 1e-3
     save_export(tmp_path / "given", finalize(config), weights, origin={})
     seen = []
-    monkeypatch.setattr(jobs, "train_job", lambda config, workdir, **_: seen.append(config) or 0)
+    monkeypatch.setattr(train_run, "train", lambda config, workdir, **_: seen.append(config) or 0)
     for name in ("kept", "derived", "run", "given"):
         words = (f"--config.train.init={tmp_path / name}", "--config.train.batch_size=64")
         run("--workdir", tmp_path / "new", *words)
@@ -164,6 +165,7 @@ def test_mistakes(first, export, tmp_path):
         )
 
 
+@pytest.mark.usefixtures("eight_devices")
 def test_arrays_land_as_the_mesh_wants_them():
     mesh = make_mesh(fsdp=2, tensor=2)
     abstract = make_tokenizer_task(finalize(load_config_file(TINY))).abstract_state(mesh).params

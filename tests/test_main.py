@@ -12,7 +12,7 @@ from PIL import Image
 from bsq_jax import main as module
 from bsq_jax.config import to_json
 from bsq_jax.inference.tokenizer import Tokenizer
-from bsq_jax.training import jobs, workdir
+from bsq_jax.training import train_run, workdir
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 CLIPS = f"{TINY}:clips"
@@ -101,6 +101,7 @@ def trained(tmp_path_factory):
         (("--config", TINY, "--workdir", "W", "--processes", "two"), "invalid int value: 'two'"),
     ],
 )
+@pytest.mark.usefixtures("eight_devices")
 def test_a_mistake_is_one_line_and_status_2(command, tmp_path, monkeypatch, words, expected):
     monkeypatch.chdir(tmp_path)
     pathlib.Path("FILE").write_text("not a folder")
@@ -305,7 +306,7 @@ def test_a_run_of_before_video_goes_on(tmp_path, monkeypatch, command, caplog):
         return saved
 
     with monkeypatch.context() as patch:
-        for place in (jobs, workdir):
+        for place in (train_run, workdir):
             patch.setattr(place, "to_json", of_before)
         words = ["--workdir", str(tmp_path), "--config.train.steps=2"]
         assert module.run(["--config", TINY, *words]) == 0

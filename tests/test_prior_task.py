@@ -19,7 +19,7 @@ from bsq_jax import main as module
 from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import make_mesh
-from bsq_jax.data.pipeline import eval_batches
+from bsq_jax.data.eval_pipeline import eval_batches
 from bsq_jax.data.tokens import read_description, token_batches
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.media.pictures import save_png
@@ -72,6 +72,7 @@ def batch_of(time, seed=0):
 
 
 @pytest.mark.smoke
+@pytest.mark.usefixtures("eight_devices")
 def test_a_step_is_the_same_on_any_mesh(tokenizer, tmp_path):
     batch = batch_of(2)
     meshes = make_mesh(devices=jax.devices()[:1]), make_mesh(data=2, fsdp=4)

@@ -24,8 +24,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bsq_jax.cli.command import Command
-from bsq_jax.cli.job import CONFIG_HELP
 from bsq_jax.cli.outputs import check_output_file, write_output
+from bsq_jax.cli.train_or_evaluate import CONFIG_HELP
 from bsq_jax.core.errors import UserError
 
 # Name on the command line -> kind of device as JAX calls it, and its memory in GiB (data sheets).
@@ -183,7 +183,7 @@ def table(result: Mapping[str, Any]) -> str:
     width = max(len(name) for name, _ in rows) + 2
     head = (
         f"{result['name']}: {result['parameters'] / 1e6:.1f}M parameters"
-        f"{result['second_player']}, global batch {result['batch_size']}, mesh {result['mesh']} of "
+        f"{result['discriminator']}, global batch {result['batch_size']}, mesh {result['mesh']} of "
         f"{result['compiled_for']}"
     )
     return "\n".join([head, *(f"{name:<{width}}{value}".rstrip() for name, value in rows)])

@@ -21,7 +21,7 @@ _ON = f"{FLAG}=true"
 
 
 def ask_for() -> None:
-    """Has XLA compile deterministic programs; to be called before JAX is asked for devices.
+    """Makes XLA compile deterministic programs; to be called before JAX is asked for devices.
 
     Raises:
       UserError: JAX runs on GPUs already, without the flag.
@@ -44,7 +44,7 @@ def _is_on() -> bool:
 
 
 def described(wanted: bool) -> str:
-    """What a run can promise, in a line for its log; empty where there is nothing to say.
+    """Whether runs repeat to the bit, as a line for the log; empty where that goes without saying.
 
     Args:
       wanted: ``train.deterministic``.

@@ -1,4 +1,4 @@
-"""The needs of a training step, from the program compiled for a mesh; nothing is allocated."""
+"""Memory, FLOPs and collectives of a training step, compiled for a mesh but never run."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.core.sharding import batch_sharding, batch_shards
+from bsq_jax.core.sharding import batch_sharding
 from bsq_jax.core.target import described
 from bsq_jax.models.factory import make_tokenizer
 from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
+from bsq_jax.training.accumulate import check_divides
 from bsq_jax.training.compiled import collectives, memory
 from bsq_jax.training.state import jit_step
 from bsq_jax.training.tasks.masked_lm import make_masked_lm_task
@@ -38,12 +39,8 @@ def abstract_batch(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, jax
     Raises:
       UserError: the batch does not divide over the devices.
     """
-    count, parts = config.train.batch_size, config.train.accumulate * batch_shards(mesh)
-    if count % parts:
-        raise UserError(
-            f"train.batch_size {count} does not divide into {config.train.accumulate} micro-batches"
-            f" (train.accumulate) over {batch_shards(mesh)} devices (data x fsdp)"
-        )
+    count = config.train.batch_size
+    check_divides(count, config.train.accumulate, mesh)
     frames = config.data.frames or (
         config.masked_lm.frames if config.task == "masked_lm" else config.model.frames
     )
@@ -98,9 +95,9 @@ def plan(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, Any]:
         ) from None
     found = memory(compiled)
     parts = {"parameters": state.params, "averaged parameters": state.ema}
-    parts["optimiser"] = state.opt_state
+    parts["optimizer"] = state.opt_state
     if state.adversary is not None:
-        parts["discriminator and its optimiser"] = state.adversary
+        parts["discriminator and its optimizer"] = state.adversary
     parts |= {"frozen networks": frozen, "batch": batch}
     second = sum(leaf.size for leaf in jax.tree.leaves(getattr(state.adversary, "params", ())))
     return {
@@ -110,7 +107,7 @@ def plan(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, Any]:
         "batch_size": config.train.batch_size,
         "steps": config.train.steps,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-        "second_player": f" and a discriminator of {second / 1e6:.1f}M" if second else "",
+        "discriminator": f" and a discriminator of {second / 1e6:.1f}M" if second else "",
         "state_bytes": {name: bytes_of_device(tree) for name, tree in parts.items() if tree},
         "memory": {**dataclasses.asdict(found), "peak": found.peak},
         "flops": flops,
