@@ -29,7 +29,6 @@ from einops import rearrange
 from bsq_jax.core.errors import UserError
 from bsq_jax.models.initializers import bias, embedding
 
-KINDS = ("learned", "sincos", "rotary")
 _LONGEST_PERIOD = 10_000.0  # Vaswani et al. 2017; Su et al. 2021 take it for rotary positions
 
 
@@ -59,7 +58,7 @@ def frame_positions(kind: str, first: int, frames: int, width: int, heads: int) 
     """Positions of frames ``first .. first + frames - 1``.
 
     Args:
-      kind: one of `KINDS`.
+      kind: ``learned``, ``sincos`` or ``rotary``.
       first: place of the first frame.
       frames: how many.
       width: channels of a token.
@@ -120,7 +119,7 @@ class PositionEmbedding(nn.Module):
     """Adds what tells where a token is; for rotary positions, nothing.
 
     Attributes:
-      kind: one of `KINDS`.
+      kind: ``learned``, ``sincos`` or ``rotary``.
       grid: (rows, columns) of a frame.
       frames: rows of the learned temporal table; 1 for none.
       dtype: of the sum.
@@ -166,7 +165,7 @@ def check_length(kind: str, last: int, frames: int) -> None:
     """Refuses frames that a model has no positions for.
 
     Args:
-      kind: one of `KINDS`.
+      kind: ``learned``, ``sincos`` or ``rotary``.
       last: place of the last frame, from 0.
       frames: the model's longest clip.
 

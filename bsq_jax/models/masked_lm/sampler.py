@@ -32,7 +32,6 @@ from bsq_jax.models.masked_lm.mask_schedule import masked_after
 from bsq_jax.models.masked_lm.model import MaskedLm, MaskedLmShape, positions_of
 from bsq_jax.quantizers.bits import from_group_indices, to_group_indices
 
-ORDERS = ("confidence", "random")
 _TOKENS = 2048  # that a device works on at a time, counted without those of guidance
 _MOST_ROWS = 32
 

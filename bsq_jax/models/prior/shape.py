@@ -8,8 +8,6 @@ import numpy as np
 
 from bsq_jax.models.prior.bounds import check_exact
 
-ORDERS = ("raster", "grids")
-
 
 def steps_of(order: str, rows: int, columns: int) -> np.ndarray:
     """At which step of a frame each token is taken.
