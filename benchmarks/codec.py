@@ -17,7 +17,7 @@ from skimage import data
 
 from benchmarks.timing import report
 from bsq_jax.coding.codec import Codec
-from bsq_jax.coding.tiles import Tiles
+from bsq_jax.coding.tile_tokenizer import TileTokenizer
 from bsq_jax.models.prior.entropy_coder import Decoder, Encoder
 
 
@@ -39,11 +39,11 @@ class _Clock:
 def measure(codec: Codec, frames: np.ndarray) -> dict[str, float]:
     """Seconds of each part of one encoding and one decoding."""
     shape = codec.tokenizer.shape
-    tile = shape.image_height, shape.image_width
-    tiles = Tiles(frames.shape[1], frames.shape[2], tile, shape.patch_size)
+    tokenizer = TileTokenizer(codec.tokenizer)
+    tiles = tokenizer.tiles(frames.shape[1], frames.shape[2], shape.patch_size)
     whole, coder, pixels = _Clock(), _Clock(), _Clock()
-    tokens = whole(codec._tokens)(frames, tiles, shape.bits)
-    tokenizer = whole.seconds
+    tokens = whole(tokenizer.encode)(frames, tiles, shape.bits)
+    tokenized = whole.seconds
     encoder = Encoder()
     encoder.write = coder(encoder.write)  # type: ignore[method-assign]
     stream = codec._coder.stream(len(tiles), shape.bits)
@@ -60,11 +60,11 @@ def measure(codec: Codec, frames: np.ndarray) -> dict[str, float]:
     again = _Clock()
     found = np.stack([again(stream.decode)(decoder) for _ in tokens])
     assert (found == tokens).all()
-    pixels(codec._pixels)(tokens, tiles)
+    pixels(tokenizer.decode)(tokens, tiles)
     return {
         "encode s": encoded,
-        "tokenizer": tokenizer / encoded,
-        "prior": (encoded - tokenizer - written) / encoded,
+        "tokenizer": tokenized / encoded,
+        "prior": (encoded - tokenized - written) / encoded,
         "arithmetic coder": written / encoded,
         "decode s": again.seconds + pixels.seconds,
         "tokenizer ": pixels.seconds / (again.seconds + pixels.seconds),

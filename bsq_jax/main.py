@@ -9,7 +9,7 @@ import functools
 import sys
 from collections.abc import Sequence
 
-from bsq_jax.cli import job, train
+from bsq_jax.cli import train, train_or_evaluate
 from bsq_jax.cli.command import Parser, exit_status, parse
 
 USAGE = """\
@@ -42,12 +42,12 @@ def run(argv: Sequence[str]) -> int:
       UserError: a mistake in flags, config, files or data.
     """
     parser = Parser("python -m bsq_jax.main", __doc__, epilog=USAGE)
-    job.add_config_and_workdir(parser)
+    train_or_evaluate.add_config_and_workdir(parser)
     parser.add_argument("--mode", choices=("train", "evaluate"), default="train")
-    job.add_profile(parser)
-    job.add_processes(parser)
+    train_or_evaluate.add_profile(parser)
+    train_or_evaluate.add_processes(parser)
     flags = parse(parser, train.COMMAND, argv)
-    return job.run_job(flags, evaluate=flags.mode == "evaluate")
+    return train_or_evaluate.run(flags, evaluate=flags.mode == "evaluate")
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ own; one device against many; a run without a discriminator; clips without their
 import dataclasses
 import functools
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -93,8 +94,10 @@ def start(task, mesh):
 def compile_step(task, mesh):
     state = start(task, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    chex.clear_trace_counter()
     step = jax.jit(
-        task.train_step,
+        # R1 and the start of the discriminator trace nothing anew.
+        chex.assert_max_traces(task.train_step, 1),
         in_shardings=(shardings, batch_sharding(mesh), replicated(mesh)),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
@@ -109,14 +112,14 @@ def train(task, mesh, steps):
     states, values = [jax.device_get(state)], []
     for index in range(steps):
         state, metrics = step(state, to_global(batch(index), mesh), frozen)
+        chex.assert_tree_all_finite((state, metrics))
         states.append(jax.device_get(state))
         values.append(jax.device_get(metrics))
-    assert step._cache_size() == 1  # R1 and the start of the discriminator recompile nothing
     return states, values
 
 
 def close(ours, wanted, atol=2e-6):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=atol, rtol=1e-4), ours, wanted)
+    chex.assert_trees_all_close(ours, wanted, atol=atol, rtol=1e-4)
 
 
 def written_out(task, step, state, pixels):
@@ -214,7 +217,7 @@ def test_before_its_start_the_discriminator_is_not_trained():
     alone = dataclasses.replace(late, adversarial=None)
     wanted, _ = train(alone, one_device(), 2)
     close((states[2].params, states[2].ema), (wanted[2].params, wanted[2].ema))
-    jax.tree.map(np.testing.assert_array_equal, states[2].adversary, states[0].adversary)
+    chex.assert_trees_all_equal(states[2].adversary, states[0].adversary)
     assert [float(v["adversarial"]) for v in values[:2]] == [0, 0]
     assert [float(v["adversarial_weight"]) > 0 for v in values] == [False, False, True]
     assert values[2]["adversarial"] != 0
@@ -261,7 +264,7 @@ def test_a_step_in_bfloat16_is_near_the_one_in_float32():
     states, values = zip(*(train(make_task(dtype=d), one_device(), 1) for d in DTYPES), strict=True)
     for name in ("loss", "l1", "adversarial", "discriminator", "r1"):
         np.testing.assert_allclose(values[1][0][name], values[0][0][name], rtol=0.05, atol=0.01)
-    assert {leaf.dtype for leaf in jax.tree.leaves(states[1][1].params)} == {np.dtype("float32")}
+    chex.assert_trees_all_equal_shapes_and_dtypes(states[1][1], states[0][1])
     close(states[1][1].adversary.params, states[0][1].adversary.params, atol=0.05)
 
 
@@ -281,7 +284,7 @@ def trained_on(pixels, discriminator, **changes):
     return training, DiscriminatorState(params, None, jnp.asarray([0.1, -0.1]), jnp.float32(0))
 
 
-def test_frames_that_are_padding_are_not_judged():
+def test_padding_has_no_logits():
     """As samples of their own the real frames give the same, R1 included."""
     rng = np.random.default_rng(0)
     real, fake = jnp.asarray(rng.uniform(-1, 1, (2, 3, 4, 8, 8, 3)), jnp.float32)
@@ -328,7 +331,7 @@ def test_what_padding_holds_has_no_influence_on_statistics_over_the_batch():
     )
     frames = jnp.asarray([2, 1, 2, 2], jnp.int32)
     other = pixels.at[1, 1].set(255)
-    jax.tree.map(np.testing.assert_array_equal, run(other, frames), run(pixels, frames))
+    chex.assert_trees_all_equal(run(other, frames), run(pixels, frames))
     changed = jax.tree.map(
         lambda a, b: bool((a != b).any()), run(other, frames.at[1].set(2)), run(pixels, frames)
     )

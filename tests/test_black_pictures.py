@@ -10,7 +10,7 @@ from PIL import Image
 from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.trees import leaves
-from bsq_jax.training import jobs
+from bsq_jax.training import train_run
 from bsq_jax.training.workdir import open_checkpoints
 
 
@@ -40,7 +40,7 @@ def test_identical_black_pictures(tmp_path, capsys):
     config = config_of(folder_of(tmp_path / "black", 20))
     config.unlock()
     config.data.val_source = f"folder:{folder_of(tmp_path / 'others', 20)}"
-    assert jobs.train_job(config, workdir) == 0
+    assert train_run.train(config, workdir) == 0
     assert "PSNR" in capsys.readouterr().out
     report = json.loads((workdir / "evaluation.json").read_text())
     for result in report["results"].values():
@@ -65,10 +65,10 @@ def test_one_and_two_pictures(tmp_path, capsys, count):
     config = config_of(folder, steps=2)
     if count == 1:
         with pytest.raises(UserError, match=r"too few pictures \(1\) to divide") as raised:
-            jobs.train_job(config, workdir)
+            train_run.train(config, workdir)
         assert "\n" not in str(raised.value)
         return
-    assert jobs.train_job(config, workdir) == 0
+    assert train_run.train(config, workdir) == 0
     out = capsys.readouterr().out
     assert "VGG16 needs at least 2 frames" in out
     report = json.loads((workdir / "evaluation.json").read_text())

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import textwrap
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,10 +61,11 @@ def abstract(state, sharding=None):
 
 
 def assert_same_bits(found, expected):
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        assert a.dtype == b.dtype
-        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+    """Structure, shapes, types and values; compared as bytes, so that -0 and NaN count too."""
+    chex.assert_trees_all_equal_structs(found, expected)
+    chex.assert_trees_all_equal_shapes_and_dtypes(found, expected)
+    as_bytes = lambda leaf: np.frombuffer(np.asarray(leaf).tobytes(), np.uint8)  # noqa: E731
+    chex.assert_trees_all_equal(*(jax.tree.map(as_bytes, tree) for tree in (found, expected)))
 
 
 def save(directory, *steps, keep=2):
@@ -149,7 +151,7 @@ def test_only_the_newest_complete_ones_are_kept(tmp_path):
 def test_nothing_is_pruned_before_the_new_one_has_its_checksums(tmp_path, monkeypatch):
     save(tmp_path, 1, 2)
 
-    def full_disk(folder):
+    def full_disk(*_):
         raise OSError(28, "No space left on device")
 
     with Checkpointer(tmp_path, keep=2) as checkpointer:
@@ -261,7 +263,9 @@ def test_each_file_is_read_for_its_checksum_once(tmp_path, monkeypatch):
     flipped_data(tmp_path / "2")
     looked = []
     original = checksums.problem
-    monkeypatch.setattr(checksums, "problem", lambda f: looked.append(f.name) or original(f))
+    monkeypatch.setattr(
+        checksums, "problem", lambda f, *share: looked.append(f.name) or original(f, *share)
+    )
     with Checkpointer(tmp_path) as checkpointer:
         checkpointer.read_meta()
         checkpointer.restore_latest(abstract(make_state()))

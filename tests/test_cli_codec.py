@@ -264,7 +264,7 @@ def test_frames_of_an_animation_are_made_one_by_one(tmp_path):
     """Sixty frames of 3 MB as pixels: memory is that of a few."""
     import tracemalloc
 
-    from bsq_jax.coding.input_frames import open_frames
+    from bsq_jax.coding.frame_source import open_frames
 
     images = [Image.new("P", (1000, 1000), number) for number in range(60)]
     file = io.BytesIO()

@@ -1,5 +1,6 @@
 """What an evaluation shows. Oracle: the grid and the movies laid out by hand."""
 
+import chex
 import numpy as np
 
 from bsq_jax.evaluation.comparison_pictures import (
@@ -27,7 +28,10 @@ def test_one_color_per_patch():
     for index in np.ndindex(2, 3, 2):
         block = pixels[*index[:2], :, 8 * index[2] : 8 * index[2] + 8]
         wanted[*index[:2], :, 8 * index[2] : 8 * index[2] + 8] = np.rint(block.mean(axis=(0, 1)))
-    np.testing.assert_array_equal(one_color_per_patch(pixels, 8), wanted)
+    found = one_color_per_patch(pixels, 8)
+    chex.assert_equal_shape([found, pixels])
+    chex.assert_type(found, np.uint8)
+    chex.assert_trees_all_equal(found, wanted)
     np.testing.assert_array_equal(one_color_per_patch(pixels[0, 0], 8), wanted[0, 0])
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,9 +42,9 @@ def test_same_as_the_package(stored, params):
     pixels = jnp.asarray(np.stack([noise, np.stack(moving)]), jnp.float32)
     expected, _ = jax.jit(theirs.apply)(variables, pixels)
     found = jax.jit(i3d_logits)(params, pixels)
-    assert found.shape == (2, 400)
-    assert found.dtype == jnp.float32
-    assert np.isfinite(found).all()
+    chex.assert_shape(found, (2, 400))
+    chex.assert_type(found, jnp.float32)
+    chex.assert_tree_all_finite(found)
     assert (np.std(expected, axis=1) > 1).all()
     np.testing.assert_allclose(found, expected, atol=1e-4)
     np.testing.assert_array_equal(np.argmax(found, axis=1), np.argmax(expected, axis=1))

@@ -1,5 +1,6 @@
 """Inception-v3 and its weights. Oracle: float64 numpy of two blocks, and closed forms."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,9 +58,8 @@ def test_constant_network(blank):
         return inception(params, pixels), inception(params, pixels, bias=True).logits
 
     found, biased = both(params, pixels)
-    assert found.pool.shape == (1, 2, 2048)
-    assert found.logits.shape == (1, 2, 1008)
-    assert found.pool.dtype == found.logits.dtype == jnp.float32
+    chex.assert_shape([found.pool, found.logits], [(1, 2, 2048), (1, 2, 1008)])
+    chex.assert_type([found.pool, found.logits], jnp.float32)
     np.testing.assert_allclose(found.pool[0], [pool, pool], atol=1e-5)
     logits = state["fc.weight"] @ pool
     np.testing.assert_allclose(found.logits[0], [logits, logits], atol=2e-4)

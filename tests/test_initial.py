@@ -14,7 +14,7 @@ from bsq_jax.config import finalize, load_config_file
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import make_mesh, replicated
 from bsq_jax.core.trees import leaves
-from bsq_jax.training import jobs
+from bsq_jax.training import train_run
 from bsq_jax.training.export import save_export
 from bsq_jax.training.initial_state import place, start_from
 from bsq_jax.training.saved_models import load_saved_model
@@ -121,7 +121,7 @@ def test_a_rate_that_followed_the_batch_follows_that_of_the_new_run(tmp_path, mo
     config.optimizer.learning_rate = 1e-3
     save_export(tmp_path / "given", finalize(config), weights, origin={})
     seen = []
-    monkeypatch.setattr(jobs, "train_job", lambda config, workdir, **_: seen.append(config) or 0)
+    monkeypatch.setattr(train_run, "train", lambda config, workdir, **_: seen.append(config) or 0)
     for name in ("kept", "derived", "run", "given"):
         words = (f"--config.train.init={tmp_path / name}", "--config.train.batch_size=64")
         run("--workdir", tmp_path / "new", *words)

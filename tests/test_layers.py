@@ -1,5 +1,8 @@
 """Building blocks of the frozen networks. Oracle: float64 numpy and numbers worked out by hand."""
 
+import functools
+
+import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -30,17 +33,6 @@ def test_folded_normalisation():
     np.testing.assert_allclose(unscaled, (expected - bias) / scale + bias, atol=1e-4)
 
 
-def test_conv_stride_and_padding():
-    """TensorFlow's SAME puts the odd zero after the data: by hand on one axis of interest."""
-    net = jnp.arange(1.0, 5.0).reshape(1, 1, 4, 1)
-    params = {"kernel": np.array([1.0, 10.0, 100.0], np.float32).reshape(1, 3, 1, 1)}
-    params["bias"] = np.array([0.5], np.float32)
-    same = conv(params, net, 2)  # windows 1 2 3 and 3 4 0
-    np.testing.assert_array_equal(same.ravel(), [321.5, 43.5])
-    valid = conv(params, net, 1, "VALID")
-    np.testing.assert_array_equal(valid.ravel(), [321.5, 432.5])
-
-
 @pytest.mark.parametrize(("frames", "side", "stride"), [(5, 3, 1), (6, 7, 2), (9, 3, 2), (4, 1, 1)])
 def test_conv_video_against_three_dimensional_convolution(frames, side, stride):
     """Oracle: XLA's own three-dimensional convolution."""
@@ -55,15 +47,6 @@ def test_conv_video_against_three_dimensional_convolution(frames, side, stride):
     found = conv_video({"kernel": kernel, "bias": bias}, net, stride)
     assert found.shape == whole.shape
     np.testing.assert_allclose(found, whole + bias.reshape(1, 1, 1, 1, 4), atol=1e-4)
-
-
-def test_average_leaves_padding_out():
-    net = jnp.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])[None, :, :, None]
-    expected = [[3.0, 3.5, 4.0], [3.0, 3.5, 4.0]]  # each window holds both rows
-    np.testing.assert_allclose(average_unpadded(net)[0, :, :, 0], expected, rtol=1e-6)
-    corner = average_unpadded(jnp.arange(9.0).reshape(1, 3, 3, 1))[0, :, :, 0]
-    np.testing.assert_allclose(corner, [[2, 2.5, 3], [3.5, 4, 4.5], [5, 5.5, 6]], rtol=1e-6)
-    np.testing.assert_allclose(average_unpadded(jnp.full((1, 1, 2, 1), 7.0)), 7.0)
 
 
 def test_max_pool_of_negative_numbers():
@@ -92,3 +75,30 @@ def test_resize_against_bilinear_by_hand(shape):
     expected = rows[:, x] * (1 - dx) + rows[:, x + 1] * dx
     found = resize(jnp.asarray(picture, jnp.float32)[None, :, :, None], side)[0, :, :, 0]
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+class Layers(chex.TestCase):
+    """Compiled, op by op and on a device: numbers worked out by hand."""
+
+    @chex.variants(with_jit=True, without_jit=True, with_device=True)
+    def test_conv_stride_and_padding(self):
+        """TensorFlow's SAME puts the odd zero after the data: by hand on one axis of interest."""
+        net = jnp.arange(1.0, 5.0).reshape(1, 1, 4, 1)
+        params = {"kernel": np.array([1.0, 10.0, 100.0], np.float32).reshape(1, 3, 1, 1)}
+        params["bias"] = np.array([0.5], np.float32)
+        same = self.variant(functools.partial(conv, stride=2))(params, net)  # 1 2 3 and 3 4 0
+        chex.assert_trees_all_equal(same.ravel(), np.float32([321.5, 43.5]))
+        valid = self.variant(functools.partial(conv, stride=1, padding="VALID"))(params, net)
+        chex.assert_trees_all_equal(valid.ravel(), np.float32([321.5, 432.5]))
+
+    @chex.variants(with_jit=True, without_jit=True, with_device=True)
+    def test_average_leaves_padding_out(self):
+        average = self.variant(average_unpadded)
+        net = jnp.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])[None, :, :, None]
+        expected = np.float32([[3.0, 3.5, 4.0], [3.0, 3.5, 4.0]])  # each window holds both rows
+        chex.assert_trees_all_close(average(net)[0, :, :, 0], expected)
+        corner = average(jnp.arange(9.0).reshape(1, 3, 3, 1))[0, :, :, 0]
+        expected = np.float32([[2, 2.5, 3], [3.5, 4, 4.5], [5, 5.5, 6]])
+        chex.assert_trees_all_close(corner, expected)
+        single = jnp.full((1, 1, 2, 1), 7.0)
+        chex.assert_trees_all_close(average(single), single)

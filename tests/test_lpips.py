@@ -3,6 +3,7 @@
 import pickle
 import sys
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +21,7 @@ jitted = jax.jit(lpips, static_argnames=("net", "dtype"), compiler_options=FAST)
 
 
 @jax.jit(static_argnames=("net", "dtype"), compiler_options=FAST)
-def judge(params, a, b, net, dtype=jnp.float32):
+def distances_and_gradient(params, a, b, net, dtype=jnp.float32):
     """Distances, shares of the layers, and the gradient of the sum over the batch to b."""
 
     def total(b):
@@ -57,9 +58,9 @@ TYPES = [("vgg16", jnp.float32), ("alexnet", jnp.float32), ("alexnet", jnp.bfloa
 def test_golden_values_layers_and_gradient(golden, weights, pair, net):
     """Gradients to 1e-4 of the largest value of each picture's, and so to 1e-4 absolutely."""
     wanted = golden("lpips")
-    distances, layers, gradient = judge(weights[net], *pair, net)
-    assert distances.shape == (2,)
-    assert distances.dtype == jnp.float32
+    distances, layers, gradient = distances_and_gradient(weights[net], *pair, net)
+    chex.assert_shape(distances, (2,))
+    chex.assert_type(distances, jnp.float32)
     np.testing.assert_allclose(distances, wanted[NETS[net]], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(layers[:, 0], wanted[f"{NETS[net]}_per_layer"], rtol=1e-4, atol=1e-6)
     theirs = to_frames(wanted[f"{NETS[net]}_grad_b"])
@@ -77,7 +78,7 @@ def test_video_is_the_mean_over_frames(golden, weights, pair):
 
 def test_bfloat16_stays_near_float32(golden, weights, pair):
     """3% for the distances; the gradient points the same way (cosine above 0.95)."""
-    got, _, rough = judge(weights["alexnet"], *pair, "alexnet", jnp.bfloat16)
+    got, _, rough = distances_and_gradient(weights["alexnet"], *pair, "alexnet", jnp.bfloat16)
     assert got.dtype == rough.dtype == jnp.float32
     np.testing.assert_allclose(got, golden("lpips")["alex"], rtol=0.03)
     exact = to_frames(golden("lpips")["alex_grad_b"]).reshape(2, -1)
@@ -88,7 +89,7 @@ def test_bfloat16_stays_near_float32(golden, weights, pair):
 
 @pytest.mark.parametrize(("net", "dtype"), TYPES)
 def test_equal_pictures(weights, pair, net, dtype):
-    distances, _, gradient = judge(weights[net], pair[0], pair[0], net, dtype)
+    distances, _, gradient = distances_and_gradient(weights[net], pair[0], pair[0], net, dtype)
     # What is left is the rounding of two norms that the compiler computes in two ways.
     np.testing.assert_allclose(distances, 0, atol=1e-12)
     np.testing.assert_allclose(gradient, 0, atol=1e-9)
@@ -101,13 +102,14 @@ def test_gradient_where_features_are_all_zero(weights, pair, net, dtype):
     layers = dict(weights[net][scope])
     second = layers["Conv_1"]
     layers["Conv_1"] = {"kernel": second["kernel"], "bias": jnp.full_like(second["bias"], -1e6)}
-    distances, _, gradient = judge({**weights[net], scope: layers}, *pair, net, dtype)
-    assert np.isfinite(distances).all()
-    assert np.isfinite(gradient).all()
+    distances, _, gradient = distances_and_gradient(
+        {**weights[net], scope: layers}, *pair, net, dtype
+    )
+    chex.assert_tree_all_finite((distances, gradient))
     layers["Conv_0"] = jax.tree.map(jnp.zeros_like, layers["Conv_0"])
     layers["Conv_1"] = jax.tree.map(jnp.zeros_like, second)
-    _, _, gradient = judge({**weights[net], scope: layers}, *pair, net, dtype)
-    assert np.isfinite(gradient).all()
+    _, _, gradient = distances_and_gradient({**weights[net], scope: layers}, *pair, net, dtype)
+    chex.assert_tree_all_finite(gradient)
 
 
 def test_the_slope_of_the_norm_at_zero_is_finite():
@@ -143,10 +145,10 @@ def test_pooled_features(weights, pair):
 
     clip = np.concatenate(pair, axis=1)[:, :, :32, :48]
     got, last = pooled_and_last(weights["vgg16"], clip)
-    assert got.shape == (2, 2, 512)
-    assert got.dtype == jnp.float32
+    chex.assert_shape(got, (2, 2, 512))
+    chex.assert_type(got, jnp.float32)
     assert (np.asarray(got) >= 0).all()
-    assert last.shape == (2, 2, 3, 512)
+    chex.assert_shape(last, (2, 2, 3, 512))
     np.testing.assert_allclose(got[:, 1], np.mean(last, axis=(1, 2)), rtol=1e-4, atol=1e-4)
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from bsq_jax import main as module
 from bsq_jax.config import to_json
 from bsq_jax.inference.tokenizer import Tokenizer
-from bsq_jax.training import jobs, workdir
+from bsq_jax.training import train_run, workdir
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 CLIPS = f"{TINY}:clips"
@@ -305,7 +305,7 @@ def test_a_run_of_before_video_goes_on(tmp_path, monkeypatch, command, caplog):
         return saved
 
     with monkeypatch.context() as patch:
-        for place in (jobs, workdir):
+        for place in (train_run, workdir):
             patch.setattr(place, "to_json", of_before)
         words = ["--workdir", str(tmp_path), "--config.train.steps=2"]
         assert module.run(["--config", TINY, *words]) == 0

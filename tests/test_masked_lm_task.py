@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,27 +102,29 @@ def test_what_is_asked(tokenizer, tmp_path, unit):
 
 
 @pytest.mark.smoke
-def test_the_loss_against_numpy():
-    shape = masked_lm_shape(1, 3, bits=5, group_size=3)  # groups of 8 and of 4 words
-    drawn = np.random.default_rng(0)
-    logits = drawn.normal(size=(2, 3, 12)).astype(np.float32)
-    targets = np.stack([drawn.integers(0, 8, (2, 3)), drawn.integers(0, 4, (2, 3))], axis=-1)
-    masked = drawn.random((2, 3, 2)) < 0.6
-    found = sums_over_masked(
-        shape, jnp.asarray(logits), jnp.asarray(targets), jnp.asarray(masked), 0.2
-    )
-    want = {name: np.zeros(2) for name in ("loss", "cross_entropy", "right", "masked")}
-    for example, token, group in np.argwhere(masked):
-        part = logits[example, token, :8] if group == 0 else logits[example, token, 8:]
-        log = part.astype(np.float64) - np.log(np.exp(part.astype(np.float64)).sum())
-        target = targets[example, token, group]
-        smooth = 0.8 * np.eye(len(log))[target] + 0.2 / len(log)
-        want["loss"][example] -= smooth @ log
-        want["cross_entropy"][example] -= log[target]
-        want["right"][example] += log.argmax() == target
-        want["masked"][example] += 1
-    for name, values in want.items():
-        np.testing.assert_allclose(found[name], values, rtol=1e-5, err_msg=name)
+class SumsTest(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True, with_device=True)
+    def test_the_loss_against_numpy(self):
+        shape = masked_lm_shape(1, 3, bits=5, group_size=3)  # groups of 8 and of 4 words
+        drawn = np.random.default_rng(0)
+        logits = drawn.normal(size=(2, 3, 12)).astype(np.float32)
+        targets = np.stack([drawn.integers(0, 8, (2, 3)), drawn.integers(0, 4, (2, 3))], axis=-1)
+        masked = drawn.random((2, 3, 2)) < 0.6
+        run = self.variant(lambda *arrays: sums_over_masked(shape, *arrays, 0.2))
+        found = run(logits, targets.astype(np.int32), masked)
+        want = {name: np.zeros(2) for name in ("loss", "cross_entropy", "right", "masked")}
+        for example, token, group in np.argwhere(masked):
+            words = slice(8) if group == 0 else slice(8, None)
+            part = np.float64(logits[example, token, words])
+            log = part - np.log(np.exp(part).sum())
+            target = targets[example, token, group]
+            smooth = 0.8 * np.eye(len(log))[target] + 0.2 / len(log)
+            want["loss"][example] -= smooth @ log
+            want["cross_entropy"][example] -= log[target]
+            want["right"][example] += log.argmax() == target
+            want["masked"][example] += 1
+        chex.assert_trees_all_close(found, want, rtol=1e-5)
+        chex.assert_tree_all_finite(found)
 
 
 @pytest.mark.smoke
@@ -149,9 +152,9 @@ def test_validation_does_not_depend_on_the_batch(tokenizer, tmp_path):
         step(params, {name: rows[part] for name, rows in batch.items()}, frozen)
         for part in (slice(4, 8), slice(0, 4))
     ]
-    for name, values in whole.items():
-        joined = np.concatenate([halves[1][name], halves[0][name]])
-        np.testing.assert_allclose(joined, values, rtol=1e-5, err_msg=name)
+    joined = jax.tree.map(lambda a, b: np.concatenate([a, b]), halves[1], halves[0])
+    chex.assert_trees_all_close(joined, whole, rtol=1e-5)
+    chex.assert_shape(list(whole.values()), (8,))
 
 
 @pytest.fixture(scope="module")

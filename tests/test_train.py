@@ -11,8 +11,9 @@ import pytest
 
 from bsq_jax.core.errors import NonFiniteError
 from bsq_jax.core.sharding import make_mesh, replicate
-from bsq_jax.training.loop import AHEAD, StopSignal, train
+from bsq_jax.training.loop import AHEAD, Schedule, TrainingLoop
 from bsq_jax.training.state import DiscriminatorState, TrainState
+from bsq_jax.training.stop_signal import StopSignal
 
 
 class Counting:
@@ -69,27 +70,26 @@ class Log:
     data_wait = progress = restart_rates = arrived = lambda self, *values: None
 
 
-def run(task, mesh, batches, steps, log, saved, log_every, state=None, save_every=100, **looking):
+def run(
+    task, mesh, batches, steps, log, saved, log_every, state=None, save_every=100,
+    evaluate=None, **every,
+):  # fmt: skip
     if state is None:
         state = TrainState(*replicate((np.int32(0), {"seen": np.int32(0)}), mesh), None, None)
     with StopSignal() as stop:
-        state, finished = train(
+        loop = TrainingLoop(
             task,
             mesh,
-            lambda start, index, count: batches,
-            state=state,
-            steps=steps,
-            batch_size=8,
+            Schedule(steps, log_every, save_every, **every),
             checkpointer=types.SimpleNamespace(
                 save=lambda step, state, meta: saved.append(step), wait=lambda: None
             ),
             monitor=log,
             stop=stop,
             meta={},
-            log_every=log_every,
-            checkpoint_every=save_every,
-            **{"evaluate": None, **looking},
+            evaluate=evaluate,
         )
+        state, finished = loop.run(state, batches)
     assert finished
     return state
 

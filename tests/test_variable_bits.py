@@ -1,11 +1,11 @@
-"""Tokens that can do with their first bits.
+"""Tokens of which a decoder gets only the first bits.
 
 Oracles: corners written by hand, counted draws, a big batch against its micro-batches.
 """
 
 import dataclasses
-import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +23,6 @@ from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.losses import L1, L2
 from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
 from bsq_jax.quantizers.bsq import to_corners
-from bsq_jax.training.accumulate import over_micro_batches
 from bsq_jax.training.tasks.prior import make_prior_task
 from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
 from bsq_jax.training.tasks.variable_bits import draw_kept, keep_bits
@@ -46,10 +45,16 @@ def tokenizer():
 def test_missing_bits_are_zeros():
     bits = jnp.array([[1, 0, 1]], jnp.uint8)
     np.testing.assert_allclose(to_corners(bits, 5), np.array([[1, -1, 1, 0, 0]]) / np.sqrt(5))
-    values = jnp.ones((2, 1, 3, 4))
-    kept = np.asarray(keep_bits(values, jnp.array([1, 3])))
-    np.testing.assert_array_equal(kept[0, 0], [[1, 0, 0, 0]] * 3)
-    np.testing.assert_array_equal(kept[1, 0], [[1, 1, 1, 0]] * 3)
+
+
+@pytest.mark.smoke
+class KeepBitsTest(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True, with_device=True)
+    def test_bits_after_those_that_are_kept_are_zeros(self):
+        values = np.ones((3, 1, 3, 4), np.float32)
+        kept = self.variant(keep_bits)(values, np.array([1, 3, 4]))
+        wanted = np.array([[1, 0, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]], np.float32)
+        chex.assert_trees_all_equal(kept, np.tile(wanted[:, None, None], (1, 1, 3, 1)))
 
 
 def test_half_keep_all_and_the_others_any_number():
@@ -144,31 +149,4 @@ def test_micro_batches_do_what_the_big_batch_does(tokenizer, kind):
         for parts, mesh in ((1, make_mesh(devices=jax.devices()[:1])), (2, make_mesh()))
     )
     np.testing.assert_allclose(values["loss"], watched["loss"], rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), other, params)
-
-
-@pytest.mark.smoke
-def test_a_micro_batch_with_a_key_of_its_own_is_an_error():
-    """Such a key would be the same for all micro-batches; one that comes with the rows is not."""
-    x = jnp.zeros((4, 2))
-
-    def noisy(key):
-        return lambda rows, _: jnp.mean(rows + jax.random.normal(key(), rows.shape))
-
-    @functools.partial(jax.jit, static_argnums=(1, 2))
-    def run(step, count, where):
-        outside = stream_key(0, "noise", step)
-        key = {"inside": lambda: stream_key(0, "noise", step), "outside": lambda: outside}[where]
-        return over_micro_batches(noisy(key), x, None, count)
-
-    for where in ("inside", "outside"):
-        run(3, 1, where)  # one micro-batch shares it with nobody
-        with pytest.raises(ValueError, match="has a random key of its own"):
-            run(3, 2, where)
-
-    def given(rows, _):
-        return jnp.mean(jax.vmap(jax.random.normal)(rows[1]))
-
-    keys = jax.random.split(jax.random.key(0), 4)
-    both = over_micro_batches(given, (x, keys), None, 2)
-    np.testing.assert_allclose(both, np.mean(jax.vmap(jax.random.normal)(keys)), rtol=1e-6)
+    chex.assert_trees_all_close(other, params, atol=1e-5)

@@ -11,7 +11,7 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.data.decoding.video import Video
 from bsq_jax.media import videos
 from bsq_jax.media.timing import Timing
-from bsq_jax.media.videos import beside, check_encoder, encode_video, write_mp4
+from bsq_jax.media.videos import check_encoder, encode_video, side_by_side, write_mp4
 
 CARD = np.array(
     [[200, 50, 30], [30, 200, 50], [40, 60, 210], [250, 240, 20], [128, 128, 128], [0, 0, 0],
@@ -70,7 +70,7 @@ def test_an_encoder_that_is_missing_is_named(monkeypatch):
 @pytest.mark.parametrize(("side", "scale"), [(7, 46), (100, 4), (320, 1), (401, 1)])
 def test_clips_stand_beside_each_other_under_their_names(side, scale):
     left, right = ramp(2, 6, side), 255 - ramp(2, 6, side)
-    sheet = beside({"original": left, "18 bits a patch": right})
+    sheet = side_by_side({"original": left, "18 bits a patch": right})
     assert sheet.shape[1] % 2 == sheet.shape[2] % 2 == 0
     width, bar = side * scale, sheet.shape[1] - 6 * scale
     assert 2 * width <= sheet.shape[2] <= 2 * width + 6

@@ -81,7 +81,7 @@ def _content(path: str, name: str) -> bytes | pathlib.Path:
 def _encoded(name: str, content: bytes | pathlib.Path, flags: argparse.Namespace) -> Any:
     """The .bsq file as bytes."""
     from bsq_jax.coding.codec import Codec
-    from bsq_jax.coding.input_frames import open_frames
+    from bsq_jax.coding.frame_source import open_frames
     from bsq_jax.core.compilation_cache import enable_compilation_cache
     from bsq_jax.core.progress import progress
     from bsq_jax.data.records import BrokenRecord

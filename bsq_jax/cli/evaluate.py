@@ -14,20 +14,20 @@ from __future__ import annotations
 
 import argparse
 
-from bsq_jax.cli import job
+from bsq_jax.cli import train_or_evaluate
 from bsq_jax.cli.command import Command
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of ``evaluate``."""
-    job.add_config_and_workdir(parser)
-    job.add_processes(parser)
+    train_or_evaluate.add_config_and_workdir(parser)
+    train_or_evaluate.add_processes(parser)
     parser.set_defaults(profile=None)
 
 
 def run(flags: argparse.Namespace) -> int:
     """Evaluates."""
-    return job.run_job(flags, evaluate=True)
+    return train_or_evaluate.run(flags, evaluate=True)
 
 
 COMMAND = Command(

@@ -24,8 +24,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bsq_jax.cli.command import Command
-from bsq_jax.cli.job import CONFIG_HELP
 from bsq_jax.cli.outputs import check_output_file, write_output
+from bsq_jax.cli.train_or_evaluate import CONFIG_HELP
 from bsq_jax.core.errors import UserError
 
 # Name on the command line -> kind of device as JAX calls it, and its memory in GiB (data sheets).

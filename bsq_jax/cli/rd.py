@@ -47,7 +47,7 @@ def run(flags: argparse.Namespace) -> int:
     """Codes, measures, writes the results and prints their tables."""
     from bsq_jax.coding import rate_distortion, rate_distortion_tables
     from bsq_jax.coding.codec import Codec
-    from bsq_jax.coding.references import reference
+    from bsq_jax.coding.reference_codecs import reference
     from bsq_jax.core.compilation_cache import enable_compilation_cache
     from bsq_jax.data.input_files import find_inputs
 

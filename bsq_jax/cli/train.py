@@ -16,20 +16,20 @@ from __future__ import annotations
 
 import argparse
 
-from bsq_jax.cli import job
+from bsq_jax.cli import train_or_evaluate
 from bsq_jax.cli.command import Command
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of ``train``."""
-    job.add_config_and_workdir(parser)
-    job.add_profile(parser)
-    job.add_processes(parser)
+    train_or_evaluate.add_config_and_workdir(parser)
+    train_or_evaluate.add_profile(parser)
+    train_or_evaluate.add_processes(parser)
 
 
 def run(flags: argparse.Namespace) -> int:
     """Trains."""
-    return job.run_job(flags, evaluate=False)
+    return train_or_evaluate.run(flags, evaluate=False)
 
 
 COMMAND = Command(
@@ -37,7 +37,7 @@ COMMAND = Command(
     __doc__,
     add_arguments,
     run,
-    interrupted=job.INTERRUPTED,
+    interrupted=train_or_evaluate.INTERRUPTED,
     settings=True,
     os_errors=False,
 )

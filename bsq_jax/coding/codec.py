@@ -1,4 +1,4 @@
-"""Pictures and videos of any size as bytes: tiles, tokens, prior and container put together."""
+"""A tokenizer and a prior as a codec of files of pictures and videos of any size."""
 
 from __future__ import annotations
 
@@ -14,33 +14,21 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from ml_collections import ConfigDict
 
-from bsq_jax.coding.container import (
-    Chunk,
-    DamagedFile,
-    Header,
-    TruncatedFile,
-    bits_checksum,
-    pack_chunk,
-    read_chunks,
-    read_header,
-)
+from bsq_jax.coding.container import DamagedFile, Header, TruncatedFile, read_header
+from bsq_jax.coding.file_decoder import FileDecoder
+from bsq_jax.coding.file_encoder import Coding, FileEncoder
 from bsq_jax.coding.prior_coder import PriorCoder, check_prior
-from bsq_jax.coding.tiles import Tiles
+from bsq_jax.coding.tile_tokenizer import MOST_PIXELS, TileTokenizer, checked_frames
 from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
-from bsq_jax.core.pixels import pixels_to_bytes
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.media.timing import Timing, seconds_of
 from bsq_jax.models.factory import make_prior
-from bsq_jax.models.prior.entropy_coder import Decoder, Encoder
 from bsq_jax.training.export import identity, save_export
 from bsq_jax.training.saved_models import TOKENIZER_FOLDER, load_saved_model, read_saved_config
 
 MODES = ("prior", "raw")
-_MOST_PIXELS = 2**26  # of a frame: what is claimed to be larger is refused
-_CHUNK_BYTES = 4096  # so that what a chunk needs besides its payload does not count
-_FRAMES_AT_ONCE = 8  # of an image model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +89,7 @@ class Codec:
         self.tokenizer, self.name = tokenizer, name
         self.has_prior = prior is not None
         self._prior, self._origin = prior, dict(origin or {})
-        self._shape = tokenizer.shape
+        self._shape, self._tiled = tokenizer.shape, TileTokenizer(tokenizer)
         if prior is not None:
             check_prior(make_prior(prior[0]), *self._shape.grid, self._shape.bits)
 
@@ -189,54 +177,26 @@ class Codec:
                    " (train a tokenizer with model.min_bits for fewer)")
             )  # fmt: skip
         if overlap is None:  # of tokenizers of one patch tiles can share but half of it
-            overlap = min(self._shape.patch_size, min(self._tile) // 2)
+            overlap = min(self._shape.patch_size, min(self._tiled.tile) // 2)
         return mode, bits, overlap
-
-    # --- pixels and tokens ---
 
     @property
     def group(self) -> int:
         """Frames that are coded together."""
-        return self._shape.frames if self._shape.frames > 1 else _FRAMES_AT_ONCE
-
-    def _tokens(self, frames: np.ndarray, tiles: Tiles, bits: int) -> np.ndarray:
-        """uint8 ``[time, tile, token, kept bits]`` of one group of frames."""
-        cut = tiles.cut(frames)
-        time = cut.shape[1]
-        if self._shape.frames == 1:
-            cut = cut.reshape(-1, 1, *cut.shape[2:])
-        made = self.tokenizer.encode(cut)
-        made = made.reshape(len(tiles), time, self._shape.tokens, -1)
-        return np.ascontiguousarray(np.swapaxes(made, 0, 1)[..., :bits])
-
-    def _pixels(self, tokens: np.ndarray, tiles: Tiles) -> np.ndarray:
-        """uint8 ``[time, height, width, 3]`` of the tokens of one group of frames."""
-        bits = np.swapaxes(tokens, 0, 1)  # [tile, time, token, bit]
-        count, time = bits.shape[:2]
-        bits = bits.reshape(count, time, *self._shape.grid, bits.shape[-1])
-        if self._shape.frames == 1:
-            bits = bits.reshape(-1, 1, *bits.shape[2:])
-        made = self.tokenizer.decode(bits)
-        made = made.reshape(count, time, *made.shape[2:])
-        return pixels_to_bytes(tiles.join(made))
+        return self._tiled.group
 
     def reconstruct(
         self, frames: np.ndarray, *, bits: int | None = None, overlap: int | None = None
     ) -> np.ndarray:
         """What `decode` gives for `encode`, without the bytes; uint8 of the shape of `frames`."""
-        frames = _checked(frames)
+        frames = checked_frames(frames)
         _, bits, overlap = self._settings("raw", bits, overlap)
-        tiles = Tiles(frames.shape[1], frames.shape[2], self._tile, overlap)
-        return np.concatenate(
-            [
-                self._pixels(self._tokens(frames[first : first + self.group], tiles, bits), tiles)
-                for first in range(0, len(frames), self.group)
-            ]
-        )
+        tiles = self._tiled.tiles(frames.shape[1], frames.shape[2], overlap)
+        groups = (self._tiled.encode(group, tiles, bits) for group in self._groups(frames))
+        return np.concatenate([self._tiled.decode(tokens, tiles) for tokens in groups])
 
-    @property
-    def _tile(self) -> tuple[int, int]:
-        return self._shape.image_height, self._shape.image_width
+    def _groups(self, frames: np.ndarray) -> Iterator[np.ndarray]:
+        return (frames[first : first + self.group] for first in range(0, len(frames), self.group))
 
     # --- files ---
 
@@ -260,11 +220,12 @@ class Codec:
         Raises:
           UserError: the frames or a setting are not such.
         """
-        frames = _checked(frames)
+        frames = checked_frames(frames)
         if rate is not None and not isinstance(rate, Timing):
             rate = _fraction(rate)
-        groups = (frames[i : i + self.group] for i in range(0, len(frames), self.group))
-        return self.encode_groups(groups, rate=rate, bits=bits, mode=mode, overlap=overlap)
+        return self.encode_groups(
+            self._groups(frames), rate=rate, bits=bits, mode=mode, overlap=overlap
+        )
 
     def encode_groups(
         self,
@@ -280,66 +241,14 @@ class Codec:
         The rate may be a function, which is asked for it behind the last group.
         """
         mode, bits, overlap = self._settings(mode, bits, overlap)
-        tiles: Tiles | None = None
-        chunks: list[Chunk] = []
-        stream = encoder = None
-        pending: list[np.ndarray] = []
-        count = 0
-
-        def close() -> None:
-            nonlocal pending, encoder
-            tokens = np.concatenate(pending)
-            payload = np.packbits(tokens).tobytes() if encoder is None else encoder.result()
-            chunks.append(Chunk(len(tokens), payload, bits_checksum(tokens)))
-            pending, encoder = [], None
-
-        for frames in groups:
-            frames = _checked(frames)
-            if tiles is None:
-                tiles = Tiles(frames.shape[1], frames.shape[2], self._tile, overlap)
-                if not (callable(rate) or isinstance(rate, Timing)):
-                    self._header(tiles, len(frames), rate, mode, bits)  # before hours of work
-                if mode == "prior":
-                    stream = self._coder.stream(len(tiles), bits)
-            if frames.shape[1:3] != (tiles.height, tiles.width):
-                raise UserError("the frames of a video must all have one size")
-            tokens = self._tokens(frames, tiles, bits)
-            if stream is not None:
-                encoder = encoder or Encoder()
-                for frame in tokens:
-                    stream.encode(frame, encoder)
-            pending.append(tokens)
-            count += len(frames)
-            size = sum(part.size for part in pending) // 8 if encoder is None else encoder.size()
-            if size >= _CHUNK_BYTES:
-                close()
-        if tiles is None:
-            raise UserError("there are no frames to encode")
-        if pending:
-            close()
-        header = self._header(tiles, count, rate() if callable(rate) else rate, mode, bits)
-        return b"".join([header.pack(), *(pack_chunk(chunk, header) for chunk in chunks)])
-
-    def _header(
-        self,
-        tiles: Tiles,
-        frames: int,
-        rate: fractions.Fraction | Timing | None,
-        mode: str,
-        bits: int,
-    ) -> Header:
-        timing = rate if isinstance(rate, Timing) else None
-        return Header(
-            mode=mode,
-            fingerprint=self.fingerprint(mode),
-            height=tiles.height,
-            width=tiles.width,
-            frames=frames,
-            rate=rate.rate if isinstance(rate, Timing) else rate,
-            bits=bits,
-            overlap=tiles.overlap,
-            timing=timing,
-        )
+        coding = Coding(mode, bits, overlap, self.fingerprint(mode))
+        encoder = FileEncoder(self._tiled, self._coder if mode == "prior" else None, coding)
+        for number, frames in enumerate(groups):
+            if number == 0 and not (callable(rate) or isinstance(rate, Timing)):
+                encoder.begin(*checked_frames(frames).shape[1:3])
+                encoder.header(len(frames), rate)  # an impossible rate shows before hours of work
+            encoder.add(frames)
+        return encoder.finish(rate() if callable(rate) else rate)
 
     def decode(self, data: bytes, name: str = "the data") -> Decoded:
         """The frames of a file; of a damaged one those that are whole, and why not all.
@@ -371,57 +280,8 @@ class Codec:
         """
         header = read_header(file, name)
         self._check_header(header, name)
-        tiles = Tiles(header.height, header.width, self._tile, header.overlap)
-        size = len(tiles) * self._shape.tokens * header.bits  # bits of a frame
-
-        def limit(frames: int) -> int:
-            # No bit takes more than 16 bits, and the coder's end a few words.
-            return frames * (-(-size // 8) if header.mode == "raw" else 2 * size) + 16
-
-        stream = self._coder.stream(len(tiles), header.bits) if header.mode == "prior" else None
-        done = 0
-        for chunk in read_chunks(file, header, name, limit):
-            made: list[np.ndarray] = []
-            checksum = bits_checksum(np.zeros(0, np.uint8))
-            for tokens in self._chunk_tokens(chunk, header, tiles, stream, name, done):
-                made.append(tokens)
-                checksum = bits_checksum(tokens, checksum)
-            if checksum != chunk.checksum:
-                raise DamagedFile(
-                    f"{name} is damaged: the bits after {done} of {header.frames} frames differ "
-                    "from their checksum",
-                    done,
-                )
-            bits = np.concatenate(made)
-            for first in range(0, len(bits), self.group):
-                yield self._pixels(bits[first : first + self.group], tiles)
-            done += chunk.frames
-
-    def _chunk_tokens(
-        self, chunk: Chunk, header: Header, tiles: Tiles, stream: Any, name: str, done: int
-    ) -> Iterator[np.ndarray]:
-        """The tokens of a chunk, ``[time, tile, token, kept bits]`` at a time."""
-        shape = (len(tiles), self._shape.tokens, header.bits)
-        problem = DamagedFile(
-            f"{name} is damaged: what follows {done} of {header.frames} frames is no such data",
-            done,
-        )
-        if stream is None:
-            count = chunk.frames * int(np.prod(shape))
-            if len(chunk.payload) != -(-count // 8):
-                raise problem
-            bits = np.unpackbits(np.frombuffer(chunk.payload, np.uint8), count=count)
-            yield bits.reshape(chunk.frames, *shape)
-            return
-        if len(chunk.payload) % 4:
-            raise problem
-        decoder = Decoder(chunk.payload)
-        for _ in range(chunk.frames):
-            try:
-                tokens = stream.decode(decoder)
-            except AssertionError:  # of constriction: the bytes are none that an encoder made
-                raise problem from None
-            yield tokens[None]
+        coder = self._coder if header.mode == "prior" else None
+        yield from FileDecoder(self._tiled, coder, header, name).groups(file)
 
     def _check_header(self, header: Header, name: str) -> None:
         if header.mode == "prior" and not self.has_prior:
@@ -434,10 +294,10 @@ class Codec:
                 f"{name} was coded by another model ({header.fingerprint.hex()}) than {self.name} "
                 f"({self.fingerprint(header.mode).hex()}): give that one with --model"
             )
-        if header.height * header.width > _MOST_PIXELS:
+        if header.height * header.width > MOST_PIXELS:
             raise UserError(
                 f"{name} claims frames of {header.height}x{header.width} pixels, more than "
-                f"{_MOST_PIXELS:,d}: it is damaged"
+                f"{MOST_PIXELS:,d}: it is damaged"
             )
         self._settings(header.mode, header.bits, header.overlap)
 
@@ -447,18 +307,3 @@ def _fraction(rate: fractions.Fraction | float) -> fractions.Fraction:
         return fractions.Fraction(rate)
     except (ValueError, OverflowError, TypeError):
         raise UserError(f"a rate of {rate} frames a second: give a number") from None
-
-
-def _checked(frames: np.ndarray) -> np.ndarray:
-    frames = np.asarray(frames)
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not frames.size:
-        raise UserError(
-            f"frames must be uint8 [time, height, width, 3], not {frames.dtype} "
-            f"{list(frames.shape)}"
-        )
-    if frames.shape[1] * frames.shape[2] > _MOST_PIXELS:
-        raise UserError(
-            f"frames of {frames.shape[1]}x{frames.shape[2]}: over {_MOST_PIXELS:,d} pixels, "
-            "make them smaller or cut them"
-        )
-    return frames

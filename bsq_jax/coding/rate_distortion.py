@@ -16,7 +16,7 @@ import numpy as np
 
 from bsq_jax.coding.codec import Codec
 from bsq_jax.coding.rate_distortion_tables import METRICS, Point
-from bsq_jax.coding.references import DEFAULT_RATE, Coded, Coder
+from bsq_jax.coding.reference_codecs import DEFAULT_RATE, Coded, Coder
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.pixels import to_float
 from bsq_jax.core.progress import progress

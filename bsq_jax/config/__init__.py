@@ -1,4 +1,4 @@
-"""The configuration: every default, its type and the derived values, in one place.
+"""The configuration: every setting is stated once, in `bsq_jax.config.settings`.
 
 A config file defines ``get_config(argument: str) -> ConfigDict``. It starts from `default_config`,
 changes what its experiment needs and returns it. The command line picks a variant and overrides
@@ -6,8 +6,18 @@ single values::
 
     --config configs/tokenizer.py:imagenet256,bits=36 --config.train.batch_size=64
 
-Configs are locked: an unknown key or a value of the wrong type is an error of one line. Ranges, and
-what goes together, are in `bsq_jax.config.checks`.
+Configs are locked: an unknown key or a value of the wrong type is an error of one line.
+
+=================  ============================================================================
+``declaration``    what is stated about a setting: default, range, choices, identity
+``settings``       all settings, and `default_config`
+``checks``         `finalize`: ranges, values that do not fit together, derived values
+``parsing``        text to values: the command line, the argument of a config file
+``files``          running a config file; ``published`` finds those of the package by name
+``saved``          configs in JSON, also of older versions
+``identity``       what parameters depend on, and the part of it that fingerprints hash
+``values``         values by dotted keys
+=================  ============================================================================
 """
 
 from bsq_jax.config.checks import LEARNING_RATE_PER_EXAMPLE, finalize

@@ -1,6 +1,11 @@
-"""Typed, locked settings: setting, listing and comparing them.
+"""Locked ConfigDicts by dotted keys: listing, comparing and setting their values by type.
 
-Knows ml_collections and no particular key; the keys are in `bsq_jax.config`.
+Together with `bsq_jax.config.parsing` this stands where ``ml_collections.config_flags`` would,
+which needs absl's global flags and ``app.run`` instead of the one parser of all commands, ends in a
+traceback for an unknown key, makes a tuple of one number of ``--config.model.image_size=64``, and
+checks no saved config.
+
+Knows no particular key; they are in `bsq_jax.config.settings`.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ ORACLE = "one color per patch"
 CLIPS = 3
 """The most clips in the picture of clips."""
 
-_COLUMNS = 8  # frames of a clip beside each other, at most
+_COLUMNS = 8  # the most frames of a clip in a row
 
 
 class Examples(NamedTuple):
@@ -120,13 +120,13 @@ def side_by_side(shown: Examples | None, count: int, bits: int) -> list[np.ndarr
       bits: bits per patch, for the title.
 
     Returns:
-      uint8 ``[time, height, width, 3]`` each, see `bsq_jax.media.videos.beside`.
+      uint8 ``[time, height, width, 3]`` each, see `bsq_jax.media.videos.side_by_side`.
     """
     if shown is None or shown.originals.shape[1] == 1:
         return []
     names = ("original", f"{bits} bits per patch")
     return [
-        videos.beside(dict(zip(names, (original[:frames], made[:frames]), strict=True)))
+        videos.side_by_side(dict(zip(names, (original[:frames], made[:frames]), strict=True)))
         for original, made, frames in zip(*(part[:count] for part in shown), strict=True)
     ]
 

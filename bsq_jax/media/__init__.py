@@ -1,1 +1,1 @@
-"""Pictures, videos and figures as files."""
+"""Files for people: PNG pictures, MP4 and Matroska videos, figures; and times of frames."""

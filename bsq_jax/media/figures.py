@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 from bsq_jax.core.files import write_atomic
 
-# Told apart by readers who do not see all colours (Okabe and Ito 2008), and by shape in grey print.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Colors that color-blind readers can distinguish (Okabe and Ito 2008); markers serve gray print.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "os^Dvx*P<>"
 
 
@@ -24,7 +24,7 @@ def line_figure(
     """Draws named lines through points and saves them as a PNG file.
 
     Args:
-      path: where to.
+      path: the file.
       lines: points ``(x, y)`` by name.
       x: what the horizontal axis shows.
       y: what the vertical axis shows.
@@ -56,15 +56,15 @@ def panel_figure(
     logarithmic: bool = False,
     bold: Collection[str] = (),
 ) -> None:
-    """Draws panels beside each other over one legend, for a paper: PNG of 300 dots an inch.
+    """Draws panels side by side over one legend, for a paper: PNG of 300 dots per inch.
 
     Args:
-      path: where to; it holds the old file or the new one, never half.
+      path: the file; it is replaced as a whole.
       panels: by what the vertical axis shows, points ``(x, y)`` by name of the line; a name has the
-        same look in all panels.
+        same color and marker in all panels.
       x: what the horizontal axis shows.
       logarithmic: horizontal axis in powers of ten.
-      bold: names of the lines to look at; the others are dashed and thinner.
+      bold: names of the lines to stress; the others are dashed and thinner.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
@@ -78,7 +78,7 @@ def panel_figure(
             number = names.index(name)
             (shown[name],) = axes.plot(
                 *zip(*sorted(points), strict=True),
-                color=_COLOURS[number % len(_COLOURS)],
+                color=_COLORS[number % len(_COLORS)],
                 marker=_MARKERS[number % len(_MARKERS)],
                 markersize=4,
                 linestyle="-" if name in bold else "--",

@@ -1,4 +1,4 @@
-"""Pictures of what a model does: grids of images with labelled rows, saved as PNG."""
+"""Pictures as PNG files, and grids of pictures with labeled rows."""
 
 import io
 import os
@@ -11,14 +11,14 @@ from PIL import Image, ImageDraw, ImageFont
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.files import write_atomic
 
-_TARGET_WIDTH = 1000  # pixels: what a page or a screen shows without shrinking it
+_TARGET_WIDTH = 1000  # pixels: what a page or a screen shows at full size
 _LARGEST_SCALE = 16
 _INK = (40, 40, 40)
 _CAPTION = 18  # pixels: height of the captions above a row
 
 
 def _check_rows(rows: Sequence[np.ndarray], labels: Sequence[str] | None) -> list[np.ndarray]:
-    """The rows as arrays, or a ``UserError`` that says what is wrong with them."""
+    """The rows as arrays; a `UserError` if they are no pictures of one shape."""
     arrays = [np.asarray(row) for row in rows]
     for array in arrays:
         if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3 or not array.size:
@@ -85,7 +85,7 @@ def grid(
     scale: int | None = None,
     columns: int = 8,
 ) -> np.ndarray:
-    """Lays rows of pictures out one above the other, as originals over reconstructions.
+    """Lays out rows of pictures one above the other, such as originals over reconstructions.
 
     With more pictures than ``columns`` the rows continue in another block below. Small pictures
     are enlarged by a whole number without smoothing, so that a pixel stays a pixel.
@@ -94,8 +94,8 @@ def grid(
       rows: each uint8 [N, height, width, channel 3]; all of one shape.
       labels: a short name for each row, written at its left.
       captions: a short name for each of the N pictures, written above the first row.
-      scale: how much to enlarge; by default as much as brings the grid to about 1000 pixels.
-      columns: pictures beside each other, at most.
+      scale: factor of enlargement; by default such that the grid is about 1000 pixels wide.
+      columns: the most pictures in a row.
 
     Returns:
       uint8 [height, width, channel 3] on a white background.
@@ -118,7 +118,7 @@ def grid(
     blocks = -(-count // columns)
     head = 0 if captions is None else _CAPTION
 
-    # Pictures of one column stand close together; blocks are set apart, so that pairs are seen.
+    # Rows of a block stand close together, and blocks further apart.
     each = head + len(arrays) * (height + gap) + 3 * gap
     tops = [
         gap + head + block * each + index * (height + gap)
@@ -143,7 +143,7 @@ def grid(
 
 
 def save_png(path: str | os.PathLike[str], picture: np.ndarray) -> None:
-    """Writes a picture so that who opens the file sees the old one or the new, never half.
+    """Writes a picture as a PNG file, atomically.
 
     Args:
       path: the file; missing folders are made.

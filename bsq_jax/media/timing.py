@@ -1,10 +1,10 @@
-"""How fast a video plays: a rate, or where frames are not regular how long each of them lasts.
+"""Frame times of a video: a constant rate, or where it varies the duration of each frame.
 
 Containers store the time of each frame as a whole number of ticks, often of a millisecond, so the
 frames of a video of constant rate come at 0, 33, 67, 100 ms. So a rate is constant where some rate
-explains all times up to their rounding. What the header of a file claims is believed only where it
-does: recordings of phones and screens, and files that were put together from others, often claim a
-rate that their frames do not have.
+explains all times up to rounding. The rate in the header of a file is used only if it does:
+recordings of phones and screens, and files joined from others, often state a rate that their frames
+do not have.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from bsq_jax.core.errors import UserError
 
 DEFAULT_RATE = fractions.Fraction(25)
-"""Frames a second of a video where nothing tells."""
+"""Frames per second of a video that states no rate and no times."""
 
 MOST_TICKS = 2**35 - 1  # that a frame lasts; see docs/format.md
 _FINEST = 10**6  # ticks a second that are kept
@@ -40,11 +40,11 @@ _USUAL = tuple(
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Timing:
-    """How long each frame of a video of variable rate is shown.
+    """Frame times of a video of variable rate.
 
     Attributes:
-      ticks: a second.
-      lasting: how many ticks each frame is shown, at least 1; int64 ``[frames]``.
+      ticks: ticks per second.
+      lasting: duration of each frame in ticks, at least 1; int64 ``[frames]``.
     """
 
     ticks: fractions.Fraction
@@ -88,22 +88,22 @@ class Timing:
         return len(self.lasting)
 
     def __repr__(self) -> str:
-        """In short: there may be a million frames."""
+        """Without the frames, of which there may be a million."""
         return f"Timing({self.ticks} ticks a second, {len(self)} frames in {self.seconds} s)"
 
     @property
     def starts(self) -> np.ndarray:
-        """When each frame is shown, ticks from the first; int64 ``[frames]``."""
+        """Start of each frame in ticks from the first; int64 ``[frames]``."""
         return np.concatenate([[0], np.cumsum(self.lasting[:-1])])
 
     @property
     def seconds(self) -> fractions.Fraction:
-        """How long the whole plays."""
+        """Duration of the video in seconds."""
         return int(self.lasting.sum()) / self.ticks
 
     @property
     def rate(self) -> fractions.Fraction:
-        """Frames a second on average."""
+        """Average frames per second."""
         return len(self) / self.seconds
 
     def first(self, count: int) -> Timing:
@@ -112,10 +112,10 @@ class Timing:
 
 
 def seconds_of(rate: fractions.Fraction | Timing | None, frames: int) -> np.ndarray:
-    """When each frame is shown, seconds from the first; float64 ``[frames]``.
+    """Start of each frame in seconds from the first; float64 ``[frames]``.
 
     Args:
-      rate: frames a second, or their times; None for a picture.
+      rate: frames per second, or frame times; None for a picture.
       frames: how many of them.
     """
     if isinstance(rate, Timing):
@@ -124,21 +124,21 @@ def seconds_of(rate: fractions.Fraction | Timing | None, frames: int) -> np.ndar
 
 
 def mean_rate(rate: fractions.Fraction | Timing) -> fractions.Fraction:
-    """Frames a second on average, as a simple number where they vary."""
+    """Average frames per second, as a simple fraction where the rate varies."""
     if not isinstance(rate, Timing):
         return rate
     return rate.rate.limit_denominator(_SIMPLE) or rate.rate
 
 
 def end_of(times: Sequence[int], lasting: Sequence[int]) -> int | None:
-    """When the last frame ends, by what a file says of how long each is shown.
+    """End of the last frame, from the durations that a file states.
 
     Args:
-      times: when each frame is shown, in any order.
-      lasting: how long, in the same units; 0 where the file does not say.
+      times: start of each frame, in any order.
+      lasting: duration of each frame in the same units; 0 where the file states none.
 
     Returns:
-      None where the file does not say, or says for most of the others what is not so.
+      None where the file states none, or durations that contradict most of the starts.
     """
     order = np.argsort(np.asarray(times, np.int64), kind="stable")
     starts, stated = np.asarray(times, np.int64)[order], np.asarray(lasting, np.int64)[order]
@@ -150,11 +150,11 @@ def end_of(times: Sequence[int], lasting: Sequence[int]) -> int | None:
 
 
 def declared_or_default(declared: fractions.Fraction | None, frames: int) -> fractions.Fraction:
-    """The rate of a video where only what its file claims is known.
+    """The rate of a video of which only the rate in its header is known.
 
     Args:
-      declared: frames a second that the file claims, if it does.
-      frames: how many there are. Of a single frame a unit of time is often claimed to be the rate.
+      declared: frames per second in the header; None if there is none.
+      frames: number of frames. The header of a single frame often has a unit of time as its rate.
     """
     if declared is None or (frames == 1 and declared > _MOST_OF_ONE):
         return DEFAULT_RATE
@@ -168,17 +168,18 @@ def regular_or_times(
     end: int | None = None,
     declared: fractions.Fraction | None = None,
 ) -> fractions.Fraction | Timing:
-    """The rate of a video, or the times of its frames where these have none.
+    """The rate of a video, or its frame times where no rate explains them.
 
     Args:
-      times: when each frame is shown, strictly increasing; int64 ``[frames]``.
-      ticks: a second, the unit of `times`.
-      end: when the last frame ends, where that is known.
-      declared: frames a second that the file claims.
+      times: start of each frame, strictly increasing; int64 ``[frames]``.
+      ticks: ticks per second, the unit of `times`.
+      end: end of the last frame, if known.
+      declared: frames per second in the header.
 
     Returns:
-      Frames a second where a rate explains all times up to rounding: the one that is declared if
-      it does, else a usual or else a simple one. Otherwise `Timing`, no finer than a microsecond.
+      Frames per second where a rate explains all times up to rounding: the declared one if it
+      does, else a usual one, else a simple fraction. Otherwise `Timing`, no finer than a
+      microsecond.
 
     Raises:
       UserError: a frame lasts for so many hours that it cannot be written.
@@ -198,7 +199,7 @@ def regular_or_times(
 
 
 def durations_of(seconds: Sequence[fractions.Fraction]) -> fractions.Fraction | Timing:
-    """The rate of frames that last for so long, or their times where they last differently.
+    """The rate of frames of these durations, or their times where durations differ.
 
     Raises:
       UserError: a frame lasts for so many hours that it cannot be written.
@@ -211,7 +212,7 @@ def durations_of(seconds: Sequence[fractions.Fraction]) -> fractions.Fraction | 
 
 
 def _times(edges: np.ndarray, ticks: fractions.Fraction) -> Timing:
-    """Times in units no finer than they need and than can be kept."""
+    """Times in the coarsest ticks that hold them, no finer than a microsecond."""
     if ticks > _FINEST:
         scale = float(_FINEST / ticks)
         edges, ticks = np.rint(edges * scale).astype(np.int64), fractions.Fraction(_FINEST)
@@ -223,16 +224,16 @@ def _times(edges: np.ndarray, ticks: fractions.Fraction) -> Timing:
 def _explained(
     starts: np.ndarray, ticks: fractions.Fraction, declared: fractions.Fraction | None
 ) -> fractions.Fraction | None:
-    """The rate by which frames come at these times, up to rounding; None where there is none."""
+    """The constant rate that gives these times up to rounding; None if there is none."""
     steps = len(starts) - 1
     mean = float(starts[-1]) / steps
-    # A tick may be long: of frames at 0, 1, 3 and 4 of 25 a second one is missing, and no rounding
-    # is behind it.
+    # A tick may be long: at 25 ticks per second, frames at 0, 1, 3 and 4 lack one; that is not
+    # rounding.
     most = min(max(1.0, float(ticks) * _ROUNDING), mean / _PART)
     numbers = np.arange(len(starts), dtype=np.float64)
 
     def spread(period: float) -> tuple[float, int]:
-        """How far frames are off, and on which side the period is too long."""
+        """Range of the errors of frames, and the sign by which the period must change."""
         off = starts - period * numbers
         highest, lowest = int(off.argmax()), int(off.argmin())
         return float(off[highest] - off[lowest]), highest - lowest

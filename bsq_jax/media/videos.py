@@ -1,4 +1,4 @@
-"""Videos of what a model does: clips beside each other under their names, saved as MP4."""
+"""Videos as MP4 and Matroska files, and clips laid out side by side."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from bsq_jax.core.files import write_atomic
 from bsq_jax.media.timing import Timing, mean_rate
 
 _CODEC = "libx264"
-_TARGET_WIDTH = 320  # pixels of a clip: what can be watched
+_TARGET_WIDTH = 320  # pixels: clips that are narrower are enlarged
 _BAR = 28  # pixels: height of the names
 _GAP = 4
 _INK = (40, 40, 40)
 
-_HIGH_DEFINITION = 720  # lines, from which on players take colours for BT.709
+_HIGH_DEFINITION = 720  # lines, from which on players assume BT.709
 _RGB, _SMPTE170M = 0, 6  # matrices of H.273 without a name in PyAV: none, and BT.601
 _ROUNDED = (
     Interpolation.BICUBIC
@@ -44,7 +44,7 @@ _FINEST_MP4 = fractions.Fraction(90000)  # times a second; a frame of 13 hours s
 
 
 def check_encoder() -> None:
-    """Whether videos can be written.
+    """Checks that videos can be written.
 
     Raises:
       UserError: the PyAV that is installed has no encoder for H.264.
@@ -56,8 +56,8 @@ def check_encoder() -> None:
         )
 
 
-def beside(clips: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Clips beside each other, each under its name.
+def side_by_side(clips: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Clips side by side, each under its name.
 
     Small ones are enlarged by a whole number without smoothing, so that a pixel stays a pixel.
 
@@ -76,7 +76,7 @@ def beside(clips: Mapping[str, np.ndarray]) -> np.ndarray:
     font = ImageFont.load_default(size=18)
     for name, left in zip(clips, lefts, strict=True):
         ImageDraw.Draw(bar).text((left + 4, _BAR / 2), name, fill=_INK, font=font, anchor="lm")
-    # The encoder stores colours for squares of two by two pixels.
+    # The encoder stores one color for each two by two pixels.
     sheet = np.full((time, *(side + side % 2 for side in sides), 3), 255, np.uint8)
     sheet[:, :_BAR, : sides[1]] = np.asarray(bar)
     for clip, left in zip(clips.values(), lefts, strict=True):
@@ -86,12 +86,12 @@ def beside(clips: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def write_mp4(path: str | os.PathLike[str], frames: np.ndarray, fps: int = 8) -> None:
-    """Writes a video that any browser plays, whole or not at all.
+    """Writes a video that any browser plays, atomically.
 
     Args:
       path: the file; missing folders are made.
       frames: uint8 ``[time, height, width, channel 3]``, height and width even.
-      fps: frames a second.
+      fps: frames per second.
 
     Raises:
       UserError: they are no such frames.
@@ -113,16 +113,16 @@ def encode_video(
 ) -> bytes:
     """Frames as the bytes of a video file.
 
-    The file says by which matrix, primaries, transfer and range its colours are stored. MP4 has
-    Y'CbCr in 16..235, by BT.709 from 720 lines on and by BT.601 below: what players that do not
-    look at this take for granted, so that all show the same colours. Matroska has RGB as it is.
+    The file states the matrix, primaries, transfer and range of its colors. MP4 has Y'CbCr in
+    16..235, by BT.709 from 720 lines on and by BT.601 below, which is also what players assume that
+    ignore these fields, so that all show the same colors. Matroska has RGB.
 
     Args:
       groups: uint8 ``[time, height, width, channel 3]``, one after the other; all of one size.
-      rate: frames a second; or how long each frame is shown, of as many frames or more. Matroska
-        has times in milliseconds.
+      rate: frames per second; or `Timing`, of as many frames or more. Matroska has times in
+        milliseconds.
       exact: Matroska with FFV1, which keeps every pixel; else MP4 with H.264, which any browser
-        plays. Its colours are stored for squares of two by two pixels, so odd sides lose a line.
+        plays. It stores one color for each two by two pixels, so odd sides lose a line.
 
     Raises:
       UserError: frames of this size or at this rate cannot be written.
@@ -139,7 +139,7 @@ def encode_video(
                 for frame in frames:
                     writer.add(frame)
             if writer is None:
-                raise UserError("a video needs a frame")
+                raise UserError("a video needs at least one frame")
             writer.add(None)
     except (av.FFmpegError, OverflowError) as error:
         raise UserError(
@@ -168,9 +168,9 @@ class _Writer:
         mean = mean_rate(rate if isinstance(rate, Timing) else fractions.Fraction(rate))
         if exact and mean > _MOST_MATROSKA:
             raise UserError(
-                f"{_words(rate)} frames a second: Matroska has times in milliseconds; choose .mp4"
+                f"{_words(rate)} frames per second: Matroska has times in milliseconds; choose .mp4"
             )
-        mean = mean.limit_denominator(10**6) or mean  # numbers that ffmpeg takes
+        mean = mean.limit_denominator(10**6) or mean  # numbers that FFmpeg accepts
         options = {} if exact else {"crf": "12"}
         self._times: np.ndarray | None = None
         self._base = fractions.Fraction(0)
@@ -178,11 +178,11 @@ class _Writer:
             ticks = fractions.Fraction(_MOST_MATROSKA) if exact else min(rate.ticks, _FINEST_MP4)
             self._base, self._times = 1 / ticks, _in_ticks(rate, ticks)
             if not exact:
-                # Reordered packets have the durations of others, and the last is too short.
+                # Reordering mixes up the durations of packets, and makes the last too short.
                 options["x264-params"] = "bframes=0"
         stream = container.add_stream("ffv1" if exact else _CODEC, rate=mean, options=options)
         stream.height, stream.width = (side if exact else max(side - side % 2, 2) for side in size)
-        stream.pix_fmt = "bgr0" if exact else "yuv420p"  # the latter is what players know
+        stream.pix_fmt = "bgr0" if exact else "yuv420p"  # what players support
         context = stream.codec_context
         if self._times is not None:
             context.time_base = self._base
@@ -196,7 +196,7 @@ class _Writer:
             context.color_range, context.color_trc = ColorRange.MPEG, ColorTrc.BT709
         self._matrix = context.colorspace
         self._exact, self._container, self._stream = exact, container, stream
-        self._converter = VideoReformatter()  # one for all frames: making one takes long
+        self._converter = VideoReformatter()  # one for all frames: it is slow to make
         self._count = 0
 
     def add(self, frame: np.ndarray | None) -> None:
@@ -235,6 +235,6 @@ def _in_ticks(timing: Timing, ticks: fractions.Fraction) -> np.ndarray:
     times = np.concatenate([[0], np.cumsum(timing.lasting)])
     if ticks != timing.ticks:
         times = np.rint(times * float(ticks / timing.ticks)).astype(np.int64)
-    # Where frames come faster than ticks they are pushed on, and as few as must be.
+    # Frames that come faster than ticks are delayed, as few as possible.
     numbers = np.arange(len(times))
     return np.maximum.accumulate(times - numbers) + numbers

@@ -20,8 +20,9 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.models.factory import make_tokenizer
 from bsq_jax.torch_import.checkpoint_config import Setting, read_settings
 from bsq_jax.torch_import.discriminators import UnknownKindError, from_torch_discriminator
+from bsq_jax.torch_import.plain_settings import plain
 from bsq_jax.torch_import.tokenizer_layout import from_torch_state, parameter_name
-from bsq_jax.torch_import.torch_file import plain, read_torch_file
+from bsq_jax.torch_import.torch_file import read_torch_file
 
 # Sets of weights by their key in the checkpoint.
 _STATES = {

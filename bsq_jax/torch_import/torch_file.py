@@ -22,10 +22,8 @@ import numpy as np
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
-from bsq_jax.torch_import.inert import Constructor, Inert, InertReader, checked_keys, plain
-from bsq_jax.torch_import.inert_numpy import SCALARS, NotNumbersError, numpy_array, numpy_scalar
-
-__all__ = ["Inert", "plain", "read_torch_file"]
+from bsq_jax.torch_import.numpy_records import SCALARS, NotNumbersError, numpy_array, numpy_scalar
+from bsq_jax.torch_import.safe_pickle import Constructor, Inert, SafeUnpickler, checked_keys
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
@@ -77,17 +75,23 @@ class _Storage:
     start: int = 0
 
 
-class _TorchReader(InertReader):
+class _TorchUnpickler(SafeUnpickler):
     """Turns descriptions of tensors into arrays.
 
     Attributes:
       dtypes: the dtype of every storage met, by its key.
     """
 
-    def __init__(self, load: Callable[[Any], bytes] | None, order: Literal["<", ">"] = "<"):
-        """Sets up a reader.
+    def __init__(
+        self,
+        file: BinaryIO,
+        load: Callable[[Any], bytes] | None,
+        order: Literal["<", ">"] = "<",
+    ):
+        """Sets up an unpickler.
 
         Args:
+          file: read from its position on.
           load: gives the bytes of a storage; None leaves out all tensors, to learn the dtypes.
           order: ``<`` or ``>``, of the storages.
         """
@@ -113,25 +117,25 @@ class _TorchReader(InertReader):
             rebuild[module, "bytes"] = functools.partial(_no_bytes, module)
             rebuild[module, "set"] = lambda args, _: set(checked_keys(*args))
             rebuild[module, "frozenset"] = lambda args, _: frozenset(checked_keys(*args))
-        super().__init__(rebuild)
-        self._load = load
+        super().__init__(file, rebuild)
+        self._read = load
         self._order = order
         self._loaded: dict[Any, np.ndarray] = {}
         self.dtypes: dict[Any, str] = {}
 
-    def persistent(self, identity: Any) -> Any:
+    def persistent_load(self, pid: Any) -> Any:
         """A storage: ``("storage", type, key, device, count)``, once with a view behind it."""
-        if isinstance(identity, tuple) and len(identity) == 4 and identity[0] == "module":
-            return identity[1]  # the old format keeps a module's source beside its class
-        if not (isinstance(identity, tuple) and len(identity) >= 5 and identity[0] == "storage"):
+        if isinstance(pid, tuple) and len(pid) == 4 and pid[0] == "module":
+            return pid[1]  # the old format keeps a module's source beside its class
+        if not (isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage"):
             raise _UnreadableError("has a reference that is not one to a storage")
-        kind, key, _, count = identity[1:5]
+        kind, key, _, count = pid[1:5]
         dtype = _STORAGES.get(kind.name) if isinstance(kind, Inert) else None
         if dtype is None or not kind.module.startswith("torch"):
-            return Inert("torch", "Storage", identity)
+            return Inert("torch", "Storage", pid)
         start = 0
-        if len(identity) > 5 and identity[5] is not None:
-            _, start, count = identity[5]
+        if len(pid) > 5 and pid[5] is not None:
+            _, start, count = pid[5]
         if not (isinstance(key, str | int) and _counts((count, start))):
             raise _UnreadableError("has a reference that is not one to a storage")
         self.dtypes.setdefault(key, dtype)
@@ -148,9 +152,9 @@ class _TorchReader(InertReader):
 
     def _storage(self, storage: _Storage, dtype: str) -> np.ndarray:
         """The items of a storage; each is read once, whoever shares it."""
-        assert self._load is not None
+        assert self._read is not None
         if (storage.key, dtype) not in self._loaded:
-            self._loaded[storage.key, dtype] = _decode(self._load(storage.key), dtype, self._order)
+            self._loaded[storage.key, dtype] = _decode(self._read(storage.key), dtype, self._order)
         first = storage.start * _item_size(storage.dtype) // _item_size(dtype)
         count = storage.count * _item_size(storage.dtype) // _item_size(dtype)
         items = self._loaded[storage.key, dtype]
@@ -187,7 +191,7 @@ class _TorchReader(InertReader):
             return Inert("torch._utils", "_rebuild_tensor", args)
         if not isinstance(storage, _Storage):
             raise _UnreadableError(f"is damaged: {_named(key)} has no storage")
-        if self._load is None:
+        if self._read is None:
             return None
         try:
             items = self._storage(storage, dtype or storage.dtype)
@@ -280,26 +284,28 @@ def _read_zip(file: BinaryIO) -> Any:
             return archive.read(info)
 
         big = f"{root}byteorder" in archive.namelist() and entry("byteorder") == b"big"
-        reader = _TorchReader(lambda key: entry(f"data/{key}"), ">" if big else "<")
-        return reader.read(io.BytesIO(entry("data.pkl")))
+        pickled = io.BytesIO(entry("data.pkl"))
+        return _TorchUnpickler(
+            pickled, lambda key: entry(f"data/{key}"), ">" if big else "<"
+        ).load()
 
 
 def _read_legacy(file: BinaryIO) -> Any:
-    header = InertReader({})
     try:
-        magic = header.read(file)
+        magic = SafeUnpickler(file).load()
     except Exception:
         magic = None
     if magic != _LEGACY_MAGIC:
         raise _UnreadableError("is not a file of torch.save, or damaged at its beginning")
-    if (protocol := header.read(file)) != _LEGACY_PROTOCOL:
+    if (protocol := SafeUnpickler(file).load()) != _LEGACY_PROTOCOL:
         raise _UnreadableError(f"has version {protocol!r} of the old format: save it again")
-    machine = header.read(file)
+    machine = SafeUnpickler(file).load()
     little = not isinstance(machine, dict) or machine.get("little_endian", True)
     beginning = file.tell()
-    scout = _TorchReader(None)  # storages come last, and do not say how large their items are
-    scout.read(file)
-    keys = header.read(file)
+    # Storages come last, and do not say how large their items are: the first pass learns that.
+    scout = _TorchUnpickler(file, None)
+    scout.load()
+    keys = SafeUnpickler(file).load()
     size = os.fstat(file.fileno()).st_size
     storages: dict[Any, bytes] = {}
     for key in keys:
@@ -317,7 +323,7 @@ def _read_legacy(file: BinaryIO) -> Any:
         return storages[key]
 
     file.seek(beginning)
-    return _TorchReader(load, "<" if little else ">").read(file)
+    return _TorchUnpickler(file, load, "<" if little else ">").load()
 
 
 def read_torch_file(path: str | os.PathLike[str]) -> Any:
@@ -329,8 +335,9 @@ def read_torch_file(path: str | os.PathLike[str]) -> Any:
     Returns:
       What was saved: dicts, lists, tuples, sets, text and numbers as they are; tensors, parameters
       and numpy arrays of numbers as numpy arrays, read-only, tensors of half precision (float16
-      and bfloat16) as float32; every other object, function or class as `Inert`, which `plain`
-      unwraps where it holds settings. Nothing in the file is imported or called.
+      and bfloat16) as float32; every other object, function or class as `Inert`, which
+      `plain_settings.plain` unwraps where it holds settings. Nothing in the file is imported or
+      called.
 
     Raises:
       UserError: the file does not exist, cannot be opened, is damaged, or of another kind.

@@ -13,7 +13,22 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Jaxpr
 
+from bsq_jax.core.errors import UserError
+from bsq_jax.core.sharding import batch_shards
 from bsq_jax.training.flops import bodies
+
+
+def check_divides(batch_size: int, count: int, mesh: jax.sharding.Mesh) -> None:
+    """Refuses a batch that does not divide into `count` micro-batches over the devices of a mesh.
+
+    Raises:
+      UserError: it does not.
+    """
+    if batch_size % (count * batch_shards(mesh)):
+        raise UserError(
+            f"train.batch_size {batch_size} does not divide into {count} micro-batches "
+            f"(train.accumulate) over {batch_shards(mesh)} devices (data x fsdp)"
+        )
 
 
 def over_micro_batches(

@@ -1,9 +1,9 @@
 """Checkpoints that survive ``kill -9``, a full disk and a flipped bit.
 
 Orbax writes the arrays (asynchronously, sharded, from every host) and renames the finished folder
-into place; then process 0 adds checksums of all its files. A checkpoint counts as complete only
-when those exist and match. Older checkpoints go only after a newer one is complete, so at every
-moment of a run at least one complete checkpoint is on disk.
+into place; then the processes together make checksums of all its files. A checkpoint counts as
+complete only when those exist and match. Older checkpoints go only after a newer one is complete,
+so at every moment of a run at least one complete checkpoint is on disk.
 
 Layout of the folder: ``<step>/state`` (Orbax, the pytree of arrays), ``<step>/meta`` (JSON) and
 ``<step>/checksums.json``. All hosts must see the same file system. Steps, pruning and completeness
@@ -11,13 +11,10 @@ are ours rather than those of Orbax's ``CheckpointManager``, which counts a chec
 removes an older one for it, without having looked at a single byte.
 """
 
-import json
-import logging
 import os
 import re
-import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn, Self
 
 import jax
@@ -28,33 +25,10 @@ from jax.experimental import multihost_utils
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
 from bsq_jax.core.trees import first_difference, leaves
-from bsq_jax.training import checksums
+from bsq_jax.training.checkpoint_folder import CheckpointFolder
+from bsq_jax.training.process_zero import from_process_zero
 
-_log = logging.getLogger(__name__)
-_MESSAGE_BYTES = 8192
 _PATIENCE = 20.0  # seconds for a save under way when the run has failed
-
-
-def _from_process_zero(function: Callable[[], Any]) -> Any:
-    """Result of ``function`` (JSON) on process 0, or its ``UserError``, on every process.
-
-    Hosts may see a shared file system at different moments; one looks and all follow.
-    """
-    if jax.process_count() == 1:
-        return function()
-    buffer = np.zeros(_MESSAGE_BYTES, np.uint8)
-    if jax.process_index() == 0:
-        try:
-            answer = {"value": function()}
-        except UserError as error:
-            answer = {"error": str(error)[:1000]}
-        text = np.frombuffer(json.dumps(answer).encode(), np.uint8)
-        buffer[: text.size] = text
-    received = np.asarray(multihost_utils.broadcast_one_to_all(buffer), np.uint8)
-    answer = json.loads(received.tobytes().rstrip(b"\0"))
-    if "error" in answer:
-        raise UserError(answer["error"])
-    return answer["value"]
 
 
 class Checkpointer:
@@ -72,8 +46,7 @@ class Checkpointer:
     def __init__(self, directory: str | os.PathLike[str], *, keep: int = 2):
         if keep < 1:
             raise UserError(f"keep={keep} would leave no checkpoint: keep at least 1")
-        self._directory = local_path(directory).absolute()
-        self._keep = keep
+        self._folder = CheckpointFolder(local_path(directory).absolute(), keep)
         self._orbax = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(
                 state=ocp.StandardCheckpointHandler(), meta=ocp.JsonCheckpointHandler()
@@ -81,8 +54,6 @@ class Checkpointer:
         )
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        self._problems: dict[int, str | None] = {}  # by step: what problem() said of it
-        self._warned: set[int] = set()
         self._current: int | None = None  # the step that was restored or saved last
         self._room_made = False
 
@@ -115,11 +86,11 @@ class Checkpointer:
         if step == self._current:
             return
         if not self._room_made:
-            _from_process_zero(self._make_room)
+            from_process_zero(self._make_room)
             self._room_made = True
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         try:
-            self._orbax.save(self._directory / str(step), args=args)
+            self._orbax.save(self._folder.of_step(step), args=args)
         except (OSError, ValueError) as error:
             self._raise(step, error)
         # Not a daemon: a main thread that ends early still leaves a complete checkpoint.
@@ -161,7 +132,7 @@ class Checkpointer:
           UserError: there are checkpoints that were complete once, and all are damaged.
         """
         self.wait()
-        return _from_process_zero(self._pick)
+        return self._folder.latest()
 
     def read_meta(self) -> dict[str, Any] | None:
         """The ``meta`` of the checkpoint that ``restore_latest`` would take, or None.
@@ -193,7 +164,7 @@ class Checkpointer:
         step = self.latest_step()
         if step is None:
             return None
-        folder = self._directory / str(step)
+        folder = self._folder.of_step(step)
         saved = self._saved_tree(step)
         difference = first_difference(saved, abstract_state)
         if difference is not None:
@@ -230,8 +201,8 @@ class Checkpointer:
         """
         step = self.latest_step()
         if step is None:
-            raise UserError(f"there is no checkpoint in {self._directory}: train first")
-        folder = self._directory / str(step)
+            raise UserError(f"there is no checkpoint in {self._folder.path}: train first")
+        folder = self._folder.of_step(step)
         tree = self._saved_tree(step)
         for key in keys:
             if not jax.tree.leaves(tree.get(key)):
@@ -251,95 +222,26 @@ class Checkpointer:
 
     def _read_meta(self, step: int) -> dict[str, Any]:
         args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-        return self._orbax.restore(self._directory / str(step), args=args)["meta"]
+        return self._orbax.restore(self._folder.of_step(step), args=args)["meta"]
 
     def _saved_tree(self, step: int) -> dict[str, Any]:
         """Shapes and types of a saved state, as nested dicts and lists, without reading it."""
-        return self._orbax.metadata(self._directory / str(step)).item_metadata["state"].tree
-
-    def _steps(self) -> list[int]:
-        """All step folders, complete or not, newest first."""
-        if not self._directory.is_dir():
-            return []
-        names = (path.name for path in self._directory.iterdir() if path.is_dir())
-        return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
-
-    def _problem(self, step: int) -> str | None:
-        """What is wrong with a checkpoint, or None; its files are read the first time only."""
-        if step not in self._problems:
-            self._problems[step] = checksums.problem(self._directory / str(step))
-        return self._problems[step]
-
-    def _pick(self) -> int | None:
-        steps = self._steps()
-        for step in steps:
-            problem = self._problem(step)
-            if problem is None:
-                return step
-            if step not in self._warned:
-                self._warned.add(step)
-                _log.warning(
-                    "checkpoint %s is not used: %s; looking for one before it",
-                    self._directory / str(step), problem,
-                )  # fmt: skip
-        if not any((self._directory / str(step) / checksums.NAME).exists() for step in steps):
-            return None  # no save was ever completed here, so there is nothing to lose
-        raise UserError(
-            f"no checkpoint in {self._directory} is usable ({len(steps)} there, all damaged, the "
-            f"newest: {self._problem(steps[0])}); start anew in another workdir, or copy one back"
-        )
+        return self._orbax.metadata(self._folder.of_step(step)).item_metadata["state"].tree
 
     def _make_room(self) -> None:
-        """Clears, before the first save, what a killed or damaged run left in the way."""
+        """Prepares the folder for the first save (process 0 alone)."""
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            for path in self._directory.glob("*.orbax-checkpoint-tmp*"):
-                _log.info("removing %s, left by a save that was interrupted", path)
-                shutil.rmtree(path, ignore_errors=True)
-            for step in self._steps():
-                if step <= (-1 if self._current is None else self._current):
-                    break
-                folder, problem = self._directory / str(step), self._problem(step)
-                if problem is None:
-                    raise UserError(
-                        f"{self._directory} holds a checkpoint of step {step}, which this run did "
-                        "not start from: resume from it, or take another workdir"
-                    )
-                aside = folder.with_name(f"{step}.damaged")
-                shutil.rmtree(aside, ignore_errors=True)
-                folder.rename(aside)
-                del self._problems[step]
-                _log.warning("checkpoint %s (%s) was moved to %s", folder, problem, aside.name)
+            self._folder.make_room(-1 if self._current is None else self._current)
         except OSError as error:
             self._raise(None, error)
 
     def _finish(self, step: int) -> None:
-        """Background: waits for Orbax, adds the checksums, then removes what is too old."""
+        """Background: waits for Orbax, then completes the checkpoint."""
         try:
             self._orbax.wait_until_finished()
-            if jax.process_index() == 0:
-                checksums.write(self._directory / str(step))
-                self._problems[step] = None
-                self._prune(step)
+            self._folder.finish(step)
         except BaseException as error:  # raised where the next call of this object meets it
             self._error = error
-
-    def _prune(self, newest: int) -> None:
-        """Removes all but the ``keep`` newest complete checkpoints, up to ``newest``."""
-        kept: list[int] = []
-        for step in (step for step in self._steps() if step <= newest):
-            folder = self._directory / str(step)
-            complete = (folder / checksums.NAME).exists() and not self._problems.get(step)
-            if complete and len(kept) < self._keep:
-                kept.append(step)
-                continue
-            # Without its checksums it is no checkpoint any more, should we be killed half-way.
-            (folder / checksums.NAME).unlink(missing_ok=True)
-            shutil.rmtree(folder, ignore_errors=True)
-            self._problems.pop(step, None)
-        for path in self._directory.glob("*.damaged"):
-            if path.stem.isdecimal() and int(path.stem) < kept[-1]:
-                shutil.rmtree(path, ignore_errors=True)
 
     def _raise(self, step: int | None, error: BaseException) -> NoReturn:
         """Raises a ``UserError`` for a full disk and the like; any other error as it is."""
@@ -353,6 +255,6 @@ class Checkpointer:
             raise error
         what = f"the checkpoint of step {step}" if step is not None else "checkpoints"
         raise UserError(
-            f"cannot write {what} to {self._directory}: {reason}; make room or take another "
+            f"cannot write {what} to {self._folder.path}: {reason}; make room or take another "
             "workdir, then run again to continue"
         ) from error

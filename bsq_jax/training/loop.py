@@ -1,232 +1,248 @@
-"""The training loop. It is handed a task and knows nothing of models and losses."""
+"""The training loop: steps, and between them checks, checkpoints and evaluations.
+
+It is given a task, which says what a step is, and knows nothing of models and losses.
+"""
 
 from __future__ import annotations
 
 import collections
 import contextlib
-import signal
+import dataclasses
 import time
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from bsq_jax.core.sharding import host_shard, to_global
+from bsq_jax.core.sharding import to_global
 from bsq_jax.data.batches import Batches
 from bsq_jax.training.checkpoint import Checkpointer
-from bsq_jax.training.deferred import StateCheck, check_finite
+from bsq_jax.training.finite_check import StateCheck, check_finite
 from bsq_jax.training.monitor import Monitor
 from bsq_jax.training.profiling import Profiler, Startup
 from bsq_jax.training.state import TrainState, jit_step
+from bsq_jax.training.stop_signal import StopSignal
 
-_CONTENTS = ("pixels", "bits")  # one of them is in a batch, ``[batch, time, ...]``
-# Steps that the devices have yet to finish when the loop gives them another one. One that waits
-# while another runs keeps them busy; more would only hold their batches in memory, and be waited
-# for when the run ends: 50 were on a CPU.
+# Steps dispatched and not yet finished when the next one is dispatched. One that waits while
+# another runs keeps the devices busy; more would only hold their batches in memory, and delay the
+# end of the run: on a CPU there were 50.
 AHEAD = 2
-_BESIDE = ("frames", "label")  # what a step is given besides, as far as it is there
+_CONTENTS = ("pixels", "bits")  # a batch has one of them, ``[batch, time, ...]``
+_PER_EXAMPLE = ("frames", "label")  # passed to the step where the batch has them
 
 
-class _Stopped(BaseException):
-    """SIGTERM came when there was nothing left to save; passes through ``except Exception``."""
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """The step to end at, and how often the loop does what.
 
-
-class StopSignal:
-    """Notices SIGTERM while it is entered, and lets all hosts agree on the step to stop at.
-
-    Once all is saved, SIGTERM ends the context there and then.
-
-    With several processes JAX's coordination service has a handler of its own: a SIGTERM to any of
-    them is known to all, and one that comes after the last step changes nothing.
+    Attributes:
+      steps: the last step.
+      log_every: steps between log lines; the last step is always logged.
+      checkpoint_every: steps between checkpoints; the last step is always saved.
+      evaluate_every: steps between evaluations; 0: none before the end.
+      picture_every: steps between evaluations that also make pictures; 0: none before the end.
     """
 
-    def __init__(self) -> None:
-        self._asked = False
-        self._all_saved = False
-        self._before: Any = None
+    steps: int
+    log_every: int
+    checkpoint_every: int
+    evaluate_every: int = 0
+    picture_every: int = 0
 
-    def __enter__(self) -> Self:
-        if jax.process_count() == 1:
-            self._before = signal.signal(signal.SIGTERM, self._note)
-        return self
+    def logs(self, step: int) -> bool:
+        """Whether the metrics of a step are logged."""
+        return step % self.log_every == 0 or step == self.steps
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
-        if jax.process_count() == 1:
-            self._all_saved = False
-            signal.signal(signal.SIGTERM, self._before)
-        return kind is _Stopped
+    def saves(self, step: int) -> bool:
+        """Whether there is a checkpoint after a step."""
+        return step % self.checkpoint_every == 0 or step == self.steps
 
-    def _note(self, *_: object) -> None:
-        self._asked = True
-        if self._all_saved:
-            raise _Stopped
+    def draws(self, step: int) -> bool:
+        """Whether the evaluation after a step makes pictures."""
+        return bool(self.picture_every) and step % self.picture_every == 0
 
-    def asked(self, step: int) -> bool:
-        """Whether to save and stop after this step; the same on all hosts."""
-        if jax.process_count() > 1:
-            return bool(multihost_utils.reached_preemption_sync_point(step))
-        return self._asked
-
-    def all_saved(self) -> None:
-        """From now on SIGTERM ends the context, at once where it has come already."""
-        self._all_saved = True
-        if self._asked:
-            raise _Stopped
+    def evaluates(self, step: int) -> bool:
+        """Whether there is an evaluation after a step; who trains evaluates the last one."""
+        due = bool(self.evaluate_every) and step % self.evaluate_every == 0
+        return (due or self.draws(step)) and step != self.steps
 
 
-def train(
-    task: Any,
-    mesh: jax.sharding.Mesh,
-    make_batches: Callable[[int, int, int], Batches],
-    *,
-    state: TrainState,
-    steps: int,
-    batch_size: int,
-    checkpointer: Checkpointer,
-    monitor: Monitor,
-    stop: StopSignal,
-    meta: dict[str, Any],
-    log_every: int,
-    checkpoint_every: int,
-    evaluate: Callable[[TrainState, bool], Any],
-    evaluate_every: int = 0,
-    picture_every: int = 0,
-    count_flops: Callable[..., float] = lambda *_: 0.0,
-    profiler: Profiler | None = None,
-    startup: Startup | None = None,
-) -> tuple[TrainState, bool]:
-    """Trains from the step that `state` is at up to `steps`.
+class TrainingLoop:
+    """Trains a state up to the last step of a schedule, or until a signal.
 
     Args:
       task: has ``train_step(state, batch, frozen) -> (state, metrics)``, and ``load_frozen(mesh)``
         for the parameters of frozen networks that it takes.
       mesh: the run's mesh.
-      make_batches: ``(start_step, shard_index, shard_count)`` to this host's batches. They may have
-        several lengths of clips; a program is compiled for each.
-      state: sharded state; it is donated.
-      steps: where to end.
-      batch_size: global.
+      schedule: when it ends, logs, saves and evaluates.
       checkpointer: where to save.
       monitor: where to log.
       stop: entered by the caller; says when to save and leave.
-      meta: what goes beside the state into each checkpoint; the metrics' history is added.
-      log_every: steps between log lines.
-      checkpoint_every: steps between checkpoints; there is always one at the end.
+      meta: saved beside the state in each checkpoint, with the metrics' history added.
       evaluate: called with the state and whether to make pictures.
-      evaluate_every: steps between evaluations; 0 for none before the end.
-      picture_every: steps between pictures; 0 for none before the end.
       count_flops: useful floating-point operations of a step, from what the task's step takes.
       profiler: records some of the steps.
       startup: made when the program began, for the log.
-
-    Returns:
-      The last state, which is saved completely, and whether all steps were done (False after
-      SIGTERM).
-
-    Raises:
-      NonFiniteError: a metric, or anything in the state, is NaN or infinite. The state is looked at
-        every `log_every` steps and before it is saved, so that nothing non-finite is ever saved.
-      UserError: too many records are unreadable, or the disk is full.
     """
-    shard = host_shard(mesh, batch_size)
-    start = int(state.step)
-    batches = make_batches(start, shard.index, shard.count)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step_fn = jit_step(task, mesh, shardings)
 
-    flops: dict[int, float] = {}  # of a step, by the length of the clips; its keys are compiled
-    startup, profiler = startup or Startup(), profiler or Profiler("", None)
-    frozen = task.load_frozen(mesh)
-    finite = StateCheck(state, mesh)
-    # Steps given to the devices, oldest first: (step, what is there when it is done, codes of its
-    # state if it is to be logged).
-    under_way: collections.deque[tuple[int, Any, Any]] = collections.deque()
+    def __init__(
+        self,
+        task: Any,
+        mesh: jax.sharding.Mesh,
+        schedule: Schedule,
+        *,
+        checkpointer: Checkpointer,
+        monitor: Monitor,
+        stop: StopSignal,
+        meta: dict[str, Any],
+        evaluate: Callable[[TrainState, bool], Any],
+        count_flops: Callable[..., float] = lambda *_: 0.0,
+        profiler: Profiler | None = None,
+        startup: Startup | None = None,
+    ):
+        self._task, self._mesh, self._schedule = task, mesh, schedule
+        self._checkpointer, self._monitor, self._stop = checkpointer, monitor, stop
+        self._meta, self._evaluate_state, self._count_flops = meta, evaluate, count_flops
+        self._profiler, self._startup = profiler or Profiler("", None), startup or Startup()
+        self._flops: dict[int, float] = {}  # of a step, by the clips' length; compiled are its keys
 
-    def settle(ahead: int) -> None:
-        """Waits until no more than so many steps are under way, and looks at what is done."""
-        while len(under_way) > ahead:
-            step, done, codes = under_way.popleft()
-            jax.block_until_ready(done)
+    def run(self, state: TrainState, batches: Batches) -> tuple[TrainState, bool]:
+        """Trains from the step of `state` on; to be called once.
+
+        Args:
+          state: sharded state; it is donated.
+          batches: this host's batches from that step on; closed at the end. They may have several
+            lengths of clips; a program is compiled for each.
+
+        Returns:
+          The last state, which is saved completely, and whether all steps were done (False after
+          SIGTERM).
+
+        Raises:
+          NonFiniteError: a metric, or anything in the state, is NaN or infinite. The state is
+            checked at every logged step and before it is saved, so nothing non-finite is saved.
+          UserError: too many records are unreadable, or the disk is full.
+        """
+        start, finished = int(state.step), True
+        with contextlib.closing(batches):
+            self._prepare(state)
+            # A run that was stopped after this step has saved it, but may not have evaluated it.
+            if start and self._schedule.evaluates(start) and not self._is_evaluated(start):
+                self._evaluate(start)
+            for step in range(start + 1, self._schedule.steps + 1):
+                metrics = self._dispatch(step, self._next_batch(step, batches))
+                if step == start + 1:
+                    self._report_startup(step)
+                self._record(step, metrics, batches)
+                self._wait(AHEAD)
+                stopping = self._stop.asked(step)
+                if self._schedule.saves(step) or stopping:
+                    self._save(step, metrics)
+                if stopping and step < self._schedule.steps:
+                    finished = False
+                    self._profiler.close(self._state)
+                    break
+                if self._schedule.evaluates(step):
+                    self._finish_steps()
+                    self._evaluate(step)
+        self._monitor.flush()
+        self._checkpointer.wait()
+        if not finished:
+            self._monitor.info(f"stopped by a signal after step {step}: saved, run again to go on")
+        return self._state, finished
+
+    def _prepare(self, state: TrainState) -> None:
+        """Makes the step's function and the check of the state, and loads the frozen networks."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+        self._state = state
+        self._step = jit_step(self._task, self._mesh, shardings)
+        self._frozen = self._task.load_frozen(self._mesh)
+        self._finite = StateCheck(state, self._mesh)
+        # Dispatched steps, oldest first: (step, metrics, codes of the state if it is logged).
+        self._in_flight: collections.deque[tuple[int, Any, Any]] = collections.deque()
+
+    def _next_batch(self, step: int, batches: Batches) -> dict[str, jax.Array]:
+        """This host's next batch, as its rows of a global one."""
+        asked = time.monotonic()
+        local = next(batches)
+        self._monitor.data_wait(time.monotonic() - asked)
+        wanted = (*_CONTENTS, *_PER_EXAMPLE)
+        batch = {name: rows for name, rows in local.items() if name in wanted}
+        frames = _frames(batch)
+        # A run of single frames alone compiles once, which needs no line of its own.
+        if frames not in self._flops and (self._flops or frames > 1):
+            what = f"clips of {frames} frames" if frames > 1 else "single frames"
+            self._monitor.info(f"step {step}: compiling for {what}")
+        return to_global(batch, self._mesh)
+
+    def _dispatch(self, step: int, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Gives the devices a step to do; returns its metrics without waiting for them."""
+        self._profiler.before(step, self._state)
+        self._state, metrics = self._step(self._state, batch, self._frozen)
+        frames = _frames(batch)
+        if frames not in self._flops:  # counted while the devices work
+            self._flops[frames] = self._count_flops(self._state, batch, self._frozen)
+        self._monitor.progress(step, self._flops[frames])
+        return metrics
+
+    def _report_startup(self, step: int) -> None:
+        """Logs how long the first step took, compilation included, which no rate counts."""
+        jax.block_until_ready(self._state)
+        self._monitor.info(str(self._startup))
+        self._monitor.restart_rates(step)
+
+    def _record(self, step: int, metrics: dict[str, jax.Array], batches: Batches) -> None:
+        """Notes a dispatched step, and hands its metrics to the monitor if they are logged."""
+        if line := self._profiler.after(step, self._state):
+            self._monitor.info(line)
+        logged = self._schedule.logs(step)
+        codes = self._finite.codes(self._state) if logged else None
+        self._in_flight.append((step, metrics, codes))
+        if logged:
+            self._monitor.push(step, {**metrics, "broken_records": batches.stats()["broken"]})
+
+    def _wait(self, ahead: int) -> None:
+        """Waits until at most so many steps are in flight; checks the state of logged ones."""
+        while len(self._in_flight) > ahead:
+            step, metrics, codes = self._in_flight.popleft()
+            jax.block_until_ready(metrics)
             if codes is not None:
-                monitor.arrived(step)
-                finite.check(step, codes)
+                self._monitor.arrived(step)
+                self._finite.check(step, codes)
 
-    def save(step: int, values: dict[str, Any]) -> None:
-        settle(0)
-        monitor.flush()
-        # Waits for the device, but only here: a broken state must not replace a good one. The
-        # metrics are of the parameters before the step, so the state after it is looked at as well.
-        check_finite(step, {name: np.asarray(value) for name, value in values.items()})
-        finite.check(step, finite.codes(state))
-        checkpointer.save(step, state, {**meta, "history": monitor.history()})
+    def _save(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Starts a checkpoint of the state, once all of it is known to be finite."""
+        self._wait(0)
+        self._monitor.flush()
+        # The metrics are of the parameters before the step, so the state after it is checked too.
+        check_finite(step, {name: np.asarray(value) for name, value in metrics.items()})
+        self._finite.check(step, self._finite.codes(self._state))
+        meta = {**self._meta, "history": self._monitor.history()}
+        self._checkpointer.save(step, self._state, meta)
 
-    def due(step: int) -> list[bool]:
-        """Whether an evaluation is due after a step, and whether pictures are."""
-        return [bool(every) and step % every == 0 for every in (evaluate_every, picture_every)]
+    def _finish_steps(self) -> None:
+        """Waits for the steps in flight, whose time belongs to training, not to evaluation."""
+        self._wait(0)
+        self._monitor.flush()
+        jax.block_until_ready(self._state)
 
-    def look(step: int) -> None:
-        with monitor.pause():
-            evaluate(state, due(step)[1])
+    def _evaluate(self, step: int) -> None:
+        with self._monitor.pause():
+            self._evaluate_state(self._state, self._schedule.draws(step))
 
-    finished = True
-    with contextlib.closing(batches):
-        # A run that was stopped after this step has saved it, but may not have evaluated it.
-        if start and any(due(start)) and not _is_evaluated(start, monitor):
-            look(start)
-        for step in range(start + 1, steps + 1):
-            asked = time.monotonic()
-            local = next(batches)
-            monitor.data_wait(time.monotonic() - asked)
-            data = {name: rows for name, rows in local.items() if name in (*_CONTENTS, *_BESIDE)}
-            frames = next(data[name] for name in _CONTENTS if name in data).shape[1]
-            if frames not in flops and (flops or frames > 1):  # the wait has a reason
-                what = f"clips of {frames} frames" if frames > 1 else "single frames"
-                monitor.info(f"step {step}: compiling for {what}")
-            batch = to_global(data, mesh)
-            profiler.before(step, state)
-            state, values = step_fn(state, batch, frozen)
-            if frames not in flops:  # while the devices work
-                flops[frames] = count_flops(state, batch, frozen)
-            monitor.progress(step, flops[frames])
-            if step == start + 1:
-                jax.block_until_ready(state)
-                monitor.info(str(startup))
-                monitor.restart_rates(step)
-            if line := profiler.after(step, state):
-                monitor.info(line)
-            last = step == steps
-            logged = step % log_every == 0 or last
-            under_way.append((step, values, finite.codes(state) if logged else None))
-            if logged:
-                monitor.push(step, {**values, "broken_records": batches.stats()["broken"]})
-            settle(AHEAD)
-            stopping = stop.asked(step)
-            if step % checkpoint_every == 0 or last or stopping:
-                save(step, values)
-            if stopping and not last:
-                finished = False
-                profiler.close(state)
-                break
-            if any(due(step)) and not last:
-                settle(0)  # the steps under way belong to training's time
-                monitor.flush()
-                jax.block_until_ready(state)
-                look(step)
-    monitor.flush()
-    checkpointer.wait()
-    if not finished:
-        monitor.info(f"stopped by a signal after step {step}: saved, run again to go on")
-    return state, finished
+    def _is_evaluated(self, step: int) -> bool:
+        """Whether the metrics' history has an evaluation of a step; the same on all processes."""
+        found = any(
+            line["step"] == step and str(line.get("prefix")).startswith("val_")
+            for line in self._monitor.history()
+        )
+        if jax.process_count() > 1:  # only the first process has a history
+            found = bool(multihost_utils.broadcast_one_to_all(np.int32(found)))
+        return found
 
 
-def _is_evaluated(step: int, monitor: Monitor) -> bool:
-    """Whether the metrics' history holds an evaluation of a step; the same on all hosts."""
-    found = any(
-        line["step"] == step and str(line.get("prefix")).startswith("val_")
-        for line in monitor.history()
-    )
-    if jax.process_count() > 1:  # only the first process has a history
-        found = bool(multihost_utils.broadcast_one_to_all(np.int32(found)))
-    return found
+def _frames(batch: dict[str, Any]) -> int:
+    """The length of a batch's clips."""
+    return int(next(batch[name] for name in _CONTENTS if name in batch).shape[1])

@@ -1,12 +1,10 @@
-"""Watching a run: a progress bar or plain lines, ``metrics.jsonl`` and TensorBoard.
+"""The log of a run: a progress bar or plain lines, ``metrics.jsonl`` and TensorBoard.
 
-The device never waits for any of it. `Monitor.push` keeps the metrics of a step on the device,
-starts their copy to the host, and writes those of the push before. Steps are dispatched far ahead
-of the device, so rates count what the device has finished: a window ends when the metrics of its
-last step have arrived.
+The device never waits for it. `Monitor.push` keeps the metrics of a step on the device, starts
+their copy to the host, and writes those of the push before. A step is finished, for the rates, when
+its metrics have arrived.
 """
 
-import collections
 import contextlib
 import json
 import os
@@ -22,7 +20,9 @@ import tensorboardX
 import tqdm
 
 from bsq_jax.core.files import write_atomic
-from bsq_jax.training.deferred import DeferredMetrics, check_finite, to_host
+from bsq_jax.training.deferred_metrics import DeferredMetrics, to_host
+from bsq_jax.training.finite_check import check_finite
+from bsq_jax.training.throughput import Throughput
 
 _RESERVED = ("step", "time", "prefix")
 _HISTORY = 200  # entries at most: enough for a curve, little enough for every checkpoint
@@ -70,7 +70,7 @@ class Monitor:
       bar: whether to draw a bar; by default if ``stream`` is a terminal.
       show: names of the training metrics to show in lines and bar, where present.
       history: what an earlier `history` gave, used if ``metrics.jsonl`` has been lost.
-      peak_flops: FLOP/s of all devices of the run together, for the utilisation; None: unknown.
+      peak_flops: FLOP/s of all devices of the run together, for the utilization; None: unknown.
     """
 
     def __init__(
@@ -89,17 +89,11 @@ class Monitor:
         peak_flops: float | None = None,
     ):
         self._total = total_steps
-        self._batch_size = batch_size
-        self._unit = unit
         self._show = tuple(show)
         self._is_main = jax.process_index() == 0 if is_main is None else is_main
         self._stream = sys.stderr if stream is None else stream
         self._deferred = DeferredMetrics()
-        self._window = (start_step, time.monotonic())  # where the rates are counted from
-        self._waited = 0.0
-        self._work: dict[int, float] = {}  # FLOPs dispatched up to a step, since the start
-        self._peak_flops = peak_flops
-        self._speeds: collections.deque[float] = collections.deque(maxlen=10)  # seconds a step
+        self._throughput = Throughput(start_step, batch_size, unit, peak_flops)
         self._history: list[dict[str, Any]] = []
         self._bar: tqdm.tqdm | None = None
         if not self._is_main:
@@ -135,10 +129,7 @@ class Monitor:
     def push(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Logs the training metrics of a step one push later, so that the device never waits.
 
-        They are logged with what is known of the window that their step ends:
-        ``images_per_second``, or clips; ``data_wait``, the share of time, 0..1, in which the loop
-        waited for data; ``tflops_per_device``, the useful 1e12 FLOP/s of a device; and ``mfu``, of
-        what the devices could do at most, 0..1.
+        They are logged with the rates of the window that their step ends, see `Throughput`.
 
         Args:
           step: the step just dispatched.
@@ -180,7 +171,9 @@ class Monitor:
           ValueError: a metric is called ``step``, ``time`` or ``prefix``.
         """
         values = {name: to_host(value) for name, value in metrics.items()}
-        rates = self._rates(step) if prefix == "train" else {}  # once the values are there
+        rates = (
+            self._throughput.finished(step) if prefix == "train" else {}
+        )  # once the values are there
         self._write(step, values | rates, prefix)
 
     def progress(self, step: int, flops: float = 0.0) -> None:
@@ -190,17 +183,17 @@ class Monitor:
           step: just dispatched.
           flops: useful floating-point operations in it, on all devices; 0 where nobody counts.
         """
-        self._work[step] = self._work.get(step - 1, 0.0) + flops
+        self._throughput.dispatched(step, flops)
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
 
     def data_wait(self, seconds: float) -> None:
         """Adds to the time for which the loop has waited for data."""
-        self._waited += seconds
+        self._throughput.waited(seconds)
 
     def restart_rates(self, step: int) -> None:
         """Counts the rates from now on, when `step` is done: before it there was compilation."""
-        self._window, self._waited = (step, time.monotonic()), 0.0
+        self._throughput.restart(step)
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
@@ -208,12 +201,8 @@ class Monitor:
 
         The device should have finished what it was given before: its time would not count either.
         """
-        began = time.monotonic()
-        try:
+        with self._throughput.pause():
             yield
-        finally:
-            step, start = self._window
-            self._window = (step, start + time.monotonic() - began)
 
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
         """Writes a picture, uint8 [height, width, channel 3], to TensorBoard."""
@@ -243,30 +232,10 @@ class Monitor:
         self._board.close()
         self._file.close()
 
-    def _rates(self, step: int) -> dict[str, float]:
-        """Throughput and data wait of the window that `step`, now finished, ends."""
-        (last, start), now = self._window, time.monotonic()
-        waited, self._waited = self._waited, 0.0
-        self._window = (step, now)
-        if step <= last or now <= start:
-            return {}
-        self._speeds.append((now - start) / (step - last))
-        rates = {
-            f"{self._unit}_per_second": (step - last) * self._batch_size / (now - start),
-            "data_wait": min(1.0, waited / (now - start)),
-        }
-        flops = (self._work.get(step, 0.0) - self._work.get(last, 0.0)) / (now - start)
-        self._work = {done: work for done, work in self._work.items() if done >= step}
-        if flops > 0:
-            rates["tflops_per_device"] = flops / 1e12 / jax.device_count()
-            if self._peak_flops:
-                rates["mfu"] = flops / self._peak_flops
-        return rates
-
     def _write_train(self, ready: tuple[int, dict[str, Any]] | None) -> None:
         if ready is not None:
             step, values = ready
-            self._write(step, values | self._rates(step), "train")
+            self._write(step, values | self._throughput.finished(step), "train")
             check_finite(step, values)
 
     def _write(self, step: int, metrics: dict[str, Any], prefix: str) -> None:
@@ -290,9 +259,8 @@ class Monitor:
             self.progress(max(step, self._bar.n))
             self._bar.set_postfix_str("  ".join(words))
         elif prefix == "train":
-            if self._speeds:
-                left = (self._total - step) * float(np.mean(self._speeds))
-                words.append(f"eta {duration(left)}")
+            left = self._throughput.seconds_left(self._total - step)
+            words += [] if left is None else [f"eta {duration(left)}"]
             self.info("  ".join([f"step {step}/{self._total}", *words]))
         else:
             self.info("  ".join([f"step {step}/{self._total}  {prefix}:", *words]))
@@ -300,22 +268,13 @@ class Monitor:
     def _words(self, metrics: dict[str, Any], prefix: str) -> list[str]:
         """The metrics that a line shows, as text."""
         scalars = {name: value for name, value in metrics.items() if isinstance(value, float)}
-        names = (f"{self._unit}_per_second", "data_wait", "tflops_per_device", "mfu")
-        speed, wait, teraflops, mfu = (scalars.pop(name, None) for name in names)
+        rates = {name: scalars.pop(name) for name in self._throughput.names if name in scalars}
         if prefix == "train":
             chosen = [name for name in self._show if name in scalars] or list(scalars)[:3]
         else:
             chosen = list(scalars)[:8]
         words = [f"{name} {scalars[name]:.4g}" for name in chosen]
-        words += [] if speed is None else [f"{speed:.3g} {self._unit}/s"]
-        words += [] if wait is None else [f"data wait {wait:.1%}"]
-        if teraflops is not None:
-            speed_of_device = (
-                f"{teraflops:.3g} T" if teraflops >= 0.1 else f"{teraflops * 1e3:.3g} G"
-            )
-            words.append(f"{speed_of_device}FLOP/s a device")
-        words += [] if mfu is None else [f"mfu {mfu:.1%}"]
-        return words
+        return words + self._throughput.words(rates)
 
 
 def _kept_lines(

@@ -11,10 +11,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.core.sharding import batch_sharding, batch_shards
+from bsq_jax.core.sharding import batch_sharding
 from bsq_jax.core.target import described
 from bsq_jax.models.factory import make_tokenizer
 from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
+from bsq_jax.training.accumulate import check_divides
 from bsq_jax.training.compiled import collectives, memory
 from bsq_jax.training.state import jit_step
 from bsq_jax.training.tasks.masked_lm import make_masked_lm_task
@@ -38,12 +39,8 @@ def abstract_batch(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, jax
     Raises:
       UserError: the batch does not divide over the devices.
     """
-    count, parts = config.train.batch_size, config.train.accumulate * batch_shards(mesh)
-    if count % parts:
-        raise UserError(
-            f"train.batch_size {count} does not divide into {config.train.accumulate} micro-batches"
-            f" (train.accumulate) over {batch_shards(mesh)} devices (data x fsdp)"
-        )
+    count = config.train.batch_size
+    check_divides(count, config.train.accumulate, mesh)
     frames = config.data.frames or (
         config.masked_lm.frames if config.task == "masked_lm" else config.model.frames
     )

@@ -31,7 +31,7 @@ from bsq_jax.data.lengths import Schedule
 from bsq_jax.data.pipeline import eval_batches
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.media.figures import line_figure
-from bsq_jax.training import jobs
+from bsq_jax.training import train_run
 
 ARMS = ("block-causal", "full")
 
@@ -182,7 +182,7 @@ def study(
         for arm in ARMS:
             config = arm_config(arm, frames, steps, seed, overrides)
             folder = workdir / f"{arm}_{seed}"
-            jobs.train_job(config, folder)
+            train_run.train(config, folder)
             tokenizer = Tokenizer.load(folder)
             result["steps"][arm] = config.train.steps
             result["psnr"][arm] = measure(config, tokenizer)

@@ -1,6 +1,6 @@
-"""Exact sums over a whole split, kept on the host: means of metrics, and the codes in use.
+"""Exact sums over a whole split, on the host in float64: means of metrics, and codebook usage.
 
-They are fed what all hosts hold alike: evaluation replicates its small results first.
+Every host adds the same values: evaluation replicates its small results first.
 """
 
 from collections.abc import Mapping
@@ -53,7 +53,7 @@ class MeanAccumulator:
             self._weights[name] = self._weights.get(name, 0.0) + float(np.sum(weights))
 
     def counted(self) -> bool:
-        """Whether there is something to take a mean of."""
+        """Whether at least one example was counted."""
         return bool(self._sums) and min(self._weights.values()) > 0
 
     def result(self) -> dict[str, float]:
@@ -70,8 +70,8 @@ class MeanAccumulator:
 class ClipMeans:
     """Exact streaming means of named per-frame values of clips, in float64 on the host.
 
-    A clip's value is the mean over its real frames, and all clips count alike, whatever their
-    lengths. Besides there is for each frame index the mean over the clips that have that frame.
+    A clip's value is the mean over its real frames, and each clip has the same weight, whatever its
+    length. There is also the mean at each frame index over the clips that have that frame.
     """
 
     def __init__(self) -> None:
@@ -150,7 +150,7 @@ class CodeUsageResult(TypedDict):
 
 
 class CodeUsage:
-    """Exact streaming count of the codes in use, for tokens of any number of bits.
+    """Exact streaming codebook usage, for tokens of any number of bits.
 
     Up to 20 bits a bitmap marks the codes seen; above that the distinct codes themselves are kept,
     packed into bytes, which takes at most ``ceil(L / 8)`` bytes per token.

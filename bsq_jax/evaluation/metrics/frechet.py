@@ -1,4 +1,4 @@
-"""Frechet distance between two sets of features, each seen as a Gaussian (Heusel et al. 2017)."""
+"""Frechet distance between Gaussians fitted to two sets of features (Heusel et al. 2017)."""
 
 from collections.abc import Mapping
 from typing import Self
@@ -30,13 +30,13 @@ class Moments:
         self._waiting = np.zeros((0, dimension))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """All that is known, as arrays to be saved."""
+        """The moments as arrays to be saved."""
         count, mean, scatter = self._with(self._waiting)
         return {"count": np.array(count), "mean": mean, "scatter": scatter}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
-        """What `to_arrays` gave."""
+        """Moments from the arrays that `to_arrays` gave."""
         moments = cls(len(arrays["mean"]))
         moments._count = int(arrays["count"])
         moments._mean, moments._scatter = arrays["mean"], arrays["scatter"]
@@ -108,7 +108,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     ``|mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2))`` (Heusel et al. 2017, equation 6).
     With symmetric roots the last trace is the sum of the singular values of
     ``C_a^(1/2) C_b^(1/2)``, which are real whatever the rank of the covariances, and whose rounding
-    errors, unlike those of the eigenvalues of the product, no root magnifies.
+    errors, unlike those of the eigenvalues of the product, are not magnified by a root.
 
     Args:
       a: moments of at least 2 samples.

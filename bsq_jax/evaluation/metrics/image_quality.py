@@ -131,10 +131,10 @@ def ms_ssim(reference: Pixels, distorted: Pixels) -> jax.Array:
 
 
 def patch_mean(x: Pixels, patch: int) -> jax.Array:
-    """The best picture with one colour per patch: each patch becomes its mean, per channel.
+    """The best picture with one color per patch: each patch becomes its mean, per channel.
 
-    No other choice of one colour per patch has a smaller squared error, which makes this the
-    yardstick for a tokenizer that spends no more bits on a patch than a colour takes.
+    No other choice of one color per patch has a smaller squared error: a tokenizer that spends no
+    more bits on a patch than a color takes is compared with it.
 
     Args:
       x: ``[batch, time, height, width, channel]`` in any range.
@@ -170,7 +170,7 @@ def _rank_message(shape: tuple[int, ...]) -> str:
 def _as_float(
     reference: Pixels, distorted: Pixels, *, min_side: int = 1, metric: str = "this metric"
 ) -> tuple[jax.Array, jax.Array]:
-    """Checks the shapes of a pair and converts it to float32."""
+    """Checks shapes and types of a pair and converts it to float32."""
     if reference.shape != distorted.shape:
         raise UserError(
             f"cannot compare pixels of shapes {reference.shape} and {distorted.shape}: "
@@ -178,6 +178,9 @@ def _as_float(
         )
     if reference.ndim != 5:
         raise UserError(_rank_message(reference.shape))
+    for dtype in (reference.dtype, distorted.dtype):
+        if dtype != jnp.uint8 and not jnp.issubdtype(dtype, jnp.floating):
+            raise UserError(f"pixels are uint8 or float in 0..255, not {dtype}: convert them")
     height, width = reference.shape[2:4]
     if min(height, width) < min_side:
         raise UserError(

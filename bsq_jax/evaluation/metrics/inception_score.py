@@ -1,4 +1,4 @@
-"""Inception score (Salimans et al. 2016): are pictures each of one class, and all of many?"""
+"""Inception score (Salimans et al. 2016): each picture of one class, all pictures of many."""
 
 from collections.abc import Mapping
 from typing import Self
@@ -12,16 +12,16 @@ from bsq_jax.core.errors import UserError
 class InceptionScore:
     """Streaming ``exp(E_x KL(p(y|x) || p(y)))`` of class logits, in float64 on the host.
 
-    It is 1 when all pictures look alike to the classifier, and the number of classes when each is
-    surely of one class and all classes are equally common.
+    It is 1 when the classifier gives all pictures the same probabilities, and the number of classes
+    when each picture is of one class with certainty and all classes are equally common.
 
     Args:
       classes: number of logits.
       splits: the score is computed on each of so many parts and averaged. One part, the default,
         is the definition over all samples. Published figures often use 10 parts of 5,000 samples
         each, which lowers the score a little. Samples go to the parts in turn, so that parts are
-        alike even when the data are sorted; code that cuts the list into consecutive parts needs
-        shuffled data to give the same.
+        similar even when the data are sorted; code that cuts the list into consecutive parts needs
+        shuffled data for the same score.
     """
 
     def __init__(self, classes: int, splits: int = 1) -> None:
@@ -33,7 +33,7 @@ class InceptionScore:
         self._negentropy = np.zeros(splits)  # sums of E[log p(y|x)]
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """All that is known, as arrays to be saved."""
+        """The sums as arrays to be saved."""
         return {
             "counts": self._counts,
             "probabilities": self._probabilities,
@@ -42,7 +42,7 @@ class InceptionScore:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
-        """What `to_arrays` gave."""
+        """A score from the arrays that `to_arrays` gave."""
         splits, classes = arrays["probabilities"].shape
         score = cls(classes, splits)
         score._counts, score._negentropy = arrays["counts"], arrays["negentropy"]

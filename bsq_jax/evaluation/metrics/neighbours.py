@@ -14,7 +14,7 @@ _ROUNDING = 1e-13
 def precision_recall(
     real: npt.ArrayLike, fake: npt.ArrayLike, k: int = 3, chunk: int = 1024
 ) -> tuple[float, float]:
-    """Shares of each set that lie where the other does (Kynkaanniemi et al. 2019, equation 1).
+    """Improved precision and recall (Kynkaanniemi et al. 2019, equation 1).
 
     A set covers the union of balls around its points, each reaching to the point's k-th nearest
     neighbour in the same set, itself not counted. Precision is the share of `fake` that `real`
@@ -45,7 +45,7 @@ def precision_recall(
         )
     if not (np.all(np.isfinite(a)) and np.all(np.isfinite(b))):
         raise UserError("features are not finite: check the pixels they come from")
-    # Distances come from |x|^2 - 2xy + |y|^2, whose terms must not dwarf the result.
+    # Centered, because |x|^2 - 2xy + |y|^2 loses digits where its terms are much larger than it.
     centre = (a.mean(axis=0) + b.mean(axis=0)) / 2
     a, b = a - centre, b - centre
     radii_a, radii_b = _radii(a, k, chunk), _radii(b, k, chunk)

@@ -3,8 +3,8 @@
 It is the network of the TensorFlow graph ``inception-2015-12-05`` (Szegedy et al. 2015), whose
 weights circulate for PyTorch as ``pt_inception-2015-12-05-6726825d.pth``. Against the Inception-v3
 of torchvision it has 1008 classes, average pools that leave padding out of the mean, and a maximum
-pool in its last block. Batch normalisation is folded into the convolutions when the weights are
-read, so that the network is convolutions, ReLUs and pools.
+pool in its last block. Batch normalization is folded into the convolutions when the weights
+are read, which leaves convolutions, ReLUs and pools.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Params = Mapping[str, Mapping[str, Any]]
 
 
 class Inception(NamedTuple):
-    """What the network makes of pictures.
+    """Outputs of the network.
 
     Attributes:
       pool: float32 [batch, time, 2048], the last feature map averaged over space: the features of
@@ -48,7 +48,7 @@ class Inception(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Unit:
-    """Convolution, batch normalisation and ReLU, by its name in the file."""
+    """Convolution, batch normalization and ReLU, by its name in the file."""
 
     name: str
     window: tuple[int, int]
@@ -65,7 +65,7 @@ def _neighbours_max(net: jax.Array) -> jax.Array:
     return max_pool(net, (3, 3), (1, 1), "SAME")
 
 
-# A branch is a chain: units, pools, and forks, whose units all see the same and are concatenated.
+# A branch is a chain of units, pools, and forks: units of one input, their outputs concatenated.
 _Step = _Unit | tuple[_Unit, ...] | Callable[[jax.Array], jax.Array]
 _Branches = tuple[tuple[_Step, ...], ...]
 
@@ -244,7 +244,7 @@ def from_torch_state(state: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray
     Args:
       state: arrays by key, such as ``Mixed_5b.branch1x1.conv.weight`` [out, in, height, width],
         ``Mixed_5b.branch1x1.bn.running_var`` [out] and ``fc.weight`` [1008, 2048]. Keys that this
-        network has no use for, such as those of the auxiliary classifier, are passed over.
+        network does not need, such as those of the auxiliary classifier, are ignored.
 
     Raises:
       UserError: a key is missing, or its array has another shape or values that are not finite.
@@ -267,7 +267,7 @@ def from_torch_state(state: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray
 
 
 def _array(state: Mapping[str, Any], key: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The array of a key in float64, in which the folding is exact enough to be forgotten."""
+    """The array of a key in float64, in which folding loses nothing that float32 shows."""
     if key not in state:
         raise UserError(f"key {key} of Inception-v3 is missing; {WHERE}")
     value = state[key]

@@ -1,7 +1,7 @@
-"""What the frozen networks are made of: convolutions with folded normalisation, pools, resizing.
+"""Layers of the frozen networks: convolutions with folded batch normalization, pools, resizing.
 
-Everything is channels-last and in float32: the arithmetic asks for the highest precision because
-accelerators otherwise round the factors of a product, and measures would depend on the machine.
+Everything is channels-last and in float32, at the highest precision: accelerators otherwise round
+the factors of a product, and metrics would depend on the machine.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-EPSILON = 1e-3  # of batch normalisation, in both Inception networks
+EPSILON = 1e-3  # of batch normalization, in both Inception networks
 
 
 def fold(
@@ -24,7 +24,7 @@ def fold(
     bias: np.ndarray,
     scale: np.ndarray | float = 1.0,
 ) -> dict[str, np.ndarray]:
-    """A convolution that contains the batch normalisation after it.
+    """A convolution with the batch normalization after it folded in.
 
     ``(conv(x) - mean) / sqrt(variance + 1e-3) * scale + bias`` is a convolution with a bias again.
     It is computed in float64 and rounded once.
@@ -33,8 +33,8 @@ def fold(
       kernel: [..., in, out], without a bias of its own.
       mean: running mean [out].
       variance: running variance [out].
-      bias: offset after normalisation [out].
-      scale: factor after normalisation [out].
+      bias: offset after normalization [out].
+      scale: factor after normalization [out].
 
     Returns:
       ``{"kernel": float32 [..., in, out], "bias": float32 [out]}``.
@@ -100,14 +100,14 @@ def _convolve(kernel: Any, net: jax.Array, stride: int, padding: str) -> jax.Arr
 
 
 def _along(bias: Any, net: jax.Array) -> jax.Array:
-    """The bias with the number of axes of the features."""
+    """The bias, reshaped to broadcast over the features."""
     return jnp.reshape(bias, (1,) * (net.ndim - 1) + (-1,))
 
 
 def max_pool(
     net: jax.Array, window: Sequence[int], stride: Sequence[int], padding: str
 ) -> jax.Array:
-    """Maximum over windows of [batch, *space, channel]; padding never wins.
+    """Maximum over windows of [batch, *space, channel]; padding is -inf.
 
     One axis after the other: the same maximum, for a tenth of the time or less on a CPU.
     """
@@ -117,7 +117,7 @@ def max_pool(
 
 
 def average_unpadded(net: jax.Array) -> jax.Array:
-    """Mean over the 3x3 neighbours of [batch, height, width, channel] that lie in the picture."""
+    """Mean over 3x3 windows of [batch, height, width, channel], padding not counted."""
     for axis in (1, 2):
         net = _reduce(net, 0.0, lax.add, axis, 3, 1, "SAME")
     rows, columns = (_neighbours(size) for size in net.shape[1:3])
@@ -143,8 +143,8 @@ def _neighbours(size: int) -> np.ndarray:
 def resize(net: jax.Array, side: int) -> jax.Array:
     """Bilinear resize of [batch, height, width, channel] to a square, without antialiasing.
 
-    Centres of pixels are half-pixel centres, and beyond the edge lies the edge: what PyTorch's
-    ``interpolate(mode="bilinear", align_corners=False)`` computes.
+    Pixel centers are at half pixels and coordinates are clamped at the edge, as in PyTorch's
+    ``interpolate(mode="bilinear", align_corners=False)``.
     """
     if net.shape[1:3] == (side, side):
         return net

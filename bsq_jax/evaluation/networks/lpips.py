@@ -1,4 +1,4 @@
-"""LPIPS: the distance of two pictures in the features of a classifier.
+"""LPIPS: the distance between two pictures in the features of a classifier.
 
 Zhang, Isola, Efros, Shechtman and Wang, "The Unreasonable Effectiveness of Deep Features as a
 Perceptual Metric" (2018), version 0.1: trained 1x1 heads on frozen VGG16 (the usual training

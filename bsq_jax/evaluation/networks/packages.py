@@ -1,7 +1,7 @@
 """Weight files inside other packages: finding them, and reading their pickles without trust.
 
-A pickle is a program, and the usual reader runs whatever it names. Here it is read as data
-(`bsq_jax.torch_import.inert`): no function named by a file is ever called, arrays are rebuilt from
+Unpickling runs what a file names. Here pickles are read as data
+(`bsq_jax.torch_import.safe_pickle`): no function named by a file is called, arrays are rebuilt from
 their bytes, and everything else is refused.
 """
 
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.torch_import.inert import Inert, InertReader
-from bsq_jax.torch_import.inert_numpy import DamagedError, numpy_array
+from bsq_jax.torch_import.numpy_records import DamagedError, numpy_array
+from bsq_jax.torch_import.safe_pickle import Inert, SafeUnpickler
 
 
 class _RefusedError(DamagedError):
@@ -23,7 +23,7 @@ class _RefusedError(DamagedError):
 
 
 class _Tree:
-    """Nested dicts of arrays made from what an `InertReader` returned.
+    """Nested dicts of arrays made from what a `SafeUnpickler` returned.
 
     Attributes:
       budget: bytes that arrays may still take. All of them came from the file, so a file whose
@@ -108,7 +108,7 @@ def load_pickled(path: str | pathlib.Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read ({error.strerror}); {_cure(path)}") from error
     try:
         # Of bytes in memory: a file object would take the memory that a damaged length asks for.
-        return _Tree(len(data)).dicts(InertReader({}).read(io.BytesIO(data)))
+        return _Tree(len(data)).dicts(SafeUnpickler(io.BytesIO(data)).load())
     except _RefusedError as error:
         reason = f"refused, it wants to load {error} and weight files may hold arrays only"
         raise UserError(f"{path}: {reason}; {_cure(path)}") from error

@@ -136,6 +136,28 @@ class AdversarialTraining:
             )
         return weight
 
+    def counted_by_frames(
+        self,
+        found: AdversarialGradients,
+        frames: jax.Array | None,
+        mean_frames: jax.Array | None,
+    ) -> AdversarialGradients:
+        """What `gradients` found for a micro-batch, to be averaged by the numbers of real frames.
+
+        What a discriminator of clips gives is a mean over clips, so it is multiplied by what turns
+        a micro-batch's share of the frames into its share of the clips.
+
+        Args:
+          found: of the micro-batch.
+          frames: int32 ``[batch]``, real frames of each of its clips; None: all are.
+          mean_frames: mean number of real frames of a clip in the whole batch, a scalar; None where
+            the micro-batch is the whole batch.
+        """
+        if not self.clip_frames or frames is None or mean_frames is None:
+            return found
+        factor = mean_frames / jnp.mean(frames.astype(jnp.float32))
+        return jax.tree.map(lambda leaf: factor * leaf, found)
+
     def _hold(self, pixels: jax.Array, weights: jax.Array | None) -> jax.Array:
         """Clips made as long as a discriminator of clips takes, by repeating the last real frame.
 

@@ -27,6 +27,7 @@ from bsq_jax.losses import (
 )
 from bsq_jax.models.factory import make_tokenizer
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerOutput
+from bsq_jax.quantizers import Quantized
 from bsq_jax.training.accumulate import over_micro_batches
 from bsq_jax.training.state import DiscriminatorState, TrainableNetwork, TrainState
 from bsq_jax.training.tasks import forward, step_metrics, variable_bits
@@ -145,13 +146,9 @@ class TokenizerTask(TrainingTask):
           ``(of the generator, of the discriminator or None, metrics)``. All metrics add up over
           micro-batches; `step_metrics.finish` makes those of the step from them.
         """
-        weights = None
-        if frames is not None and pixels.shape[1] > 1:  # of single frames none is padding
-            weights = real_frames(frames, pixels.shape[1]).astype(jnp.float32)
-            # Discriminators see the padding, so that it must not matter what it holds.
-            pixels = hold_last(pixels, frames)
+        pixels, weights = _with_plain_padding(pixels, frames)
 
-        def generate(params: Any) -> tuple[tuple[jax.Array, jax.Array], Any]:
+        def generate(params: Any) -> tuple[tuple[jax.Array, jax.Array], Quantized]:
             output = self.reconstruct(params, pixels, weights, kept, frames)
             fake = output.pixels
             if weights is not None:  # at the source, so that no loss has a gradient there
@@ -169,20 +166,19 @@ class TokenizerTask(TrainingTask):
         discriminator_gradient = None
         if self.adversarial is not None:
             assert discriminator is not None
-            found = self.adversarial.gradients(discriminator, pixels, fake, step, weights)
 
             # Only the last layer's gradient is used, so the rest of this one is never computed.
             def last_layer(pixel_gradient: jax.Array) -> jax.Array:
                 (gradient,) = pull((pixel_gradient, jnp.zeros_like(entropy)))
                 return gradient["decoder"]["head_out"]["kernel"]
 
+            found = self.adversarial.gradients(discriminator, pixels, fake, step, weights)
             weight = self.adversarial.generator_weight(
                 step, pixel_gradient, found.pixels, last_layer
             )
             if self.adversarial.adaptive:
                 watched["adversarial_weight"] = weight
-            share = self._share_of_clips(frames, mean_frames)
-            found = jax.tree.map(lambda leaf: share * leaf, found)
+            found = self.adversarial.counted_by_frames(found, frames, mean_frames)
             pixel_gradient += weight * found.pixels
             loss += weight * found.metrics["adversarial"]
             watched |= found.metrics
@@ -190,17 +186,6 @@ class TokenizerTask(TrainingTask):
         (gradient,) = pull((pixel_gradient, entropy_weight))
         watched |= step_metrics.reconstruction_metrics(quantized, pixels, fake, weights)
         return gradient, discriminator_gradient, {**watched, "loss": loss}
-
-    def _share_of_clips(self, frames: jax.Array | None, mean_frames: jax.Array | None) -> jax.Array:
-        """Factor of what the discriminator makes of a micro-batch, before these are averaged.
-
-        Micro-batches are averaged by their numbers of frames. What a discriminator of clips gives
-        is a mean over clips: the factor turns the share of the frames into that of the clips.
-        """
-        assert self.adversarial is not None
-        if not self.adversarial.clip_frames or frames is None or mean_frames is None:
-            return jnp.float32(1)
-        return mean_frames / jnp.mean(frames.astype(jnp.float32))
 
     def train_step(
         self, state: TrainState, batch: Batch, frozen: FrozenParams
@@ -225,12 +210,10 @@ class TokenizerTask(TrainingTask):
         after, of_optimizer = self._optimizer_step(state, gradients)
         if self.adversarial is not None:
             assert state.adversary is not None
-            after = dataclasses.replace(
-                after,
-                adversary=self.adversarial.update(
-                    state.adversary, of_discriminator, watched, state.step
-                ),
+            adversary = self.adversarial.update(
+                state.adversary, of_discriminator, watched, state.step
             )
+            after = dataclasses.replace(after, adversary=adversary)
             watched["discriminator_gradient_norm"] = optax.tree.norm(of_discriminator)
         return after, watched | of_optimizer
 
@@ -244,6 +227,27 @@ class TokenizerTask(TrainingTask):
         """
         output = self.reconstruct(params, to_float(batch["pixels"]), frames=batch.get("frames"))
         return {"reconstruction": to_uint8(output.pixels), "bits": output.quantized.bits}
+
+
+def _with_plain_padding(
+    pixels: jax.Array, frames: jax.Array | None
+) -> tuple[jax.Array, jax.Array | None]:
+    """Pixels whose padding repeats the last real frame, and the weights of the frames.
+
+    Discriminators see the padding: what the data hold there must not matter.
+
+    Args:
+      pixels: ``[batch, time, height, width, 3]``.
+      frames: int32 ``[batch]``, real frames of each clip; None: all are.
+
+    Returns:
+      ``(pixels, weights)``; the weights are float32 ``[batch, time]``, 1 for real frames and 0 for
+      padding, None where there is no padding.
+    """
+    if frames is None or pixels.shape[1] == 1:
+        return pixels, None
+    weights = real_frames(frames, pixels.shape[1]).astype(jnp.float32)
+    return hold_last(pixels, frames), weights
 
 
 def make_tokenizer_task(config: ConfigDict) -> TokenizerTask:

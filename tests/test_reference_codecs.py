@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from video_files import grey, numbers_of
 
-from bsq_jax.coding import references
-from bsq_jax.coding.references import NAMES, reference
+from bsq_jax.coding import reference_codecs
+from bsq_jax.coding.reference_codecs import NAMES, reference
 from bsq_jax.core.errors import UserError
 
 VIDEOS = ("h264", "h265", "av1", "h264-444", "h265-444")
@@ -32,7 +32,7 @@ def psnr(a, b):
 
 def written(name, frames, setting, rate=Fraction(25)):
     """The bytes of the file that a video codec makes."""
-    return references._write(*reference(name).code.args, frames, setting, rate)
+    return reference_codecs._write(*reference(name).code.args, frames, setting, rate)
 
 
 @pytest.mark.smoke
@@ -90,10 +90,10 @@ def test_files_say_how_their_colours_are_stored(name, lines):
 @pytest.mark.parametrize("pixels", ["yuv420p", "yuv444p"])
 def test_the_way_there_and_back_shifts_no_level(pixels):
     """Greys of every level and soft colours: what is lost is rounding."""
-    converter = references.VideoReformatter()
+    converter = reference_codecs.VideoReformatter()
     greys = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
     for picture, least in ((greys, 55), (soft(1, 64, 64)[0], 45)):
-        back = references._rgb(converter, references._yuv(converter, picture, pixels))
+        back = reference_codecs._rgb(converter, reference_codecs._yuv(converter, picture, pixels))
         assert psnr(picture, back) > least
         assert np.abs(np.mean(back.astype(float) - picture, axis=(0, 1))).max() < 0.1
 
@@ -184,12 +184,12 @@ def test_pictures_are_files_of_pillow(name, kind):
 def test_what_is_not_there_is_named(monkeypatch):
     with pytest.raises(UserError, match=r"unknown codec 'h266'.*jpeg, webp, h264") as caught:
         reference("h266")
-    monkeypatch.setattr(references.av, "codecs_available", {"libx264"})
+    monkeypatch.setattr(reference_codecs.av, "codecs_available", {"libx264"})
     for name, wanted in {"h265": "libx265", "av1": "libsvtav1 or libaom-av1"}.items():
         with pytest.raises(UserError, match=rf"{name} needs .*{wanted}, for yuv420p") as caught:
             reference(name)
         assert "\n" not in str(caught.value)
-    monkeypatch.setattr(references.features, "check", lambda name: False)
+    monkeypatch.setattr(reference_codecs.features, "check", lambda name: False)
     with pytest.raises(UserError, match="WebP"):
         reference("webp")
     assert reference("h264").about == "libx264, preset slow, yuv420p"

@@ -11,7 +11,7 @@ left out, as it would count for much in a small one.
 
 RGB becomes Y'CbCr by BT.709 in the range 16..235, which the files say too, and comes back the same
 way. All arithmetic rounds to nearest; what ffmpeg does by default darkens a picture by about one
-level (``tests/test_references.py``).
+level (``tests/test_reference_codecs.py``).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Numpy pickles an array as a call of ``_reconstruct``, whose result gets shape, dtype and bytes as
 its state, and a number as a call of ``scalar``. The functions here take both from the `Inert`
-records of an `InertReader`; nothing that a file names is called, and memory is taken for bytes
+records of a `SafeUnpickler`; nothing that a file names is called, and memory is taken for bytes
 that are there, not for sizes that a file claims.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bsq_jax.torch_import.inert import Inert
+from bsq_jax.torch_import.safe_pickle import Inert
 
 _KINDS = "biufc"
 _MAX_AXES = 64  # of numpy 2
@@ -82,7 +82,7 @@ def numpy_array(value: Any) -> np.ndarray | None:
     """The array that a record describes, or None where it does not describe one.
 
     Args:
-      value: what an `InertReader` returned. Records of numpy's arrays and numbers become arrays,
+      value: what a `SafeUnpickler` returned. Records of numpy's arrays and numbers become arrays,
         those of subclasses of its arrays do not.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Training and evaluation runs: their flags, their config, and the job itself."""
+"""What `train`, `evaluate` and `bsq_jax.main` share: flags, the config, and starting the job."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run_job(flags: argparse.Namespace, *, evaluate: bool) -> int:
+def run(flags: argparse.Namespace, *, evaluate: bool) -> int:
     """Trains, or evaluates the newest checkpoint; returns the exit status.
 
     Args:
@@ -51,7 +51,7 @@ def run_job(flags: argparse.Namespace, *, evaluate: bool) -> int:
     from bsq_jax.core import distributed, failures
     from bsq_jax.core.compilation_cache import enable_compilation_cache
     from bsq_jax.core.paths import local_path
-    from bsq_jax.training import determinism, jobs
+    from bsq_jax.training import determinism, evaluate_run, train_run
 
     overrides = parse_overrides(flags.settings)
     workdir = local_path(flags.workdir)
@@ -62,8 +62,8 @@ def run_job(flags: argparse.Namespace, *, evaluate: bool) -> int:
     enable_compilation_cache()
     with failures.shared():
         if evaluate:
-            return jobs.evaluate_job(config, workdir)
-        return jobs.train_job(config, workdir, profile=profile, began=began)
+            return evaluate_run.evaluate(config, workdir)
+        return train_run.train(config, workdir, profile=profile, began=began)
 
 
 def _config(

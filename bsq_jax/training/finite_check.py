@@ -1,4 +1,4 @@
-"""Metrics that stay on the device until the host needs them; checks that all is finite."""
+"""Checks that metrics and the training state are finite."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -48,10 +48,10 @@ def check_finite(step: int, metrics: Mapping[str, Any]) -> None:
 
 
 class StateCheck:
-    """Looks for NaN and infinities in all of a training state, in one small program.
+    """Finds NaN and infinities in a training state, in one small program.
 
-    A loss does not tell of all of it: a gradient whose square overflows leaves infinite statistics
-    in the optimiser, with which its parameter never moves again, while every loss stays finite.
+    The losses do not show all of them: a gradient whose square overflows leaves infinite statistics
+    in the optimizer, with which its parameter never moves again, while every loss stays finite.
 
     Args:
       state: pytree of arrays or of their shapes.
@@ -63,14 +63,14 @@ class StateCheck:
         self._codes = jit_on(mesh, _codes, out_shardings=replicated(mesh))
 
     def codes(self, state: Any) -> jax.Array:
-        """What is wrong with each array of floats: int8 ``[array]``, 0 for nothing."""
+        """Codes of the arrays of floats: int8 ``[array]``, 0 finite, 1 infinite, 2 NaN."""
         return self._codes(state)
 
     def check(self, step: int, codes: Any) -> None:
-        """Waits for what `codes` gave, and raises where an array is not finite.
+        """Waits for the result of `codes`, and raises where an array is not finite.
 
         Args:
-          step: the step after which the state was as it is.
+          step: the step after which the state was checked.
           codes: of that state.
 
         Raises:
@@ -103,46 +103,3 @@ def _codes(state: Any) -> jax.Array:
 
     found = [code(leaf) for leaf in jax.tree.leaves(state) if _is_float(leaf)]
     return jnp.stack(found) if found else jnp.zeros(0, jnp.int8)
-
-
-class DeferredMetrics:
-    """Holds the metrics of one step on the device until those of the next are there."""
-
-    def __init__(self) -> None:
-        self._pending: tuple[int, dict[str, Any]] | None = None
-
-    @property
-    def step(self) -> int | None:
-        """The step whose metrics are held; None when there are none."""
-        return None if self._pending is None else self._pending[0]
-
-    def push(self, step: int, metrics: Mapping[str, Any]) -> tuple[int, dict[str, Any]] | None:
-        """Takes the metrics of a step, starts copying them, and returns those of the push before.
-
-        Args:
-          step: the step that they belong to.
-          metrics: by name, ``jax.Array`` (replicated, where there are several hosts) or numbers.
-
-        Returns:
-          ``(step, values)`` of the push before, as floats or, for arrays with axes, numpy arrays;
-          None for the first.
-        """
-        for value in metrics.values():
-            if isinstance(value, jax.Array):
-                value.copy_to_host_async()
-        ready = self.flush()
-        self._pending = (step, dict(metrics))
-        return ready
-
-    def flush(self) -> tuple[int, dict[str, Any]] | None:
-        """Waits for the metrics that are still held and returns them; None when there are none."""
-        if self._pending is None:
-            return None
-        (step, metrics), self._pending = self._pending, None
-        return step, {name: to_host(value) for name, value in metrics.items()}
-
-
-def to_host(value: Any) -> Any:
-    """A float, or a numpy array of floats when it has axes."""
-    array = np.asarray(value)
-    return float(array) if array.ndim == 0 else array.astype(np.float32)

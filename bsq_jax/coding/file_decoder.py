@@ -1,0 +1,103 @@
+"""The bytes of a file to frames, chunk by chunk, each checked before its frames are given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import numpy as np
+
+from bsq_jax.coding.container import Chunk, DamagedFile, Header, bits_checksum, read_chunks
+from bsq_jax.coding.prior_coder import PriorCoder
+from bsq_jax.coding.tile_tokenizer import TileTokenizer
+from bsq_jax.models.prior.entropy_coder import Decoder
+
+
+class FileDecoder:
+    """Decodes what follows the header of one file."""
+
+    def __init__(
+        self, tokenizer: TileTokenizer, coder: PriorCoder | None, header: Header, name: str
+    ):
+        """Sets up the decoder.
+
+        Args:
+          tokenizer: that encoded the file.
+          coder: of the tokens; needed with the mode ``prior`` alone.
+          header: of the file, which must be one that `tokenizer` can make.
+          name: what to call the file in messages.
+        """
+        self._tokenizer, self._header, self._name = tokenizer, header, name
+        self._tiles = tokenizer.tiles(header.height, header.width, header.overlap)
+        self._frame_shape = (len(self._tiles), tokenizer.shape.tokens, header.bits)
+        self._stream = None
+        if header.mode == "prior":
+            assert coder is not None
+            self._stream = coder.stream(len(self._tiles), header.bits)
+
+    def groups(self, file: BinaryIO) -> Iterator[np.ndarray]:
+        """Reads the chunks, which begin at the file's position.
+
+        Yields:
+          The next frames, uint8 ``[time, height, width, 3]``.
+
+        Raises:
+          TruncatedFile: the file ends early; all whole frames were given.
+          DamagedFile: its bytes were changed; all frames before were given.
+        """
+        done = 0
+        for chunk in read_chunks(file, self._header, self._name, self._most_bytes):
+            tokens = self._checked_tokens(chunk, done)
+            for first in range(0, len(tokens), self._tokenizer.group):
+                group = tokens[first : first + self._tokenizer.group]
+                yield self._tokenizer.decode(group, self._tiles)
+            done += chunk.frames
+
+    def _most_bytes(self, frames: int) -> int:
+        """The most that a payload of so many frames can have."""
+        size = math.prod(self._frame_shape)  # bits of a frame
+        # With a prior no bit takes more than 16 bits, and the coder's end a few words.
+        return frames * (-(-size // 8) if self._header.mode == "raw" else 2 * size) + 16
+
+    def _checked_tokens(self, chunk: Chunk, done: int) -> np.ndarray:
+        """Tokens of a chunk behind so many frames, uint8 ``[time, tile, token, bit]``."""
+        made: list[np.ndarray] = []
+        checksum = bits_checksum(np.zeros(0, np.uint8))
+        for tokens in self._tokens(chunk, done):
+            made.append(tokens)
+            checksum = bits_checksum(tokens, checksum)
+        if checksum != chunk.checksum:
+            raise DamagedFile(
+                f"{self._name} is damaged: the bits after {done} of {self._header.frames} frames "
+                "differ from their checksum",
+                done,
+            )
+        return np.concatenate(made)
+
+    def _tokens(self, chunk: Chunk, done: int) -> Iterator[np.ndarray]:
+        """The tokens of a chunk, some frames at a time, as far as its bytes are tokens at all.
+
+        A claimed number of frames takes memory for those alone that the payload has.
+        """
+        problem = DamagedFile(
+            f"{self._name} is damaged: what follows {done} of {self._header.frames} frames is no "
+            "such data",
+            done,
+        )
+        if self._stream is None:
+            count = chunk.frames * math.prod(self._frame_shape)
+            if len(chunk.payload) != -(-count // 8):
+                raise problem
+            bits = np.unpackbits(np.frombuffer(chunk.payload, np.uint8), count=count)
+            yield bits.reshape(chunk.frames, *self._frame_shape)
+            return
+        if len(chunk.payload) % 4:
+            raise problem
+        decoder = Decoder(chunk.payload)
+        for _ in range(chunk.frames):
+            try:
+                tokens = self._stream.decode(decoder)
+            except AssertionError:  # of constriction: the bytes are none that an encoder made
+                raise problem from None
+            yield tokens[None]

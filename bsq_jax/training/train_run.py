@@ -1,0 +1,207 @@
+"""Trains a model from a config or resumes its training, then evaluates it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from bsq_jax.config import to_json
+from bsq_jax.core.errors import RUN_AGAIN, UserError
+from bsq_jax.core.sharding import host_shard, make_mesh
+from bsq_jax.data.batches import Batches
+from bsq_jax.evaluation.report import weight_sets
+from bsq_jax.training import determinism, maintenance
+from bsq_jax.training.accumulate import check_divides
+from bsq_jax.training.checkpoint import Checkpointer
+from bsq_jax.training.evaluate_run import file_suffix, print_report
+from bsq_jax.training.export import is_export
+from bsq_jax.training.flops import total_peak_flops
+from bsq_jax.training.loop import Schedule, TrainingLoop
+from bsq_jax.training.monitor import Monitor
+from bsq_jax.training.profiling import Profiler, Startup
+from bsq_jax.training.recipes import Recipe, make_recipe
+from bsq_jax.training.run_start import RunStart, begin, resume
+from bsq_jax.training.state import TrainState
+from bsq_jax.training.stop_signal import StopSignal
+from bsq_jax.training.useful_flops import step_flops
+from bsq_jax.training.workdir import (
+    open_checkpoints,
+    with_saved_init,
+    write_config,
+)
+
+
+def train(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    *,
+    profile: tuple[int, int] | None = None,
+    began: float | None = None,
+) -> int:
+    """Trains or resumes, then evaluates; prints the table and the paths of the pictures.
+
+    Args:
+      config: a finalised config.
+      workdir: folder of the run.
+      profile: first and last step to record with JAX's profiler.
+      began: when the program began, on the clock `time.monotonic`; None for now.
+
+    Returns:
+      Exit status: 0 when done, `RUN_AGAIN` when stopped by SIGTERM with everything saved.
+
+    Raises:
+      UserError: the workdir holds another model, the data cannot be read, a loss is not finite.
+    """
+    startup = Startup(began)
+    if is_export(workdir):
+        raise UserError(
+            f"{workdir} is an export: give another --workdir with --config.train.init={workdir}"
+        )
+    mesh = make_mesh(**config.mesh.to_dict())
+    check_divides(config.train.batch_size, config.train.accumulate, mesh)
+    with open_checkpoints(workdir, keep=config.train.keep) as checkpointer:
+        meta = checkpointer.read_meta()
+        if meta is not None:
+            config = with_saved_init(config, meta, workdir)
+        recipe = make_recipe(config, workdir, mesh)
+        recipe.check()
+        if meta is None:
+            start = begin(config, recipe)
+        else:
+            start = resume(config, recipe, workdir, mesh, checkpointer, meta)
+        _check_steps(config, start.step, profile, workdir)
+        if start.step < config.train.steps:
+            write_config(workdir, config)
+            start = start.with_batch_size(config.train.batch_size)
+        with _open_monitor(config, workdir, mesh, recipe, start) as monitor:
+            run = _Run(config, workdir, mesh, recipe, start, checkpointer, monitor)
+            run.greet()
+            report = run.train_and_evaluate(Profiler(workdir / "profile", profile), startup)
+    if report is None:
+        return RUN_AGAIN
+    print_report(recipe, report)
+    return 0
+
+
+def _check_steps(
+    config: ConfigDict, first: int, profile: tuple[int, int] | None, workdir: pathlib.Path
+) -> None:
+    """Refuses a run that is past its last step, or a profile of steps that it does not do."""
+    steps = config.train.steps
+    if first > steps:
+        raise UserError(
+            f"{workdir} is at step {first} already: raise config.train.steps above {steps}"
+        )
+    if profile is not None and not first < profile[0] <= profile[1] <= steps:
+        raise UserError(
+            f"--profile {profile[0]}:{profile[1]}: this run does the steps {first + 1} to {steps}"
+        )
+
+
+def _open_monitor(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    mesh: jax.sharding.Mesh,
+    recipe: Recipe,
+    start: RunStart,
+) -> Monitor:
+    return Monitor(
+        workdir,
+        total_steps=config.train.steps,
+        start_step=start.step,
+        batch_size=config.train.batch_size,
+        unit=recipe.unit,
+        show=recipe.shown,
+        history=start.history,
+        peak_flops=total_peak_flops(mesh),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """A training run, with all that it has opened."""
+
+    config: ConfigDict
+    workdir: pathlib.Path
+    mesh: jax.sharding.Mesh
+    recipe: Recipe
+    start: RunStart
+    checkpointer: Checkpointer
+    monitor: Monitor
+
+    def greet(self) -> None:
+        """Logs what the run is and where it begins."""
+        notes = determinism.described(self.config.train.deterministic), self.start.note
+        greeting = self.recipe.greeting(self.start.state, self.start.step)
+        for line in [*greeting, *filter(None, notes)]:
+            self.monitor.info(line)
+
+    def train_and_evaluate(self, profiler: Profiler, startup: Startup) -> dict[str, Any] | None:
+        """Does the steps that are left, then evaluates.
+
+        Returns:
+          The report of the evaluation; None if a signal stopped the run before there was one.
+        """
+        state, finished, report = self.start.state, True, None
+        steps = self.config.train.steps
+        with StopSignal() as stop, maintenance.watched():
+            if self.start.step < steps:
+                state, finished = self._loop(stop, profiler, startup).run(state, self._batches())
+            else:
+                self.monitor.info(f"all {steps} steps are done: raise config.train.steps to go on")
+            if finished:
+                stop.all_saved()
+                report = self._evaluate(state, True)
+        if finished and report is None:
+            self.monitor.info("stopped by a signal: all is saved, run again to evaluate")
+        return report
+
+    def _loop(self, stop: StopSignal, profiler: Profiler, startup: Startup) -> TrainingLoop:
+        names = (field.name for field in dataclasses.fields(Schedule))
+        return TrainingLoop(
+            self.recipe.task,
+            self.mesh,
+            Schedule(**{name: self.config.train[name] for name in names}),
+            checkpointer=self.checkpointer,
+            monitor=self.monitor,
+            stop=stop,
+            meta={"config": to_json(self.config), "batch_sizes": self.start.batch_sizes.parts},
+            evaluate=self._evaluate,
+            count_flops=functools.partial(step_flops, self.recipe.task),
+            profiler=profiler,
+            startup=startup,
+        )
+
+    def _batches(self) -> Batches:
+        """This host's batches of the steps that are left."""
+        shard = host_shard(self.mesh, self.config.train.batch_size)
+        return self.recipe.batches(
+            self.start.step, shard.index, shard.count, earlier=self.start.batch_sizes
+        )
+
+    def _evaluate(self, state: TrainState, pictures: bool) -> dict[str, Any]:
+        """Evaluates a state, and logs the results and pictures."""
+        step, suffix = int(state.step), self._suffix()
+        weights = weight_sets(state.params, state.ema)
+        report = self.recipe.evaluate(weights, step, pictures=pictures, suffix=suffix)
+        if suffix:
+            return report  # the run's metrics are those of its own validation data
+        for label, result in report["results"].items():
+            scalars = {k: v for k, v in result.items() if isinstance(v, int | float)}
+            self.monitor.log(step, scalars, prefix=f"val_{label}")
+        for path in report["pictures"]:
+            self.monitor.image(step, pathlib.Path(path).stem, np.asarray(Image.open(path)))
+        return report
+
+    def _suffix(self) -> str:
+        """See `file_suffix`; only a run with no steps left may be evaluated in another way."""
+        if self.start.saved is None or self.start.step < self.config.train.steps:
+            return ""
+        return file_suffix(self.config, self.start.saved)
