@@ -18,12 +18,13 @@ from PIL import Image
 
 from bsq_jax.config import default_config, finalize
 from bsq_jax.data import transforms
-from bsq_jax.data.decoding.footage import first_frame
+from bsq_jax.data.decoding.record_frames import first_frame
 from bsq_jax.data.decoding.video import Video
 from bsq_jax.data.factory import make_data_config
-from bsq_jax.data.pipeline import DataConfig, train_batches
+from bsq_jax.data.settings import DataConfig
 from bsq_jax.data.sources import make_source
 from bsq_jax.data.sources.motion import CameraPath, channels_of, render
+from bsq_jax.data.train_pipeline import train_batches
 
 JPEG_SIZE = (500, 375)  # width and height of a typical ImageNet file
 VIDEO_SIZE = (320, 240)  # width and height of the files of UCF-101
@@ -36,7 +37,7 @@ def write_jpegs(folder: pathlib.Path, count: int) -> None:
     rng = np.random.default_rng(0)
     for number in range(count):
         pixels = first_frame(source[number % len(source)])
-        crop = transforms.random_crop(pixels, JPEG_SIZE[::-1], rng, (0.5, 1.0))
+        (crop,) = transforms.random_clip_crop([pixels], JPEG_SIZE[::-1], rng, (0.5, 1.0))
         Image.fromarray(crop).save(folder / f"{number:03d}.jpg", quality=92)
 
 

@@ -19,7 +19,7 @@ from sklearn.svm import SVC
 
 from bsq_jax import Generator
 from bsq_jax.data import transforms
-from bsq_jax.data.decoding.footage import first_frame
+from bsq_jax.data.decoding.record_frames import first_frame
 from bsq_jax.data.records import label_of
 from bsq_jax.data.sources import make_source
 

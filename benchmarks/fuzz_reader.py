@@ -35,7 +35,7 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-from bsq_jax.data import lengths, transforms
+from bsq_jax.data import clip_lengths, transforms
 from bsq_jax.data.reader import FrameCache, Reader
 from bsq_jax.data.records import Record
 
@@ -244,7 +244,7 @@ def read(kind: str, data: bytes, folder: pathlib.Path, rng: np.random.Generator)
         cache=FrameCache(int(rng.integers(2))),
     )
     choose = functools.partial(
-        lengths.train_frames, length=int(rng.integers(1, 6)), stride=1, draw=rng.random()
+        clip_lengths.train_frames, length=int(rng.integers(1, 6)), stride=1, draw=rng.random()
     )
     heard, logger = _Reasons(), logging.get_absl_logger()
     logger.addHandler(heard)

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from bsq_jax.data.pipeline import eval_batches, train_batches
+from bsq_jax.data.eval_pipeline import eval_batches
+from bsq_jax.data.train_pipeline import train_batches
 
 
 def take(config, steps, *, global_batch=8, shards=1, start=0, earlier=None):

@@ -16,7 +16,7 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.data.batch_sizes import BatchSizes
 from bsq_jax.data.batches import EpochOrder
 from bsq_jax.data.factory import make_data_config
-from bsq_jax.data.pipeline import open_source
+from bsq_jax.data.sources import open_source
 from bsq_jax.data.tokens import (
     TokenSet,
     read_description,

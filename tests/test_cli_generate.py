@@ -11,7 +11,7 @@ from PIL import Image
 from bsq_jax import Codec, Generator, Tokenizer, cli, main
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.trees import leaves
-from bsq_jax.data.decoding.footage import open_footage
+from bsq_jax.data.decoding.record_frames import open_record
 from bsq_jax.data.records import Record
 from bsq_jax.media.pictures import save_png
 from bsq_jax.training.export import load_export, save_export
@@ -240,7 +240,7 @@ def test_the_command_makes_clips(clips, tmp_path, capsys):
     assert run("--model", clips, "--num", 2, "--frames", 3, "--out", tmp_path / "out") == 0
     for number in range(2):
         file = tmp_path / "out" / f"{number:05d}.mp4"
-        with open_footage(Record(file.name, file)) as footage:
+        with open_record(Record(file.name, file)) as footage:
             assert len(footage) == 3
     assert (tmp_path / "out" / "grid.png").is_file()
     npz = tmp_path / "clips.npz"

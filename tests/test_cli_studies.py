@@ -7,8 +7,8 @@ import pytest
 
 from bsq_jax import cli
 from bsq_jax.cli.studies import variable_length
+from bsq_jax.data.clip_lengths import Schedule
 from bsq_jax.data.factory import make_data_config
-from bsq_jax.data.lengths import Schedule
 
 TINY = (
     *("model.image_size=16", "model.width=8", "model.layers=1", "model.heads=1", "model.bits=4"),

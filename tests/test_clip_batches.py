@@ -14,15 +14,11 @@ from video_files import LOSSLESS, coordinates, numbers_of, write_video
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.data import transforms
-from bsq_jax.data.lengths import Schedule
-from bsq_jax.data.pipeline import (
-    batch_frames,
-    eval_examples,
-    num_examples,
-    open_source,
-    train_batches,
-)
+from bsq_jax.data.clip_lengths import Schedule
+from bsq_jax.data.eval_pipeline import eval_examples, num_examples
 from bsq_jax.data.reader import FrameCache, Reader
+from bsq_jax.data.sources import open_source
+from bsq_jax.data.train_pipeline import batch_frames, train_batches
 
 COUNTS = {"a": 20, "b": 31, "c": 5, "d": 12, "e": 1, "f": 9}  # frames of each video
 SIZE = (24, 32)

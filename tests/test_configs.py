@@ -12,7 +12,7 @@ from bsq_jax.config import finalize, load_config_file
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import batch_sharding, make_mesh, to_global
 from bsq_jax.data.factory import make_data_config
-from bsq_jax.data.pipeline import train_batches
+from bsq_jax.data.train_pipeline import train_batches
 from bsq_jax.models.factory import make_masked_lm, make_prior
 from bsq_jax.training.export import save_export
 from bsq_jax.training.recipes import make_recipe

@@ -10,9 +10,8 @@ from video_files import write_video
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.data.decoding.video import Video
-from bsq_jax.data.pipeline import open_source
 from bsq_jax.data.records import fingerprint_of
-from bsq_jax.data.sources import make_source
+from bsq_jax.data.sources import make_source, open_source
 
 CONFIG = {"image_size": 8, "resize": 8, "eval_resize": 8}
 

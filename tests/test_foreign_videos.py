@@ -16,14 +16,15 @@ from PIL import Image
 from shapes import data_config
 from video_files import coordinates, grey, numbers_of, write_video
 
+from bsq_jax.data.clip_lengths import train_frames
 from bsq_jax.data.decoding import containers, video
-from bsq_jax.data.decoding.footage import first_frame, size_of
+from bsq_jax.data.decoding.record_frames import first_frame, size_of
 from bsq_jax.data.decoding.video import Video
-from bsq_jax.data.lengths import train_frames
-from bsq_jax.data.pipeline import eval_batches, train_batches
+from bsq_jax.data.eval_pipeline import eval_batches
 from bsq_jax.data.reader import FrameCache, Reader
 from bsq_jax.data.records import NO_LABEL, BrokenRecord, Record
 from bsq_jax.data.sources.datasets import TfdsSource
+from bsq_jax.data.train_pipeline import train_batches
 
 
 def all_frames(file, name=""):

@@ -8,9 +8,10 @@ from shapes import data_config
 from sklearn.datasets import load_digits
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.data.pipeline import eval_batches, train_batches
+from bsq_jax.data.eval_pipeline import eval_batches
 from bsq_jax.data.records import NO_LABEL, classes_of, label_of
 from bsq_jax.data.sources import make_source
+from bsq_jax.data.train_pipeline import train_batches
 from bsq_jax.media.pictures import save_png
 
 ALONE = {"global_batch": 6, "shard_index": 0, "shard_count": 1}

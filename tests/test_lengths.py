@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from shapes import data_config
 
-from bsq_jax.data import lengths
-from bsq_jax.data.lengths import Schedule, buckets, eval_frames, train_frames
+from bsq_jax.data import clip_lengths
+from bsq_jax.data.clip_lengths import Schedule, buckets, eval_frames, train_frames
 
 CLIPS = data_config(frames=12, min_frames=3, seed=5)
 
@@ -55,7 +55,7 @@ def test_lengths_are_uniform_over_all_clips():
 def test_spans_cover_every_length_once():
     for frames in range(1, 40):
         for min_frames in range(1, frames + 1):
-            spans = lengths._spans(frames, min_frames)
+            spans = clip_lengths._spans(frames, min_frames)
             covered = [n for first, last in spans for n in range(first, last + 1)]
             assert covered == list(range(min_frames, frames + 1))
             # Doubling: at least half of a full bucket is real, but for the first and the last.

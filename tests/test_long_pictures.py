@@ -18,8 +18,8 @@ from streams import assert_same, take, take_eval
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.data import transforms
-from bsq_jax.data.input_files import find_inputs
-from bsq_jax.data.pipeline import eval_batches, eval_examples, num_examples
+from bsq_jax.data.command_line_files import find_inputs
+from bsq_jax.data.eval_pipeline import eval_batches, eval_examples, num_examples
 from bsq_jax.data.reader import FrameCache, Reader
 from bsq_jax.data.records import Record
 
@@ -224,7 +224,8 @@ def test_a_strip_needs_little_memory(tmp_path):
 import resource, sys
 sys.path.insert(0, sys.argv[2])
 from shapes import data_config
-from bsq_jax.data.pipeline import eval_batches, train_batches
+from bsq_jax.data.eval_pipeline import eval_batches
+from bsq_jax.data.train_pipeline import train_batches
 config = data_config(
     source=sys.argv[1], image_size=256, resize=256, eval_resize=256, threads=0, eval_crop="tiles",
 )

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from shapes import data_config
 
-from bsq_jax.data.pipeline import train_batches
 from bsq_jax.data.sources import make_source, motion
 from bsq_jax.data.sources.motion import CameraPath, View, channels_of, render
+from bsq_jax.data.train_pipeline import train_batches
 
 
 def plane(height, width):

@@ -14,8 +14,8 @@ from video_files import LOSSLESS, write_video
 
 from bsq_jax.config import default_config, finalize
 from bsq_jax.core.sharding import make_mesh, to_global
+from bsq_jax.data.eval_pipeline import eval_batches
 from bsq_jax.data.factory import make_data_config
-from bsq_jax.data.pipeline import eval_batches
 from bsq_jax.data.tokens import token_batches
 from bsq_jax.evaluation.metrics import psnr
 from bsq_jax.inference.token_sets import tokenize

@@ -14,14 +14,10 @@ from streams import assert_same, take, take_eval
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.data import transforms
-from bsq_jax.data.pipeline import (
-    eval_batches,
-    eval_examples,
-    num_examples,
-    train_batches,
-)
+from bsq_jax.data.eval_pipeline import eval_batches, eval_examples, num_examples
 from bsq_jax.data.reader import FrameCache
 from bsq_jax.data.sources import make_source
+from bsq_jax.data.train_pipeline import train_batches
 
 SMALL = data_config(
     source="synthetic", image_size=16, resize=24, eval_resize=24, scale=(1.0, 1.5), seed=7

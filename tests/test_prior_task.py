@@ -19,7 +19,7 @@ from bsq_jax import main as module
 from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import make_mesh
-from bsq_jax.data.pipeline import eval_batches
+from bsq_jax.data.eval_pipeline import eval_batches
 from bsq_jax.data.tokens import read_description, token_batches
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.media.pictures import save_png

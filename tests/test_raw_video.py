@@ -9,9 +9,9 @@ from PIL import Image
 from video_files import grey, numbers_of, write_video
 
 from bsq_jax.core.errors import UserError
+from bsq_jax.data.command_line_files import distinct, find_inputs
 from bsq_jax.data.decoding.raw_video import raw_layout
 from bsq_jax.data.decoding.video import Video
-from bsq_jax.data.input_files import distinct, find_inputs
 from bsq_jax.data.records import BrokenRecord
 from bsq_jax.data.sources import make_source
 

@@ -13,8 +13,9 @@ from video_files import write_video
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.data import sources, transforms
-from bsq_jax.data.decoding.footage import open_footage
-from bsq_jax.data.input_files import find_inputs
+from bsq_jax.data.command_line_files import find_inputs
+from bsq_jax.data.decoding import stills
+from bsq_jax.data.decoding.record_frames import open_record
 from bsq_jax.data.sources import embedded, folders, make_source
 from bsq_jax.evaluation.picture_set import PictureSet
 
@@ -49,7 +50,7 @@ def test_photos_are_real_colour_pictures_split_by_scene():
     assert {"motorcycle_left.png", "motorcycle_right.png"} <= set(names["train"])
     for source in splits.values():
         for index in range(len(source)):
-            small = transforms.resize_short_side(transforms.decode(source[index].content), 32)
+            small = transforms.resize_short_side(stills.decode(source[index].content), 32)
             spread = small.max(axis=-1).astype(int) - small.min(axis=-1)
             assert spread.max() > 60, source[index].id  # not a grey picture
 
@@ -169,11 +170,11 @@ def test_array_record_of_videos_is_told_by_content(tmp_path):
     write_array_records(tmp_path / "pictures.array_record", [b"", encode(picture(0)), *videos])
     source = make_source(f"array_record:{tmp_path}/videos*", "train", divide=False)
     assert source.videos
-    with open_footage(source[1]) as footage:
+    with open_record(source[1]) as footage:
         assert len(footage) == 5
     pictures = make_source(f"array_record:{tmp_path}/pictures*", "train", divide=False)
     assert not pictures.videos
-    with open_footage(pictures[1]) as footage:
+    with open_record(pictures[1]) as footage:
         assert len(footage) == 1
 
 
@@ -266,7 +267,7 @@ def test_tfds_videos_are_sequences_of_stored_pictures(tfds_videos):
     for record in (source[n] for n in range(3)):
         number = len(record.content) - 2
         assert list(record.content) == [encode(frame) for frame in frames_of(number)]
-        with open_footage(record) as footage:
+        with open_record(record) as footage:
             assert len(footage) == number + 2
             shown = {n: render() for n, render in footage.frames([1, number])}
         for n, pixels in shown.items():
@@ -387,7 +388,7 @@ def test_every_kind_of_picture_that_is_looked_for_is_read(tmp_path):
     for ending in folders.IMAGE_EXTENSIONS:
         path = tmp_path / f"a{ending}"
         image.save(path, {".jfif": "JPEG", ".jpe": "JPEG"}.get(ending))
-        assert transforms.decode(path.read_bytes()).shape == (16, 20, 3)
+        assert stills.decode(path.read_bytes()).shape == (16, 20, 3)
     assert len(make_source(f"folder:{tmp_path}", "train", divide=False)) == len(
         folders.IMAGE_EXTENSIONS
     )

@@ -7,8 +7,8 @@ import pytest
 from shapes import data_config
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.data import pipeline, retry
-from bsq_jax.data.pipeline import eval_batches, eval_examples
+from bsq_jax.data import eval_pipeline, retry
+from bsq_jax.data.eval_pipeline import eval_batches, eval_examples
 from bsq_jax.data.reader import FrameCache, Reader
 from bsq_jax.data.records import Record
 
@@ -80,7 +80,7 @@ def test_too_many_are_broken_whatever_the_reason():
 
 
 def tiles(monkeypatch, source, **changes):
-    monkeypatch.setattr(pipeline, "open_source", lambda config, split: source)
+    monkeypatch.setattr(eval_pipeline, "open_source", lambda config, split: source)
     config = data_config(
         **{"image_size": 4, "resize": 8, "eval_resize": 8, "eval_crop": "tiles", "threads": 0},
         **{"max_broken": 1.0, **changes},

@@ -7,8 +7,8 @@ import pytest
 from video_files import write_video
 
 from bsq_jax.core.errors import UserError
+from bsq_jax.data.command_line_files import find_inputs
 from bsq_jax.data.decoding.video import Video
-from bsq_jax.data.input_files import find_inputs
 from bsq_jax.media.timing import (
     DEFAULT_RATE,
     MOST_TICKS,

@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 
 from bsq_jax.data import transforms
-from bsq_jax.data.sources import Record
+from bsq_jax.data.decoding import stills
+from bsq_jax.data.reader import load_resized
+from bsq_jax.data.records import BrokenRecord, Record
 
 
 def encode(image, file_format="PNG", **options):
@@ -21,6 +23,11 @@ def noise(height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
+def random_crop(image, *args):
+    """The random crop of a clip of one frame."""
+    return transforms.random_clip_crop([image], *args)[0]
+
+
 def coordinates(height, width):
     """A picture whose pixels say where they are: red the row, green the column."""
     rows, columns = np.mgrid[0:height, 0:width]
@@ -29,27 +36,27 @@ def coordinates(height, width):
 
 def test_rgb_and_arrays_come_back_as_they_are():
     pixels = noise(7, 9)
-    np.testing.assert_array_equal(transforms.decode(encode(Image.fromarray(pixels))), pixels)
-    assert transforms.decode(pixels) is pixels
+    np.testing.assert_array_equal(stills.decode(encode(Image.fromarray(pixels))), pixels)
+    assert stills.decode(pixels) is pixels
 
 
 def test_sixteen_bit_grey_is_scaled():
     values = np.array([[0, 128, 129, 257, 65278, 65535]], np.uint16)
     for file_format in ("PNG", "TIFF"):
-        got = transforms.decode(encode(Image.fromarray(values), file_format))
+        got = stills.decode(encode(Image.fromarray(values), file_format))
         np.testing.assert_array_equal(got[0, :, 0], [0, 0, 1, 1, 254, 255])
         assert got.shape == (1, 6, 3)
 
 
 def test_grey_palette_and_cmyk():
     grey = noise(5, 6)[..., 0]
-    got = transforms.decode(encode(Image.fromarray(grey)))
+    got = stills.decode(encode(Image.fromarray(grey)))
     np.testing.assert_array_equal(got, np.repeat(grey[..., None], 3, axis=-1))
     flat = np.repeat(np.repeat(np.array([[[250, 10, 30]], [[0, 90, 200]]], np.uint8), 4, 0), 5, 1)
     palette = Image.fromarray(flat).convert("P", palette=Image.Palette.ADAPTIVE, colors=4)
-    np.testing.assert_array_equal(transforms.decode(encode(palette)), flat)
+    np.testing.assert_array_equal(stills.decode(encode(palette)), flat)
     cmyk = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
-    red = transforms.decode(encode(cmyk, "TIFF"))
+    red = stills.decode(encode(cmyk, "TIFF"))
     np.testing.assert_array_equal(red, np.broadcast_to([255, 0, 0], (8, 8, 3)))
 
 
@@ -64,7 +71,7 @@ def test_transparency_is_composed_on_white(mode):
         data, expected = encode(image, transparency=1), [0, 255, 0]
     else:
         data = encode(Image.fromarray(rgba, "RGBA").convert(mode))
-    got = transforms.decode(data)
+    got = stills.decode(data)
     np.testing.assert_array_equal(got, np.repeat(np.array([expected])[..., None], 3, axis=-1))
 
 
@@ -84,12 +91,12 @@ def broken_files():
 
 @pytest.mark.parametrize("kind", list(broken_files()))
 def test_broken_records(kind):
-    with pytest.raises(transforms.BrokenRecord) as caught:
-        transforms.decode(broken_files()[kind])
+    with pytest.raises(BrokenRecord) as caught:
+        stills.decode(broken_files()[kind])
     assert str(caught.value)
     if kind in ("empty", "text", "shape"):
-        with pytest.raises(transforms.BrokenRecord):
-            transforms.image_size(broken_files()[kind])
+        with pytest.raises(BrokenRecord):
+            stills.image_size(broken_files()[kind])
 
 
 @pytest.mark.parametrize(("height", "width"), [(50, 83), (83, 50), (20, 21), (40, 40), (7, 300)])
@@ -109,19 +116,19 @@ def test_evaluation_resize_never_uses_a_reduced_decode():
     data = encode(Image.fromarray(noise(400, 600)), "JPEG", quality=90)
     with Image.open(io.BytesIO(data)) as opened:
         oracle = np.asarray(opened.convert("RGB").resize((60, 40), Image.Resampling.LANCZOS))
-    exact = transforms.load_resized(Record("a", data), 40, "lanczos", draft=False)
+    exact = load_resized(Record("a", data), 40, "lanczos", draft=False)
     np.testing.assert_array_equal(exact, oracle)
-    fast = transforms.load_resized(Record("a", data), 40, "lanczos", draft=True)
+    fast = load_resized(Record("a", data), 40, "lanczos", draft=True)
     assert fast.shape == oracle.shape
     assert not np.array_equal(fast, oracle)
-    assert transforms.decode(data, draft_side=80).shape == (100, 150, 3)
+    assert stills.decode(data, draft_side=80).shape == (100, 150, 3)
 
 
 def test_random_crop_is_a_window_everywhere_equally_likely():
     image, rng = coordinates(12, 10), np.random.default_rng(0)
     corners = []
     for _ in range(3000):
-        crop = transforms.random_crop(image, (8, 6), rng)
+        crop = random_crop(image, (8, 6), rng)
         top, left = crop[0, 0, :2]
         np.testing.assert_array_equal(crop, image[top : top + 8, left : left + 6])
         corners.append((int(top), int(left)))
@@ -135,7 +142,7 @@ def test_random_crop_scale_is_log_uniform_and_stays_inside():
     image, rng = coordinates(200, 250), np.random.default_rng(1)
     heights = []
     for _ in range(400):
-        crop = transforms.random_crop(image, (20, 20), rng, (1.0, 8.0), "box")
+        crop = random_crop(image, (20, 20), rng, (1.0, 8.0), "box")
         assert crop.shape == (20, 20, 3)
         rows = crop[:, 0, 0].astype(float)
         heights.append((rows[-1] - rows[0]) * 20 / 19)
@@ -150,14 +157,14 @@ def test_random_crop_scale_is_log_uniform_and_stays_inside():
 def test_random_crop_enlarges_small_pictures(shape):
     rng = np.random.default_rng(2)
     for scale in ((1.0, 1.0), (0.5, 3.0)):
-        assert transforms.random_crop(noise(*shape), (16, 12), rng, scale).shape == (16, 12, 3)
+        assert random_crop(noise(*shape), (16, 12), rng, scale).shape == (16, 12, 3)
 
 
 def test_random_crop_draws_the_same_numbers_whatever_the_picture():
     """So that a picture replaced by another leaves the flips of the stream as they were."""
     one, other = np.random.default_rng(3), np.random.default_rng(3)
-    transforms.random_crop(noise(40, 40), (8, 8), one)
-    transforms.random_crop(noise(6, 6), (8, 8), other, (0.5, 2.0))
+    random_crop(noise(40, 40), (8, 8), one)
+    random_crop(noise(6, 6), (8, 8), other, (0.5, 2.0))
     assert one.random() == other.random()
 
 

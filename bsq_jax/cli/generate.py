@@ -141,12 +141,13 @@ def _samples(
 def _given(path: str, size: tuple[int, int]) -> Any:
     """A picture's middle in the model's size, uint8 ``[height, width, 3]``."""
     from bsq_jax.data import transforms
+    from bsq_jax.data.reader import load_resized
     from bsq_jax.data.records import BrokenRecord, Record
 
     file = existing_file(path)
     try:
         record = Record(str(file), file.read_bytes())
-        image = transforms.load_resized(record, max(size), "lanczos", draft=False)
+        image = load_resized(record, max(size), "lanczos", draft=False)
     except BrokenRecord as error:
         raise UserError(f"{file} is no picture that can be read: {error}") from None
     return transforms.center_crop(image, size)

@@ -49,7 +49,7 @@ def run(flags: argparse.Namespace) -> int:
     from bsq_jax.coding.codec import Codec
     from bsq_jax.coding.reference_codecs import reference
     from bsq_jax.core.compilation_cache import enable_compilation_cache
-    from bsq_jax.data.input_files import find_inputs
+    from bsq_jax.data.command_line_files import find_inputs
 
     against = _names("--against", flags.against)
     wanted = _metrics(flags.metrics, list(rate_distortion_tables.METRICS))

@@ -13,7 +13,7 @@ import numpy as np
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.data.decoding.animation import Animation, count_pictures
-from bsq_jax.data.decoding.footage import is_video, open_footage
+from bsq_jax.data.decoding.record_frames import is_video, open_record
 from bsq_jax.data.decoding.video import Video
 from bsq_jax.data.records import Record
 from bsq_jax.media.timing import Timing
@@ -53,7 +53,7 @@ def open_frames(name: str, content: bytes | pathlib.Path, most: int | None) -> I
     """
     record = Record(name, content)
     if is_video(record):
-        with open_footage(record) as footage:
+        with open_record(record) as footage:
             assert isinstance(footage, Video)
             count = len(footage) if most is None else min(most, len(footage))
             timing = footage.timing(count)
@@ -67,7 +67,7 @@ def open_frames(name: str, content: bytes | pathlib.Path, most: int | None) -> I
             note = f"an animation of {len(animation)} frames: it becomes a video"
             yield _frames(name, animation, count, animation.timing, (note,))
         return
-    with open_footage(record) as footage:
+    with open_record(record) as footage:
         picture = next(iter(footage.frames([0])))[1]()
     note = f"holds {pictures} pictures: the first is taken"
     yield Frames(lambda size: iter([picture[None]]), 1, None, (note,) * (pictures > 1))

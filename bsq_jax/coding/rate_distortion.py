@@ -20,7 +20,7 @@ from bsq_jax.coding.reference_codecs import DEFAULT_RATE, Coded, Coder
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.pixels import to_float
 from bsq_jax.core.progress import progress
-from bsq_jax.data.input_files import Input, distinct
+from bsq_jax.data.command_line_files import Input, distinct
 from bsq_jax.evaluation import metrics
 from bsq_jax.evaluation.networks.lpips import load_lpips, lpips
 

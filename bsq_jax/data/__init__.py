@@ -1,1 +1,1 @@
-"""From files on disk to batches of pixels: sources, transforms, pipeline."""
+"""From files on disk to batches: sources, decoding, transforms, reader, pipelines."""

@@ -9,9 +9,11 @@ import numpy as np
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.data.reader import Reader
+from bsq_jax.data.records import NO_LABEL, Source, label_of
 from bsq_jax.data.settings import DataConfig
 
 Batch = dict[str, np.ndarray]
+Example = dict[str, Any]  # one row of a batch
 
 
 class Batches(Iterator[Batch]):
@@ -100,3 +102,34 @@ def local_batch(global_batch: int, shard_index: int, shard_count: int) -> int:
             f"batch size {global_batch} is not a positive multiple of the {shard_count} hosts"
         )
     return global_batch // shard_count
+
+
+def class_entry(
+    config: DataConfig,
+    source: Source,
+    index: int | None,
+    *,
+    own: bool = True,
+    numbers: np.ndarray | None = None,
+) -> Example:
+    """The class of a record, where it is asked for; that of a second source is not known.
+
+    With ``numbers`` it is the entry there of the class in the record's own source.
+    """
+    if not config.labels:
+        return {}
+    number = label_of(source, index) if own and index is not None else NO_LABEL
+    if numbers is not None and number != NO_LABEL:
+        number = int(numbers[number])
+    return {"label": np.int32(number)}
+
+
+def clip_example(crop: np.ndarray, frames: int, index: int, label: Example) -> Example:
+    """One row of a batch: the clip, filled up to `frames` with its last frame."""
+    filling = np.broadcast_to(crop[-1], (frames - len(crop), *crop.shape[1:]))
+    return {
+        "pixels": np.concatenate([crop, filling]),
+        "frames": np.int32(len(crop)),
+        "index": np.int64(index),
+        **label,
+    }

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from bsq_jax.data.pipeline import DataConfig
+from bsq_jax.data.settings import DataConfig
 
 
 def make_data_config(config: ConfigDict) -> DataConfig:

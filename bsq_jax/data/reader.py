@@ -8,9 +8,9 @@ from absl import logging
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.data import transforms
-from bsq_jax.data.decoding.footage import Render, open_footage
-from bsq_jax.data.decoding.video import FrameTable
-from bsq_jax.data.records import BrokenRecord, Source
+from bsq_jax.data.decoding.record_frames import Render, first_frame, open_record
+from bsq_jax.data.decoding.video import FrameIndex
+from bsq_jax.data.records import BrokenRecord, Record, Source
 from bsq_jax.data.retry import with_retries
 from bsq_jax.data.transforms import Picture
 
@@ -35,7 +35,7 @@ class FrameCache:
         self._free = megabytes * 2**20
         self._free_tables = _TABLE_BYTES
         self._frames: dict[tuple[int, int], Picture] = {}
-        self._tables: dict[int, FrameTable | int] = {}
+        self._tables: dict[int, FrameIndex | int] = {}
         self._lock = threading.Lock()
         self.full = not megabytes
 
@@ -54,11 +54,11 @@ class FrameCache:
             self._free -= image.nbytes
             self._frames[index, number] = image
 
-    def table(self, index: int) -> FrameTable | int | None:
+    def table(self, index: int) -> FrameIndex | int | None:
         """What is known about which frames a record has."""
         return self._tables.get(index)
 
-    def put_table(self, index: int, table: FrameTable | int) -> None:
+    def put_table(self, index: int, table: FrameIndex | int) -> None:
         """Keeps what was found out about which frames a record has."""
         size = 64 if isinstance(table, int) else table.nbytes
         with self._lock:
@@ -164,7 +164,7 @@ class Reader:
             record = self.source[index]
             record_id = record.id
             table = self._cache.table(index)
-            with open_footage(record, draft_side=self._draft_side, table=table) as footage:
+            with open_record(record, draft_side=self._draft_side, table=table) as footage:
                 opened = True
                 self._cache.put_table(index, footage.table)
                 return self._read(index, footage.frames, choose(len(footage)))
@@ -250,3 +250,23 @@ class Reader:
 
 def _of_one_size(clip: Sequence[Picture]) -> bool:
     return len({image.shape for image in clip}) == 1
+
+
+def load_resized(record: Record, size: int, filter: str, *, draft: bool) -> Picture:  # noqa: A002
+    """Decodes a picture, or the first frame of a video, and resizes its short side to ``size``.
+
+    Args:
+      record: What the source holds.
+      size: Short side of the result in pixels; 0 keeps the size it has.
+      filter: Name of the resize filter.
+      draft: Whether a JPEG may be decoded at reduced size, never below twice ``size``.
+
+    Returns:
+      What `transforms.center_crop` and the other crops cut: uint8 [height, width, 3], or a `Long`.
+
+    Raises:
+      BrokenRecord: The record cannot be read.
+      OSError: Its file cannot be read.
+    """
+    image = first_frame(record, draft_side=2 * size if draft else 0)
+    return transforms.resize_to_cut(image, size, filter)

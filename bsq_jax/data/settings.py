@@ -33,7 +33,7 @@ class DataConfig:
         says.
       stride: Frames of the video from one frame of a clip to the next; 1 takes every frame.
       min_frames: Shortest clip in training: lengths are uniform from here to ``frames``, and each
-        step has clips of about one length, see :mod:`bsq_jax.data.lengths`. 0 makes all of
+        step has clips of about one length, see :mod:`bsq_jax.data.clip_lengths`. 0 makes all of
         ``frames``.
       image_share: Share of training steps whose examples are single frames, drawn at random.
       image_source: Spec of where these come from, pictures or videos; '' takes ``source``. Only

@@ -247,7 +247,7 @@ def token_batches(
 ) -> Batches:
     """Batches of this host: endless and shuffled of 'train', every clip once of 'val'.
 
-    As :func:`bsq_jax.data.pipeline.train_batches` and ``eval_batches``, with ``bits`` uint8
+    As `train_pipeline.train_batches` and `eval_pipeline.eval_batches`, with ``bits`` uint8
     ``[local batch, time, row, column, bit]`` in place of pixels.
 
     Raises:

@@ -14,12 +14,6 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from bsq_jax.data.decoding.footage import first_frame
-from bsq_jax.data.decoding.stills import decode as decode
-from bsq_jax.data.decoding.stills import image_size as image_size
-from bsq_jax.data.records import BrokenRecord as BrokenRecord
-from bsq_jax.data.records import Record
-
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "box": Image.Resampling.BOX,
@@ -110,17 +104,6 @@ def resize_short_side(image: np.ndarray, size: int, filter: str = "lanczos") -> 
     return resize(image, height, width, filter)
 
 
-def random_crop(
-    image: np.ndarray,
-    crop: tuple[int, int],
-    rng: np.random.Generator,
-    scale: tuple[float, float] = (1.0, 1.0),
-    filter: str = "lanczos",  # noqa: A002
-) -> np.ndarray:
-    """:func:`random_clip_crop` of a single picture, uint8 [height, width, 3]."""
-    return random_clip_crop([image], crop, rng, scale, filter)[0]
-
-
 def random_clip_crop(
     clip: Sequence[Picture],
     crop: tuple[int, int],
@@ -209,26 +192,6 @@ def resize_to_cut(image: np.ndarray, size: int, filter: str) -> Picture:  # noqa
     if is_long(height, width, size):
         return Long(image, *resized_shape(height, width, size), filter)
     return resize_short_side(image, size, filter)
-
-
-def load_resized(record: Record, size: int, filter: str, *, draft: bool) -> Picture:  # noqa: A002
-    """Decodes a picture, or the first frame of a video, and resizes its short side to ``size``.
-
-    Args:
-      record: What the source holds.
-      size: Short side of the result in pixels; 0 keeps the size it has.
-      filter: Name of the resize filter.
-      draft: Whether a JPEG may be decoded at reduced size, never below twice ``size``.
-
-    Returns:
-      What `center_crop` and the other functions here cut: uint8 [height, width, 3], or a `Long`.
-
-    Raises:
-      BrokenRecord: The record cannot be read.
-      OSError: Its file cannot be read.
-    """
-    image = first_frame(record, draft_side=2 * size if draft else 0)
-    return resize_to_cut(image, size, filter)
 
 
 def _cut(image: Picture, top: int, left: int, crop: tuple[int, int]) -> np.ndarray:

@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 
 from bsq_jax.core.sharding import to_global
 from bsq_jax.data import transforms
-from bsq_jax.data.records import Source
+from bsq_jax.data.reader import load_resized
+from bsq_jax.data.records import BrokenRecord, Source
 from bsq_jax.data.settings import DataConfig
 from bsq_jax.evaluation.loop import EvaluationLoop
 
@@ -34,8 +35,8 @@ def load_photographs(source: Source, data: DataConfig) -> list[np.ndarray]:
     found: list[np.ndarray] = []
     for index in range(len(source)):
         try:
-            image = transforms.load_resized(source[index], size, data.eval_filter, draft=False)
-        except (transforms.BrokenRecord, OSError):
+            image = load_resized(source[index], size, data.eval_filter, draft=False)
+        except (BrokenRecord, OSError):
             continue
         long = isinstance(image, transforms.Long)
         rows, columns = transforms.tile_grid(image.shape, (height, width), long=long)

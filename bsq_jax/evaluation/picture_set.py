@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.data.decoding.footage import first_frame
+from bsq_jax.data.decoding.record_frames import first_frame
 from bsq_jax.data.records import BrokenRecord, Record
 from bsq_jax.data.sources.folders import IMAGE_EXTENSIONS, report_unread, search
 

@@ -17,6 +17,7 @@ from bsq_jax.core.files import write_atomic
 from bsq_jax.core.progress import progress
 from bsq_jax.core.sharding import batch_sharding, batch_shards, make_mesh
 from bsq_jax.data import transforms
+from bsq_jax.data.reader import load_resized
 from bsq_jax.data.records import BrokenRecord, Source
 from bsq_jax.data.sources import make_source
 from bsq_jax.evaluation.feature_metrics import FeatureMetrics
@@ -127,7 +128,7 @@ class Scorer:
             for index in range(first, min(first + self._batch, len(source))):
                 try:
                     record, side = source[index], max(self._size)
-                    image = transforms.load_resized(record, side, "lanczos", draft=False)
+                    image = load_resized(record, side, "lanczos", draft=False)
                 except (BrokenRecord, OSError) as error:
                     logging.warning("Skipping broken record %s#%d: %s", source.name, index, error)
                     continue

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bsq_jax.core.sharding import jit_on, replicated
-from bsq_jax.data.pipeline import eval_batches, eval_examples
+from bsq_jax.data.eval_pipeline import eval_batches, eval_examples
 from bsq_jax.data.settings import DataConfig
 from bsq_jax.evaluation import comparison_pictures
 from bsq_jax.evaluation.catalog import FEATURE_METRICS, FRAME_METRICS, TOKEN_METRICS

@@ -14,16 +14,13 @@ from ml_collections import ConfigDict
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.progress import progress
 from bsq_jax.data.batches import Batches
+from bsq_jax.data.eval_pipeline import eval_batches, eval_examples
 from bsq_jax.data.factory import make_data_config
-from bsq_jax.data.pipeline import (
-    DataConfig,
-    eval_batches,
-    eval_examples,
-    open_source,
-    train_batches,
-)
 from bsq_jax.data.records import Source, classes_of
+from bsq_jax.data.settings import DataConfig
+from bsq_jax.data.sources import open_source
 from bsq_jax.data.tokens import FILE, TokenSet, how_made, split_path, write_description, write_split
+from bsq_jax.data.train_pipeline import train_batches
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.training.export import identity
 

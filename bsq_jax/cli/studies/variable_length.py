@@ -26,9 +26,9 @@ from ml_collections import ConfigDict
 from bsq_jax.config import default_config, finalize, set_value
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.files import write_atomic
+from bsq_jax.data.clip_lengths import Schedule
+from bsq_jax.data.eval_pipeline import eval_batches
 from bsq_jax.data.factory import make_data_config
-from bsq_jax.data.lengths import Schedule
-from bsq_jax.data.pipeline import eval_batches
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.media.figures import line_figure
 from bsq_jax.training import train_run

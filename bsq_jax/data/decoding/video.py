@@ -44,7 +44,7 @@ _MOST_ASPECT = 4
 _noted: set[tuple[str, str]] = set()  # what has been said of which file, by this process
 
 
-class FrameTable(NamedTuple):
+class FrameIndex(NamedTuple):
     """The frames of a video in the order in which they are shown.
 
     Attributes:
@@ -81,7 +81,7 @@ class Video:
     def __init__(
         self,
         file: bytes | pathlib.Path,
-        table: FrameTable | None = None,
+        table: FrameIndex | None = None,
         *,
         exact: bool = True,
         name: str = "",
@@ -263,11 +263,11 @@ class Video:
         self._moved = False  # whether the next packet is no longer the first
         self._kept = None
 
-    def _list(self) -> FrameTable:
+    def _list(self) -> FrameIndex:
         """Reads all packets of the video, decoding none; of raw video nothing at all."""
         if self._raw is not None:
             numbers = np.arange(self._raw.frames, dtype=np.int64)
-            return FrameTable(numbers, numbers, numbers, counted=False)
+            return FrameIndex(numbers, numbers, numbers, counted=False)
         stream = self._stream
         promised = len(stream.index_entries)
         reordered = bool(stream.codec_context.has_b_frames)
@@ -315,7 +315,7 @@ class Video:
         order = sorted(keys.keys() - set(shown[counts > 1].tolist()))
         # Times that go back, or are mostly one and the same, say nothing of the order.
         unusable = not timed or back or 2 * len(shown) <= len(times) > 1
-        return FrameTable(
+        return FrameIndex(
             np.arange(len(times), dtype=np.int64) if unusable else shown,
             np.array(order, np.int64),
             np.array([keys[time] for time in order], np.int64),

@@ -10,11 +10,10 @@ import os
 from collections.abc import Callable
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.data.records import SPLITS, Record, Source
+from bsq_jax.data.records import SPLITS, Source
+from bsq_jax.data.settings import DataConfig
 from bsq_jax.data.sources import datasets, embedded, folders
 from bsq_jax.data.sources.motion import MotionSource
-
-__all__ = ["SPLITS", "Record", "Source", "make_source", "same_place"]
 
 
 def same_place(spec: str) -> str:
@@ -109,3 +108,40 @@ def make_source(spec: str, split: str, *, divide: bool = True) -> Source:
     raise UserError(
         f"unknown data source {spec!r}: did you mean {near!r}? (known: {', '.join(known)})"
     )
+
+
+def open_source(config: DataConfig, split: str) -> Source:
+    """The records of ``split``, 'train' or 'val'.
+
+    With a ``val_source`` of its own for validation, neither source is divided: see ``divide`` of
+    `make_source`. For 'train' the ``image_source`` is looked at too.
+
+    Raises:
+      UserError: A spec is wrong or there are no records.
+    """
+    val_source = config.val_source or config.source
+    place = same_place(val_source)
+    if split == "val":
+        divide = place in (same_place(config.source), same_place(config.image_source))
+        return _open(val_source, split, divide=divide)
+    if config.image_source:
+        open_image_source(config)
+    return _open(config.source, split, divide=place == same_place(config.source))
+
+
+def open_image_source(config: DataConfig) -> Source:
+    """The train records of ``image_source``.
+
+    It is always divided, so that a later evaluation on its val split uses unseen pictures.
+
+    Raises:
+      UserError: the spec is wrong or there are no records.
+    """
+    return _open(config.image_source, "train", divide=True)
+
+
+def _open(spec: str, split: str, *, divide: bool) -> Source:
+    source = make_source(spec, split, divide=divide)
+    if not len(source):
+        raise UserError(f"{source.name} is empty: choose another source for {split}")
+    return source

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.data.decoding.footage import is_video, size_of
+from bsq_jax.data.decoding.record_frames import is_video, size_of
 from bsq_jax.data.records import NO_LABEL, BrokenRecord, Record, Source
 from bsq_jax.data.sources.folders import VAL_FRACTION
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.once import say_once
 from bsq_jax.data.decoding.video import VIDEO_EXTENSIONS
-from bsq_jax.data.notices import warn_once
 from bsq_jax.data.records import NO_LABEL, Record, Source
 
 try:  # since Pillow 11.3, and in a build with libavif
@@ -254,7 +254,7 @@ def _describe(unread: collections.Counter[str]) -> str:
 def report_unread(place: str, unread: str) -> None:
     """Logs what `search` left out of a folder, once."""
     if unread:
-        warn_once(f"{place}: skipped {unread}")
+        say_once(f"{place}: skipped {unread}")
 
 
 def _hash_split(kind: _Kind, paths: list[str], split: str, place: str) -> list[str]:

@@ -12,7 +12,7 @@ from typing import NamedTuple, overload
 import numpy as np
 from PIL import Image
 
-from bsq_jax.data.decoding.footage import first_frame
+from bsq_jax.data.decoding.record_frames import first_frame
 from bsq_jax.data.records import SPLITS, Record, Source
 from bsq_jax.data.transforms import resize_short_side
 

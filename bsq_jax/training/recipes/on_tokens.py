@@ -17,16 +17,12 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import gather_strings
 from bsq_jax.data.batch_sizes import BatchSizes
 from bsq_jax.data.batches import Batches
+from bsq_jax.data.eval_pipeline import eval_batches, eval_examples
 from bsq_jax.data.factory import make_data_config
-from bsq_jax.data.pipeline import (
-    batch_frames,
-    eval_batches,
-    eval_examples,
-    open_source,
-    train_batches,
-)
 from bsq_jax.data.records import SPLITS, classes_of
+from bsq_jax.data.sources import open_source
 from bsq_jax.data.tokens import SCHEME, TokenSet, read_description, token_batches
+from bsq_jax.data.train_pipeline import batch_frames, train_batches
 from bsq_jax.evaluation.loop import Validation
 from bsq_jax.models.factory import make_tokenizer
 from bsq_jax.models.frozen_tokenizer import FrozenTokenizer

@@ -15,9 +15,10 @@ from bsq_jax.core.sharding import describe_devices
 from bsq_jax.data.batch_sizes import BatchSizes
 from bsq_jax.data.batches import Batches
 from bsq_jax.data.factory import make_data_config
-from bsq_jax.data.pipeline import batch_frames, open_source, train_batches
 from bsq_jax.data.records import SPLITS
 from bsq_jax.data.settings import DataConfig
+from bsq_jax.data.sources import open_source
+from bsq_jax.data.train_pipeline import batch_frames, train_batches
 from bsq_jax.evaluation.factory import make_network_settings, make_wanted
 from bsq_jax.evaluation.report import Wanted, evaluate
 from bsq_jax.evaluation.tokenizer import TokenizerEvaluator, tokenizer_table

@@ -11,14 +11,14 @@ import numpy as np
 from PIL import Image
 
 from bsq_jax.data.decoding import stills
-from bsq_jax.data.decoding.video import FrameTable, Video
+from bsq_jax.data.decoding.video import FrameIndex, Video
 from bsq_jax.data.records import BrokenRecord, Record, Still
 
 # A render gives pixels, uint8 [height, width, 3]; what is not called costs nothing.
 Render = Callable[[], np.ndarray]
 
 
-class Footage(Protocol):
+class RecordFrames(Protocol):
     """Frames of one record.
 
     Attributes:
@@ -26,7 +26,7 @@ class Footage(Protocol):
     """
 
     @property
-    def table(self) -> FrameTable | int:
+    def table(self) -> FrameIndex | int:
         """The frames of a file, or their number."""
         ...
 
@@ -53,7 +53,7 @@ class Stills:
         return self.table
 
     def frames(self, numbers: Sequence[int]) -> Iterator[tuple[int, Render]]:
-        """The frames with these numbers; see :class:`Footage`."""
+        """The frames with these numbers; see :class:`RecordFrames`."""
         for number in numbers:
             yield number, functools.partial(self._render, number)
 
@@ -62,9 +62,9 @@ class Stills:
 
 
 @contextlib.contextmanager
-def open_footage(
-    record: Record, *, draft_side: int = 0, table: FrameTable | int | None = None
-) -> Iterator[Footage]:
+def open_record(
+    record: Record, *, draft_side: int = 0, table: FrameIndex | int | None = None
+) -> Iterator[RecordFrames]:
     """Opens what a record holds, told apart by its content.
 
     Args:
@@ -80,7 +80,7 @@ def open_footage(
     content = record.content
     if is_video(record):
         assert isinstance(content, bytes | pathlib.Path)
-        known = table if isinstance(table, FrameTable) else None
+        known = table if isinstance(table, FrameIndex) else None
         with Video(content, known, exact=not draft_side, name=record.id) as video:
             yield video
     elif isinstance(content, bytes | np.ndarray):
@@ -138,7 +138,7 @@ def first_frame(record: Record, *, draft_side: int = 0) -> np.ndarray:
       BrokenRecord: The record cannot be read.
       OSError: Its file cannot be read.
     """
-    with open_footage(record, draft_side=draft_side) as footage:
+    with open_record(record, draft_side=draft_side) as footage:
         for _, render in footage.frames([0]):
             return render()
     raise BrokenRecord("no frame can be decoded")

@@ -46,7 +46,7 @@ def buckets(config: DataConfig) -> tuple[int, ...]:
 
     Powers of two from ``min_frames`` on, and ``frames`` as the last; 1 besides where some steps
     have single frames. A source of pictures gives 1 alone: see
-    :func:`bsq_jax.data.pipeline.batch_frames`.
+    `train_pipeline.batch_frames`.
     """
     found = {last for _, last in _spans(config.frames, config.min_frames)}
     share = _share(config)

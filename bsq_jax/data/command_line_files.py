@@ -15,11 +15,12 @@ import numpy as np
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
-from bsq_jax.data.decoding.footage import open_footage
+from bsq_jax.data.decoding.record_frames import open_record
+from bsq_jax.data.decoding.stills import image_size
 from bsq_jax.data.decoding.video import VIDEO_EXTENSIONS, Video
 from bsq_jax.data.records import BrokenRecord, Record
 from bsq_jax.data.sources.folders import IMAGE_EXTENSIONS, report_unread, search
-from bsq_jax.data.transforms import MOST_PIXELS, image_size, resize, resized_shape
+from bsq_jax.data.transforms import MOST_PIXELS, resize, resized_shape
 from bsq_jax.media.timing import mean_rate
 
 _EXTENSIONS = IMAGE_EXTENSIONS | VIDEO_EXTENSIONS
@@ -72,7 +73,7 @@ class Input:
         rate, made = None, []
         try:
             record = Record(self.name, self.path if self.video else self.path.read_bytes())
-            with open_footage(record) as footage:
+            with open_record(record) as footage:
                 count = min(frames, len(footage)) if frames else len(footage)
                 if isinstance(footage, Video) and footage.rate is not None:
                     rate = mean_rate(footage.timing(count))
