@@ -85,6 +85,11 @@ def test_a_table_is_part_of_a_longer_one_to_the_bit(kind):
     chex.assert_trees_all_equal(jax.tree.map(lambda rows: rows[17:20], whole), part)
 
 
+def test_unknown_positions_are_named():
+    with pytest.raises(UserError, match="polar.*learned, sincos, rotary"):
+        frame_positions("polar", 0, 1, 8, 2)
+
+
 def test_learned_positions_are_looked_up():
     module = PositionEmbedding("learned", (2, 2), 5, jnp.float32)
     rng = np.random.default_rng(0)

@@ -29,6 +29,7 @@ from einops import rearrange
 from bsq_jax.core.errors import UserError
 from bsq_jax.models.initializers import bias, embedding
 
+KINDS = ("learned", "sincos", "rotary")
 _LONGEST_PERIOD = 10_000.0  # Vaswani et al. 2017; Su et al. 2021 take it for rotary positions
 
 
@@ -63,7 +64,12 @@ def frame_positions(kind: str, first: int, frames: int, width: int, heads: int) 
       frames: how many.
       width: channels of a token.
       heads: attention heads.
+
+    Raises:
+      UserError: an unknown kind.
     """
+    if kind not in KINDS:
+        raise UserError(f"positions '{kind}': it must be one of {', '.join(KINDS)}")
     number = np.arange(first, first + frames)
     added = _sines(number, width) if kind == "sincos" else np.zeros((frames, 0))
     pairs = _split(width // heads)[0] if kind == "rotary" else 0
