@@ -32,6 +32,8 @@ from bsq_jax.evaluation.tokenizer import TokenizerEvaluator, tokenizer_table
 from bsq_jax.media.videos import write_mp4
 from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
 
+DEVICES = 8
+
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 COUNT = 11
 
