@@ -26,6 +26,27 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 GOLDEN = pathlib.Path(__file__).parent / "golden"
+_ALL = jax.devices  # the function
+
+
+def _show(patch, count):
+    """Lets the code see so many of the eight devices."""
+    patch.setattr(jax, "devices", lambda *_: _ALL()[:count])
+    patch.setattr(jax, "device_count", lambda *_: count)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def devices(request):
+    """One device, for which programs compile in less time; ``DEVICES = 8`` in a module: eight."""
+    with pytest.MonkeyPatch.context() as patch:
+        _show(patch, getattr(request.module, "DEVICES", 1))
+        yield
+
+
+@pytest.fixture
+def eight_devices(monkeypatch):
+    """Eight devices for one test, of meshes."""
+    _show(monkeypatch, 8)
 
 
 @pytest.fixture(scope="session")

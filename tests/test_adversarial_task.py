@@ -227,6 +227,7 @@ def test_before_its_start_the_discriminator_is_not_trained():
     assert max(jax.tree.leaves(moved)) > 0
 
 
+@pytest.mark.usefixtures("eight_devices")
 def test_accumulated_micro_batches_are_the_big_batch():
     """Without the entropy, whose codebook term is not a mean over examples."""
     none = optax.constant_schedule(0.0)
@@ -251,6 +252,7 @@ def with_stylegan(sizes):
 
 
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)])
+@pytest.mark.usefixtures("eight_devices")
 def test_batch_statistics_are_those_of_the_global_batch(sizes):
     """Minibatch-stddev and codebook entropy, on many devices as on one."""
     state, values = with_stylegan(sizes)

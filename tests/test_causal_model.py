@@ -119,6 +119,7 @@ def test_what_comes_later_changes_nothing_to_the_bit(case):
         ("by_head, learned, window", (2, 2, 2)),
     ],
 )
+@pytest.mark.usefixtures("eight_devices")
 def test_sharded_likewise(case, axes):
     model, params, pixels, bits, watch = watched(case)
     mesh = make_mesh(*axes)

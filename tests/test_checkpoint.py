@@ -27,6 +27,8 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.training import checksums
 from bsq_jax.training.checkpoint import Checkpointer
 
+DEVICES = 8
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 

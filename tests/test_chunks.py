@@ -8,6 +8,8 @@ import pytest
 from bsq_jax.core.chunks import map_chunks
 from bsq_jax.core.sharding import batch_sharding, make_mesh, replicate, to_global
 
+DEVICES = 8
+
 
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2), (1, 1, 8)])
 @pytest.mark.parametrize("most", [1, 2, 5])

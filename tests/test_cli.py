@@ -140,14 +140,24 @@ def test_ctrl_c_in_a_real_process(tmp_path):
     assert error == "interrupted: the same command goes on from the last checkpoint\n"
 
 
-@pytest.mark.parametrize("size", [9, 99_999])
-def test_a_reader_that_has_gone_is_no_traceback(size):
+PRINT = (
+    "import sys; from bsq_jax import cli; from bsq_jax.cli import command;"
+    "run = lambda: [print('x' * {}) for _ in range(9)] and 0;"
+    "sys.exit(command.exit_status(run, cli.COMMANDS['info']))"
+)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        PRINT.format(9),
+        PRINT.format(99_999),
+        "import sys; from bsq_jax import cli; sys.exit(cli.main(['--help']))",
+    ],
+    ids=["little", "much", "help"],
+)
+def test_a_reader_that_has_gone_is_no_traceback(code):
     """As of ``bsq-jax info a.bsq | head -0``; a little is written only at the end."""
-    code = (
-        "import sys; from bsq_jax import cli; from bsq_jax.cli import command;"
-        f"run = lambda: [print('x' * {size}) for _ in range(9)] and 0;"
-        "sys.exit(command.exit_status(run, cli.COMMANDS['info']))"
-    )
     with subprocess.Popen(
         [sys.executable, "-c", code],
         stdout=subprocess.PIPE,

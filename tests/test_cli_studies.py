@@ -74,7 +74,7 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     for flags, message in (
         (["--set", "banana"], "write KEY=VALUE"),
         (["--set", "train.bananas=3"], "train.bananas"),
-        (["--frames", "0"], "frames must be 1 or more"),
+        (["--frames", "0"], "--frames 0: give 1 or more"),
     ):
         assert cli.main(["studies", "variable_length", "--workdir", str(tmp_path), *flags]) == 2
         error = capsys.readouterr().err

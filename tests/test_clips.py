@@ -31,6 +31,7 @@ def test_padding_holds_the_last_real_frame(dtype):
     np.testing.assert_array_equal(held, wanted)
 
 
+@pytest.mark.usefixtures("eight_devices")
 def test_means_of_real_frames_over_all_devices():
     values = np.random.default_rng(1).normal(3, 1, (8, 4, 5)).astype(np.float32)
     kept = [clip[:count].astype(np.float64) for clip, count in zip(values, FRAMES, strict=True)]

@@ -186,6 +186,7 @@ def PriorModelOf(codec):  # noqa: N802
 # --- agreement ---
 
 
+@pytest.mark.usefixtures("eight_devices")
 def test_the_same_file_whatever_is_computed_together(codec, monkeypatch):
     frames = picture(70, 70, 2)
     data = codec.encode(frames, RATE)

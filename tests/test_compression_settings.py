@@ -49,6 +49,7 @@ def coded(codec):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.usefixtures("eight_devices")
 def test_files_decode_however_jax_is_set(name, tmp_path):
     """Every checksum is right in a process with other settings, and its bytes are the same."""
     assert jax.device_count() == 8

@@ -184,6 +184,7 @@ def test_logits_and_bfloat16(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.usefixtures("eight_devices")
 def test_eight_devices_give_the_logits_of_one(kind):
     model, params, pixels = setup(kind)
     pixels = random((8, *pixels.shape[1:]))

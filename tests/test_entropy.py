@@ -172,6 +172,7 @@ def test_large_logits_stay_finite(size):
 
 
 @pytest.mark.parametrize("size", [1, 5])
+@pytest.mark.usefixtures("eight_devices")
 def test_entropies_are_those_of_the_global_batch(size):
     """Each device's tokens fill one half of the codes: only together do they fill them all."""
     mesh = make_mesh(8, 1, 1)

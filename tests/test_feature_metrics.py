@@ -24,6 +24,8 @@ from bsq_jax.evaluation.metric import FrameMetric, NetworkSettings, Row
 from bsq_jax.evaluation.metrics import patch_mean, precision_recall
 from bsq_jax.evaluation.networks.lpips import load_lpips, lpips, vgg_pooled
 
+DEVICES = 8
+
 COUNT = 11
 
 

@@ -217,6 +217,7 @@ def test_causality_needs_nothing_and_is_said():
     assert adapt(SavedModel(before, weights, {}), before) == (weights, [])
 
 
+@pytest.mark.usefixtures("eight_devices")
 def test_what_is_adapted_lies_on_the_mesh(image_model):
     mesh = make_mesh(fsdp=2, tensor=2)
     state, config, _ = begin(image_model("learned"), mesh, frames=FRAMES, image_size=32)

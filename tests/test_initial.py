@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,7 +55,7 @@ def export(first):
 
 
 def assert_same(one, other):
-    jax.tree.map(np.testing.assert_array_equal, one, other)
+    chex.assert_trees_all_equal(one, other, strict=True)
 
 
 def test_a_workdir_and_its_export_hold_the_same(first, export):
@@ -164,6 +165,7 @@ def test_mistakes(first, export, tmp_path):
         )
 
 
+@pytest.mark.usefixtures("eight_devices")
 def test_arrays_land_as_the_mesh_wants_them():
     mesh = make_mesh(fsdp=2, tensor=2)
     abstract = make_tokenizer_task(finalize(load_config_file(TINY))).abstract_state(mesh).params
@@ -179,7 +181,7 @@ def test_arrays_land_as_the_mesh_wants_them():
 
 
 def state_of(value, mesh, *, ema=True, adversary=True):
-    """A state of two numbers for each player, and its shapes."""
+    """A state of two numbers for generator and discriminator each, and its shapes."""
     params = {"w": jnp.full((2,), value)}
     judge = DiscriminatorState(
         {"d": jnp.full((2,), value)}, {"m": jnp.zeros(2)}, jnp.zeros(2), jnp.zeros(())

@@ -20,6 +20,8 @@ import bsq_jax
 from bsq_jax.core.sharding import each_on_its_own, jit_on, make_mesh, replicated
 from bsq_jax.training import step_cost as planning
 
+DEVICES = 8
+
 PACKAGE = pathlib.Path(bsq_jax.__file__).parent
 # Where `jax.jit` itself may stand, and why.
 ALLOWED = {

@@ -101,6 +101,7 @@ def trained(tmp_path_factory):
         (("--config", TINY, "--workdir", "W", "--processes", "two"), "invalid int value: 'two'"),
     ],
 )
+@pytest.mark.usefixtures("eight_devices")
 def test_a_mistake_is_one_line_and_status_2(command, tmp_path, monkeypatch, words, expected):
     monkeypatch.chdir(tmp_path)
     pathlib.Path("FILE").write_text("not a folder")

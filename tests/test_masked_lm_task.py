@@ -128,6 +128,7 @@ class SumsTest(chex.TestCase):
 
 
 @pytest.mark.smoke
+@pytest.mark.usefixtures("eight_devices")
 def test_a_step_is_the_same_on_any_mesh_and_in_parts(tokenizer, tmp_path):
     batch = batch_of(2, 16)
     single = make_mesh(devices=jax.devices()[:1])

@@ -125,6 +125,7 @@ def test_the_time_before_a_restart_counts_in_no_rate(tmp_path, clock):
 
 
 @pytest.mark.parametrize("peak", [None, 8e12 * jax.device_count()])
+@pytest.mark.usefixtures("eight_devices")
 def test_useful_operations_of_a_window_and_their_share_of_the_peak(tmp_path, clock, peak):
     """100 steps of 1e12 operations a device in 50 seconds are 2e12 a second, a quarter of 8e12."""
     monitor, stream = make(tmp_path, total_steps=300, peak_flops=peak)

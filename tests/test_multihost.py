@@ -1,4 +1,8 @@
-"""Two processes of four devices each. Oracle: one process of eight; environments by hand."""
+"""Two processes of two devices each. Oracle: one process of four; environments by hand.
+
+One pair of processes trains all the models that are compared, one after the other: starting a
+process and connecting it takes longer than such a run.
+"""
 
 import http.server
 import json
@@ -23,12 +27,14 @@ from bsq_jax.core import distributed
 from bsq_jax.core.errors import MISTAKE, RUN_AGAIN, UNAVAILABLE, UserError
 from bsq_jax.training.workdir import open_checkpoints, read_config
 
+DEVICES = 4
+
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 ROOT = pathlib.Path(main.__file__).parents[1]
 # Every parameter of the generator lies over both processes. Two players, with R1 at every second
 # step; pictures are just large enough for the frozen networks that judge.
 FLAGS = [
-    *("--config.train.steps=4", "--config.mesh.data=1", "--config.mesh.fsdp=8"),
+    *("--config.train.steps=4", "--config.mesh.data=1", "--config.mesh.fsdp=4"),
     *("--config.loss.adversarial=0.1", "--config.loss.r1_every=2", "--config.optimizer.ema=0"),
     *("--config.discriminator.channel_base=64", "--config.model.image_size=32"),
     *("--config.data.resize=32", "--config.data.eval_resize=32"),
@@ -58,7 +64,7 @@ def nothing_stays_behind():
     started.clear()
 
 
-def start(*words, devices=4, more=()):
+def start(*words, devices=2, more=()):
     count = f"--xla_force_host_platform_device_count={devices}"
     environment = {
         **os.environ,
@@ -113,16 +119,63 @@ def same(one, two, name=""):
         assert one == two, name
 
 
-def compare(tmp_path, words):
-    """Runs a command in two processes and in this one; what both wrote, and the two's output."""
-    port = free_port()
-    command = ["-m", "bsq_jax.main", "--workdir", tmp_path / "two", *words]
-    flags = ["--coordinator", f"localhost:{port}", "--processes", 2, "--process"]
-    processes = [start(*command, *flags, index) for index in range(2)]
-    assert main.run(["--workdir", str(tmp_path / "one"), *words]) == 0
-    outputs = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    one, two = (read(tmp_path / name) for name in ("one", "two"))
+# What the pair trains, by name: arguments, in which {folder} is one that all runs may use.
+RUNS = {
+    "tokenizer": ["--config", TINY, *FLAGS],
+    "masked_lm": [
+        *("--config", f"{TINY}:masked_lm={{folder}}/tokenizer", "--config.train.steps=2"),
+        *("--config.optimizer.ema=0", "--config.mesh.data=1", "--config.mesh.fsdp=4"),
+    ],
+    "clips": [
+        *("--config", f"{TINY}:clips", "--config.train.steps=4", "--config.optimizer.ema=0"),
+        "--config.data.image_share=0.5",
+    ],
+}
+TRAINS = """
+import json, sys
+from bsq_jax import main
+from bsq_jax.core.distributed import initialize
+
+coordinator, index, *runs = sys.argv[1:]
+initialize(coordinator, 2, int(index))
+for words in runs:
+    for stream in (sys.stdout, sys.stderr):
+        print("=== next run", file=stream, flush=True)
+    assert main.run(json.loads(words)) == 0
+"""
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """By name of `RUNS` what one process wrote, and standard output and error of both of the two.
+
+    What the two wrote has been compared with it.
+    """
+    folder = tmp_path_factory.mktemp("runs")
+    words = ["--config", TINY, "--workdir", str(folder / "tokenizer"), "--config.train.steps=1"]
+    assert main.run([*words, "--config.data.source=digits"]) == 0
+    commands = {name: [word.format(folder=folder) for word in run] for name, run in RUNS.items()}
+    texts = [
+        json.dumps(["--workdir", str(folder / name / "two"), *run])
+        for name, run in commands.items()
+    ]
+    address = f"localhost:{free_port()}"
+    pair = [start("-c", TRAINS, address, index, *texts) for index in range(2)]
+    for name, run in commands.items():
+        assert main.run(["--workdir", str(folder / name / "one"), *run]) == 0
+    ends = [process.communicate(timeout=400) for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], ends
+    parts = [[text.split("=== next run\n")[1:] for text in both] for both in ends]
+    found = {}
+    for number, name in enumerate(commands):
+        outputs = [(out[number], err[number]) for out, err in parts]
+        found[name] = compare(folder / name), outputs, folder / name / "two"
+    return found
+
+
+def compare(folder):
+    """What one process wrote, after a look whether the two wrote the same."""
+    one, two = (read(folder / name) for name in ("one", "two"))
     assert one["lines"].keys() == two["lines"].keys()
     assert one["state"].keys() == two["state"].keys()
     for name, value in one["state"].items():
@@ -131,16 +184,14 @@ def compare(tmp_path, words):
     for kind in ("lines", "report"):
         same(one[kind], two[kind])
     for kind in ("pictures", "videos"):
-        names = (
-            sorted(p.name for p in tmp_path.glob(f"{name}/{kind}/*")) for name in ("one", "two")
-        )
+        names = (sorted(p.name for p in folder.glob(f"{name}/{kind}/*")) for name in ("one", "two"))
         assert len(set(map(tuple, names))) == 1
-    return one, outputs
+    return one
 
 
-def test_two_processes_do_what_one_does(tmp_path):
-    one, outputs = compare(tmp_path, ["--config", TINY, *FLAGS])
-    assert "mesh 1x8x1" in outputs[0][1]
+def test_two_processes_do_what_one_does(compared):
+    one, outputs, two = compared["tokenizer"]
+    assert "mesh 1x4x1" in outputs[0][1]
     # Process 1 computes and is silent; but Gloo's threads write there too, in the middle of lines.
     for written in ("PSNR (dB)", "Frechet", "tokens", "report: ", "picture: "):
         assert written in outputs[0][0]
@@ -149,31 +200,26 @@ def test_two_processes_do_what_one_does(tmp_path):
     assert {name.split("/")[0] for name in one["state"]} == {"params", "adversary"}
     assert one["report"]["judges"]["frechet_vgg16"]["samples"] == 64
     assert {"lpips", "frechet_vgg16", "precision"} <= one["report"]["results"]["raw"].keys()
-    assert len(list((tmp_path / "two" / "tensorboard").iterdir())) == 1
+    assert len(list((two / "tensorboard").iterdir())) == 1
 
 
-def test_two_processes_train_a_model_of_tokens(tmp_path):
+def test_two_processes_train_a_model_of_tokens(compared):
     """A masked language model: the frozen tokenizer, classes, and samples from all devices."""
-    words = ["--config", TINY, "--workdir", str(tmp_path / "tokenizer"), "--config.train.steps=1"]
-    assert main.run([*words, "--config.data.source=digits"]) == 0
-    words = ["--config", f"{TINY}:masked_lm={tmp_path / 'tokenizer'}", "--config.train.steps=2"]
-    words += ["--config.optimizer.ema=0"]
-    _, outputs = compare(tmp_path, [*words, "--config.mesh.data=1", "--config.mesh.fsdp=8"])
+    _, outputs, two = compared["masked_lm"]
     assert "cross entropy" in outputs[0][0]
     assert "cross entropy" not in outputs[1][0]
-    assert (tmp_path / "two" / "pictures" / "samples_0000002.png").is_file()
+    assert (two / "pictures" / "samples_0000002.png").is_file()
 
 
-def test_two_processes_have_one_length_of_clips_at_a_step(tmp_path):
-    words = ["--config", f"{TINY}:clips", "--config.train.steps=4", "--config.optimizer.ema=0"]
-    one, outputs = compare(tmp_path, [*words, "--config.data.image_share=0.5"])
+def test_two_processes_have_one_length_of_clips_at_a_step(compared):
+    one, outputs, two = compared["clips"]
     for length in ("single frames", "clips of 4 frames"):
         assert f"compiling for {length}" in outputs[0][1]
     assert one["report"]["measured"]["frames"] == 4
-    assert len(list((tmp_path / "two" / "videos").iterdir())) == 2
+    assert len(list((two / "videos").iterdir())) == 2
 
 
-def two_processes(*words, devices=4):
+def two_processes(*words, devices=2):
     """Two processes that run the same command, and the words after ``--process``."""
     flags = ["--coordinator", f"localhost:{free_port()}", "--processes", 2, "--process"]
     return [
@@ -191,13 +237,11 @@ def wait_for_steps(metrics, count, processes):
 
 def test_a_killed_process_ends_the_other_and_any_number_goes_on(tmp_path):
     """What is resumed on one process and on two is what a run without interruption does."""
-    flags = ["--config", TINY, "--config.mesh.data=1", "--config.mesh.fsdp=8"]
+    flags = ["--config", TINY, "--config.mesh.data=1", "--config.mesh.fsdp=4"]
     flags += ["--config.train.checkpoint_every=3", "--config.optimizer.ema=0"]
     # A rate that does not depend on the number of steps.
     flags += ["--config.optimizer.warmup_steps=0", "--config.optimizer.final=1.0"]
-    killed = two_processes(
-        *flags, "--workdir", tmp_path / "one", "--config.train.steps=1000000", devices=4
-    )
+    killed = two_processes(*flags, "--workdir", tmp_path / "one", "--config.train.steps=1000000")
     wait_for_steps(tmp_path / "one" / "metrics.jsonl", 8, killed)
     killed[1].kill()
     began = time.monotonic()

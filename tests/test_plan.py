@@ -18,6 +18,8 @@ from bsq_jax.core.sharding import make_mesh
 from bsq_jax.training import step_cost as planning
 from bsq_jax.training.compiled import collectives, memory
 
+DEVICES = 8
+
 TESTS = pathlib.Path(__file__).parent
 TINY = str(TESTS / "tiny.py")
 SECOND_PLAYER = ("--config.loss.adversarial=0.1", "--config.discriminator.channel_base=64")
@@ -56,7 +58,7 @@ def test_the_plan_of_a_tokenizer(tmp_path, capsys):
     result = json.loads(file.read_text())
     assert result["mesh"] == "2x2x2"
     state = result["state_bytes"]
-    assert state["optimiser"] > 2 * state["parameters"] == 2 * state["averaged parameters"]
+    assert state["optimizer"] > 2 * state["parameters"] == 2 * state["averaged parameters"]
     memory = result["memory"]
     # Arguments that the program has no use for are not counted by it.
     assert sum(state.values()) * 0.9 <= memory["arguments"] <= sum(state.values())
@@ -65,7 +67,7 @@ def test_the_plan_of_a_tokenizer(tmp_path, capsys):
     seconds = result["flops_per_device"] / (0.4 * 989e12)
     np.testing.assert_allclose(result["examples_per_second"], result["batch_size"] / seconds)
     text = capsys.readouterr().out
-    for words in ("mesh 2x2x2 of 8 cpu", "discriminator and its optimiser", "all-gather, ", "h100"):
+    for words in ("mesh 2x2x2 of 8 cpu", "discriminator and its optimizer", "all-gather, ", "h100"):
         assert words in text.replace("NVIDIA H100", "h100")
 
 

@@ -72,6 +72,7 @@ def batch_of(time, seed=0):
 
 
 @pytest.mark.smoke
+@pytest.mark.usefixtures("eight_devices")
 def test_a_step_is_the_same_on_any_mesh(tokenizer, tmp_path):
     batch = batch_of(2)
     meshes = make_mesh(devices=jax.devices()[:1]), make_mesh(data=2, fsdp=4)

@@ -224,6 +224,7 @@ def bits_of(sampler, params, labels, **options):
     return np.concatenate([bits for bits, _ in made])
 
 
+@pytest.mark.usefixtures("eight_devices")
 def test_samples_depend_on_seed_number_and_class_alone():
     model = model_of()
     params, labels = params_of(model), np.arange(70) % 3

@@ -26,6 +26,8 @@ from bsq_jax.core.sharding import (
 from bsq_jax.core.trees import leaves
 from bsq_jax.models.tokenizer import TokenizerModel
 
+DEVICES = 8
+
 
 def test_mesh_sizes():
     assert dict(make_mesh().shape) == {"data": 8, "fsdp": 1, "tensor": 1}

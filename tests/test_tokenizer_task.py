@@ -111,6 +111,7 @@ def on_one_device():
 
 
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 4, 1), (2, 2, 2)])
+@pytest.mark.usefixtures("eight_devices")
 def test_many_devices_do_what_one_does(sizes):
     state, metrics = train(make_task(**ALL_TERMS, ema_decay=0.9), make_mesh(*sizes))
     wanted_state, wanted_metrics = on_one_device()
@@ -119,6 +120,7 @@ def test_many_devices_do_what_one_does(sizes):
     assert state.step == 3
 
 
+@pytest.mark.usefixtures("eight_devices")
 def test_the_start_is_the_same_on_every_mesh():
 
     def init(task, mesh):
@@ -133,6 +135,7 @@ def test_the_start_is_the_same_on_every_mesh():
     assert abs(np.corrcoef(ours.ravel(), np.ravel(other["to_latent"]["kernel"]))[0, 1]) < 0.5
 
 
+@pytest.mark.usefixtures("eight_devices")
 def test_accumulated_gradients_are_those_of_the_big_batch():
     """Without the entropy, whose codebook term is not a mean over examples."""
     losses = (L1(1.0), L2(0.5))
@@ -157,6 +160,7 @@ def test_the_loss_is_its_weighted_terms_with_the_ramp():
         np.testing.assert_allclose(terms["entropy"], penalty, rtol=1e-4)
 
 
+@pytest.mark.usefixtures("eight_devices")
 def test_a_step_in_full():
     """What it reports, what it averages, and that the old state's memory is given up."""
     task = make_task(**ALL_TERMS, ema_decay=0.9)
@@ -276,6 +280,7 @@ def test_what_padding_holds_has_no_influence():
     assert any(jax.tree.leaves(jax.tree.map(lambda a, b: (a != b).any(), found, wanted)))
 
 
+@pytest.mark.usefixtures("eight_devices")
 def test_clips_of_several_lengths_on_many_devices():
     ours, values = train(make_task(VIDEO, **ALL_TERMS), make_mesh(4, 2, 1), 1, clips)
     gradients, wanted = gradients_of_clips()(**clips(0))

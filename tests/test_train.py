@@ -3,6 +3,7 @@
 import contextlib
 import types
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,13 +111,17 @@ def run(
     ],
 )
 def test_clips_of_several_lengths(lengths, lines):
-    log, saved = Log(), []
-    state = run(Counting(), make_mesh(), Batches(lengths), len(lengths), log, saved, log_every=1)
+    """The step is traced once for each length."""
+    log, saved, task = Log(), [], Counting()
+    chex.clear_trace_counter()
+    task.train_step = chex.assert_max_traces(task.train_step, n=len(set(lengths)))
+    state = run(task, make_mesh(), Batches(lengths), len(lengths), log, saved, log_every=1)
     (first,) = (line for line in log.lines if line.startswith("first step after "))
     assert [line for line in log.lines if line != first] == lines
     assert log.lengths == lengths
     assert saved == [len(lengths)]
-    assert int(state.params["seen"]) == sum(7 * length + 1 for length in lengths)
+    seen = sum(7 * length + 1 for length in lengths)
+    chex.assert_trees_all_equal(state.params, {"seen": np.int32(seen)})
     assert jax.tree.leaves(state)[0].sharding.is_fully_replicated
 
 
@@ -148,6 +153,7 @@ class Numbering(Counting):
 
 
 @pytest.mark.parametrize("log_every", [1, 2, 100])
+@pytest.mark.usefixtures("eight_devices")
 def test_the_loop_waits_for_no_step_but_those_long_under_way(log_every, monkeypatch):
     """The device always has a step to go on with, and never more than a few."""
     events, inside, steps = [], [], 8

@@ -27,6 +27,8 @@ from bsq_jax.training.tasks.prior import make_prior_task
 from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
 from bsq_jax.training.tasks.variable_bits import draw_kept, keep_bits
 
+DEVICES = 8
+
 
 def config_of(min_bits):
     config = tiny.get_config()

@@ -95,7 +95,7 @@ def exit_status(run: Callable[[], int], command: Command | None = None) -> int:
         print(f"interrupted: {left}", file=sys.stderr)
         return INTERRUPTED
     except OSError as error:
-        if command is None or not command.os_errors:
+        if command is not None and not command.os_errors:
             raise
         if isinstance(error, BrokenPipeError):
             # The reader has gone. What is still buffered must not fail again when Python ends.

@@ -183,7 +183,7 @@ def table(result: Mapping[str, Any]) -> str:
     width = max(len(name) for name, _ in rows) + 2
     head = (
         f"{result['name']}: {result['parameters'] / 1e6:.1f}M parameters"
-        f"{result['second_player']}, global batch {result['batch_size']}, mesh {result['mesh']} of "
+        f"{result['discriminator']}, global batch {result['batch_size']}, mesh {result['mesh']} of "
         f"{result['compiled_for']}"
     )
     return "\n".join([head, *(f"{name:<{width}}{value}".rstrip() for name, value in rows)])

@@ -22,14 +22,15 @@ _ON = f"{FLAG}=true"
 
 
 def ask_for() -> None:
-    """Has XLA compile deterministic programs; to be called before JAX is asked for devices.
+    """Makes XLA compile deterministic programs; to be called before JAX is asked for devices.
 
     Raises:
       UserError: JAX runs on GPUs already, without the flag.
     """
     if _is_on():
         return
-    # XLA reads its flags once, when the first backend starts.
+    # XLA reads its flags once, when the first backend starts; JAX has no public name for whether
+    # it did (tests/test_determinism.py fails where a release moves this one).
     if jax._src.xla_bridge.backends_are_initialized():
         if platform() == "gpu":
             raise UserError(
@@ -45,7 +46,7 @@ def _is_on() -> bool:
 
 
 def described(wanted: bool) -> str:
-    """What a run can promise, in a line for its log; empty where there is nothing to say.
+    """Whether runs repeat to the bit, as a line for the log; empty where that goes without saying.
 
     Args:
       wanted: ``train.deterministic``.

@@ -1,6 +1,6 @@
 """Exports: a folder with ``config.json`` and one safetensors file for each set of weights.
 
-The sets are ``raw`` (what the optimiser moved), ``ema`` (averaged) and ``discriminator``; an export
+The sets are ``raw`` (what the optimizer moved), ``ema`` (averaged) and ``discriminator``; an export
 holds at least one of the first two.
 """
 

@@ -1,4 +1,4 @@
-"""Notices that a cloud machine is about to be taken away, in time to save.
+"""Turns the notice that a cloud machine is about to be taken away into SIGTERM, in time to save.
 
 Google Compute Engine tells a machine in its metadata that it is preempted, or that maintenance will
 stop it: the keys ``preempted`` and ``maintenance-event`` of

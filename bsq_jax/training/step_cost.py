@@ -1,4 +1,4 @@
-"""The needs of a training step, from the program compiled for a mesh; nothing is allocated."""
+"""Memory, FLOPs and collectives of a training step, compiled for a mesh but never run."""
 
 from __future__ import annotations
 
@@ -95,9 +95,9 @@ def plan(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, Any]:
         ) from None
     found = memory(compiled)
     parts = {"parameters": state.params, "averaged parameters": state.ema}
-    parts["optimiser"] = state.opt_state
+    parts["optimizer"] = state.opt_state
     if state.adversary is not None:
-        parts["discriminator and its optimiser"] = state.adversary
+        parts["discriminator and its optimizer"] = state.adversary
     parts |= {"frozen networks": frozen, "batch": batch}
     second = sum(leaf.size for leaf in jax.tree.leaves(getattr(state.adversary, "params", ())))
     return {
@@ -107,7 +107,7 @@ def plan(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, Any]:
         "batch_size": config.train.batch_size,
         "steps": config.train.steps,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-        "second_player": f" and a discriminator of {second / 1e6:.1f}M" if second else "",
+        "discriminator": f" and a discriminator of {second / 1e6:.1f}M" if second else "",
         "state_bytes": {name: bytes_of_device(tree) for name, tree in parts.items() if tree},
         "memory": {**dataclasses.asdict(found), "peak": found.peak},
         "flops": flops,

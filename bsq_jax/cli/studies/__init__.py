@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 
 from bsq_jax.cli.command import Command
+from bsq_jax.core.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +34,8 @@ def run(flags: argparse.Namespace) -> int:
     from bsq_jax.core.compilation_cache import enable_compilation_cache
     from bsq_jax.core.paths import local_path
 
+    if flags.frames < 1:
+        raise UserError(f"--frames {flags.frames}: give 1 or more")
     enable_compilation_cache()
     workdir = local_path(flags.workdir)
     text = variable_length.study(workdir, flags.frames, flags.steps, flags.seeds, flags.set)

@@ -1,4 +1,4 @@
-"""Recipes: for each kind of model what a run is made of. The jobs know recipes, not models."""
+"""Recipes: for each kind of model what a run of it is made of."""
 
 from __future__ import annotations
 
