@@ -298,7 +298,7 @@ def test_clips_of_several_lengths(videos, tmp_path, frames, devices):
             assert len(list(container.decode(video=0))) == len(wanted)
 
 
-def test_frozen_networks_compare_reconstructions_with_originals(folder, tmp_path):
+def test_frozen_networks_compare_reconstructions_with_originals(folder, tmp_path, monkeypatch):
     """LPIPS and the Frechet distance of VGG16 features for two sets of weights, in the report."""
     task, data = setup(folder, "center", size=32)
     mesh = make_mesh(devices=jax.devices()[:2])
@@ -306,8 +306,14 @@ def test_frozen_networks_compare_reconstructions_with_originals(folder, tmp_path
     evaluator = TokenizerEvaluator(task, data, mesh, batch_size=8, networks=networks)
     state = task.init_state(mesh)
     weights = weight_sets(state.params, jax.tree.map(lambda leaf: leaf / 2, state.params))
+    batches = []
+    compute = evaluator._features.features
+    monkeypatch.setattr(
+        evaluator._features, "features", lambda pixels: batches.append(0) or compute(pixels)
+    )
     report = evaluate(evaluator, weights, tmp_path, name="x", step=0, wanted=Wanted())
 
+    assert len(batches) == 3 * 2  # the originals once, both reconstructions; two batches each
     originals = []
     for path in sorted(folder.glob("[0-9][0-9].png")):
         with Image.open(path) as picture:

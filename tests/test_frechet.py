@@ -1,5 +1,6 @@
 """Oracles: closed forms of Gaussians, numpy's covariance, scipy's square root of a matrix."""
 
+import chex
 import numpy as np
 import pytest
 from scipy import linalg
@@ -38,8 +39,7 @@ def test_moments_do_not_depend_on_batches_or_padding(monkeypatch):
             mask = np.isfinite(padded[:, 0])
             split.update(padded, mask)
         assert split.count == whole.count == 201
-        np.testing.assert_array_equal(split.mean, whole.mean)
-        np.testing.assert_array_equal(split.covariance, whole.covariance)
+        chex.assert_trees_all_equal(split.to_arrays(), whole.to_arrays())
     np.testing.assert_allclose(whole.mean, rows.mean(axis=0, dtype=np.float64), rtol=1e-13)
     np.testing.assert_allclose(whole.covariance, np.cov(rows.T.astype(np.float64)), rtol=1e-12)
 

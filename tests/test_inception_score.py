@@ -1,5 +1,6 @@
 """Oracle: the definition in float64 numpy, with the logarithms of scipy, and known extremes."""
 
+import chex
 import numpy as np
 import pytest
 from scipy import special
@@ -24,6 +25,9 @@ def test_it_is_the_definition_for_any_batches(splits, batch):
         padded = np.full((batch + 2, 12), np.nan, np.float32)
         padded[2 : 2 + len(part)] = part
         score.update(padded, np.isfinite(padded[:, 0]))
+    loaded = InceptionScore.from_arrays(score.to_arrays())
+    chex.assert_trees_all_equal(loaded.to_arrays(), score.to_arrays())
+    assert loaded.result() == score.result()
     parts = [score_of(logits[i::splits]) for i in range(splits)]
     np.testing.assert_allclose(score.result(), [np.mean(parts), np.std(parts)], rtol=1e-10)
 
