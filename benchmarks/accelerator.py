@@ -27,6 +27,7 @@ from benchmarks.conv_autoencoder import ConvAutoencoder
 from benchmarks.timing import machine
 from bsq_jax.core.sharding import make_mesh, to_global
 from bsq_jax.losses import L1, L2, Perceptual, ReconstructionLoss
+from bsq_jax.models.attention.choice import Blocking
 from bsq_jax.models.discriminators import StyleGanDiscriminator
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
 from bsq_jax.quantizers import BinarySphericalQuantizer
@@ -116,7 +117,7 @@ def inference(bench: Bench) -> None:
     x = jnp.asarray(bench.pixels(batch), jnp.float32) / 127.5 - 1
     params = jax.jit(model.init)(jax.random.key(0), x[:1])
     bits = jnp.zeros((batch, 1, *bench.shape.grid, bench.shape.bits), jnp.uint8)
-    counted = bench.model("visible")
+    counted = model.clone(attention="blocked", blocking=Blocking.FOR_COUNTING)
     methods = {"encode": (x, "encode"), "decode": (bits, "decode"), "encode + decode": (x, None)}
     functions, work = {}, {}
     for name, (data, method) in methods.items():

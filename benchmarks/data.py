@@ -77,7 +77,7 @@ def examples_per_second(config: DataConfig, batch: int, examples: int, runs: int
 def clip_seconds(path: pathlib.Path, clips: int) -> dict[str, float]:
     """Mean seconds for a clip anywhere in a video: as the pipeline does it, and without a seek."""
     with Video(path) as video:
-        table = video.table
+        table = video.frame_index
     starts = np.linspace(0, len(table.times) - CLIP, clips).astype(int)
     seconds = {"seek": 0.0, "from the beginning": 0.0}
     for start in starts:

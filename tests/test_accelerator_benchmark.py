@@ -16,7 +16,7 @@ from bsq_jax.models.tokenizer import TokenizerModel
 SMALL = ("--size", 32, "--width", 64, "--layers", 1, "--batch", 2, "--train-batch", 2)
 SMALL += ("--channel-base", 256, "--dtype", "float32", "--runs", 1)
 
-# What a machine with nothing but jax, flax, optax, einops and numpy lacks.
+# What a machine with nothing but jax, flax, optax, chex, einops and numpy lacks.
 BARE = """
 import sys
 

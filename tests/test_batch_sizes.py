@@ -54,7 +54,7 @@ def test_sizes_of_the_steps_of_a_run():
     assert sizes.going_on(0, 5).parts == ((0, 5),)
     assert BatchSizes.read(json.loads(json.dumps(sizes.parts)), "x") == sizes
     for wrong in ([], [[1, 8]], [[0, 0]], [[0, 8], [0, 6]], [[0, 8], [5, 6], [4, 6]], 3, [[0]]):
-        with pytest.raises(UserError, match="batch sizes that cannot be"):
+        with pytest.raises(UserError, match="impossible batch sizes"):
             BatchSizes.read(wrong, "the checkpoint")
 
 

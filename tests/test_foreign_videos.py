@@ -23,7 +23,7 @@ from bsq_jax.data.decoding.video import Video
 from bsq_jax.data.eval_pipeline import eval_batches
 from bsq_jax.data.reader import FrameCache, Reader
 from bsq_jax.data.records import NO_LABEL, BrokenRecord, Record
-from bsq_jax.data.sources.datasets import TfdsSource
+from bsq_jax.data.sources.tfds import TfdsSource
 from bsq_jax.data.train_pipeline import train_batches
 
 
@@ -234,7 +234,7 @@ def test_two_frames_of_one_time_are_one(tmp_path, name, gop):
     path = write_times(tmp_path / name, times, gop=gop)
     with Video(path) as opened:
         assert len(opened) == 6
-        assert (np.diff(opened.table.times) > 0).all()
+        assert (np.diff(opened.frame_index.times) > 0).all()
     shown = [0, 1, 2, 3, 5, 6]
     np.testing.assert_array_equal(numbers_of(all_frames(path)), shown)
     for length in (1, 2, 3, 6):
@@ -267,7 +267,7 @@ def test_times_near_the_largest_number(tmp_path):
     """A table as a damaged file may give it: seeking does not overflow."""
     path = write_video(tmp_path / "a.mkv", 20)
     with Video(path) as opened:
-        table = opened.table
+        table = opened.frame_index
     largest = np.iinfo(np.int64).max
     keys = np.append(table.keys[:2], largest - 1)
     far = table._replace(

@@ -181,7 +181,7 @@ def test_arrays_land_as_the_mesh_wants_them():
 
 
 def state_of(value, mesh, *, ema=True, adversary=True):
-    """A state of two numbers for each player, and its shapes."""
+    """A state of two numbers for generator and discriminator each, and its shapes."""
     params = {"w": jnp.full((2,), value)}
     judge = DiscriminatorState(
         {"d": jnp.full((2,), value)}, {"m": jnp.zeros(2)}, jnp.zeros(2), jnp.zeros(())

@@ -324,3 +324,9 @@ def test_sizes_are_kept_when_resize_is_zero():
             source[int(index)].content, (16, 16, 3)
         ).reshape(-1, 16, 16, 3)
         assert (windows == pixels).all(axis=(1, 2, 3)).any()
+
+
+def test_threads_that_may_not_read_ahead_are_refused():
+    config = data_config(threads=2, prefetch=0)
+    with pytest.raises(UserError, match=r"data\.prefetch=0.*data\.threads=2"):
+        train_batches(config, global_batch=2, shard_index=0, shard_count=1)

@@ -38,7 +38,7 @@ def test_every_frame_is_found_in_every_format(tmp_path, name):
     path = write_video(tmp_path / name, 40, size=(48, 64), **FILES[name])
     with Video(path) as video:
         assert len(video) == 40
-        table = video.table
+        table = video.frame_index
         pixels, numbers = read(video, range(40))
         np.testing.assert_array_equal(numbers_of(pixels), range(40))
         assert numbers == list(range(40))
@@ -59,7 +59,7 @@ def test_nothing_is_decoded_before_the_key_frame_or_after_the_last_wanted(tmp_pa
     """Key frames are 0, 8, 16, ...; without B-frames a packet is a frame."""
     path = write_video(tmp_path / "a.mp4", 40, bf="0")
     with Video(path) as video:
-        table = video.table
+        table = video.frame_index
         assert video.packets == 0  # listing decodes nothing
     for first, last in [(0, 0), (0, 5), (7, 7), (8, 8), (15, 18), (20, 22), (39, 39)]:
         with Video(path, table) as video:
@@ -72,7 +72,7 @@ def test_nothing_is_decoded_before_the_key_frame_or_after_the_last_wanted(tmp_pa
 def test_b_frames_cost_no_more_than_their_delay(tmp_path):
     path = write_video(tmp_path / "a.mp4", 40, **{"x264-params": "scenecut=0:bframes=2"})
     with Video(path) as video:
-        table = video.table
+        table = video.frame_index
         delay = video._container.streams.video[0].codec_context.delay or 2
     for first, last in [(0, 3), (9, 11), (20, 22), (33, 37)]:
         with Video(path, table) as video:
@@ -128,7 +128,7 @@ def test_colours_follow_what_the_file_says(tmp_path, matrix, levels):
 def test_a_listed_frame_that_is_missing_is_the_one_on_the_screen(tmp_path):
     path = write_video(tmp_path / "a.mp4", 20)
     with Video(path) as video:
-        table = video.table
+        table = video.frame_index
     between = (table.times[10] + table.times[11]) // 2
     table = table._replace(times=np.insert(table.times, 11, between))
     with Video(path, table) as video:

@@ -172,7 +172,7 @@ def test_frames_faster_than_ticks_keep_their_number():
     timing = Timing(Fraction(10**6), np.array([100, 100, 50000, 100]))
     data = encode_video([ramp(4, 16, 16)], timing, exact=True)
     with Video(data) as video:
-        assert video.table.times.tolist() == [0, 1, 2, 50]
+        assert video.frame_index.times.tolist() == [0, 1, 2, 50]
         assert len(list(video.frames(range(4)))) == 4
 
 

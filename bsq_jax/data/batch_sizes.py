@@ -36,7 +36,7 @@ class BatchSizes(NamedTuple):
         firsts = [first for first, _ in parts]
         good = bool(parts) and all(size > 0 for _, size in parts)
         if not good or firsts[0] != 0 or firsts != sorted(set(firsts)):
-            raise UserError(f"{origin} has batch sizes that cannot be: was it edited?")
+            raise UserError(f"{origin} has impossible batch sizes: was it edited?")
         return cls(parts)
 
     def going_on(self, step: int, size: int) -> Self:

@@ -12,6 +12,10 @@ from bsq_jax.data.reader import Reader
 from bsq_jax.data.records import NO_LABEL, Source, label_of
 from bsq_jax.data.settings import DataConfig
 
+# Length of an endless dataset: 2**62 because Grain converts lengths to float, which would round
+# the largest integer, 2**63 - 1, up.
+ENDLESS = 2**62
+
 Batch = dict[str, np.ndarray]
 Example = dict[str, Any]  # one row of a batch
 
@@ -30,7 +34,16 @@ class Batches(Iterator[Batch]):
         *,
         start: int,
     ):
-        """Starts reading ``dataset``, whose elements are batches, at batch ``start``."""
+        """Starts reading ``dataset``, whose elements are batches, at batch ``start``.
+
+        Raises:
+          UserError: there are threads, and no batch that they may read ahead.
+        """
+        if config.threads and not config.prefetch:  # Grain would then read in the caller's thread
+            raise UserError(
+                f"data.prefetch=0 leaves nothing to do for data.threads={config.threads}: set "
+                "data.threads=0 to read without threads, or data.prefetch to 1 or more"
+            )
         options = grain.ReadOptions(
             num_threads=config.threads,
             prefetch_buffer_size=config.prefetch if config.threads else 0,
@@ -93,7 +106,7 @@ def local_batch(global_batch: int, shard_index: int, shard_count: int) -> int:
     """This host's share of a batch.
 
     Raises:
-      UserError: The batch does not divide.
+      UserError: the batch does not divide.
     """
     if not 0 <= shard_index < shard_count:
         raise ValueError(f"shard_index={shard_index} is not one of {shard_count} shards")

@@ -29,10 +29,10 @@ class Step(NamedTuple):
     """What the examples of one step are.
 
     Attributes:
-      frames: Frames of the step's arrays.
-      shortest: The least real frames that an example is meant to have; the most are ``frames``.
-      images: Whether the examples are single frames.
-      place: How many steps of the same kind, of single frames or of clips, came before.
+      frames: frames of the step's arrays.
+      shortest: the least real frames that an example is meant to have; the most are ``frames``.
+      images: whether the examples are single frames.
+      place: how many steps of the same kind, of single frames or of clips, came before.
     """
 
     frames: int
@@ -90,10 +90,10 @@ def train_frames(count: int, length: int, stride: int, draw: float) -> range:
     """Frames of a clip that starts anywhere in a video, all places being equally likely.
 
     Args:
-      count: Frames of the video.
-      length: Frames that the clip should have; it has fewer where the video is too short.
-      stride: Frames of the video from one to the next.
-      draw: A random number in [0, 1) that decides where it starts.
+      count: frames of the video.
+      length: frames that the clip should have; it has fewer where the video is too short.
+      stride: frames of the video from one to the next.
+      draw: a random number in [0, 1) that decides where it starts.
     """
     real, room = _fit(count, length, stride)
     start = int(draw * (room + 1))
@@ -104,7 +104,7 @@ def eval_frames(count: int, length: int, stride: int, clip: int, clips: int) -> 
     """Frames of clip number ``clip`` of ``clips`` that are spread evenly over a video.
 
     The first begins with the video and the last ends with it; one alone is from the middle. The
-    other arguments are as in :func:`train_frames`.
+    other arguments are as in `train_frames`.
     """
     real, room = _fit(count, length, stride)
     start = (2 * room * clip + clips - 1) // (2 * (clips - 1)) if clips > 1 else room // 2

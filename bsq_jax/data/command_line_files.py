@@ -1,4 +1,4 @@
-"""Pictures and videos that a user names on a command line: files, or folders of them.
+"""Pictures and videos named on a command line, as files or folders of files.
 
 Folders are those of the usual test sets as they are unpacked: Kodak (``kodim01.png`` to
 ``kodim24.png``), and UVG or MCL-JCV as raw ``.yuv`` files, MP4, Y4M or Matroska.
@@ -73,11 +73,11 @@ class Input:
         rate, made = None, []
         try:
             record = Record(self.name, self.path if self.video else self.path.read_bytes())
-            with open_record(record) as footage:
-                count = min(frames, len(footage)) if frames else len(footage)
-                if isinstance(footage, Video) and footage.rate is not None:
-                    rate = mean_rate(footage.timing(count))
-                for _, render in footage.frames(range(count)):
+            with open_record(record) as opened:
+                count = min(frames, len(opened)) if frames else len(opened)
+                if isinstance(opened, Video) and opened.rate is not None:
+                    rate = mean_rate(opened.timing(count))
+                for _, render in opened.frames(range(count)):
                     picture = render()
                     height, width, _ = picture.shape
                     made.append(resize(picture, *self._resized_shape(height, width, size)))

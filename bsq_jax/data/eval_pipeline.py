@@ -24,15 +24,15 @@ class EvalExamples:
     """The validation examples: opened once, evaluated as often as one likes.
 
     Attributes:
-      source: The records.
-      frames: Frames of the batches: those of the settings for videos, 1 for pictures.
-      records: For each example the record it comes from, int64 ``[examples]``.
-      clips: For each example which clip of the record, int64 ``[examples]``.
-      tiles: For each example which tile of the clip, int64 ``[examples]``.
-      cache: Resized frames kept from one evaluation to the next.
-      sizes: With tiles, (height, width) of each record after it is resized, by which its tiles were
+      source: the records.
+      frames: frames of the batches: those of the settings for videos, 1 for pictures.
+      records: for each example the record it comes from, int64 ``[examples]``.
+      clips: for each example which clip of the record, int64 ``[examples]``.
+      tiles: for each example which tile of the clip, int64 ``[examples]``.
+      cache: resized frames kept from one evaluation to the next.
+      sizes: with tiles, (height, width) of each record after it is resized, by which its tiles were
         counted, int64 ``[records, 2]``; 0 where it could not be read. None without tiles.
-      classes: For each class of the records its number in the training source, or `NO_LABEL`,
+      classes: for each class of the records its number in the training source, or `NO_LABEL`,
         int64 ``[classes]``; None where both have the same classes, or labels are not asked for.
     """
 
@@ -50,7 +50,7 @@ def eval_examples(config: DataConfig) -> EvalExamples:
     """Opens the validation split; with tiles it reads the size of every picture and video.
 
     Raises:
-      UserError: The spec is wrong or there are no records.
+      UserError: the spec is wrong or there are no records.
     """
     source = open_source(config, "val")
     tiles, sizes = np.ones(len(source), np.int64), None
@@ -79,22 +79,22 @@ def eval_batches(
     """All validation examples once, in order, in equally many batches on every host.
 
     Args:
-      config: What to read.
-      global_batch: As in :func:`train_batches`.
-      shard_index: As in :func:`train_batches`.
-      shard_count: As in :func:`train_batches`.
-      examples: What :func:`eval_examples` gave for the same config; None opens them anew.
+      config: what to read.
+      global_batch: as in `train_batches`.
+      shard_index: as in `train_batches`.
+      shard_count: as in `train_batches`.
+      examples: what `eval_examples` gave for the same config; None opens them anew.
 
     Returns:
       A finite iterator of ``{'pixels': uint8 [local batch, time, height, width, channel 3],
       'frames': int32 [local batch], 'mask': float32 [local batch], 'index': int64 [local
       batch]}``. Time is ``frames`` of the examples; ``frames`` here is as in
-      :func:`train_batches`. The index counts examples; it is -1 where the last batch is padded. The
+      `train_batches`. The index counts examples; it is -1 where the last batch is padded. The
       mask is 0 for padding and broken records, whose pixels are 0, and 1 elsewhere. ``label`` is
-      as in :func:`train_batches`.
+      as in `train_batches`.
 
     Raises:
-      UserError: As :func:`train_batches`.
+      UserError: as `train_batches`.
     """
     local = local_batch(global_batch, shard_index, shard_count)
     shown = eval_examples(config) if examples is None else examples

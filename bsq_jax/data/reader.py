@@ -1,4 +1,4 @@
-"""Reading frames of records, for many threads: the cache, and what to do with broken files."""
+"""Reads and resizes frames of records from many threads: the frame cache and broken records."""
 
 import math
 import threading
@@ -8,8 +8,8 @@ from absl import logging
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.data import transforms
+from bsq_jax.data.decoding.frame_index import FrameIndex
 from bsq_jax.data.decoding.record_frames import Render, first_frame, open_record
-from bsq_jax.data.decoding.video import FrameIndex
 from bsq_jax.data.records import BrokenRecord, Record, Source
 from bsq_jax.data.retry import with_retries
 from bsq_jax.data.transforms import Picture
@@ -18,24 +18,24 @@ from bsq_jax.data.transforms import Picture
 Choose = Callable[[int], Sequence[int]]
 Frames = Callable[[Sequence[int]], Iterator[tuple[int, Render]]]
 
-_TABLE_BYTES = 64 * 2**20  # for lists of the frames of videos, besides the frames themselves
+_INDEX_BYTES = 64 * 2**20  # for lists of the frames of videos, besides the frames themselves
 
 
 class FrameCache:
-    """Keeps resized frames in memory up to a budget: first come, first kept, nothing is evicted.
+    """Keeps resized frames in memory up to a budget; nothing is evicted.
 
     Without eviction an epoch larger than the budget still finds the same part of it every time,
     where a least-recently-used cache would find nothing. Which frames a video has is kept besides,
     up to 64 MiB. Of long and narrow pictures the cache keeps what is resized where it is cut, see
-    :class:`bsq_jax.data.transforms.Long`. Safe to use from several threads.
+    `bsq_jax.data.transforms.Long`. Safe to use from several threads.
     """
 
     def __init__(self, megabytes: int):
         """Takes the budget in MiB."""
         self._free = megabytes * 2**20
-        self._free_tables = _TABLE_BYTES
+        self._free_index_bytes = _INDEX_BYTES
         self._frames: dict[tuple[int, int], Picture] = {}
-        self._tables: dict[int, FrameIndex | int] = {}
+        self._frame_indexes: dict[int, FrameIndex | int] = {}
         self._lock = threading.Lock()
         self.full = not megabytes
 
@@ -54,21 +54,21 @@ class FrameCache:
             self._free -= image.nbytes
             self._frames[index, number] = image
 
-    def table(self, index: int) -> FrameIndex | int | None:
+    def frame_index(self, index: int) -> FrameIndex | int | None:
         """What is known about which frames a record has."""
-        return self._tables.get(index)
+        return self._frame_indexes.get(index)
 
-    def put_table(self, index: int, table: FrameIndex | int) -> None:
+    def put_frame_index(self, index: int, frame_index: FrameIndex | int) -> None:
         """Keeps what was found out about which frames a record has."""
-        size = 64 if isinstance(table, int) else table.nbytes
+        size = 64 if isinstance(frame_index, int) else frame_index.nbytes
         with self._lock:
-            if index not in self._tables and size <= self._free_tables:
-                self._free_tables -= size
-                self._tables[index] = table
+            if index not in self._frame_indexes and size <= self._free_index_bytes:
+                self._free_index_bytes -= size
+                self._frame_indexes[index] = frame_index
 
 
 class Reader:
-    """Reads and resizes frames, remembers what is broken, stops the run if that is too much."""
+    """Reads and resizes frames, counts broken records, and stops the run if there are too many."""
 
     def __init__(
         self,
@@ -84,14 +84,15 @@ class Reader:
         """Takes how frames are resized, and the limits.
 
         Args:
-          source: The records.
-          size: Short side of the frames, or 0 for the size they have.
-          filter: Name of the resize filter.
-          draft: Whether JPEGs may be decoded at reduced size.
-          max_broken: Fraction of records that may be broken, rounded up to whole records.
-          cache: Where resized frames are kept, under the index of their record.
-          shard_count: Number of hosts that read the source. Each judges by the records it has met
-            itself: at first its share, in the end all of them, as each epoch is divided anew.
+          source: the records.
+          size: short side of the frames, or 0 for the size they have.
+          filter: name of the resize filter.
+          draft: whether JPEGs may be decoded at reduced size.
+          max_broken: fraction of records that may be broken, rounded up to whole records.
+          cache: where resized frames are kept, under the index of their record.
+          shard_count: number of hosts that read the source. Each host counts broken records
+            among those it has read itself: at first its share, in the end all, because each epoch
+            is divided anew.
         """
         self.source = source
         self._size = size
@@ -116,7 +117,7 @@ class Reader:
         """The resized frames of a record that ``choose`` picks, or None if it is broken.
 
         Raises:
-          UserError: It is broken, and so are too many others.
+          UserError: it is broken, and so are too many others.
         """
         with self._lock:
             self._met_count += not self._met[index]
@@ -163,11 +164,11 @@ class Reader:
             nonlocal record_id, opened
             record = self.source[index]
             record_id = record.id
-            table = self._cache.table(index)
-            with open_record(record, draft_side=self._draft_side, table=table) as footage:
+            known = self._cache.frame_index(index)
+            with open_record(record, draft_side=self._draft_side, frame_index=known) as found:
                 opened = True
-                self._cache.put_table(index, footage.table)
-                return self._read(index, footage.frames, choose(len(footage)))
+                self._cache.put_frame_index(index, found.frame_index)
+                return self._read(index, found.frames, choose(len(found)))
 
         try:
             clip = with_retries(load)
@@ -185,10 +186,10 @@ class Reader:
         return clip
 
     def _cached(self, index: int, choose: Choose) -> list[Picture] | None:
-        table = self._cache.table(index)
-        if table is None:
+        frame_index = self._cache.frame_index(index)
+        if frame_index is None:
             return None
-        count = table if isinstance(table, int) else len(table.times)
+        count = frame_index if isinstance(frame_index, int) else len(frame_index.times)
         clip: list[Picture] = []
         for number in choose(count):
             image = self._cache.get(index, number)
@@ -223,7 +224,7 @@ class Reader:
         """Counts a record that was read as broken, because of what is in it.
 
         Raises:
-          UserError: Too many others are broken, too.
+          UserError: too many others are broken, too.
         """
         self._note_broken(index, self.source[index].id, reason)
         self._check_broken(index)
@@ -256,17 +257,17 @@ def load_resized(record: Record, size: int, filter: str, *, draft: bool) -> Pict
     """Decodes a picture, or the first frame of a video, and resizes its short side to ``size``.
 
     Args:
-      record: What the source holds.
-      size: Short side of the result in pixels; 0 keeps the size it has.
-      filter: Name of the resize filter.
-      draft: Whether a JPEG may be decoded at reduced size, never below twice ``size``.
+      record: what the source holds.
+      size: short side of the result in pixels; 0 keeps the size it has.
+      filter: name of the resize filter.
+      draft: whether a JPEG may be decoded at reduced size, never below twice ``size``.
 
     Returns:
       What `transforms.center_crop` and the other crops cut: uint8 [height, width, 3], or a `Long`.
 
     Raises:
-      BrokenRecord: The record cannot be read.
-      OSError: Its file cannot be read.
+      BrokenRecord: the record cannot be read.
+      OSError: its file cannot be read.
     """
     image = first_frame(record, draft_side=2 * size if draft else 0)
     return transforms.resize_to_cut(image, size, filter)

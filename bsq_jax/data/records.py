@@ -23,8 +23,8 @@ class Record(NamedTuple):
     """One picture or video as its source holds it.
 
     Attributes:
-      id: A name that a person can find it by: a path, or a dataset and a number.
-      content: An encoded picture or video file as bytes; the path of a video file, which is then
+      id: a name that a person can find it by: a path, or a dataset and a number.
+      content: an encoded picture or video file as bytes; the path of a video file, which is then
         read only where frames are wanted; pixels uint8 [height, width, 3], 0..255; or a sequence of
         frames, each an encoded picture or pixels, that are made when they are asked for.
     """
@@ -37,8 +37,8 @@ class Source(Protocol):
     """Random access to a fixed sequence of records; reading from several threads is safe.
 
     Attributes:
-      name: How the source calls itself in messages.
-      videos: Whether the records are videos. A batch from such a source has the frames that the
+      name: how the source calls itself in messages.
+      videos: whether the records are videos. A batch from such a source has the frames that the
         settings ask for, one from any other source has one.
     """
 
@@ -53,8 +53,8 @@ class Source(Protocol):
         """The record at ``index``.
 
         Raises:
-          BrokenRecord: What is stored there is damaged.
-          OSError: Its bytes cannot be read.
+          BrokenRecord: what is stored there is damaged.
+          OSError: its bytes cannot be read.
         """
         ...
 

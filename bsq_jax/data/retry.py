@@ -1,4 +1,4 @@
-"""Reading files again that could not be read for a moment, as happens on network storage."""
+"""Repeated reads after transient errors, as happen on network storage."""
 
 import errno
 import time
@@ -8,7 +8,7 @@ from typing import TypeVar
 _Found = TypeVar("_Found")
 
 PAUSES = (0.1, 1.0)  # seconds before the second and the third try
-# Reasons that stay: to try again would find the same.
+# Permanent errors, which are not retried.
 _FINAL = frozenset(
     {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG}
 )
@@ -21,7 +21,7 @@ def with_retries(read: Callable[[], _Found]) -> _Found:
     from libraries and not from the system.
 
     Raises:
-      OSError: The last of them.
+      OSError: the last of them.
     """
     for pause in PAUSES:
         try:

@@ -24,7 +24,7 @@ import numpy as np
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.files import write_atomic
 from bsq_jax.data.batch_sizes import BatchSizes
-from bsq_jax.data.batches import Batches, EpochOrder, local_batch
+from bsq_jax.data.batches import ENDLESS, Batches, EpochOrder, local_batch
 from bsq_jax.data.settings import DataConfig
 
 SCHEME = "tokens:"
@@ -251,7 +251,7 @@ def token_batches(
     ``[local batch, time, row, column, bit]`` in place of pixels.
 
     Raises:
-      UserError: The set cannot be read, or the batch does not divide.
+      UserError: the set cannot be read, or the batch does not divide.
     """
     local = local_batch(global_batch, shard_index, shard_count)
     clips = _Clips(tokens, split)
@@ -276,7 +276,7 @@ def token_batches(
 
     sizes = (earlier or BatchSizes(((0, global_batch),))).going_on(start_step, global_batch)
     begin = sizes.examples(start_step)
-    total = 2**62 if split == "train" else -(-len(clips) // global_batch) * global_batch
+    total = ENDLESS if split == "train" else -(-len(clips) // global_batch) * global_batch
     dataset = grain.MapDataset.range(total).map(load).slice(slice(begin % global_batch, None))
     dataset = dataset.batch(local).slice(slice(shard_index, None, shard_count))
     return Batches(dataset, config, [], start=begin // global_batch)

@@ -15,6 +15,7 @@ import numpy as np
 from bsq_jax.data import clip_lengths, transforms
 from bsq_jax.data.batch_sizes import BatchSizes
 from bsq_jax.data.batches import (
+    ENDLESS,
     Batches,
     EpochOrder,
     Example,
@@ -27,9 +28,6 @@ from bsq_jax.data.records import Source
 from bsq_jax.data.settings import DataConfig
 from bsq_jax.data.sources import open_image_source, open_source
 
-# Grain converts lengths to float, which is exact for 2**62 and rounds 2**63 - 1 up.
-ENDLESS = 2**62
-
 _IMAGE_ORDER = 1  # third number of the seed for the order of ``image_source``
 
 
@@ -37,7 +35,7 @@ def batch_frames(config: DataConfig) -> tuple[int, ...]:
     """The numbers of frames that training batches will have, increasing: one program each.
 
     Raises:
-      UserError: As :func:`open_source`.
+      UserError: as `open_source`.
     """
     return clip_lengths.buckets(config) if open_source(config, "train").videos else (1,)
 
@@ -57,24 +55,24 @@ def train_batches(
     record is replaced by the next readable one.
 
     Args:
-      config: What to read.
-      global_batch: Examples in a step over all hosts, a multiple of ``shard_count``.
-      shard_index: Which host this is; host h gets rows [h * local, (h + 1) * local) of each global
+      config: what to read.
+      global_batch: examples in a step over all hosts, a multiple of ``shard_count``.
+      shard_index: which host this is; host h gets rows [h * local, (h + 1) * local) of each global
         batch, where local = global_batch / shard_count.
-      shard_count: Number of hosts.
-      start_step: Step whose batch comes first.
-      earlier: Batch sizes of the steps before ``start_step``; None: all were ``global_batch``.
+      shard_count: number of hosts.
+      start_step: step whose batch comes first.
+      earlier: batch sizes of the steps before ``start_step``; None: all were ``global_batch``.
 
     Returns:
       An iterator of ``{'pixels': uint8 [local batch, time, height, width, channel 3], 'frames':
       int32 [local batch], 'index': int64 [local batch]}``. Time is the same on all hosts, and one
-      of :func:`batch_frames`; it is 1 for pictures. Of each example the first ``frames`` frames are
+      of `batch_frames`; it is 1 for pictures. Of each example the first ``frames`` frames are
       real, the others repeat the last of these. The index is the position of the record in its
       source. With ``labels`` also ``'label': int32 [local batch]``, the number of its class in the
       ``source``, or -1.
 
     Raises:
-      UserError: From here if a setting or a source is wrong; from ``next`` if more than
+      UserError: from here if a setting or a source is wrong; from ``next`` if more than
         ``max_broken`` of the records cannot be read.
     """
     local = local_batch(global_batch, shard_index, shard_count)

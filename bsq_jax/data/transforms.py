@@ -37,7 +37,7 @@ class Long:
 
     Attributes:
       shape: (height, width, channel) of the whole picture if it were resized.
-      nbytes: Bytes of what is kept: the picture before it is resized.
+      nbytes: bytes of what is kept: the picture before it is resized.
     """
 
     def __init__(self, image: np.ndarray, height: int, width: int, filter: str):  # noqa: A002
@@ -118,11 +118,11 @@ def random_clip_crop(
     does, so a picture smaller than the crop is enlarged.
 
     Args:
-      clip: Frames of one size, each uint8 [height, width, 3] or a `Long`.
+      clip: frames of one size, each uint8 [height, width, 3] or a `Long`.
       crop: (height, width) of the result.
-      rng: Source of the three random numbers, always drawn in the same order.
+      rng: source of the three random numbers, always drawn in the same order.
       scale: (lowest, highest) s; (1, 1) is a plain crop.
-      filter: Name of the resize filter, a key of ``FILTERS``.
+      filter: name of the resize filter, a key of ``FILTERS``.
 
     Returns:
       uint8 [frames, crop height, crop width, 3].
@@ -150,9 +150,9 @@ def tile_grid(
     """(rows, columns) of the non-overlapping tiles of ``crop`` = (height, width) in a picture.
 
     Args:
-      shape: Of the resized picture; it begins with (height, width).
+      shape: of the resized picture; it begins with (height, width).
       crop: (height, width) of a tile.
-      long: Whether it is a `Long`. Then there are tiles of the middle only, 16 times as long as the
+      long: whether it is a `Long`. Then there are tiles of the middle only, 16 times as long as the
         short side: all of them would be thousands of enlargements of a few pixels each.
     """
     height, width = shape[:2]
@@ -185,7 +185,7 @@ def permute_channels(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray
 
 
 def resize_to_cut(image: np.ndarray, size: int, filter: str) -> Picture:  # noqa: A002
-    """:func:`resize_short_side` of a picture that is going to be cut; 0 keeps the size it has."""
+    """`resize_short_side` of a picture that is going to be cut; 0 keeps the size it has."""
     if not size:
         return image
     height, width = image.shape[:2]

@@ -1,6 +1,6 @@
 """Animated pictures as videos: GIF, WebP, PNG (APNG) and AVIF, with the durations of their frames.
 
-Data sources, ``rd`` and ``score`` take the first frame of such a file; the codec takes them all.
+Data sources, ``rd`` and ``score`` take the first frame of such a file; ``encode`` takes all.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
-from bsq_jax.data.decoding import stills
+from bsq_jax.data.decoding import metadata, stills
 from bsq_jax.data.records import BrokenRecord
 from bsq_jax.media.timing import Timing, durations_of
 
@@ -24,12 +24,6 @@ _FORMATS = ("GIF", "WEBP", "PNG", "AVIF")
 _PAGES = ("TIFF",)  # several pictures that are no animation
 _NO_TIME = Fraction(1, 10)  # seconds: what browsers make of a frame that is to last 0
 _FINEST = 65535  # parts of a second that the durations of PNG can have
-_ORIENTATION = 0x0112  # the EXIF tag
-_TURNS = dict(enumerate((
-    *(Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM),
-    *(Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE),
-    Image.Transpose.ROTATE_90,
-), start=2))  # fmt: skip
 
 
 def count_pictures(file: bytes) -> tuple[int, bool]:
@@ -38,7 +32,7 @@ def count_pictures(file: bytes) -> tuple[int, bool]:
     A file of several pages, such as a scanned document, is no animation.
 
     Raises:
-      BrokenRecord: It is an animation that is cut short.
+      BrokenRecord: it is an animation that is cut short.
     """
     if whole := _whole_of_a_cut_gif(file):
         raise BrokenRecord(f"cut short after {whole} frame{'s' * (whole > 1)} of an animation")
@@ -51,7 +45,7 @@ def count_pictures(file: bytes) -> tuple[int, bool]:
 
 
 class Animation:
-    """An animated picture as footage; its frames are made one by one, so that memory is bounded.
+    """The frames of an animated picture; they are made one by one, so that memory is bounded.
 
     Frames are as they are shown: composed by Pillow, and on white where they are transparent.
     """
@@ -60,19 +54,19 @@ class Animation:
         """Opens an animation.
 
         Args:
-          file: Its bytes.
+          file: its bytes.
 
         Raises:
-          BrokenRecord: It cannot be read.
+          BrokenRecord: it cannot be read.
         """
         try:
             image: Any = Image.open(io.BytesIO(file))
             self._first = _hidden(image)
             self._count = image.n_frames - self._first
-            exif = image.getexif() if "exif" in image.info else {}
+            self._turn = metadata.TURNS.get(metadata.orientation(image))
         except Exception as error:  # Pillow's plugins raise nearly anything on damaged bytes
             raise BrokenRecord(_reason(error)) from error
-        self._image, self._turn = image, _TURNS.get(exif.get(_ORIENTATION, 1))
+        self._image = image
         self._seconds: list[Fraction] = []
 
     def __enter__(self) -> Self:
@@ -101,7 +95,7 @@ class Animation:
           was not asked for.
 
         Raises:
-          BrokenRecord: A frame cannot be decoded.
+          BrokenRecord: a frame cannot be decoded.
         """
         self._seconds = []
         for number in numbers:
@@ -120,13 +114,13 @@ class Animation:
         """How fast the frames play that were given.
 
         Raises:
-          UserError: A frame lasts for so many hours that it cannot be written.
+          UserError: a frame lasts for so many hours that it cannot be written.
         """
         return durations_of(self._seconds)
 
     def _pixels(self, image: Image.Image) -> np.ndarray:
         turned = image.copy() if self._turn is None else image.transpose(self._turn)
-        return stills._to_rgb(turned)
+        return stills.to_rgb(turned)
 
 
 def _hidden(image: Image.Image) -> int:

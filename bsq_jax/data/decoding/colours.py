@@ -68,9 +68,9 @@ def to_srgb(converter: Any, frame: Any, *, exact: bool) -> np.ndarray:
     """Converts a decoded frame.
 
     Args:
-      converter: A PyAV ``VideoReformatter``: to make one takes longer than to convert a frame.
-      frame: A PyAV ``VideoFrame``.
-      exact: Whether colours are rounded to the nearest; else they are cut off, which is ten times
+      converter: a PyAV ``VideoReformatter``: to make one takes longer than to convert a frame.
+      frame: a PyAV ``VideoFrame``.
+      exact: whether colours are rounded to the nearest; else they are cut off, which is ten times
         as fast and makes frames darker by 1 to 1.5 of 255. More than 8 bits are always rounded.
 
     Returns:
@@ -123,8 +123,8 @@ def tone_mapped(pixels: np.ndarray, transfer: int, primaries: int) -> np.ndarray
 
     Args:
       pixels: R'G'B' by BT.2100, uint16 [height, width, 3], full range.
-      transfer: Number of the transfer in H.273: of PQ or of HLG.
-      primaries: Number of the primaries in H.273; those that are not known are those of BT.2020.
+      transfer: number of the transfer in H.273: of PQ or of HLG.
+      primaries: number of the primaries in H.273; those that are not known are those of BT.2020.
 
     Returns:
       uint8 [height, width, 3].

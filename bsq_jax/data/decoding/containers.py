@@ -1,7 +1,7 @@
-"""Opening containers of video with FFmpeg: the boundary to what foreign files can do.
+"""Opens video containers with FFmpeg and turns its errors on damaged files into `BrokenRecord`.
 
 Whatever FFmpeg or PyAV raise on the bytes of a file says something about the file. So every call
-into them on a foreign file is made here or goes through :func:`reason`, which makes a
+into them on a foreign file is made here or goes through `reason`, which makes a
 ``BrokenRecord`` of any exception; our own code around these calls is not covered, so that a mistake
 in it is not taken for a broken file.
 """
@@ -38,12 +38,12 @@ def open_film(file: bytes | pathlib.Path, raw: RawLayout | None) -> tuple[Any, A
     covers and thumbnails are no videos.
 
     Args:
-      file: The encoded file, or its path.
-      raw: What is known of a file of raw video, which has no header.
+      file: the encoded file, or its path.
+      raw: what is known of a file of raw video, which has no header.
 
     Raises:
-      BrokenRecord: It is no container that is read here, has no video, or none with a decoder.
-      OSError: The file cannot be read.
+      BrokenRecord: it is no container that is read here, has no video, or none with a decoder.
+      OSError: the file cannot be read.
     """
     # FFmpeg takes what stands before a colon in a relative path for a protocol.
     opened = io.BytesIO(file) if isinstance(file, bytes) else os.path.abspath(file)
@@ -87,8 +87,8 @@ def packets(container: Any, stream: Any, file: bytes | pathlib.Path) -> Iterator
     """The packets of a stream from where the container stands, and an empty one at the end.
 
     Raises:
-      BrokenRecord: The file is damaged, or has no end.
-      OSError: The file cannot be read.
+      BrokenRecord: the file is damaged, or has no end.
+      OSError: the file cannot be read.
     """
     found = container.demux(stream)
     # A packet has a byte at least; a damaged index may send the reader round for ever.

@@ -1,4 +1,4 @@
-"""What surrounds the pixels of an encoded picture: its orientation, and chunks that may be damaged.
+"""Metadata of an encoded picture: its orientation, and its removal where it is damaged.
 
 Cameras and editors write EXIF that breaks its standard in many ways, and Pillow then refuses to
 rewrite it, or stops reading at the first bad field. Only the orientation matters here, so it is

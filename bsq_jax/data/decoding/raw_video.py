@@ -46,9 +46,9 @@ def raw_layout(path: pathlib.Path) -> RawLayout:
     """Finds out what a raw video file holds, from its name and its length.
 
     Raises:
-      BrokenRecord: The name does not tell the size, tells of samples that are not 4:2:0 of 8 bits,
+      BrokenRecord: the name does not tell the size, tells of samples that are not 4:2:0 of 8 bits,
         or the length is that of no whole number of frames.
-      OSError: There is no such file.
+      OSError: there is no such file.
     """
     length, name = path.stat().st_size, path.stem
     sizes = [match for match in _SIZE.finditer(name) if int(match[1]) and int(match[2])]

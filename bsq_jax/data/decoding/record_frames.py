@@ -1,4 +1,4 @@
-"""One way to read frames from every kind of record: a picture is a video of one frame."""
+"""The frames of a record, whatever it holds; a picture is a video of one frame."""
 
 import contextlib
 import functools
@@ -11,10 +11,11 @@ import numpy as np
 from PIL import Image
 
 from bsq_jax.data.decoding import stills
-from bsq_jax.data.decoding.video import FrameIndex, Video
+from bsq_jax.data.decoding.frame_index import FrameIndex
+from bsq_jax.data.decoding.video import Video
 from bsq_jax.data.records import BrokenRecord, Record, Still
 
-# A render gives pixels, uint8 [height, width, 3]; what is not called costs nothing.
+# Converts one frame to pixels, uint8 [height, width, 3]; costs nothing unless it is called.
 Render = Callable[[], np.ndarray]
 
 
@@ -22,11 +23,11 @@ class RecordFrames(Protocol):
     """Frames of one record.
 
     Attributes:
-      table: What opening the record again can start from.
+      frame_index: what opening the record again can start from.
     """
 
     @property
-    def table(self) -> FrameIndex | int:
+    def frame_index(self) -> FrameIndex | int:
         """The frames of a file, or their number."""
         ...
 
@@ -47,13 +48,13 @@ class Stills:
             raise BrokenRecord("the video has no frames")
         self._images = images
         self._draft_side = draft_side
-        self.table = len(images)
+        self.frame_index = len(images)
 
     def __len__(self) -> int:
-        return self.table
+        return self.frame_index
 
     def frames(self, numbers: Sequence[int]) -> Iterator[tuple[int, Render]]:
-        """The frames with these numbers; see :class:`RecordFrames`."""
+        """The frames with these numbers; see `RecordFrames`."""
         for number in numbers:
             yield number, functools.partial(self._render, number)
 
@@ -63,24 +64,24 @@ class Stills:
 
 @contextlib.contextmanager
 def open_record(
-    record: Record, *, draft_side: int = 0, table: FrameIndex | int | None = None
+    record: Record, *, draft_side: int = 0, frame_index: FrameIndex | int | None = None
 ) -> Iterator[RecordFrames]:
     """Opens what a record holds, told apart by its content.
 
     Args:
-      record: What the source holds.
-      draft_side: As in `stills.decode` for pictures; colours of videos are converted exactly where
+      record: what the source holds.
+      draft_side: as in `stills.decode` for pictures; colours of videos are converted exactly where
         it is 0 and fast elsewhere.
-      table: ``table`` of the record's footage when it was open before; None finds it anew.
+      frame_index: what ``frame_index`` was when the record was open before; None finds it anew.
 
     Raises:
-      BrokenRecord: It is neither a picture nor a video, or has no frames.
-      OSError: Its file cannot be read.
+      BrokenRecord: it is neither a picture nor a video, or has no frames.
+      OSError: its file cannot be read.
     """
     content = record.content
     if is_video(record):
         assert isinstance(content, bytes | pathlib.Path)
-        known = table if isinstance(table, FrameIndex) else None
+        known = frame_index if isinstance(frame_index, FrameIndex) else None
         with Video(content, known, exact=not draft_side, name=record.id) as video:
             yield video
     elif isinstance(content, bytes | np.ndarray):
@@ -122,8 +123,8 @@ def size_of(record: Record) -> tuple[int, int]:
     """(height, width) of the frames; of a picture the header alone is read.
 
     Raises:
-      BrokenRecord: The record cannot be read.
-      OSError: Its file cannot be read.
+      BrokenRecord: the record cannot be read.
+      OSError: its file cannot be read.
     """
     if isinstance(record.content, bytes | np.ndarray) and not is_video(record):
         return stills.image_size(record.content)
@@ -135,10 +136,10 @@ def first_frame(record: Record, *, draft_side: int = 0) -> np.ndarray:
     """The picture, or the first frame of the video; uint8 [height, width, 3].
 
     Raises:
-      BrokenRecord: The record cannot be read.
-      OSError: Its file cannot be read.
+      BrokenRecord: the record cannot be read.
+      OSError: its file cannot be read.
     """
-    with open_record(record, draft_side=draft_side) as footage:
-        for _, render in footage.frames([0]):
+    with open_record(record, draft_side=draft_side) as opened:
+        for _, render in opened.frames([0]):
             return render()
     raise BrokenRecord("no frame can be decoded")

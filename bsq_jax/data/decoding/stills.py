@@ -30,8 +30,8 @@ def decode(image: Still, *, draft_side: int = 0) -> np.ndarray:
     grey is scaled to 8 bits (value / 257, rounded). Of an animation the first frame is taken.
 
     Args:
-      image: An encoded file, or pixels uint8 [height, width, 3], which are returned as they are.
-      draft_side: If not 0, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as both
+      image: an encoded file, or pixels uint8 [height, width, 3], which are returned as they are.
+      draft_side: if not 0, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as both
         sides stay at least this long. Much faster for large photographs; the pixels differ
         slightly from those of a full decode, so evaluation leaves it off.
 
@@ -39,7 +39,7 @@ def decode(image: Still, *, draft_side: int = 0) -> np.ndarray:
       uint8 [height, width, 3].
 
     Raises:
-      BrokenRecord: The bytes are no picture, are cut short, have more than 178,956,970 pixels
+      BrokenRecord: the bytes are no picture, are cut short, have more than 178,956,970 pixels
         (Pillow's limit), or pixels of an unknown range (floating-point or 32-bit integers).
     """
     if isinstance(image, np.ndarray):
@@ -52,19 +52,19 @@ def decode(image: Still, *, draft_side: int = 0) -> np.ndarray:
             opened.draft(None, (draft_side, draft_side))
         if opened.format == "TIFF":
             metadata.load_tiff(opened)
-            return _to_rgb(opened)
+            return to_rgb(opened)
         opened.load()
         turn = metadata.TURNS.get(metadata.orientation(opened))
-        return _to_rgb(opened if turn is None else opened.transpose(turn))
+        return to_rgb(opened if turn is None else opened.transpose(turn))
 
     return _opened(image, pixels)
 
 
 def image_size(image: Still) -> tuple[int, int]:
-    """(height, width) that :func:`decode` will give, read from the header alone.
+    """(height, width) that `decode` will give, read from the header alone.
 
     Raises:
-      BrokenRecord: The header cannot be read.
+      BrokenRecord: the header cannot be read.
     """
     if isinstance(image, np.ndarray):
         height, width, _ = decode(image).shape
@@ -83,7 +83,7 @@ def _opened(image: bytes, use: Callable[[Image.Image], _Found]) -> _Found:
     """What `use` finds in the opened picture; if it fails, in the same one without its metadata.
 
     Raises:
-      BrokenRecord: It failed both times.
+      BrokenRecord: it failed both times.
     """
     try:
         with Image.open(io.BytesIO(image)) as opened:
@@ -101,7 +101,12 @@ def _opened(image: bytes, use: Callable[[Image.Image], _Found]) -> _Found:
         raise BrokenRecord(_reason(error, image)) from error
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """A loaded picture as uint8 [height, width, 3], on white where it is transparent.
+
+    Raises:
+      BrokenRecord: its pixels are of an unknown range.
+    """
     if image.mode == "F":
         raise BrokenRecord("floating-point pixels have no known range")
     if image.mode == "I" or image.mode.startswith("I;16"):

@@ -17,7 +17,7 @@ import itertools
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 from absl import logging
@@ -26,9 +26,10 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from bsq_jax.data.decoding import colours, containers
+from bsq_jax.data.decoding.frame_index import FrameIndex, list_frames, raw_index
 from bsq_jax.data.decoding.raw_video import RAW_EXTENSION, RawLayout, raw_layout
 from bsq_jax.data.records import BrokenRecord
-from bsq_jax.media.timing import Timing, declared_or_default, end_of, regular_or_times
+from bsq_jax.media.timing import Timing, declared_or_default, regular_or_times
 
 VIDEO_EXTENSIONS = frozenset(
     f".{name}"
@@ -44,44 +45,19 @@ _MOST_ASPECT = 4
 _noted: set[tuple[str, str]] = set()  # what has been said of which file, by this process
 
 
-class FrameIndex(NamedTuple):
-    """The frames of a video in the order in which they are shown.
-
-    Attributes:
-      times: When each is shown, in units of the stream's time base, strictly increasing; int64
-        [frames].
-      keys: Times of the key frames, increasing; int64 [key frames].
-      seeks: When each key frame is to be decoded, where the file says so, otherwise its time; int64
-        [key frames].
-      counted: The file's times are not those at which frames are shown: frames are numbered by
-        decoding all from the first.
-      end: When the last frame ends, in the same units; None where the file does not tell.
-    """
-
-    times: np.ndarray
-    keys: np.ndarray
-    seeks: np.ndarray
-    counted: bool
-    end: int | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the arrays in bytes."""
-        return self.times.nbytes + self.keys.nbytes + self.seeks.nbytes
-
-
 class Video:
     """An open video file; use it as a context manager, from one thread at a time.
 
     Attributes:
-      table: The frames there are; hand it to the next ``Video`` of this file to save the listing.
-      packets: Number of packets given to the decoder so far.
+      frame_index: the frames there are; given to the next ``Video`` of this file, it saves the
+        listing.
+      packets: number of packets given to the decoder so far.
     """
 
     def __init__(
         self,
         file: bytes | pathlib.Path,
-        table: FrameIndex | None = None,
+        frame_index: FrameIndex | None = None,
         *,
         exact: bool = True,
         name: str = "",
@@ -89,15 +65,15 @@ class Video:
         """Opens a file and lists its frames.
 
         Args:
-          file: The encoded file, or its path; of raw video the path, whose name has its size.
-          table: What another ``Video`` of this file found; None lists the frames anew.
-          exact: Whether colours are rounded to the nearest; else they are cut off, which is ten
+          file: the encoded file, or its path; of raw video the path, whose name has its size.
+          frame_index: what another ``Video`` of this file found; None lists the frames anew.
+          exact: whether colours are rounded to the nearest; else they are cut off, which is ten
             times as fast and makes frames darker by 1 to 1.5 of 255.
-          name: What warnings call it; by default its path, if there is one.
+          name: what warnings call it; by default its path, if there is one.
 
         Raises:
-          BrokenRecord: It is no video, has no frames, or is cut short.
-          OSError: The file cannot be read.
+          BrokenRecord: it is no video, has no frames, or is cut short.
+          OSError: the file cannot be read.
         """
         self._file = file
         self._name = name or (str(file) if isinstance(file, pathlib.Path) else "a video")
@@ -110,7 +86,7 @@ class Video:
             self._raw = raw_layout(file)
         self._open()
         try:
-            self.table = self._list() if table is None else table
+            self.frame_index = self._list() if frame_index is None else frame_index
         except BaseException:
             self.close()
             raise
@@ -132,7 +108,7 @@ class Video:
 
     def __len__(self) -> int:
         """Number of frames."""
-        return len(self.table.times)
+        return len(self.frame_index.times)
 
     @property
     def rate(self) -> fractions.Fraction | None:
@@ -149,19 +125,19 @@ class Video:
         another; of files whose times are none what is claimed is taken.
 
         Args:
-          frames: How many of the frames; None takes all.
+          frames: how many of the frames; None takes all.
 
         Raises:
-          UserError: A frame lasts for so many hours that it cannot be written.
+          UserError: a frame lasts for so many hours that it cannot be written.
         """
-        declared, table = self.rate, self.table
-        if self._raw is not None or table.counted:
-            return declared_or_default(declared, len(table.times))
-        count = len(table.times) if frames is None else frames
-        end = int(table.times[count]) if count < len(table.times) else table.end
+        declared, frame_index = self.rate, self.frame_index
+        if self._raw is not None or frame_index.counted:
+            return declared_or_default(declared, len(frame_index.times))
+        count = len(frame_index.times) if frames is None else frames
+        end = int(frame_index.times[count]) if count < len(frame_index.times) else frame_index.end
         base = self._stream.time_base
         return regular_or_times(
-            table.times[:count], 1 / fractions.Fraction(base), end=end, declared=declared
+            frame_index.times[:count], 1 / fractions.Fraction(base), end=end, declared=declared
         )
 
     @property
@@ -176,7 +152,7 @@ class Video:
         not converted to RGB.
 
         Args:
-          numbers: Which frames are wanted, from 0, strictly increasing.
+          numbers: which frames are wanted, from 0, strictly increasing.
 
         Yields:
           ``(number, pixels)`` in increasing order, ``pixels()`` being uint8 [height, width, 3] in
@@ -184,7 +160,7 @@ class Video:
           wanted frame that the file lists and does not contain is the one shown before it.
 
         Raises:
-          BrokenRecord: A wanted frame cannot be decoded.
+          BrokenRecord: a wanted frame cannot be decoded.
         """
         if self._seek(numbers[0]):
             frames = self._decode()
@@ -194,7 +170,7 @@ class Video:
                 first = None
             # A stream may call a frame a key from which one can only start to recover.
             intra = first is not None and first.pict_type == PictureType.I
-            if first is not None and intra and _time(first) <= self.table.times[numbers[0]]:
+            if first is not None and intra and _time(first) <= self.frame_index.times[numbers[0]]:
                 yield from self._number(first, frames, numbers)
                 return
         if self._moved:
@@ -210,7 +186,11 @@ class Video:
         self, first: Any, rest: Iterator[Any], numbers: Sequence[int]
     ) -> Iterator[tuple[int, Callable[[], np.ndarray]]]:
         """Numbers decoded frames by their times until all of `numbers` have been given."""
-        times, counted, wanted = self.table.times, self.table.counted, list(reversed(numbers))
+        times, counted, wanted = (
+            self.frame_index.times,
+            self.frame_index.counted,
+            list(reversed(numbers)),
+        )
         shown, frame, position, last = first, first, 0, -1
         while frame is not None:
             number = position if counted else bisect.bisect_left(times, _time(frame))
@@ -264,78 +244,24 @@ class Video:
         self._kept = None
 
     def _list(self) -> FrameIndex:
-        """Reads all packets of the video, decoding none; of raw video nothing at all."""
         if self._raw is not None:
-            numbers = np.arange(self._raw.frames, dtype=np.int64)
-            return FrameIndex(numbers, numbers, numbers, counted=False)
-        stream = self._stream
-        promised = len(stream.index_entries)
-        reordered = bool(stream.codec_context.has_b_frames)
-        found, ordered, timed, back = 0, True, True, False
-        times: list[int] = []
-        lasting: list[int] = []
-        keys: dict[int, int] = {}
-        before = 0  # frames that come before the first key frame
-        decoded: int | None = None
+            return raw_index(self._raw.frames)
         self._moved = True
-        for packet in containers.packets(self._container, stream, self._file):
-            found += packet.size > 0
-            if not packet.size or packet.is_discard:
-                continue
-            if packet.is_corrupt:
-                raise BrokenRecord(f"cut short after {len(times)} frames")
-            time = packet.pts if packet.pts is not None else packet.dts
-            if time is None:  # a bare stream
-                timed, time = False, len(times)
-            if packet.dts is not None:
-                back = back or (decoded is not None and packet.dts < decoded)
-                decoded = packet.dts
-            back = back or (not reordered and times[-1:] > [time])
-            ordered = ordered and times[-1:] < [time]
-            times.append(time)
-            lasting.append(packet.duration or 0)
-            if packet.is_keyframe:
-                before = before if keys else len(times) - 1
-                keys[time] = packet.dts if packet.dts is not None else time
-        if found < promised:
-            raise BrokenRecord(f"cut short: {found} of {promised} frames are there")
-        if not times:
-            raise BrokenRecord("the video has no frames")
-        if before:  # a recording that was begun, or cut, in the middle: they cannot be decoded
-            start = times[before]
-            kept = [n for n in range(before, len(times)) if times[n] >= start or not timed]
-            self._note(
-                f"it begins in the middle of a group of pictures: {len(times) - len(kept)} frames "
-                "before its first key frame are left out"
-            )
-            times, lasting = [times[n] for n in kept], [lasting[n] for n in kept]
-        shown, counts = np.unique(np.array(times, np.int64), return_counts=True)
-        # A key frame with the time of another is not where decoding starts: which of the two is
-        # taken would depend on it.
-        order = sorted(keys.keys() - set(shown[counts > 1].tolist()))
-        # Times that go back, or are mostly one and the same, say nothing of the order.
-        unusable = not timed or back or 2 * len(shown) <= len(times) > 1
-        return FrameIndex(
-            np.arange(len(times), dtype=np.int64) if unusable else shown,
-            np.array(order, np.int64),
-            np.array([keys[time] for time in order], np.int64),
-            # With B-frames the times in the order of storing jump, unless they are made up.
-            counted=unusable or (ordered and reordered),
-            end=end_of(times, lasting),
-        )
+        return list_frames(self._container, self._stream, self._file, self._note)
 
     def _seek(self, number: int) -> bool:
         """Goes to the last key frame up to a frame; False where that is not possible."""
-        place = bisect.bisect_right(self.table.keys, self.table.times[number]) - 1
+        place = bisect.bisect_right(self.frame_index.keys, self.frame_index.times[number]) - 1
         # Program streams give a time to some frames only, so times differ after a seek.
-        if place < 1 or self.table.counted or self._container.format.name == "mpeg":
+        if place < 1 or self.frame_index.counted or self._container.format.name == "mpeg":
             return False
         self._moved = True
-        keys, key = self.table.keys, int(self.table.keys[place])
-        last = int(keys[place + 1]) - 1 if place + 1 < len(keys) else int(self.table.times[-1])
+        times, keys = self.frame_index.times, self.frame_index.keys
+        key = int(keys[place])
+        last = int(keys[place + 1]) - 1 if place + 1 < len(keys) else int(times[-1])
         # Some containers seek by the times of showing and others by those of decoding; where frames
         # are not equally long, MP4 may find the key frame only by a later time.
-        for time in (key, last, int(self.table.seeks[place])):
+        for time in (key, last, int(self.frame_index.seeks[place])):
             try:
                 self._container.seek(time, stream=self._stream)
                 packet = next(self._container.demux(self._stream))

@@ -1,4 +1,4 @@
-"""Where pictures and videos come from: random access to records, by a short spec.
+"""The list of data sources, which give random access to pictures or videos by a short spec.
 
 A source is a sequence of records; position and content never change while a run lasts, so that an
 index is all a pipeline needs to carry. Sources hand out encoded bytes where they have them and
@@ -12,8 +12,23 @@ from collections.abc import Callable
 from bsq_jax.core.errors import UserError
 from bsq_jax.data.records import SPLITS, Source
 from bsq_jax.data.settings import DataConfig
-from bsq_jax.data.sources import datasets, embedded, folders
+from bsq_jax.data.sources import array_record_files, embedded, folders, tfds
 from bsq_jax.data.sources.motion import MotionSource
+
+# Sources that a name alone selects, opened with the split.
+_NAMED: dict[str, Callable[[str], Source]] = {
+    "photos": embedded.photos,
+    "digits": embedded.DigitsSource,
+    "motion": lambda split: MotionSource(embedded.photos(split), split),
+    "synthetic": embedded.SyntheticSource,
+}
+# Sources written NAME:PLACE, opened with the place, the split, and whether to divide.
+_PLACED: dict[str, Callable[[str, str, bool], Source]] = {
+    "folder": folders.pictures,
+    "clips": folders.clips,
+    "tfds": tfds.open_tfds,
+    "array_record": array_record_files.open_array_record,
+}
 
 
 def same_place(spec: str) -> str:
@@ -63,47 +78,35 @@ def make_source(spec: str, split: str, *, divide: bool = True) -> Source:
       tenth record, from the first, is val.
 
     Args:
-      spec: One of the above.
+      spec: one of the above.
       split: 'train' or 'val'.
-      divide: False if the other split comes from another spec: then a folder without split
+      divide: false if the other split comes from another spec: then a folder without split
         folders, or a lone glob, is used whole instead of being divided.
 
     Raises:
-      UserError: The spec or split is unknown, or what it names is missing or holds none.
+      UserError: the spec or split is unknown, or what it names is missing or holds none.
     """
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}")
     scheme, colon, rest = spec.partition(":")
-    plain: dict[str, Callable[[str], Source]] = {
-        "photos": embedded.photos,
-        "digits": embedded.DigitsSource,
-        "motion": lambda split: MotionSource(embedded.photos(split), split),
-        "synthetic": embedded.SyntheticSource,
-    }
-    with_place: dict[str, Callable[[str, str, bool], Source]] = {
-        "folder": folders.pictures,
-        "clips": folders.clips,
-        "tfds": datasets.open_tfds,
-        "array_record": datasets.open_array_record,
-    }
-    if scheme in plain:
+    if scheme in _NAMED:
         if colon:
             raise UserError(
                 f"data source {spec!r}: {scheme} takes nothing after it, write {scheme!r}"
             )
-        return plain[scheme](split)
-    if scheme in with_place:
+        return _NAMED[scheme](split)
+    if scheme in _PLACED:
         if not rest:
             raise UserError(
                 f"data source {spec!r} names no place: write {scheme}:... after the colon"
             )
-        return with_place[scheme](rest, split, divide)
+        return _PLACED[scheme](rest, split, divide)
     if os.path.isdir(os.path.expanduser(spec)):
         raise UserError(
             f"unknown data source {spec!r}: for a folder of pictures write 'folder:{spec}', "
             f"for one of videos 'clips:{spec}'"
         )
-    known = [*plain, *with_place]
+    known = [*_NAMED, *_PLACED]
     near = difflib.get_close_matches(scheme.lower(), known, n=1, cutoff=0)[0]
     raise UserError(
         f"unknown data source {spec!r}: did you mean {near!r}? (known: {', '.join(known)})"
@@ -117,7 +120,7 @@ def open_source(config: DataConfig, split: str) -> Source:
     `make_source`. For 'train' the ``image_source`` is looked at too.
 
     Raises:
-      UserError: A spec is wrong or there are no records.
+      UserError: a spec is wrong or there are no records.
     """
     val_source = config.val_source or config.source
     place = same_place(val_source)

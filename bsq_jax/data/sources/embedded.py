@@ -1,4 +1,4 @@
-"""Data that needs no files of one's own: photographs inside packages, and drawn pictures."""
+"""Sources that need no files: photographs and digits inside packages, and drawn pictures."""
 
 import functools
 import importlib.util
@@ -92,7 +92,7 @@ class DigitsSource:
         return Record(f"{self.name}#{index}", self._pixels[index])
 
     def label(self, index: int) -> int:
-        """See :class:`bsq_jax.data.records.Labelled`."""
+        """See `bsq_jax.data.records.Labelled`."""
         return int(self._labels[index])
 
 
@@ -105,7 +105,7 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def photos(split: str) -> Source:
-    """The embedded photographs; see :func:`bsq_jax.data.sources.make_source`."""
+    """The embedded photographs; see `bsq_jax.data.sources.make_source`."""
     files = []
     for package, inner in _PHOTOS[split]:
         path = _packaged(package, inner, "photos")

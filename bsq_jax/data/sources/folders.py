@@ -56,11 +56,11 @@ class FileSource:
         """Takes the files.
 
         Args:
-          name: How the source calls itself.
-          files: Pairs of (record id, path).
-          videos: Whether they are videos.
-          classes: Names of classes.
-          labels: For each file the number of its class, if there are classes.
+          name: how the source calls itself.
+          files: pairs of (record id, path).
+          videos: whether they are videos.
+          classes: names of classes.
+          labels: for each file the number of its class, if there are classes.
         """
         self.name = name
         self.videos = videos
@@ -69,11 +69,11 @@ class FileSource:
         self._files = tuple(files)
 
     def label(self, index: int) -> int:
-        """See :class:`bsq_jax.data.records.Labelled`."""
+        """See `bsq_jax.data.records.Labelled`."""
         return self._labels[index] if self.classes else NO_LABEL
 
     def fingerprint(self) -> str:
-        """See :func:`bsq_jax.data.records.fingerprint_of`."""
+        """See `bsq_jax.data.records.fingerprint_of`."""
         digest = hashlib.sha256()
         for number, (record_id, _) in enumerate(self._files):
             name = record_id.encode("utf-8", "surrogateescape")
@@ -102,12 +102,12 @@ _VIDEOS = _Kind("clips", "videos", VIDEO_EXTENSIONS)
 
 
 def pictures(place: str, split: str, divide: bool) -> Source:
-    """All pictures below a folder; see :func:`bsq_jax.data.sources.make_source`."""
+    """All pictures below a folder; see `bsq_jax.data.sources.make_source`."""
     return _folder(_PICTURES, place, split, divide)
 
 
 def clips(place: str, split: str, divide: bool) -> Source:
-    """All videos below a folder, or one file; see :func:`bsq_jax.data.sources.make_source`."""
+    """All videos below a folder, or one file; see `bsq_jax.data.sources.make_source`."""
     path = pathlib.Path(place).expanduser()
     if not path.is_file():
         return _folder(_VIDEOS, place, split, divide)
@@ -152,7 +152,7 @@ def _subfolder(root: pathlib.Path, names: Sequence[str]) -> str | None:
     """The folder in `root` with the first of the names that is there, in small letters or others.
 
     Raises:
-      UserError: The folder cannot be listed.
+      UserError: the folder cannot be listed.
     """
     try:
         with os.scandir(root) as entries:
@@ -200,8 +200,8 @@ def search(root: pathlib.Path, extensions: frozenset[str]) -> tuple[list[str], s
     """Paths of files relative to ``root``, sorted, and what is left out; hidden files are no files.
 
     Args:
-      root: A folder; links are followed.
-      extensions: The endings of names that count, such as ``.png``.
+      root: a folder; links are followed.
+      extensions: the endings of names that count, such as ``.png``.
 
     Returns:
       The paths, and how many files of kinds that are not read there are, such as ``12 files of
@@ -209,7 +209,7 @@ def search(root: pathlib.Path, extensions: frozenset[str]) -> tuple[list[str], s
       empty where there are none.
 
     Raises:
-      UserError: A folder cannot be listed.
+      UserError: a folder cannot be listed.
     """
 
     def stop(error: OSError) -> None:

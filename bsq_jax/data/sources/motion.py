@@ -33,10 +33,10 @@ class View(NamedTuple):
     """Where the camera is.
 
     Attributes:
-      x: Middle of the frame in the photograph, from the left, in pixels.
-      y: The same from the top.
-      zoom: Pixels of the photograph to one pixel of the frame.
-      angle: How far the camera is turned, in radians.
+      x: middle of the frame in the photograph, from the left, in pixels.
+      y: the same from the top.
+      zoom: pixels of the photograph to one pixel of the frame.
+      angle: how far the camera is turned, in radians.
     """
 
     x: float
@@ -104,8 +104,8 @@ def render(
     """What the camera sees, interpolated bicubically.
 
     Args:
-      photograph: What :func:`channels_of` gives.
-      view: Where the camera is.
+      photograph: what `channels_of` gives.
+      view: where the camera is.
       size: (height, width) of the result.
 
     Returns:
@@ -142,7 +142,7 @@ class MotionVideo(Sequence[np.ndarray]):
     """The frames along a path over a photograph, uint8 [144, 192, 3] each."""
 
     def __init__(self, photograph: Sequence[Image.Image], path: CameraPath):
-        """Takes what :func:`channels_of` gives, and the path."""
+        """Takes what `channels_of` gives, and the path."""
         self._photograph = photograph
         self._path = path
 
