@@ -53,7 +53,7 @@ def test_this_machine_is_no_tpu_slice_and_cudnn_has_a_number(monkeypatch):
 
 
 @pytest.mark.smoke
-def test_the_text_of_compiled_programs_reads_as_before():
+def test_the_text_of_compiled_programs_reads_as_before(eight_devices):
     """An all-reduce of 8 numbers in each of 5 rounds of a loop: 160 bytes of float32."""
     mesh = make_mesh(data=8, fsdp=1, tensor=1)
     parts = NamedSharding(mesh, PartitionSpec("data", None))
