@@ -9,9 +9,7 @@ from bsq_jax.quantizers.bits import (
     from_group_indices,
     group_sizes,
     pack_bytes,
-    to_corners,
     to_group_indices,
-    unpack_bytes,
 )
 
 
@@ -36,15 +34,14 @@ def test_bytes_round_trip_and_start_with_the_most_significant_bit(length):
     assert packed.shape == (7, size)
     for token, row in zip(bits, packed, strict=True):
         assert int.from_bytes(row.tobytes(), "big") == integer(token) << (8 * size - length)
-    back = unpack_bytes(packed, length)
-    assert back.dtype == np.uint8
+    back = np.unpackbits(packed, axis=-1, count=length)
     np.testing.assert_array_equal(back, bits)
 
 
 def test_packing_keeps_leading_axes_and_takes_booleans():
     bits = np.random.default_rng(0).integers(0, 2, (2, 3, 4, 18)).astype(bool)
     assert pack_bytes(bits).shape == (2, 3, 4, 3)
-    np.testing.assert_array_equal(unpack_bytes(pack_bytes(bits), 18), bits)
+    np.testing.assert_array_equal(np.unpackbits(pack_bytes(bits), axis=-1, count=18), bits)
 
 
 @pytest.mark.parametrize(
@@ -79,16 +76,3 @@ def test_group_sizes():
     for bits, size in [(18, 0), (18, 17), (8, 9)]:
         with pytest.raises(UserError, match=f"group size {size} for {bits} bits"):
             group_sizes(bits, size)
-
-
-def test_wrong_number_of_bytes_is_named():
-    with pytest.raises(UserError, match="18 bits takes 3 bytes, but the data has 5"):
-        unpack_bytes(np.zeros((2, 5), np.uint8), 18)
-
-
-def test_corners_lie_on_the_sphere():
-    corners = to_corners(jnp.array([[0, 1, 1, 0]], jnp.uint8))
-    assert corners.tolist() == [[-0.5, 0.5, 0.5, -0.5]]
-    for length in (10, 18, 36):
-        norms = jnp.linalg.norm(to_corners(jnp.asarray(tokens(length))), axis=-1)
-        np.testing.assert_allclose(norms, 1, rtol=1e-6)

@@ -5,6 +5,7 @@ Oracles: golden vectors of the published code, closed forms of the paper, float6
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from scipy.special import gammaln
 from shapes import bsq_quantizer
 
-from bsq_jax.quantizers.bsq import to_sphere
+from bsq_jax.quantizers.bsq import to_corners, to_sphere
 from bsq_jax.quantizers.entropy import group_distributions, soft_logits
 
 # g: bits a group, kind: how the entropies were computed, t: inverse temperature, b: commitment.
@@ -176,7 +177,7 @@ def test_the_origin_has_a_token_and_finite_gradients():
         return out.loss + jnp.sum(out.quantized * jnp.arange(18.0)[None]), out
 
     gradient, out = jax.jit(jax.grad(loss, has_aux=True))(v)
-    assert np.isfinite(gradient).all()
+    chex.assert_tree_all_finite((gradient, out))
     assert np.asarray(gradient)[1].any()
     assert not np.asarray(gradient)[0].any()
     assert not np.asarray(out.bits)[0].any()
@@ -189,7 +190,7 @@ def test_low_precision_latents_are_computed_in_float32():
     low, full = jax.jit(lambda x: (quantizer(x), quantizer(x.astype(jnp.float32))))(v)
     assert low.quantized.dtype == jnp.float32
     assert low.bits.dtype == jnp.uint8
-    jax.tree.map(np.testing.assert_array_equal, low, full)
+    chex.assert_trees_all_equal(low, full)
     assert {leaf.dtype for leaf in low.losses.values()} == {jnp.dtype("float32")}
     gradient = jax.eval_shape(jax.grad(lambda x: quantizer(x).loss), v)
     assert gradient.dtype == jnp.bfloat16
@@ -243,7 +244,7 @@ def test_gradients_stay_finite_with_a_dead_bit(group_size, inv_temperature):
     quantizer = bsq_quantizer(group_size=group_size, inv_temperature=inv_temperature)
     v = np.random.default_rng(4).normal(size=(32, 18)).astype(np.float32)
     v[:, 3] = -3.0
-    assert np.isfinite(jax.grad(lambda x: quantizer(x).loss)(v)).all()
+    chex.assert_tree_all_finite(jax.grad(lambda x: quantizer(x).loss)(v))
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -258,3 +259,49 @@ def test_memory_grows_linearly_with_the_bits(group_size, weighted):
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert peak(144) <= 4.5 * peak(36)
+
+
+class Variants(chex.TestCase):
+    """The same numbers with and without jit and on a device. Oracle: float64 numpy."""
+
+    def latents(self):
+        return np.random.default_rng(6).normal(size=(2, 3, 5, 18)).astype(np.float32)
+
+    @chex.variants(with_jit=True, without_jit=True, with_device=True)
+    def test_quantizer(self):
+        v = self.latents()
+        out = self.variant(bsq_quantizer(group_size=9, commitment_weight=0.25).__call__)(v)
+        chex.assert_shape([out.quantized, out.bits], v.shape)
+        chex.assert_shape([out.loss, *out.losses.values()], ())
+        chex.assert_type([out.quantized, out.bits, out.loss], [jnp.float32, jnp.uint8, jnp.float32])
+        chex.assert_tree_all_finite(out)
+        np.testing.assert_array_equal(out.bits, v > 0)
+        np.testing.assert_allclose(out.quantized, np.sign(v) / np.sqrt(18), rtol=1e-6)
+        unit = v / np.linalg.norm(v.astype(np.float64), axis=-1, keepdims=True)
+        error = np.sum((unit - np.sign(v) / np.sqrt(18)) ** 2, axis=-1).mean()
+        np.testing.assert_allclose(out.losses["commitment"], error, rtol=1e-5)
+
+    @chex.variants(with_jit=True, without_jit=True, with_device=True)
+    def test_codes_are_what_was_quantized(self):
+        quantizer = bsq_quantizer()
+        out = quantizer(self.latents())
+        codes = self.variant(lambda bits: quantizer.codes(bits, 18))(out.bits)
+        chex.assert_trees_all_close(codes, out.quantized, rtol=1e-7)
+        first = self.variant(lambda bits: quantizer.codes(bits, 18))(out.bits[..., :4])
+        chex.assert_trees_all_equal(first[..., :4], codes[..., :4])
+        assert not np.asarray(first)[..., 4:].any()
+
+    @chex.variants(with_jit=True, without_jit=True, with_device=True)
+    def test_corners(self):
+        corners = self.variant(to_corners)(np.array([[0, 1, 1, 0]], np.uint8))
+        assert corners.tolist() == [[-0.5, 0.5, 0.5, -0.5]]
+        for length in (10, 18, 36):
+            bits = np.random.default_rng(length).integers(0, 2, (7, length), np.uint8)
+            norms = np.linalg.norm(self.variant(to_corners)(bits), axis=-1)
+            np.testing.assert_allclose(norms, 1, rtol=1e-6)
+
+
+def test_latents_that_are_no_floats_are_refused_by_name():
+    for wrong in (np.zeros((2, 18), np.int32), np.float32(0)):
+        with pytest.raises(ValueError, match=r"^latents is .*: floats of shape \[\.\.\., L\]"):
+            bsq_quantizer()(wrong)

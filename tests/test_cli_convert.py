@@ -5,7 +5,7 @@ import json
 import math
 import pathlib
 
-import jax
+import chex
 import numpy as np
 import pytest
 from checkpoint_files import CONFIG, checkpoint, halved, prefixed, tiny_state, with_time
@@ -85,11 +85,9 @@ def test_a_checkpoint_gives_the_published_codes_outputs(tmp_path, command, state
     assert origin == {"converted": "a.pt", "step": 1234}
     assert list(weights) == ["raw", "ema", "discriminator"]
     shape = Tokenizer.load(out)._model.shape
-    jax.tree.map(
-        np.testing.assert_array_equal, weights["raw"], from_torch_state(halved(state), shape)
-    )
+    chex.assert_trees_all_equal(weights["raw"], from_torch_state(halved(state), shape))
     kind, sizes, params = from_torch_discriminator(discriminator)
-    jax.tree.map(np.testing.assert_array_equal, weights["discriminator"], params)
+    chex.assert_trees_all_equal(weights["discriminator"], params)
     assert Tokenizer.load(out).origin == {"converted": "a.pt", "step": 1234, "weights": "ema"}
 
     assert config.optimizer.learning_rate is None  # follows the batch of the run to come

@@ -28,7 +28,7 @@ FLAG = "--xla_gpu_deterministic_ops=true"
 def fresh(monkeypatch):
     """As if no backend had started yet."""
     monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_autotune_level=2")
-    monkeypatch.setattr(jax._src.xla_bridge, "backends_are_initialized", lambda: False)
+    monkeypatch.setattr(determinism, "backends_started", lambda: False)
 
 
 def test_the_flag_is_added_to_those_that_are_there(fresh, monkeypatch):

@@ -1,5 +1,6 @@
 """Entropies of the soft assignment. Oracle: all 2^L codes written out, in float64 numpy."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -168,7 +169,7 @@ def test_large_logits_stay_finite(size):
     np.testing.assert_allclose(loss(huge), -wanted[size], rtol=1e-5)
     # At 18 bits, 20 times the largest logit that the published temperature can give.
     gradient = jax.jit(jax.grad(loss))(jnp.asarray(signs * 20.0, jnp.float32))
-    assert np.isfinite(gradient).all()
+    chex.assert_tree_all_finite(gradient)
 
 
 @pytest.mark.parametrize("size", [1, 5])
@@ -197,3 +198,40 @@ def test_entropies_are_those_of_the_global_batch(size):
         sum(entropy(marginal(d.mean(axis=0), 5, i, size)) for i in range(0, 5, size)) for d in q
     ]
     assert np.mean(alone) < float(codebook) - 0.3
+
+
+class Variants(chex.TestCase):
+    """The same numbers with and without jit and on a device. Oracle: all codes written out."""
+
+    @chex.variants(with_jit=True, without_jit=True, with_device=True)
+    def test_entropies(self):
+        length = 6
+        unit = unit_vectors(24, length)
+        q = assignment(unit, 3.0)
+
+        def both(u):
+            logits = soft_logits(u, 3.0)
+            return package.token_entropy(logits), package.codebook_entropy(logits, 3)
+
+        found = self.variant(both)(unit.astype(np.float32))
+        chex.assert_shape(found, ())
+        average = q.mean(axis=0)
+        groups = sum(entropy(marginal(average, length, first, 3)) for first in (0, 3))
+        chex.assert_trees_all_close(found, (entropy(q).mean(), groups), rtol=1e-5)
+
+    @chex.variants(with_jit=True, without_jit=True, with_device=True)
+    def test_distributions(self):
+        logits = soft_logits(unit_vectors(24, 5).astype(np.float32), 3.0)
+        pair, rest = self.variant(lambda x: package.group_distributions(x, 2))(logits)
+        chex.assert_shape([pair, rest], [(2, 4), (1, 2)])
+        chex.assert_trees_all_close(jnp.sum(pair, axis=-1), jnp.ones(2), rtol=1e-5)
+        ones = jax.nn.sigmoid(logits).mean(axis=0)
+        chex.assert_trees_all_close(rest[0, 1], ones[4], rtol=1e-5)
+
+
+def test_arrays_that_do_not_fit_are_refused_by_name():
+    logits = jnp.zeros((2, 3, 4))
+    with pytest.raises(ValueError, match=r"weights \[3\] .* logits \[2, 3, 4\]"):
+        package.token_entropy(logits, jnp.ones(3))
+    with pytest.raises(ValueError, match="logits is int32"):
+        package.codebook_entropy(logits.astype(jnp.int32))

@@ -1,10 +1,15 @@
 """Health of the bits. Oracle: small batches whose statistics are counted by hand, and numpy."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bsq_jax.quantizers.health import bit_health, code_counts, health_of
+from bsq_jax.quantizers.health import code_counts, health_of
+
+
+def bit_health(bits, weights=None):
+    return health_of(code_counts(bits, weights))
 
 
 def test_hand_made_batch():
@@ -46,8 +51,7 @@ def test_tokens_that_are_left_out_might_as_well_not_be_there():
     weights = np.arange(4)[None, :] < np.array([[1], [4], [2]])
     health = bit_health(jnp.asarray(bits), jnp.asarray(weights, jnp.float32))
     wanted = bit_health(jnp.asarray(bits[weights]))
-    for name, value in wanted.items():
-        np.testing.assert_allclose(health[name], value, rtol=1e-5, err_msg=name)
+    chex.assert_trees_all_close(health, wanted, rtol=1e-5)
     assert health["group_usage"] < bit_health(jnp.asarray(bits))["group_usage"]
 
 
@@ -56,7 +60,7 @@ def test_shares_that_round_up_leave_entropies_finite():
     weights = jnp.asarray(np.random.default_rng(2).uniform(0.1, 1, (200, 20)), jnp.float32)
     assert (jnp.sum(weights / jnp.sum(weights, axis=1, keepdims=True), axis=1) > 1).any()
     health = jax.jit(jax.vmap(bit_health, (None, 0)))(jnp.ones((20, 2), jnp.uint8), weights)
-    assert np.isfinite(health["bit_entropy"]).all()
+    chex.assert_tree_all_finite(health)
 
 
 def test_counts_of_parts_add_up():
@@ -69,3 +73,25 @@ def test_counts_of_parts_add_up():
         np.testing.assert_allclose(health_of(parts)[name], value, rtol=1e-5, atol=1e-6)
     above = health_of({"bit_mean": jnp.float32([1 + 1e-6]), "codes_seen": jnp.ones((1, 2))})
     assert above["bit_entropy"] == 0  # as of exactly 1
+
+
+class Variants(chex.TestCase):
+    """The same numbers with and without jit and on a device. Oracle: counted by hand."""
+
+    @chex.variants(with_jit=True, without_jit=True, with_device=True)
+    def test_half_of_the_codes(self):
+        bits = np.array([[0, 1], [0, 0], [0, 1], [0, 0]], np.uint8)
+        health = self.variant(bit_health)(bits)
+        wanted = {
+            "bit_mean": [0, 0.5],
+            "bit_entropy": 0.5,
+            "bit_entropy_min": 0,
+            "group_usage": 0.5,
+        }
+        chex.assert_trees_all_close(
+            health,
+            jax.tree.map(
+                jnp.float32, {name: np.array(value, np.float32) for name, value in wanted.items()}
+            ),
+            atol=1e-6,
+        )

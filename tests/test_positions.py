@@ -1,5 +1,6 @@
 """Positions. Oracles: sines and rotations written out in float64 numpy; closed forms."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,8 +82,12 @@ def test_rotary_scores_depend_on_distances_alone():
 def test_a_table_is_part_of_a_longer_one_to_the_bit(kind):
     whole = frame_positions(kind, 0, 50, 24, 2)
     part = frame_positions(kind, 17, 3, 24, 2)
-    for a, b in zip(whole, part, strict=True):
-        np.testing.assert_array_equal(np.asarray(a)[17:20], b)
+    chex.assert_trees_all_equal(jax.tree.map(lambda rows: rows[17:20], whole), part)
+
+
+def test_unknown_positions_are_named():
+    with pytest.raises(UserError, match=r"polar.*learned, sincos, rotary"):
+        frame_positions("polar", 0, 1, 8, 2)
 
 
 def test_learned_positions_are_looked_up():
@@ -134,3 +139,30 @@ def test_clips_that_are_too_long_and_widths_that_do_not_fit():
     ):
         with pytest.raises(UserError, match=message):
             check_width(*arguments)
+
+
+class Variants(chex.TestCase):
+    """The same numbers with and without jit and on a device. Oracle: the formulas in float64."""
+
+    @chex.variants(with_jit=True, without_jit=True, with_device=True)
+    def test_rotations(self):
+        x = np.random.default_rng(0).normal(size=(2, 6, 16))
+        positions = frame_positions("rotary", 3, 2, 16, 1)
+
+        def turn(x):
+            return rotate(x, rotation(positions, (2, 3), 16))
+
+        found = self.variant(turn)(x[None, :, :, None].astype(np.float32))
+        chex.assert_shape(found, (1, 2, 6, 1, 16))
+        for t, token in np.ndindex(2, 6):
+            wanted = turned(x[t, token], (3 + t, *divmod(token, 3)), (2, 3, 3))
+            np.testing.assert_allclose(found[0, t, token, 0], wanted, atol=2e-6)
+
+    @chex.variants(with_jit=True, without_jit=True, with_device=True)
+    def test_sines(self):
+        module = PositionEmbedding("sincos", (1, 2), 3, jnp.float32)
+        positions = frame_positions("sincos", 0, 3, 8, 2)
+        found = self.variant(lambda x: module.apply({}, x, positions))(jnp.zeros((1, 3, 1, 2, 8)))
+        for t, column in np.ndindex(3, 2):
+            wanted = np.concatenate([sines(0, 4), sines(column, 4)]) + sines(t, 8)
+            np.testing.assert_allclose(found[0, t, 0, column], wanted, atol=1e-6)

@@ -1,5 +1,6 @@
 """Published states of discriminators. Oracles: the golden one, and networks written in PyTorch."""
 
+import chex
 import flax.linen as nn
 import jax
 import numpy as np
@@ -70,8 +71,7 @@ def test_names_shapes_and_sizes_of_a_clip_discriminator():
 def test_wrappers_are_stripped_and_buffers_left_out(state):
     assert any("resample_filter" in key for key in state)
     wrapped = {f"module.module.{key}": array for key, array in state.items()}
-    jax.tree.map(
-        np.testing.assert_array_equal,
+    chex.assert_trees_all_equal(
         from_torch_discriminator(wrapped)[2],
         from_torch_discriminator(state)[2],
     )

@@ -1,5 +1,6 @@
 """State dicts of the published code. Oracle: the golden one, and its arrays read by hand."""
 
+import chex
 import flax.linen as nn
 import jax
 import numpy as np
@@ -74,8 +75,7 @@ def test_a_video_model_has_an_embedding_per_frame(state):
 @pytest.mark.parametrize("prefix", ["module.", "module.module."])
 def test_wrappers_are_stripped(state, prefix):
     wrapped = {prefix + key: array for key, array in state.items()}
-    jax.tree.map(
-        np.testing.assert_array_equal,
+    chex.assert_trees_all_equal(
         from_torch_state(wrapped, SHAPE),
         from_torch_state(state, SHAPE),
     )

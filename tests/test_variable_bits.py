@@ -22,7 +22,7 @@ from bsq_jax.core.sharding import batch_sharding, make_mesh
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.losses import L1, L2
 from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
-from bsq_jax.quantizers.bits import to_corners
+from bsq_jax.quantizers.bsq import to_corners
 from bsq_jax.training.tasks.prior import make_prior_task
 from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
 from bsq_jax.training.tasks.variable_bits import draw_kept, keep_bits

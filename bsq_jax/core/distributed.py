@@ -11,9 +11,9 @@ import time
 from collections.abc import Iterator, Mapping
 
 import jax
-from jax._src.clusters.cloud_tpu_cluster import GceTpuCluster  # has no public name
 
 from bsq_jax.core.errors import UNAVAILABLE, UserError
+from bsq_jax.core.jax_private import machines_of_tpu_slice
 
 TIMEOUT = 300.0  # seconds: hosts of a large job do not start at the same moment
 # Seconds without a sign of life after which JAX aborts the others. It gives two in that time, so a
@@ -112,15 +112,13 @@ def several_processes(environment: Mapping[str, str]) -> bool:
 
 
 def _machines_of_this_slice() -> int:
-    """How many TPU machines of Google Compute Engine work together here; 1 on other machines.
-
-    Their metadata say so, and no variable; on a machine without TPUs nobody is asked.
+    """As `machines_of_tpu_slice`.
 
     Raises:
       UserError: the metadata cannot be read.
     """
     try:
-        return GceTpuCluster.get_process_count() if GceTpuCluster.is_env_present() else 1
+        return machines_of_tpu_slice()
     except Exception as error:  # whatever the network and the parsing raise
         reason = " ".join(str(error).split())[:200]
         raise UserError(

@@ -1,10 +1,12 @@
-"""How a run over several processes ends when one of them fails: all end, with its message.
+"""Fail-fast across processes: when one process of a run fails, all end with its message.
 
-Who fails tells the others through JAX's coordination service and is gone; a thread of each listens.
-Nobody waits for the barrier at the end of a normal run, which the failed process will never reach.
-A process that is killed cannot tell: then the collective that it takes part in fails, or process 0
-misses its sign of life. Where process 0 is gone, which runs the service, JAX itself ends the others
-at once, with a message of its own and the status of an abort.
+The process that fails writes its message to the key-value store of JAX's coordination service and
+exits; a thread in each other process reads it there. Nothing waits for the barrier at the end of a
+normal run, which the failed process will never reach. A process that is killed writes nothing: then
+the collective that it takes part in fails, or process 0 misses its heartbeat. JAX has a heartbeat
+of its own, but ends the other processes by an abort, without a message and with no status that
+tells a launcher to start the run again; so ours is the shorter one. When process 0 is gone, which
+runs the service, that abort is what happens.
 """
 
 from __future__ import annotations
@@ -18,28 +20,28 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 import jax
-from jax._src import distributed  # the key-value store has no public name
 
 from bsq_jax.core.errors import INTERRUPTED, MISTAKE, RUN_AGAIN, UserError
+from bsq_jax.core.jax_private import coordination_client
 
 _KEY = "bsq_jax/failure"
 _ALIVE = "bsq_jax/alive"
 _POLL = 0.5  # seconds
-_SIGN = 2.0  # seconds between two signs of life
-# Seconds without one after which a process is lost; less than half of
+_HEARTBEAT = 2.0  # seconds from one to the next
+# Seconds without a heartbeat after which a process is lost; less than half of
 # `bsq_jax.core.distributed.HEARTBEAT`, after which JAX would abort the others.
 _LOST = 25.0
-_PATIENCE = 3.0  # seconds that a process gives another one to tell first
+_PATIENCE = 3.0  # seconds that a process waits for another one to announce its failure first
 
 _over = threading.Event()  # a normal end, or this process has begun to fail
 _failing = threading.Lock()  # held by the thread that ends the process
 
 
 class Failure(NamedTuple):
-    """What a process told the others: its number, its exit status and its message."""
+    """What a failed process tells the others: its number, its exit status and its message."""
 
     process: int
     status: int
@@ -48,7 +50,7 @@ class Failure(NamedTuple):
 
 @contextlib.contextmanager
 def shared() -> Iterator[None]:
-    """What happens inside happens to all processes: a failure of one ends all of them.
+    """Inside, a failure of one process ends all processes of the run.
 
     In a run of one process errors pass through, but for what has a clearer line.
 
@@ -101,53 +103,51 @@ def _told(error: jax.errors.JaxRuntimeError) -> Exception:
 
 
 def announce(failure: Failure) -> None:
-    """Tells the other processes, unless one has told already, or nobody can be reached."""
+    """Tells the other processes, unless one has failed before, or the service is gone."""
     with contextlib.suppress(Exception):
-        _client().key_value_set(_KEY, json.dumps(failure))
+        coordination_client().key_value_set(_KEY, json.dumps(failure))
 
 
 def announced(timeout: float = 0.0) -> Failure | None:
-    """What a process told, waiting for it for so many seconds."""
+    """The failure that a process announced, waiting for it for so many seconds."""
     give_up = time.monotonic() + timeout
     while True:
         with contextlib.suppress(Exception):
-            return Failure(*json.loads(_client().key_value_try_get(_KEY)))
+            return Failure(*json.loads(coordination_client().key_value_try_get(_KEY)))
         if time.monotonic() >= give_up:
             return None
         time.sleep(0.05)
 
 
-def _client() -> Any:
-    return distributed.global_state.client
-
-
 def _listen() -> None:
-    """Waits for the failure of another process; gives signs of life, and process 0 looks for them.
+    """Waits for the failure of another process; sends heartbeats, which process 0 checks.
 
-    The threads of a process run side by side, so that a long step or compilation is no silence.
+    In a thread of its own, so that a long step or compilation does not hold up the heartbeat.
     """
-    index, signs, next_sign = jax.process_index(), 0, 0.0
-    heard: dict[str, tuple[str, float]] = {}  # of each process the last sign, and when it was new
+    index, beats, next_beat = jax.process_index(), 0, 0.0
+    seen: dict[str, tuple[str, float]] = {}  # of each process the last heartbeat and its time
     while not _over.wait(_POLL):
         now = time.monotonic()
-        if now >= next_sign:
-            signs, next_sign = signs + 1, now + _SIGN
+        if now >= next_beat:
+            beats, next_beat = beats + 1, now + _HEARTBEAT
             with contextlib.suppress(Exception):
-                _client().key_value_set(f"{_ALIVE}/{index}", str(signs), allow_overwrite=True)
+                coordination_client().key_value_set(
+                    f"{_ALIVE}/{index}", str(beats), allow_overwrite=True
+                )
             if index == 0:
-                _look_for_signs(heard, now)
+                _check_heartbeats(seen, now)
         failure = announced()
         if failure is not None and _failing.acquire(blocking=False):
             _follow(failure)
 
 
-def _look_for_signs(heard: dict[str, tuple[str, float]], now: float) -> None:
-    """Announces a process that was heard of once and is silent since."""
+def _check_heartbeats(seen: dict[str, tuple[str, float]], now: float) -> None:
+    """Announces the failure of a process whose heartbeat has stopped."""
     with contextlib.suppress(Exception):
-        for name, sign in _client().key_value_dir_get(_ALIVE):
-            if heard.get(name, ("", 0.0))[0] != sign:
-                heard[name] = sign, now
-    for name, (_, when) in heard.items():
+        for name, beat in coordination_client().key_value_dir_get(_ALIVE):
+            if seen.get(name, ("", 0.0))[0] != beat:
+                seen[name] = beat, now
+    for name, (_, when) in seen.items():
         if now - when > _LOST:
             message = (
                 f"not heard of for {_LOST:.0f} s, it was killed or its machine is gone: the same "
@@ -170,12 +170,12 @@ def _end(status: int, message: str, *, blame_others: bool = False) -> NoReturn:
     Args:
       status: exit status of all.
       message: one line.
-      blame_others: what another process tells counts more than this.
+      blame_others: the failure that another process announces is the cause of this one.
     """
     if not _failing.acquire(blocking=False):
         threading.Event().wait()  # the listening thread is ending the process
     mine, index = Failure(jax.process_index(), status, message), jax.process_index()
-    # Often all meet the same mistake; then process 0 alone speaks.
+    # Often all processes meet the same mistake; then process 0 alone prints it.
     first = announced(_PATIENCE if blame_others or index else 0.0)
     if first is not None and blame_others:
         _follow(first)

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bsq_jax.core import jax_private
+
 Capability = tuple[int, int]
 
 
@@ -57,11 +59,7 @@ def cuda_capability() -> Capability | None:
 def cudnn_version() -> int:
     """Version of cuDNN as it writes it, such as 91100 for 9.11; 0 where there is none."""
     target = _DESCRIBED.get()
-    if target:
-        return target.cudnn
-    from jax._src.lib import cuda_versions  # has no public name
-
-    return cuda_versions.cudnn_get_version() if cuda_versions is not None else 0
+    return target.cudnn if target else jax_private.cudnn_version()
 
 
 @contextlib.contextmanager

@@ -59,12 +59,17 @@ def frame_positions(kind: str, first: int, frames: int, width: int, heads: int) 
     """Positions of frames ``first .. first + frames - 1``.
 
     Args:
-      kind: one of `KINDS`.
+      kind: ``learned``, ``sincos`` or ``rotary``.
       first: place of the first frame.
       frames: how many.
       width: channels of a token.
       heads: attention heads.
+
+    Raises:
+      UserError: an unknown kind.
     """
+    if kind not in KINDS:
+        raise UserError(f"positions '{kind}': it must be one of {', '.join(KINDS)}")
     number = np.arange(first, first + frames)
     added = _sines(number, width) if kind == "sincos" else np.zeros((frames, 0))
     pairs = _split(width // heads)[0] if kind == "rotary" else 0
@@ -120,7 +125,7 @@ class PositionEmbedding(nn.Module):
     """Adds what tells where a token is; for rotary positions, nothing.
 
     Attributes:
-      kind: one of `KINDS`.
+      kind: ``learned``, ``sincos`` or ``rotary``.
       grid: (rows, columns) of a frame.
       frames: rows of the learned temporal table; 1 for none.
       dtype: of the sum.
@@ -166,7 +171,7 @@ def check_length(kind: str, last: int, frames: int) -> None:
     """Refuses frames that a model has no positions for.
 
     Args:
-      kind: one of `KINDS`.
+      kind: ``learned``, ``sincos`` or ``rotary``.
       last: place of the last frame, from 0.
       frames: the model's longest clip.
 

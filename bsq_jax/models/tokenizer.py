@@ -1,4 +1,4 @@
-"""The tokenizer network: ViT encoder, quantiser, ViT decoder (paper, section 3; BSQ-ViT).
+"""The tokenizer network: ViT encoder, quantizer, ViT decoder (paper, section 3; BSQ-ViT).
 
 Everything works on ``[batch, time, height, width, channel]`` with pixels in [-1, 1]; an image is a
 video of one frame. Attention is block-wise causal over frames in encoder and decoder, so a clip can
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from bsq_jax.core import cpu
+from bsq_jax.core.array_checks import check_array
 from bsq_jax.models.attention.causality import Causality
 from bsq_jax.models.attention.choice import Blocking, Choice, choose_implementation
 from bsq_jax.models.attention.self_attention import KVCache
@@ -29,7 +30,6 @@ from bsq_jax.models.positions import (
 )
 from bsq_jax.models.transformer import Compute, Transformer, layer_norm
 from bsq_jax.quantizers import Quantized
-from bsq_jax.quantizers.bits import to_corners
 
 CHANNELS = 3
 
@@ -111,7 +111,16 @@ def patchify(pixels: jax.Array, patch: int) -> jax.Array:
 
     Returns:
       ``[batch, time, row, column, channel * patch * patch]``, (channel, row, column) in a patch.
+
+    Raises:
+      ValueError: other axes, or sides that are not multiples of the patch.
     """
+    check_array("pixels", pixels, "batch", "time", "height", "width", "channel", kind="numbers")
+    if pixels.shape[2] % patch or pixels.shape[3] % patch:
+        raise ValueError(
+            f"frames of {pixels.shape[2]}x{pixels.shape[3]} pixels cannot be cut into patches of "
+            f"{patch}x{patch}"
+        )
     return rearrange(pixels, "b t (h p) (w q) c -> b t h w (c p q)", p=patch, q=patch)
 
 
@@ -227,12 +236,12 @@ class Decoder(nn.Module):
 
 
 class TokenizerModel(nn.Module):
-    """Encoder, projection to L channels, quantiser, projection back, decoder.
+    """Encoder, projection to L channels, quantizer, projection back, decoder.
 
     Attributes:
       shape: what fixes the parameters.
       quantizer: called on float32 latents ``[..., L]``, returns `Quantized`.
-      dtype: dtype of the computation; parameters are float32, and so is the quantiser.
+      dtype: dtype of the computation; parameters are float32, and so is the quantizer.
       remat: recompute blocks in the backward pass.
       attention: implementation of attention, see `bsq_jax.models.attention.choice`.
       blocking: how blocked attention cuts a clip.
@@ -296,22 +305,38 @@ class TokenizerModel(nn.Module):
         return TokenizerOutput(self.decode_quantized(quantized.quantized, real), quantized)
 
     def encode(self, pixels: jax.Array, real: jax.Array | None = None) -> Quantized:
-        """Tokens of pixels: ``.bits`` is uint8 ``[batch, time, row, column, L]``."""
-        return self.quantizer(self.latents(pixels, real))
+        """Tokens of pixels: ``.bits`` is uint8 ``[batch, time, row, column, L]``.
+
+        Raises:
+          UserError: as `__call__`.
+          ValueError: the pixels are not floats of the model's size.
+        """
+        return self.quantize(self.latents(pixels, real))
+
+    def quantize(self, latents: jax.Array, weights: jax.Array | None = None) -> Quantized:
+        """Tokens of what `latents` gives.
+
+        Args:
+          latents: ``[batch, time, row, column, L]``.
+          weights: of the frames in the quantizer's losses, ``[batch, time]``; None: all alike.
+        """
+        return self.quantizer(latents, weights)
 
     def latents(self, pixels: jax.Array, real: jax.Array | None = None) -> jax.Array:
         """The float32 latents ``[batch, time, row, column, L]`` before the sphere."""
+        shape = self.shape
+        check_array("pixels", pixels, "batch", "time", shape.image_height, shape.image_width, 3)
         features, _ = self.encoder(pixels, self.shape.frame_positions(pixels.shape[1]), real=real)
         return self.to_latent(features.astype(jnp.float32))
 
     def decode_quantized(self, quantized: jax.Array, real: jax.Array | None = None) -> jax.Array:
-        """Pixels, not clamped, of quantised latents ``[batch, time, row, column, L]``."""
+        """Pixels, not clamped, of quantized latents ``[batch, time, row, column, L]``."""
         positions = self.shape.frame_positions(quantized.shape[1])
         return self.decoder(self.from_latent(quantized), positions, real=real)[0]
 
     def decode(self, bits: jax.Array, real: jax.Array | None = None) -> jax.Array:
         """Pixels in [-1, 1] of tokens or their first bits, ``[batch, time, row, column, L]``."""
-        corners = to_corners(bits, self.shape.bits)
+        corners = self._codes(bits)
         return jnp.clip(self.decode_quantized(corners, real), -1.0, 1.0)
 
     def encode_next(
@@ -335,6 +360,11 @@ class TokenizerModel(nn.Module):
         self, bits: jax.Array, positions: FramePositions, past: KVCache | None
     ) -> tuple[jax.Array, KVCache | None]:
         """Pixels in [-1, 1] of the next frames of a stream; as `encode_next`."""
-        features = self.from_latent(to_corners(bits, self.shape.bits))
+        features = self.from_latent(self._codes(bits))
         pixels, present = self.decoder(features, positions, past, streaming=True)
         return jnp.clip(pixels, -1.0, 1.0), present
+
+    def _codes(self, bits: jax.Array) -> jax.Array:
+        """The quantizer's codes of tokens or their first bits."""
+        check_array("bits", bits, "batch", "time", *self.shape.grid, "L", kind="integers")
+        return self.quantizer.codes(bits, self.shape.bits)

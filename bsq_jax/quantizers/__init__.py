@@ -1,4 +1,4 @@
-"""Quantisers: ``(latents) -> Quantized``, one interface for all."""
+"""Quantizers: ``(latents) -> Quantized``, one interface for all."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["BinarySphericalQuantizer", "Quantized", "make_quantizer"]
 
 
 def make_quantizer(config: ConfigDict) -> BinarySphericalQuantizer:
-    """The quantiser that ``config.quantizer`` describes.
+    """The quantizer that ``config.quantizer`` describes.
 
     Raises:
       UserError: an unknown name.
     """
     if config.name != "bsq":
-        raise UserError(f"config.quantizer.name is '{config.name}': the quantisers are: bsq")
+        raise UserError(f"config.quantizer.name is '{config.name}': the quantizers are: bsq")
     return BinarySphericalQuantizer(
         group_size=config.group_size,
         inv_temperature=config.inv_temperature,

@@ -27,21 +27,6 @@ def pack_bytes(bits: np.ndarray) -> np.ndarray:
     return np.packbits(np.asarray(bits).astype(np.uint8), axis=-1)
 
 
-def unpack_bytes(packed: np.ndarray, bits: int) -> np.ndarray:
-    """Inverse of `pack_bytes`: uint8 ``[..., ceil(L / 8)]`` to uint8 0/1 ``[..., L]``, L = bits.
-
-    Raises:
-      UserError: the number of bytes a token is not that of an L-bit token.
-    """
-    packed = np.asarray(packed, np.uint8)
-    if packed.shape[-1] != -(-bits // 8):
-        raise UserError(
-            f"a token of {bits} bits takes {-(-bits // 8)} bytes, but the data has "
-            f"{packed.shape[-1]} bytes a token: check the number of bits"
-        )
-    return np.unpackbits(packed, axis=-1, count=bits)
-
-
 def group_sizes(bits: int, group_size: int) -> tuple[int, ...]:
     """Sizes of the groups that `bits` channels are split into: equal, the last one may be smaller.
 
@@ -90,19 +75,3 @@ def from_group_indices(indices: jax.Array, bits: int, group_size: int) -> jax.Ar
     flat = rearrange(grouped, "... group bit -> ... (group bit)").astype(jnp.uint8)
     last = len(sizes) * group_size - sizes[-1]
     return jnp.concatenate([flat[..., : bits - sizes[-1]], flat[..., last:]], axis=-1)
-
-
-def to_corners(bits: jax.Array, length: int | None = None) -> jax.Array:
-    """The corner of the hypercube that a token stands for: ``(2 bits - 1) / sqrt(L)``.
-
-    Args:
-      bits: 0/1, ``[..., L]``, or the first bits of tokens.
-      length: L; None: as many as are given.
-
-    Returns:
-      float32 ``[..., L]``, 0 where bits are missing.
-    """
-    given = bits.shape[-1]
-    length = given if length is None else length
-    corners = (2 * bits.astype(jnp.float32) - 1) / np.sqrt(length).astype(np.float32)
-    return jnp.pad(corners, ((0, 0),) * (bits.ndim - 1) + ((0, length - given),))

@@ -9,17 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bsq_jax.core.array_checks import check_array
 from bsq_jax.core.clips import weighted_mean
 from bsq_jax.quantizers import entropy
 
 
 class Quantized(NamedTuple):
-    """What a quantiser returns.
+    """What a quantizer returns.
 
     Attributes:
       quantized: float32 ``[..., L]``, carries gradients to the latents.
       bits: uint8 0/1 ``[..., L]``, the token.
-      losses: unweighted terms of the quantiser's loss, scalars.
+      losses: unweighted terms of the quantizer's loss, scalars.
       loss: their weighted sum, the scalar that training adds.
     """
 
@@ -53,9 +54,25 @@ def to_sphere(latents: jax.Array) -> jax.Array:
     return jnp.where(length != 0, unit, 0.0)  # unequal, not greater: NaN stays NaN and is noticed
 
 
+def to_corners(bits: jax.Array, length: int | None = None) -> jax.Array:
+    """The corner of the hypercube that a token stands for: ``(2 bits - 1) / sqrt(L)``.
+
+    Args:
+      bits: 0/1, ``[..., L]``, or the first bits of tokens.
+      length: L; None: as many as are given.
+
+    Returns:
+      float32 ``[..., L]``, 0 where bits are missing.
+    """
+    given = bits.shape[-1]
+    length = given if length is None else length
+    corners = (2 * bits.astype(jnp.float32) - 1) / np.sqrt(length).astype(np.float32)
+    return jnp.pad(corners, ((0, 0),) * (bits.ndim - 1) + ((0, length - given),))
+
+
 @dataclasses.dataclass(frozen=True)
 class BinarySphericalQuantizer:
-    """Quantises latents to corners of the hypercube inscribed in the unit sphere.
+    """Quantizes latents to corners of the hypercube inscribed in the unit sphere.
 
     Has no parameters and no codebook. Everything is computed in float32 whatever precision the
     network runs in.
@@ -75,16 +92,20 @@ class BinarySphericalQuantizer:
     commitment_weight: float
 
     def __call__(self, latents: jax.Array, weights: jax.Array | None = None) -> Quantized:
-        """Quantises latents.
+        """Quantizes latents.
 
         Args:
           latents: ``[..., L]`` of any float type.
           weights: of the tokens in the losses, see `entropy`; None: all count alike.
+
+        Raises:
+          ValueError: latents that are not floats or have no axis.
         """
+        check_array("latents", latents, "L", leading=True)
         return self.quantize_unit(to_sphere(latents.astype(jnp.float32)), weights)
 
     def quantize_unit(self, unit: jax.Array, weights: jax.Array | None = None) -> Quantized:
-        """Quantises points that lie on the unit sphere already, float32 ``[..., L]``."""
+        """Quantizes points that lie on the unit sphere already, float32 ``[..., L]``."""
         channels = unit.shape[-1]
         quantized = straight_through_sign(unit) / np.float32(np.sqrt(channels))
         bits = (unit > 0).astype(jnp.uint8)
@@ -104,3 +125,15 @@ class BinarySphericalQuantizer:
         loss = penalty + self.commitment_weight * losses["commitment"]
 
         return Quantized(quantized, bits, losses, loss)
+
+    def codes(self, bits: jax.Array, length: int) -> jax.Array:
+        """What the decoder is given for tokens: the corners that `Quantized.quantized` holds.
+
+        Args:
+          bits: 0/1, ``[..., L]``, or the first bits of tokens.
+          length: L.
+
+        Returns:
+          float32 ``[..., L]``, 0 where bits are missing.
+        """
+        return to_corners(bits, length)

@@ -11,8 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bsq_jax.core.array_checks import check_array
 from bsq_jax.core.clips import weighted_mean, with_axes
 from bsq_jax.quantizers.bits import group_sizes
+
+
+def _check(logits: jax.Array, weights: jax.Array | None) -> None:
+    check_array("logits", logits, "L", leading=True)
+    if weights is not None and weights.shape != logits.shape[: weights.ndim]:
+        raise ValueError(
+            f"weights {list(weights.shape)} are not of the first axes of logits "
+            f"{list(logits.shape)}"
+        )
 
 
 def soft_logits(unit: jax.Array, inv_temperature: float = 1.0) -> jax.Array:
@@ -42,6 +52,7 @@ def token_entropy(logits: jax.Array, weights: jax.Array | None = None) -> jax.Ar
       logits: ``[..., L]``.
       weights: of the tokens; None: all count alike.
     """
+    _check(logits, weights)
     return weighted_mean(jnp.sum(binary_entropy(logits), axis=-1), weights)
 
 
@@ -102,6 +113,7 @@ def group_distributions(
       ``[group, 2^g]`` of the groups of equal size and, where g does not divide L, ``[1, 2^rest]``
       of the last one. Rows sum to one.
     """
+    _check(logits, weights)
     flat = logits.reshape(-1, logits.shape[-1])
     sizes = group_sizes(logits.shape[-1], group_size)
     equal = sum(size == group_size for size in sizes)
@@ -132,6 +144,7 @@ def codebook_entropy(
       group_size: bits a group; 1 costs O(L).
       weights: of the tokens; None: all count alike.
     """
+    _check(logits, weights)
     if group_size == 1:
         ones = jax.nn.sigmoid(logits.reshape(-1, logits.shape[-1]))
         if weights is None:

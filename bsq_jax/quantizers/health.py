@@ -1,4 +1,4 @@
-"""Is the quantiser well? What a token's bits look like over one batch."""
+"""Codebook usage and entropies of the bits of a batch of tokens."""
 
 import jax
 import jax.numpy as jnp
@@ -10,28 +10,12 @@ from bsq_jax.quantizers.entropy import token_shares
 WATCHED_GROUP = 8
 
 
-def bit_health(bits: jax.Array, weights: jax.Array | None = None) -> dict[str, jax.Array]:
-    """Statistics of the tokens of one (global) batch.
+def code_counts(bits: jax.Array, weights: jax.Array | None = None) -> dict[str, jax.Array]:
+    """Counts of the tokens of one (global) batch that `health_of` needs, in a form that adds up.
 
     Args:
       bits: 0/1 ``[..., L]``.
       weights: of the tokens, see `bsq_jax.quantizers.entropy`; None: all count alike.
-
-    Returns:
-      ``bit_mean`` ``[L]``, the share of ones of each bit; ``bit_entropy`` and ``bit_entropy_min``,
-      mean and smallest entropy of a bit, 0 (dead) to 1 (fair coin); ``group_usage``, the share of
-      the codes of 8-bit groups that occur, averaged over groups: near 1 in a healthy model once a
-      batch has some thousand tokens, and a few per cent after a collapse.
-    """
-    return health_of(code_counts(bits, weights))
-
-
-def code_counts(bits: jax.Array, weights: jax.Array | None = None) -> dict[str, jax.Array]:
-    """What `health_of` needs to know of some tokens, in a form that adds up.
-
-    Args:
-      bits: 0/1 ``[..., L]``.
-      weights: as of `bit_health`.
 
     Returns:
       ``bit_mean`` float32 ``[L]``, and ``codes_seen`` float32 ``[group, code]``, positive for the
@@ -55,7 +39,17 @@ def code_counts(bits: jax.Array, weights: jax.Array | None = None) -> dict[str, 
 
 
 def health_of(counts: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The statistics that `bit_health` returns, from what `code_counts` gave."""
+    """Statistics of tokens.
+
+    Args:
+      counts: of `code_counts`.
+
+    Returns:
+      ``bit_mean`` ``[L]``, the share of ones of each bit; ``bit_entropy`` and ``bit_entropy_min``,
+      mean and smallest entropy of a bit, 0 (dead) to 1 (fair coin); ``group_usage``, the codebook
+      usage of groups of 8 bits, averaged over groups: near 1 in a healthy model once a batch has
+      some thousand tokens, and a few per cent after a collapse.
+    """
     mean = jnp.minimum(counts["bit_mean"], 1.0)  # rounding may pass 1, also that of a sum of parts
     entropy = (jax.scipy.special.entr(mean) + jax.scipy.special.entr(1 - mean)) / np.float32(
         np.log(2)

@@ -10,44 +10,26 @@ from typing import Any, NamedTuple
 
 from bsq_jax.config import default_config
 from bsq_jax.core.errors import UserError
-from bsq_jax.torch_import.config_keys import DECODER, PARAMS, VIT, Embedded
+from bsq_jax.torch_import.config_keys import (
+    DECODER,
+    DISCRIMINATORS,
+    LOSS,
+    LOSS_DEFAULTS,
+    LOSS_KINDS,
+    MASKS,
+    PARAMS,
+    PLAIN,
+    VIT,
+    Embedded,
+)
 
 SHAPES, EMBEDDED, FLAG, DEFAULT = "shapes", "embedded config", "flag", "published default"
 CONVERTER, THEIR_DEFAULT = "converter", "default of the published code"
 HEAD_CHANNELS = 64  # of the published models
-_LOSS = "loss.params"
 _LARGEST_GROUP = 16  # bits, see bsq_jax.quantizers
-# Their key, ours, and its type: what is taken as it is.
-_PLAIN = (
-    (f"{PARAMS}.inv_temperature", "quantizer.inv_temperature", float),
-    (f"{_LOSS}.reconstruct_weight", "loss.l1", float),
-    (f"{_LOSS}.codebook_weight", "loss.entropy", float),
-    (f"{_LOSS}.codebook_rampup_multiplier", "loss.entropy_ramp_start", float),
-    (f"{_LOSS}.codebook_rampup_steps", "loss.entropy_ramp_steps", int),
-    (f"{_LOSS}.perceptual_weight", "loss.perceptual", float),
-    (f"{_LOSS}.disc_weight", "loss.adversarial", float),
-    (f"{_LOSS}.disc_start", "loss.adversarial_start", int),
-    (f"{_LOSS}.use_adaptive_disc_weight", "loss.adaptive", bool),
-    (f"{_LOSS}.disc_reg_r1", "loss.r1", float),
-)
-# What their criterion does where its config leaves a key out, if that is not our default.
-_LOSS_DEFAULTS: dict[str, Any] = {
-    "codebook_weight": 1.0,
-    "codebook_rampup_multiplier": 1.0,
-    "codebook_rampup_steps": 0,
-    "perceptual_weight": 1.0,
-    "disc_weight": 1.0,
-    "disc_loss": "hinge",
-    "disc_reg_freq": 0,
-    "use_adaptive_disc_weight": True,
-}
-_DISCRIMINATORS = ("stylegan", "stylegan3d", "patchgan")
-_LOSS_KINDS = {"vanilla": "non_saturating", "hinge": "hinge"}
 _LATER = "note: the code that trained this model lets frames see later ones"
 _LEAK = f"{_LATER}, ours does not: train on before you judge it (docs/differences.md, 3)"
 _WHOLE = f"{_LATER}, and so does this export (model.causality full): it cannot stream"
-# Their names of masks, and ours of who sees whom.
-_MASKS = {"none": "full", "causal": "token_causal", "block-causal": "block_causal"}
 
 
 class Setting(NamedTuple):
@@ -162,7 +144,7 @@ class _Reader:
             self._take(key, max(size), f"{size_source} (larger side of model.image_size)")
 
     def _causality(self, frames: int, tokens: int) -> None:
-        """Who sees whom, from the mask of attention; a model without a config keeps the default."""
+        """The attention mask; a model without a config keeps the default."""
         if not self.embedded.has(VIT):
             if frames > 1:
                 self.notes.append(
@@ -173,10 +155,10 @@ class _Reader:
         said = self.embedded.get(f"{VIT}.mask_type", str)
         block = self.embedded.get(f"{VIT}.mask_block_size", int)
         kind = (said or "none").lower()
-        if kind not in _MASKS:
+        if kind not in MASKS:
             raise UserError(
                 f"the embedded config has '{said}' for {VIT}.mask_type, which is none of "
-                f"{', '.join(_MASKS)}"
+                f"{', '.join(MASKS)}"
             )
         if kind == "block-causal" and block is not None and block > 0 and block != tokens:
             raise UserError(
@@ -186,7 +168,7 @@ class _Reader:
         if said is None and frames == 1:
             return  # one frame that sees all of itself, whatever the name
         source = EMBEDDED if said is not None else f"{THEIR_DEFAULT}: none"
-        self._take("model.causality", _MASKS[kind], source)
+        self._take("model.causality", MASKS[kind], source)
         if frames > 1 and kind != "causal":
             self.notes.append(_LEAK if kind == "block-causal" else _WHOLE)
 
@@ -291,52 +273,52 @@ class _Reader:
 
     def losses(self, discriminator: tuple[str, Mapping[str, int]] | None) -> None:
         """Weights of the losses, and the discriminator."""
-        for theirs, ours, kind in _PLAIN:
+        for theirs, ours, kind in PLAIN:
             value, source = self._trained(theirs, kind)
             if value is not None:
                 self._take(ours, value, source)
-        every, source = self._trained(f"{_LOSS}.disc_reg_freq", int)
+        every, source = self._trained(f"{LOSS}.disc_reg_freq", int)
         if every:
             self._take("loss.r1_every", every, source)
         elif every == 0:
             self.taken[:] = [setting for setting in self.taken if setting.key != "loss.r1"]
             self._take("loss.r1", 0.0, f"{source}: disc_reg_freq is 0")
-        kind, source = self._trained(f"{_LOSS}.disc_loss", str)
-        if kind in _LOSS_KINDS:
-            self._take("loss.adversarial_kind", _LOSS_KINDS[kind], source)
+        kind, source = self._trained(f"{LOSS}.disc_loss", str)
+        if kind in LOSS_KINDS:
+            self._take("loss.adversarial_kind", LOSS_KINDS[kind], source)
         elif kind is not None and discriminator is not None:
             raise UserError(
-                f"the embedded config has '{kind}' for {_LOSS}.disc_loss, which is none of "
-                f"{', '.join(_LOSS_KINDS)}: --no-discriminator leaves the discriminator out"
+                f"the embedded config has '{kind}' for {LOSS}.disc_loss, which is none of "
+                f"{', '.join(LOSS_KINDS)}: --no-discriminator leaves the discriminator out"
             )
         else:
-            self.embedded.leave(f"{_LOSS}.disc_loss")
+            self.embedded.leave(f"{LOSS}.disc_loss")
         self._discriminator(discriminator)
 
     def _trained(self, key: str, kind: type) -> tuple[Any, str]:
         """What the config says, or what the criterion does where that says nothing; its source."""
         value = self.embedded.get(key, kind)
-        name = key.removeprefix(f"{_LOSS}.")
-        if value is None and name in _LOSS_DEFAULTS and self.embedded.has(_LOSS):
-            return _LOSS_DEFAULTS[name], THEIR_DEFAULT
+        name = key.removeprefix(f"{LOSS}.")
+        if value is None and name in LOSS_DEFAULTS and self.embedded.has(LOSS):
+            return LOSS_DEFAULTS[name], THEIR_DEFAULT
         return value, EMBEDDED
 
     def _discriminator(self, found: tuple[str, Mapping[str, int]] | None) -> None:
-        said = self.embedded.get(f"{_LOSS}.disc_type", str)
+        said = self.embedded.get(f"{LOSS}.disc_type", str)
         keys = default_config().discriminator.keys()
         if found is not None:
             name, sizes = found
             if said is not None and said.lower() != name:
                 raise UserError(
-                    f"the embedded config has '{said}' for {_LOSS}.disc_type, but the weights are "
+                    f"the embedded config has '{said}' for {LOSS}.disc_type, but the weights are "
                     f"those of '{name}' (--no-discriminator leaves them out)"
                 )
             self._take("discriminator.name", name, SHAPES)
             for key, value in sizes.items():
                 if key in keys:
                     self._take(f"discriminator.{key}", value, SHAPES)
-        elif said is not None and said.lower() not in _DISCRIMINATORS:
-            self.embedded.leave(f"{_LOSS}.disc_type")  # says nothing about the tokenizer
+        elif said is not None and said.lower() not in DISCRIMINATORS:
+            self.embedded.leave(f"{LOSS}.disc_type")  # says nothing about the tokenizer
         elif said is not None:
             self._take("discriminator.name", said.lower(), EMBEDDED)
             sizes_said: Sequence[tuple[str, str]] = (
@@ -345,6 +327,6 @@ class _Reader:
                 ("disc_num_layers", "layers"),
             )
             for theirs, ours in sizes_said:
-                value = self.embedded.get(f"{_LOSS}.{theirs}", int)
+                value = self.embedded.get(f"{LOSS}.{theirs}", int)
                 if value is not None:
                     self._take(f"discriminator.{ours}", value, EMBEDDED)

@@ -1,4 +1,7 @@
-"""The config inside a checkpoint of the published code: what it says, and what must be refused.
+"""The config inside a checkpoint of the published code: which keys are taken, checked or refused.
+
+Values that weights tell too, or that need more than a copy, are put together in
+`bsq_jax.torch_import.checkpoint_config`.
 
 Keys that change what the model computes, in their code (commit 37d212d), and what becomes of each:
 
@@ -29,6 +32,13 @@ Keys that change what the model computes, in their code (commit 37d212d), and wh
 ``drop_rate``, ``attn_drop_rate``,            not used; a note where one is not 0, because only
 ``drop_path_rate``                            training depends on them
 anything else                                 refused: their code has no such key
+``loss.params``
+weights, ramps and starts of the losses       taken (`PLAIN`); `LOSS_DEFAULTS` where left out
+``disc_loss``                                 taken: one of `LOSS_KINDS`; refused otherwise if the
+                                              discriminator is to be taken
+``disc_type`` and its sizes                   must be what the weights of a discriminator say
+``disc_reg_freq``                             taken; 0 turns R1 off
+anything else there, and all other groups     not used, and listed as such
 ============================================  =====================================================
 """
 
@@ -43,6 +53,35 @@ from bsq_jax.core.errors import UserError
 
 PARAMS = "model.params"
 VIT, DECODER = f"{PARAMS}.vitconfig", f"{PARAMS}.dvitconfig"
+LOSS = "loss.params"
+# Their key, ours, and its type: what is taken as it is.
+PLAIN = (
+    (f"{PARAMS}.inv_temperature", "quantizer.inv_temperature", float),
+    (f"{LOSS}.reconstruct_weight", "loss.l1", float),
+    (f"{LOSS}.codebook_weight", "loss.entropy", float),
+    (f"{LOSS}.codebook_rampup_multiplier", "loss.entropy_ramp_start", float),
+    (f"{LOSS}.codebook_rampup_steps", "loss.entropy_ramp_steps", int),
+    (f"{LOSS}.perceptual_weight", "loss.perceptual", float),
+    (f"{LOSS}.disc_weight", "loss.adversarial", float),
+    (f"{LOSS}.disc_start", "loss.adversarial_start", int),
+    (f"{LOSS}.use_adaptive_disc_weight", "loss.adaptive", bool),
+    (f"{LOSS}.disc_reg_r1", "loss.r1", float),
+)
+# What their criterion does where its config leaves a key out, if that is not our default.
+LOSS_DEFAULTS: dict[str, Any] = {
+    "codebook_weight": 1.0,
+    "codebook_rampup_multiplier": 1.0,
+    "codebook_rampup_steps": 0,
+    "perceptual_weight": 1.0,
+    "disc_weight": 1.0,
+    "disc_loss": "hinge",
+    "disc_reg_freq": 0,
+    "use_adaptive_disc_weight": True,
+}
+DISCRIMINATORS = ("stylegan", "stylegan3d", "patchgan")
+LOSS_KINDS = {"vanilla": "non_saturating", "hinge": "hinge"}
+# Their names of attention masks, and ours.
+MASKS = {"none": "full", "causal": "token_causal", "block-causal": "block_causal"}
 _DROPOUT = ("drop_rate", "attn_drop_rate", "drop_path_rate")
 # Keys that the model has in one position only. Theirs, what it must be, what it is where left out.
 _FIXED: tuple[tuple[str, Any, Any], ...] = (

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import os
 
-import jax
-
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.jax_private import backends_started
 from bsq_jax.core.target import platform
 
 FLAG = "--xla_gpu_deterministic_ops"
@@ -29,9 +28,8 @@ def ask_for() -> None:
     """
     if _is_on():
         return
-    # XLA reads its flags once, when the first backend starts; JAX has no public name for whether
-    # it did (tests/test_determinism.py fails where a release moves this one).
-    if jax._src.xla_bridge.backends_are_initialized():
+    # XLA reads its flags once, when the first backend starts.
+    if backends_started():
         if platform() == "gpu":
             raise UserError(
                 f"train.deterministic=true: JAX was started without it, set XLA_FLAGS={_ON} before"

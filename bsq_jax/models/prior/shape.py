@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from bsq_jax.core.errors import UserError
 from bsq_jax.models.prior.bounds import check_exact
 
 ORDERS = ("raster", "grids")
@@ -22,7 +23,12 @@ def steps_of(order: str, rows: int, columns: int) -> np.ndarray:
 
     Returns:
       int32 ``[rows * columns]``, each step from 0 on at least once.
+
+    Raises:
+      UserError: an unknown order.
     """
+    if order not in ORDERS:
+        raise UserError(f"order '{order}': it must be one of {', '.join(ORDERS)}")
     row, column = np.divmod(np.arange(rows * columns), columns)
     if order == "raster":
         return np.arange(rows * columns, dtype=np.int32)

@@ -29,7 +29,8 @@ def reconstruct(
       kept: int32 ``[batch]``, bits of a token that the decoder gets; None: all.
       frames: int32 ``[batch]``, real frames of each clip, which see no padding; None: all are.
     """
-    quantized = model.quantizer(_apply(model, params, pixels, "latents", frames), weights)
+    latents = _apply(model, params, pixels, "latents", frames)
+    quantized: Any = model.apply({"params": params}, latents, weights, method="quantize")
     corners = quantized.quantized
     if kept is not None:
         corners = keep_bits(corners, kept)

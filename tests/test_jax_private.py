@@ -1,0 +1,70 @@
+"""The parts of JAX without public names still work. Oracle: what public names say of the same.
+
+When a test fails here, the installed release of JAX has moved what ``core/jax_private.py`` needs.
+"""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from bsq_jax.core import jax_private
+from bsq_jax.core.sharding import make_mesh
+from bsq_jax.training.compiled import collectives
+
+BROKEN = f"written for JAX 0.10 to 0.12, broken by {jax.__version__}"
+
+IN_A_PROCESS = """
+import socket, jax
+from bsq_jax.core import jax_private
+assert not jax_private.backends_started(), "backends_started before"
+assert jax_private.coordination_client() is None, "coordination_client of one process"
+with socket.socket() as free:
+    free.bind(("localhost", 0))
+    port = free.getsockname()[1]
+jax.distributed.initialize(f"localhost:{port}", 1, 0)
+client = jax_private.coordination_client()
+client.key_value_set("folder/a", "1")
+client.key_value_set("folder/a", "2", allow_overwrite=True)
+assert client.key_value_try_get("folder/a") == "2", "key_value_try_get"
+assert client.key_value_dir_get("folder") == [("folder/a", "2")], "key_value_dir_get"
+jax.devices()
+assert jax_private.backends_started(), "backends_started after"
+"""
+
+
+@pytest.mark.smoke
+def test_backends_and_the_key_value_store():
+    done = subprocess.run([sys.executable, "-c", IN_A_PROCESS], capture_output=True, text=True)
+    assert done.returncode == 0, f"{BROKEN}: {done.stderr[-500:]}"
+
+
+@pytest.mark.smoke
+def test_this_machine_is_no_tpu_slice_and_cudnn_has_a_number(monkeypatch):
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    try:
+        assert jax_private.machines_of_tpu_slice() == 1
+        assert jax_private.cudnn_version() >= 0
+    except (ImportError, AttributeError) as error:
+        pytest.fail(f"{BROKEN}: {error}")
+
+
+@pytest.mark.smoke
+def test_the_text_of_compiled_programs_reads_as_before():
+    """An all-reduce of 8 numbers in each of 5 rounds of a loop: 160 bytes of float32."""
+    mesh = make_mesh(data=8, fsdp=1, tensor=1)
+    parts = NamedSharding(mesh, PartitionSpec("data", None))
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def program(x):
+        def body(total, _):
+            return total + jax.lax.with_sharding_constraint((x * total[None]).sum(0), whole), None
+
+        return jax.lax.scan(body, jnp.zeros(8), None, length=5)[0]
+
+    jitted = jax.jit(program, in_shardings=parts, out_shardings=whole)
+    text = jitted.lower(jax.ShapeDtypeStruct((16, 8), jnp.float32)).compile().as_text()
+    assert collectives(text) == {"all-reduce": (5, 160)}, f"{BROKEN}: the text of HLO"
