@@ -21,7 +21,7 @@ from bsq_jax.data.sources import open_source, same_place
 
 @dataclasses.dataclass(frozen=True)
 class EvalExamples:
-    """The validation examples: opened once, evaluated as often as one likes.
+    """The validation examples: opened once and reused by every evaluation of a run.
 
     Attributes:
       source: the records.

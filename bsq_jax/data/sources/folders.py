@@ -29,7 +29,7 @@ IMAGE_EXTENSIONS = _endings(
 )
 
 # Endings of pictures and videos that a person may expect to be read, and that are not. Whatever is
-# in neither list, such as texts and caches of thumbnails, nobody means as a picture.
+# in neither list, such as texts and caches of thumbnails, is ignored without a message.
 _UNREAD = _endings(
     "avif heic heif hif jxl jxr wdp j2k jpx apng pbm pfm tga dds exr hdr svg svgz psd psb xcf eps "
     "3fr arw cr2 cr3 crw dcr dng erf fff iiq kdc mef mos mrw nef nrw orf pef raf raw rw2 rwl sr2 "
@@ -183,7 +183,7 @@ def _hint(kind: _Kind, place: str, root: pathlib.Path, unread: str) -> str:
 def _classes(
     everything: Sequence[str], chosen: Sequence[str], depth: int
 ) -> tuple[list[str], list[int]]:
-    """Names of the folders that all files lie in, ``depth`` folders down, and who is in which.
+    """Names of the folders that files lie in, ``depth`` down, and the class of each chosen one.
 
     Where a file lies in none of them, or there is only one, folders are no classes.
     """
