@@ -200,3 +200,9 @@ def test_a_config_of_before_video_was_the_published_image_model():
         model_identity(config)["model"].items()
         >= {**{"positions": "learned", "causality": "block_causal", "window": 0}}.items()
     )
+
+
+def test_attention_that_is_no_longer_offered_is_read_as_what_computes_the_same():
+    saved = to_json(default_config())
+    saved["model"]["attention"] = "by_frame"
+    assert from_json(saved, "here").model.attention == "blocked"

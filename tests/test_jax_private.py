@@ -3,6 +3,7 @@
 When a test fails here, the installed release of JAX has moved what ``core/jax_private.py`` needs.
 """
 
+import importlib
 import subprocess
 import sys
 
@@ -68,3 +69,20 @@ def test_the_text_of_compiled_programs_reads_as_before(eight_devices):
     jitted = jax.jit(program, in_shardings=parts, out_shardings=whole)
     text = jitted.lower(jax.ShapeDtypeStruct((16, 8), jnp.float32)).compile().as_text()
     assert collectives(text) == {"all-reduce": (5, 160)}, f"{BROKEN}: the text of HLO"
+
+
+def test_programs_of_a_jitted_function_are_counted():
+    """`bsq_jax.inference.streaming.Programs.compiled`."""
+    function = jax.jit(lambda x: x + 1)
+    assert hasattr(function, "_cache_size"), f"no jit(f)._cache_size: {BROKEN}"
+    for size in (1, 2, 2):
+        function(jnp.zeros(size))
+    assert function._cache_size() == 2, f"jit(f)._cache_size counts otherwise: {BROKEN}"
+
+
+def test_the_version_of_cudnn_has_its_place():
+    """`bsq_jax.core.target.cudnn_version`; None without CUDA."""
+    lib = importlib.import_module("jax._src.lib")
+    assert hasattr(lib, "cuda_versions"), f"no jax._src.lib.cuda_versions: {BROKEN}"
+    versions = lib.cuda_versions
+    assert versions is None or callable(versions.cudnn_get_version), BROKEN

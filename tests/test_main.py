@@ -81,7 +81,7 @@ def trained(tmp_path_factory):
         ),
         (
             ("--config", TINY, "--workdir", "W", *JUDGE_OF_CLIPS, "--config.model.frames=4"),
-            "stylegan3d judges clips, and the data are single frames: set discriminator.name=",
+            "stylegan3d is for clips, and the data are single frames: set discriminator.name=",
         ),
         (  # whereas of clips the next mistake is told
             ("--config", CLIPS, "--workdir", "W", *JUDGE_OF_CLIPS, "--config.train.init=/no/such"),

@@ -12,6 +12,10 @@ from bsq_jax.config.settings import declared, default_config
 from bsq_jax.config.values import flatten, put
 from bsq_jax.core.errors import UserError
 
+# Values that are no longer offered, and what computes the same: by_frame is what the Python API
+# makes of blocked attention by itself.
+_REPLACED = {("model.attention", "by_frame"): "blocked"}
+
 
 def from_json(saved: Mapping[str, Any], origin: str) -> ConfigDict:
     """A config from what `to_json` gave, checked key by key against the declared types.
@@ -29,6 +33,7 @@ def from_json(saved: Mapping[str, Any], origin: str) -> ConfigDict:
         if key not in settings:
             raise UserError(f"{origin} has the unknown config key {key}: was it edited?")
         try:
+            value = _REPLACED.get((key, value), value) if isinstance(value, str) else value
             put(config, key, value, optional=settings[key].optional)
         except TypeError as error:
             raise UserError(

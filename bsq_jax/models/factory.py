@@ -117,7 +117,7 @@ def make_discriminator(config: ConfigDict) -> Discriminator:
         case "stylegan3d":
             if config.model.frames == 1:
                 raise UserError(
-                    "discriminator stylegan3d judges clips, but model.frames is 1: "
+                    "discriminator stylegan3d is for clips, but model.frames is 1: "
                     "choose discriminator.name=stylegan"
                 )
             return StyleGan3dDiscriminator(

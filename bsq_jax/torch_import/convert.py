@@ -143,13 +143,13 @@ def convert(
       UserError: the file is damaged or of another model, or contradicts itself or the arguments.
     """
     checkpoint = read_checkpoint(path)
-    judge: tuple[str, dict[str, int], dict[str, Any]] | None = None
+    found: tuple[str, dict[str, int], dict[str, Any]] | None = None
     weights: dict[str, Any] = {}
     notes: list[str] = []
     try:
         name = _STATES["discriminator"]
         if "discriminator" in checkpoint.states and discriminator:
-            judge = _discriminator(checkpoint, notes)
+            found = _discriminator(checkpoint, notes)
         elif "discriminator" in checkpoint.states:
             notes.append("discriminator: left out, as --no-discriminator says")
         name = _STATES["raw" if "raw" in checkpoint.states else "ema"]
@@ -159,7 +159,7 @@ def convert(
             checkpoint.settings,
             heads=heads,
             image_size=image_size,
-            discriminator=judge[:2] if judge else None,
+            discriminator=found[:2] if found else None,
         )
         config = _filled(settings.taken)
         # Checked, but not filled: the rate follows the batch of whatever run starts from here.
@@ -170,8 +170,8 @@ def convert(
                 weights[which] = from_torch_state(checkpoint.states[which], shape)
     except UserError as error:
         raise UserError(f"{path}, {name}: {error}") from None
-    if judge:
-        weights["discriminator"] = judge[2]
+    if found:
+        weights["discriminator"] = found[2]
     origin: dict[str, Any] = {"converted": pathlib.Path(path).name}
     if checkpoint.iteration is not None:
         origin["step"] = checkpoint.iteration

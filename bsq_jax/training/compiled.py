@@ -29,7 +29,7 @@ class Memory:
     Attributes:
       arguments: of what it is given.
       results: of what it gives back and what does not lie where arguments lay.
-      temporary: of everything in between, at the worst moment.
+      temporary: of everything in between, at its peak.
     """
 
     arguments: int

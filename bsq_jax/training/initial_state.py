@@ -67,10 +67,12 @@ def start_from(
         said.append(f"averaged parameters ({average})")
     if state.adversary is None or abstract.adversary is None:
         return state, " and ".join(said)
-    judge, wanted = weights.get("discriminator"), abstract.adversary.params
-    difference = "there is none" if judge is None else first_difference(judge, wanted)
+    discriminator, wanted = weights.get("discriminator"), abstract.adversary.params
+    difference = (
+        "there is none" if discriminator is None else first_difference(discriminator, wanted)
+    )
     if difference:
         return state, f"{' and '.join(said)}; the discriminator starts fresh: {difference}"
-    adversary = dataclasses.replace(state.adversary, params=place(judge, wanted))
+    adversary = dataclasses.replace(state.adversary, params=place(discriminator, wanted))
     said.append("the discriminator")
     return dataclasses.replace(state, adversary=adversary), " and ".join(said)

@@ -21,8 +21,8 @@ from bsq_jax.training.tasks.tokenizer import TokenizerTask
 def step_flops(task: Any, state: Any, batch: Mapping[str, Any], frozen: Any) -> float:
     """Of one step on the GLOBAL batch, in matrix products and convolutions.
 
-    A task with a discriminator is counted as if both players played, and its R1 penalty, which is
-    not due at every step, with its share.
+    A task with a discriminator is counted as after `loss.adversarial_start`, and its R1 penalty,
+    which is not due at every step, with its share.
 
     Args:
       task: of any kind.

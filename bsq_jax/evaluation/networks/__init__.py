@@ -1,1 +1,1 @@
-"""Frozen networks that judge pictures, and the loading of their weights."""
+"""Frozen networks whose features metrics and losses compare, and their weights."""

@@ -1,4 +1,4 @@
-"""The networks that tell reconstructions from originals: the other player of adversarial training.
+"""Discriminators: networks that distinguish reconstructions from originals.
 
 All take pixels ``[batch, time, height, width, 3]`` in [-1, 1] and give float32 logits ``[batch,
 sample, ...]``, high for originals: a sample is a frame, or the clip as a whole.

@@ -59,7 +59,7 @@ class _Conv(nn.Module):
 
 
 class PatchGanDiscriminator(nn.Module):
-    """Judges overlapping patches of frames, each by a logit of its own.
+    """A logit for each of the overlapping patches of a frame.
 
     The published networks normalise over the batch. That makes a logit depend on the other samples,
     so that the R1 penalty of a sample would be a penalty of the whole batch, and it needs running

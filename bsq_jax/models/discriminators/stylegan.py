@@ -58,7 +58,7 @@ class _Block(nn.Module):
 
 
 class StyleGanDiscriminator(nn.Module):
-    """Judges frames one by one; frames of a clip are samples like any other.
+    """A logit for each frame; frames of a clip are samples like any other.
 
     Sides that are not powers of two, or not equal, are halved while both are even and above 4; the
     last linear layer takes what is left. The resolution that sets the channels is the longer side.

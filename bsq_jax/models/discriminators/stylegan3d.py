@@ -40,7 +40,7 @@ class _Block(nn.Module):
 
 
 class StyleGan3dDiscriminator(nn.Module):
-    """Judges clips as a whole.
+    """One logit for each clip.
 
     Five blocks halve rows and columns, the last three of them time too. An odd axis loses its
     last place, and an axis of one place is not pooled any more, so that clips of any size work.

@@ -122,7 +122,7 @@ class TokenizerRecipe:
         judges_clips = config.loss.adversarial and config.discriminator.name == "stylegan3d"
         if judges_clips and self._lengths == (1,):
             raise UserError(
-                "discriminator stylegan3d judges clips, and the data are single frames: "
+                "discriminator stylegan3d is for clips, and the data are single frames: "
                 "set discriminator.name=stylegan, or loss.adversarial=0"
             )
         _ = self._evaluator

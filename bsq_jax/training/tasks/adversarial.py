@@ -166,7 +166,7 @@ class AdversarialTraining:
         missing = self.clip_frames - pixels.shape[1]
         if missing < 0:
             raise UserError(
-                f"the discriminator judges clips of {self.clip_frames} frames, but the data have "
+                f"the discriminator takes clips of {self.clip_frames} frames, but the data have "
                 f"{pixels.shape[1]}: raise model.frames or choose another discriminator.name"
             )
         if weights is not None:
