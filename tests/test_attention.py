@@ -2,11 +2,13 @@
 
 import functools
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl.testing import parameterized
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.target import described
@@ -63,6 +65,22 @@ def test_attend_against_numpy(rule, implementation):
     np.testing.assert_allclose(ours, reference(query, key, value, RULES[rule]), atol=2e-6)
 
 
+class Variants(chex.TestCase):
+    """The same numbers compiled, op by op and on a device."""
+
+    @chex.variants(with_jit=True, without_jit=True, with_device=True)
+    @parameterized.parameters("dense", "by_head", "blocked")
+    def test_attend(self, implementation):
+        query, key, value = inputs()
+        rule = RULES["block, window"]
+        run = self.variant(functools.partial(attend, causality=rule, implementation=implementation))
+        ours = run(*(jnp.asarray(x, jnp.float32) for x in (query, key, value)))
+        chex.assert_type(ours, jnp.float32)
+        wanted = reference(query, key, value, rule)
+        chex.assert_shape(ours, wanted.shape)
+        chex.assert_trees_all_close(ours, wanted, rtol=0, atol=2e-6)
+
+
 @pytest.mark.parametrize("implementation", ["dense", "by_head", "blocked"])
 @pytest.mark.parametrize("rule", ["block", "token", "block, window"])
 def test_queries_of_the_last_frames_alone(rule, implementation):
@@ -111,7 +129,8 @@ def test_the_masked_half_is_not_computed():
 def test_low_precision_keeps_its_type_and_takes_the_softmax_in_float32():
     query, key, value = (jnp.asarray(x, jnp.bfloat16) for x in inputs())
     ours = jitted(RULES["block"], "auto")(query, key, value)
-    assert ours.dtype == jnp.bfloat16
+    chex.assert_type(ours, jnp.bfloat16)
+    chex.assert_shape(ours, query.shape)
     rows = (np.asarray(x, np.float64) for x in (query, key, value))
     exact = reference(*rows, RULES["block"])
     np.testing.assert_allclose(np.asarray(ours, np.float64), exact, atol=0.03)
@@ -141,7 +160,8 @@ def test_blocks_for_cudnn_against_numpy(monkeypatch):
         for last in (1, 3):
             with described("gpu", (9, 0), 91100):
                 ours = attend(query[:, -last:], key, value, RULES[rule])
-            assert ours.dtype == jnp.bfloat16
+            chex.assert_type(ours, jnp.bfloat16)
+            chex.assert_shape(ours, (2, last, 2, 4, 8))
             exact = reference(rows[0][:, -last:], *rows[1:], RULES[rule])
             np.testing.assert_allclose(np.asarray(ours, np.float64), exact, atol=0.03)
 
@@ -157,8 +177,9 @@ def test_gradients_do_not_depend_on_the_implementation():
 
     dense = gradient("dense")
     for implementation in ("by_head", "blocked"):
-        for wanted, found in zip(dense, gradient(implementation), strict=True):
-            np.testing.assert_allclose(wanted, found, atol=5e-6)
+        found = gradient(implementation)
+        chex.assert_tree_all_finite(found)
+        chex.assert_trees_all_close(dense, found, rtol=1e-7, atol=5e-6, strict=True)
 
 
 def test_self_attention_with_rotation_and_past_against_numpy():
@@ -183,8 +204,7 @@ def test_self_attention_with_rotation_and_past_against_numpy():
     out = reference(query, key, value, RULES["block"])
     wanted = np.einsum("btnhc,hcd->btnd", out, params["out"]["kernel"]) + params["out"]["bias"]
     np.testing.assert_allclose(ours, wanted, atol=1e-5)
-    np.testing.assert_allclose(present[0], key, atol=1e-5)
-    np.testing.assert_allclose(present[1], value, atol=1e-5)
+    chex.assert_trees_all_close(tuple(present), (key, value), rtol=1e-7, atol=1e-5)
 
     past = tuple(part[:, :2] for part in present)
     last = Rotation(*(part[2:] for part in rotation))

@@ -1,8 +1,10 @@
 """Tokens as bytes and as group indices. Oracle: Python's integers, of any number of bits."""
 
+import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl.testing import parameterized
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.quantizers.bits import (
@@ -30,8 +32,8 @@ def test_bytes_round_trip_and_start_with_the_most_significant_bit(length):
     bits = tokens(length)
     packed = pack_bytes(bits)
     size = -(-length // 8)
-    assert packed.dtype == np.uint8
-    assert packed.shape == (7, size)
+    chex.assert_type(packed, np.uint8)
+    chex.assert_shape(packed, (7, size))
     for token, row in zip(bits, packed, strict=True):
         assert int.from_bytes(row.tobytes(), "big") == integer(token) << (8 * size - length)
     back = np.unpackbits(packed, axis=-1, count=length)
@@ -40,21 +42,25 @@ def test_bytes_round_trip_and_start_with_the_most_significant_bit(length):
 
 def test_packing_keeps_leading_axes_and_takes_booleans():
     bits = np.random.default_rng(0).integers(0, 2, (2, 3, 4, 18)).astype(bool)
-    assert pack_bytes(bits).shape == (2, 3, 4, 3)
+    chex.assert_shape(pack_bytes(bits), (2, 3, 4, 3))
     np.testing.assert_array_equal(np.unpackbits(pack_bytes(bits), axis=-1, count=18), bits)
 
 
-@pytest.mark.parametrize(
-    ("length", "size"),
-    [(1, 1), (16, 16), (18, 1), (18, 9), (18, 16), (36, 9), (36, 16), (36, 7), (64, 16), (61, 5)],
-)
-def test_group_indices_are_exact(length, size):
-    bits = tokens(length)
-    indices = to_group_indices(jnp.asarray(bits), size)
-    wanted = [[integer(t[i : i + size]) for i in range(0, length, size)] for t in bits]
-    assert indices.dtype == jnp.int32
-    assert indices.tolist() == wanted
-    np.testing.assert_array_equal(from_group_indices(indices, length, size), bits)
+class GroupIndices(chex.TestCase):
+    """Compiled, op by op and on a device."""
+
+    @chex.variants(with_jit=True, without_jit=True, with_device=True)
+    @parameterized.parameters(
+        *((1, 1), (16, 16), (18, 1), (18, 9), (18, 16), (36, 9), (36, 16), (36, 7), (64, 16)),
+        (61, 5),
+    )
+    def test_exact_and_back(self, length, size):
+        bits = tokens(length)
+        wanted = [[integer(t[i : i + size]) for i in range(0, length, size)] for t in bits]
+        indices = self.variant(lambda bits: to_group_indices(bits, size))(jnp.asarray(bits))
+        chex.assert_trees_all_equal(indices, np.array(wanted, np.int32), strict=True)
+        back = self.variant(lambda indices: from_group_indices(indices, length, size))(indices)
+        chex.assert_trees_all_equal(back, bits, strict=True)
 
 
 def test_group_indices_of_the_published_code(golden):

@@ -2,8 +2,11 @@
 
 import math
 
+import chex
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl.testing import parameterized
 
 from bsq_jax.models.masked_lm.mask_schedule import SCHEDULES, masked_after, masked_share
 
@@ -23,11 +26,23 @@ def test_shares(schedule):
     progress = np.linspace(0, 1, 101)
     want = [FORMULAS[schedule](r) for r in progress]
     np.testing.assert_allclose(masked_share(schedule, progress, np), want, atol=1e-12)
-    np.testing.assert_allclose(masked_share(schedule, progress.astype(np.float32)), want, atol=1e-6)
     assert want[0] == 1
     assert abs(want[-1]) < 1e-12
     with pytest.raises(ValueError, match="not one of cosine"):
         masked_share("sine", progress)
+
+
+class Shares(chex.TestCase):
+    """In float32: compiled, op by op and on a device."""
+
+    @chex.variants(with_jit=True, without_jit=True, with_device=True)
+    @parameterized.parameters(*SCHEDULES)
+    def test_the_formula(self, schedule):
+        progress = np.linspace(0, 1, 101)
+        share = self.variant(lambda r: masked_share(schedule, r))(progress.astype(np.float32))
+        chex.assert_type(share, jnp.float32)
+        want = np.array([FORMULAS[schedule](r) for r in progress])
+        chex.assert_trees_all_close(share, want, rtol=1e-7, atol=1e-6)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -35,7 +50,8 @@ def test_counts_are_the_closed_form_where_every_step_decides_something(schedule)
     """The published use: few steps for many tokens. All in exact arithmetic but the formula."""
     for steps, units in ((8, 256), (12, 1024), (5, 64)):
         found = masked_after(schedule, steps, units)
-        assert found.shape == (steps, units + 1)
+        chex.assert_shape(found, (steps, units + 1))
+        chex.assert_type(found, np.int32)
         plain = [math.floor(units * FORMULAS[schedule](k / steps) + 1e-9) for k in range(steps + 1)]
         here = [units, *found[:, units]]
         for step in range(1, steps + 1):

@@ -1,17 +1,22 @@
 """Bytes and floats. Oracle: all 256 levels, and values written out by hand."""
 
+import chex
 import jax.numpy as jnp
 import numpy as np
 
 from bsq_jax.core.pixels import to_float, to_uint8
 
 
-def test_every_level_survives_the_way_to_floats_and_back():
-    levels = jnp.arange(256, dtype=jnp.uint8)
-    floats = to_float(levels)
-    assert floats.dtype == jnp.float32
-    np.testing.assert_allclose(floats, np.arange(256) / 127.5 - 1, atol=1e-7)
-    assert to_uint8(floats).tolist() == list(range(256))
+class Levels(chex.TestCase):
+    """Compiled, op by op and on a device."""
+
+    @chex.variants(with_jit=True, without_jit=True, with_device=True)
+    def test_every_level_survives_the_way_to_floats_and_back(self):
+        levels = np.arange(256, dtype=np.uint8)
+        floats = self.variant(to_float)(levels)
+        chex.assert_type(floats, jnp.float32)
+        chex.assert_trees_all_close(floats, np.arange(256) / 127.5 - 1, rtol=1e-7, atol=1e-7)
+        chex.assert_trees_all_equal(self.variant(to_uint8)(floats), levels, strict=True)
 
 
 def test_what_lies_outside_is_clipped():

@@ -6,6 +6,7 @@ The golden states are compared at every stage, so a mistake shows at the first s
 import dataclasses
 import math
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -107,7 +108,7 @@ def test_parameter_count_of_the_published_size():
 def test_patches_are_channel_row_column():
     pixels = jnp.arange(1 * 2 * 4 * 4 * 3).reshape(1, 2, 4, 4, 3)
     patches = patchify(pixels, 2)
-    assert patches.shape == (1, 2, 2, 2, 12)
+    chex.assert_shape(patches, (1, 2, 2, 2, 12))
     # Row 0, column 1 of frame 0: pixels (0, 2), (0, 3), (1, 2), (1, 3); a pixel is 3 numbers.
     assert patches[0, 0, 0, 1].tolist() == [6, 9, 18, 21, 7, 10, 19, 22, 8, 11, 20, 23]
     np.testing.assert_array_equal(unpatchify(patches, 2), pixels)
@@ -144,13 +145,14 @@ def test_how_it_is_computed_changes_nothing(plain, options):
     )
     np.testing.assert_array_equal(other.quantized.bits, output.quantized.bits)
     np.testing.assert_allclose(other.pixels, output.pixels, atol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), other_gradient, gradient)
+    chex.assert_trees_all_close(other_gradient, gradient, rtol=1e-7, atol=1e-5, strict=True)
 
 
 def test_gradients_reach_every_parameter(plain):
-    *_, (_, gradient) = plain
+    params, _, (_, gradient) = plain
+    chex.assert_trees_all_equal_shapes_and_dtypes(gradient, params)
+    chex.assert_tree_all_finite(gradient)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
-        assert np.isfinite(leaf).all(), path
         assert np.asarray(leaf).any(), path
 
 
@@ -166,7 +168,8 @@ def test_low_precision_is_close_and_its_latents_are_float32():
 
         results.append(jax.jit(both)(params, pixels))
     for full, low in zip(*results, strict=True):
-        assert low.dtype == jnp.float32
+        chex.assert_type(low, jnp.float32)
+        chex.assert_equal_shape([full, low])
         assert not np.array_equal(full, low)
         spread = float(np.std(full))
         np.testing.assert_allclose(low, full, atol=0.15 * spread)
