@@ -18,9 +18,11 @@ from bsq_jax import main as module
 from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import make_mesh
+from bsq_jax.data.sources import make_source
 from bsq_jax.data.tokens import read_description
 from bsq_jax.evaluation.masked_lm import masked_lm_table
 from bsq_jax.inference.tokenizer import Tokenizer
+from bsq_jax.media.pictures import save_png
 from bsq_jax.quantizers.bits import to_group_indices
 from bsq_jax.training.recipes.masked_lm import MaskedLmRecipe
 from bsq_jax.training.saved_models import with_tokenizer
@@ -40,6 +42,23 @@ def tokenizer(tmp_path_factory):
 @pytest.fixture(scope="module")
 def config_file(tokenizer):
     return f"{TINY}:masked_lm={tokenizer}"
+
+
+@pytest.fixture(scope="module")
+def few_digits(tmp_path_factory):
+    """A source of eight digits of each class to train on and three to validate on."""
+    folder = tmp_path_factory.mktemp("digits")
+    for split, count in (("train", 8), ("val", 3)):
+        source = make_source("digits", split)
+        left = dict.fromkeys(range(10), count)
+        for index in range(len(source)):
+            label = source.label(index)
+            if left[label]:
+                left[label] -= 1
+                path = folder / split / str(label) / f"{index}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save_png(path, source[index].content)
+    return f"folder:{folder}"
 
 
 def task_of(tokenizer, workdir, mesh, *, accumulate=1, **changes):
@@ -188,16 +207,17 @@ def test_evaluate_and_resume(trained, capsys):
     assert "resuming at step 30" in capsys.readouterr().err
 
 
-def test_samples_are_measured(trained, tmp_path):
+def test_samples_are_measured(trained, few_digits):
     flags = ["--config.eval.frechet=true", "--config.eval.samples=20", "--config.eval.pictures=1"]
-    flags += ["--config.eval.batch_size=72"]
+    flags += [f"--config.data.val_source={few_digits}"]
     assert module.run(["--mode", "evaluate", "--workdir", str(trained), *flags]) == 0
-    report = json.loads((trained / "evaluation.json").read_text())
+    (path,) = trained.glob("evaluation_*.json")  # of other data than the run's
+    report = json.loads(path.read_text())
     result = report["results"]["ema"]
     assert result["samples"] == 20
     assert result["frechet_vgg16"] > 0
     assert 0 <= result["precision"] <= 1
-    assert report["judges"]["frechet_vgg16"]["samples"] == 360
+    assert report["judges"]["frechet_vgg16"]["samples"] == 30
     assert report["judges"]["compared_with"] == "originals"
     table = masked_lm_table(report)
     assert "Frechet distance, VGG16 features" in table
@@ -205,11 +225,12 @@ def test_samples_are_measured(trained, tmp_path):
     assert "reconstructions" not in table
 
 
-def test_from_a_token_set_with_classes(tokenizer, config_file, tmp_path, capsys):
+def test_from_a_token_set_with_classes(tokenizer, config_file, few_digits, tmp_path, capsys):
     folder, workdir = tmp_path / "set", tmp_path / "lm"
-    assert cli.main(["tokenize", str(folder), "--model", str(tokenizer), "--quiet"]) == 0
+    words = ["tokenize", str(folder), "--model", str(tokenizer), "--quiet"]
+    assert cli.main([*words, f"--config.data.source={few_digits}"]) == 0
     tokens = read_description(folder)
-    assert (tokens.classes, tokens.counts) == (tuple("0123456789"), {"train": 1437, "val": 360})
+    assert (tokens.classes, tokens.counts) == (tuple("0123456789"), {"train": 80, "val": 30})
     flags = [f"--config.data.source=tokens:{folder}", "--config.train.steps=2"]
     flags += ["--config.eval.frechet=true", "--config.eval.samples=8", "--config.eval.pictures=1"]
     assert module.run(["--config", config_file, "--workdir", str(workdir), *flags]) == 0
@@ -221,11 +242,11 @@ def test_from_a_token_set_with_classes(tokenizer, config_file, tmp_path, capsys)
     assert "Frechet distance, VGG16 features" in out
     assert "8 samples against reconstructions of these examples" in out
     assert "samples are compared with reconstructions, because the data are tokens" in out
-    flags = ["--config.train.steps=2", "--config.data.source=digits"]
+    flags = ["--config.train.steps=2", f"--config.data.source={few_digits}"]
     assert module.run(["--config", config_file, "--workdir", str(tmp_path / "b"), *flags]) == 0
     from_pixels = json.loads((tmp_path / "b" / "evaluation.json").read_text())["results"]["raw"]
     # Other epochs in training, but the validation split and its masks are the same.
-    assert from_tokens["count"] == from_pixels["count"] == 360
+    assert from_tokens["count"] == from_pixels["count"] == 30
     np.testing.assert_allclose(from_tokens["cross_entropy"], from_pixels["cross_entropy"], 0.05)
 
 
