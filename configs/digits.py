@@ -1,14 +1,14 @@
-r"""Handwritten digits from noise, on a laptop: a tokenizer, and a generator on its tokens.
+r"""Generation of handwritten digits on a laptop: a tokenizer, and a masked language model.
 
-Commands, in this order; docs/generation.md goes on from there::
+Run these commands in this order; docs/generation.md is the tutorial::
 
     python -m bsq_jax.main --config configs/digits.py:tokenizer --workdir runs/digits
     python -m bsq_jax.main --config configs/digits.py:masked_lm --workdir runs/digits_lm \
         --config.masked_lm.tokenizer=runs/digits
 
-The data are the 1,797 digits of 8 x 8 inside scikit-learn, enlarged to 32 x 32: a token of 8 bits
-stands for one pixel of the original and its surroundings, a picture is 64 tokens. The generator
-reads a token as two groups of 4 bits and is told the class of nine pictures in ten.
+The data are the 1,797 digits of 8 x 8 pixels in scikit-learn, enlarged to 32 x 32: a picture is 64
+tokens of 8 bits, and the patch of a token covers one pixel of the original. The masked language
+model reads a token as two groups of 4 bits; the class is provided for nine pictures in ten.
 """
 
 from ml_collections import ConfigDict
@@ -19,7 +19,7 @@ VARIANTS = ("tokenizer", "masked_lm")
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """The tokenizer of the digits, or the generator on its tokens."""
+    """The tokenizer of the digits, or the masked language model on its tokens."""
     variant = parse_argument(argument, VARIANTS).variant
     config = default_config()
     config.name = "digits" if variant == "tokenizer" else "digits, masked LM"

@@ -1,27 +1,27 @@
 r"""The published generator: a masked language model on the tokens of 128x128 pictures, 18 bits.
 
-Command, on every host of a TPU slice or a GPU cluster, after a tokenizer is trained (the second)::
+Run these on every host of a TPU slice or a GPU cluster; the first command trains the tokenizer::
 
     python -m bsq_jax.main --config configs/tokenizer.py:imagenet128,bits=18 --workdir runs/in128
     python -m bsq_jax.main --config configs/masked_lm.py --workdir runs/in128_lm \
         --config.masked_lm.tokenizer=runs/in128
 
 A token is two groups of nine bits (paper, section 4.3); 256 tokens are decoded in 32 steps with
-the cosine schedule. Reading a token set (``python -m bsq_jax tokenize``) instead of pictures saves
-the tokenizer's work: ``--config.data.source=tokens:...``.
+the cosine schedule. A token set (``python -m bsq_jax tokenize``) as the data source,
+``--config.data.source=tokens:...``, saves the computation of the tokenizer in every step.
 
 Scores of the PAPER (not of this code) for ImageNet at 128x128 in 32 steps: FID 5.44, Inception
 score 139.6, precision 0.80, recall 0.50.
 
-Size, optimiser and length of the training are not in the paper's text; those here are MaskGIT's
-(arXiv 2202.04200): 24 layers of width 768 with 8 heads, AdamW with betas 0.9 and 0.96, label
-smoothing 0.1, 300 epochs of 256 pictures a step. An epoch is 5,004 steps. A step takes 6 FLOP a
-parameter and token, 6.7e13 in all, and the tokenizer's encoder a sixth of that: 1.5M steps are 1e20
-FLOP, about three days on eight accelerators that sustain 50 TFLOP/s each. This is arithmetic, not a
+The paper's text does not give size, optimizer and training length; those here are MaskGIT's (arXiv
+2202.04200): 24 layers of width 768 with 8 heads, AdamW with betas 0.9 and 0.96, label smoothing
+0.1, 300 epochs of 256 pictures per step. An epoch is 5,004 steps. A step takes 6 FLOP per parameter
+and token, 6.7e13 in total, and the tokenizer's encoder a sixth of that: 1.5M steps are 1e20 FLOP,
+about three days on eight accelerators that sustain 50 TFLOP/s each. This is an estimate, not a
 measurement.
 
-``runlocal`` shrinks everything to a minute on a laptop, to see that it runs, for a tokenizer of
-``configs/tokenizer.py:imagenet128,bits=18,runlocal``. For something to look at from a laptop see
+``runlocal`` is a smoke test that takes a minute on a laptop, for a tokenizer of
+``configs/tokenizer.py:imagenet128,bits=18,runlocal``. For useful samples from a laptop see
 configs/digits.py.
 """
 

@@ -1,16 +1,16 @@
-r"""A prior on the tokens of a tokenizer: it halves the files of the codec, or nearly.
+r"""A prior on the tokens of a tokenizer: it nearly halves the files of the codec.
 
-Command, after the quickstart::
+Run after the quickstart::
 
     python -m bsq_jax.main --config configs/prior.py --workdir runs/prior \
         --config.prior.tokenizer=runs/quickstart
 
-for pictures of your own with ``--config.data.source=folder:/path/to/pictures``, and for videos::
+For pictures of your own add ``--config.data.source=folder:/path/to/pictures``; for videos::
 
     python -m bsq_jax.main --config configs/prior.py:clips --workdir runs/prior \
         --config.prior.tokenizer=runs/video --config.data.source=clips:/path/to/videos
 
-A tokenizer of images codes the frames of videos one by one; the prior finds what they share.
+An image tokenizer codes the frames of videos one by one; the prior models their dependencies.
 ``published`` has the size for the published tokenizers. Add ``--config.prior.order=grids`` for
 decoding in three steps a frame.
 """

@@ -1,24 +1,24 @@
-"""A first run on a laptop: a small tokenizer of 64x64 pictures, 18 bits a patch.
+"""A first run on a laptop: a small tokenizer of 64x64 pictures, 18 bits per patch.
 
 Command::
 
     bash launch/quickstart.sh
 
-which is ``python -m bsq_jax.main --config configs/quickstart.py --workdir runs/quickstart`` in an
-environment of its own. It trains on eight photographs that come inside scikit-image and
-scikit-learn and is measured on three others. For pictures of your own::
+which is ``python -m bsq_jax.main --config configs/quickstart.py --workdir runs/quickstart`` in a
+separate environment. It trains on eight photographs from scikit-image and scikit-learn and is
+evaluated on three others. For pictures of your own::
 
     ... --config.data.source=folder:/path/to/pictures
 
-Hardware, time and score to expect are in the README, measured.
+The README has measured times and scores, with the hardware.
 
 Variants: ``configs/quickstart.py:perceptual`` adds the perceptual loss and the discriminator, and
-``configs/quickstart.py:l1`` is the same run with the mean absolute error alone, to compare with.
+``configs/quickstart.py:l1`` is the same run with the mean absolute error alone, for comparison.
 
-What makes it learn in minutes: the mean squared error (it is what PSNR measures), no entropy term
-(it costs nearly 3 dB in the first three minutes, and the bits are used evenly without), a learning
-rate of 5e-3 on a small width, crops at random scales and in permuted colours, without which eight
-photographs are soon known by heart. docs/benchmarks.md has the figures.
+These settings make it learn in minutes: the mean squared error (which PSNR measures), no entropy
+term (it costs nearly 3 dB in the first three minutes, and the bits are balanced without it), a
+learning rate of 5e-3 at a small width, and crops at random scales and with permuted channels,
+without which the model soon overfits to eight photographs. docs/benchmarks.md has the figures.
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 r"""The published tokenizers of images and of video (BSQ-ViT, arXiv 2406.07548).
 
-Command, on every host of a TPU slice or a GPU cluster, with ImageNet prepared by TFDS::
+Run on every host of a TPU slice or a GPU cluster, with ImageNet prepared by TFDS::
 
     python -m bsq_jax.main --config configs/tokenizer.py:imagenet256,bits=36 --workdir runs/in256
 
@@ -15,21 +15,21 @@ It reads UCF-101 (the first of its three splits) as TFDS prepares it, or video f
 ``train`` and ``val`` of a folder: ``--config.data.source=clips:/path/to/ucf101``.
 
 Variants and arguments: ``imagenet256`` (the default), ``imagenet128`` or ``ucf101``; ``bits=18`` or
-``36``; ``size=base`` (published), ``600m`` or ``2b`` parameters; ``runlocal`` shrinks everything to
-a minute on a laptop, to see that it runs.
+``36``; ``size=base`` (published), ``600m`` or ``2b`` parameters; ``runlocal`` is a smoke test that
+takes a minute on a laptop.
 
-The larger sizes are ours: nobody has published such a model, their rates are not tuned, and they
-were compiled but never trained. What they need on a v5p-64 and on eight H100 is in docs/scaling.md;
-``python -m bsq_jax plan`` says it for other machines.
+The larger sizes are not from the paper: their learning rates are not tuned, and they were compiled
+but never trained. docs/scaling.md has their requirements on a v5p-64 and on eight H100;
+``python -m bsq_jax plan`` computes them for other machines.
 
-Hardware and time: an image and training step at 256x256 takes 1.3 TFLOP in the network (6 FLOP a
+Hardware and time: an image and training step at 256x256 takes 1.3 TFLOP in the network (6 FLOP per
 parameter and token, and attention), 0.1 in VGG16 and 0.7 in the discriminator, so 1M steps of 256
 images are 5.4e20 FLOP: about 16 days on eight accelerators that sustain 50 TFLOP/s each. A clip of
 ``ucf101`` takes 6.2 TFLOP in the network and about 2.5 in the other two: 100,000 steps of 64 clips
-are a tenth of that. This is arithmetic, not a measurement.
+are a tenth of that. This is an estimate, not a measurement.
 
 Scores of the PAPER (not of this code), with the losses that are the default here: ImageNet
-validation at 256x256, one bit a group,
+validation at 256x256, one bit per group,
 
     ============  =====  =====  ======  ======
     bits          PSNR   SSIM   LPIPS   rFID
@@ -39,7 +39,7 @@ validation at 256x256, one bit a group,
     36, EMA       28.14  .8448  .0400   0.45
     ============  =====  =====  ======  ======
 
-and at 128x128, 18 bits, groups of nine: rFID 2.66, 93.8% of the codes in use. UCF-101, clips of
+and at 128x128, 18 bits, groups of nine: rFID 2.66, codebook usage 93.8%. UCF-101, clips of
 16 frames of 128x128:
 
     ============  =====  =====  ======  ======
@@ -49,8 +49,8 @@ and at 128x128, 18 bits, groups of nine: rFID 2.66, 93.8% of the codes in use. U
     36            33.80  .9606  .0159   4.10
     ============  =====  =====  ======  ======
 
-Length, batch and rate of the training on video are not published; those below are ours: the rate of
-the image model, and as many frames in a step as four of its steps have images.
+Length, batch size and learning rate of the video training are not published. Here the learning rate
+is that of the image model, and a step has as many frames as four of its steps have images.
 """
 
 from ml_collections import ConfigDict
@@ -59,10 +59,10 @@ from bsq_jax.config import default_config, parse_argument
 from bsq_jax.core.errors import UserError
 
 VARIANTS = ("imagenet256", "imagenet128", "ucf101")
-# Width, layers of each half, heads, what is computed again in the backward pass.
+# Width, layers each in encoder and decoder, heads, what the backward pass recomputes.
 SIZES = {
     "base": (768, 12, 12, "none"),
-    "600m": (1280, 16, 10, "full"),  # heads of 128 channels, as matrix units like them
+    "600m": (1280, 16, 10, "full"),  # heads of 128 channels match the matrix units of TPUs
     "2b": (2048, 20, 16, "full"),
 }
 

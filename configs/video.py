@@ -1,15 +1,16 @@
-r"""A video tokenizer on a laptop: clips of up to 16 frames of 64x64, 18 bits a patch.
+r"""A video tokenizer on a laptop: clips of up to 16 frames of 64x64, 18 bits per patch.
 
-It starts from the image model of the quickstart, whose network it has, and learns from a camera
-that pans, zooms and turns over the photographs inside scikit-image and scikit-learn::
+It starts from the image model of the quickstart, which has the same network, and is trained on
+synthetic videos: a camera pans, zooms and rotates over photographs from scikit-image and
+scikit-learn::
 
     bash launch/quickstart.sh   # the image model, in runs/quickstart
     python -m bsq_jax.main --config configs/video.py --workdir runs/video \
         --config.train.init=runs/quickstart
 
 For videos of your own add ``--config.data.source=clips:/path/to/videos``. Without ``train.init`` it
-learns from random weights, which takes longer. To compare with, the image model frame by frame on
-the same clips, as it is and trained on as long as the video model::
+starts from random weights, which takes longer. For comparison, these commands evaluate the image
+model frame by frame on the same clips, unchanged and after as much training as the video model::
 
     python -m bsq_jax.main --mode evaluate --workdir runs/quickstart --config.data.source=motion \
         --config.data.frames=16 --config.data.eval_resize=96 --config.data.eval_crop=center
@@ -17,9 +18,9 @@ the same clips, as it is and trained on as long as the video model::
         --config.train.init=runs/quickstart --config.model.frames=1 --config.data.frames=16
 
 Clips are 4 to 16 frames long, and an eighth of the steps has single frames, so that one model
-serves images and clips of any length; the arrays of a step have 1, 4, 8 or 16 frames, for which
-four programs are compiled. Positions are learned, as those of the image model are: along time they
-start at zero. For clips longer than 16 frames, train both models with
+supports images and clips of any length; the arrays of a step have 1, 4, 8 or 16 frames, for which
+four programs are compiled. Positions are learned, as in the image model; temporal positions start
+at zero. For clips longer than 16 frames, train both models with
 ``--config.model.positions=rotary``.
 """
 

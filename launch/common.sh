@@ -7,7 +7,7 @@ readonly MISTAKE=2
 readonly RUN_AGAIN=75
 DRY_RUN=
 
-# One line for a user's mistake.
+# Prints a user error in one line and exits with that status.
 mistake() {
   printf 'error: %s\n' "$*" >&2
   exit "$MISTAKE"
@@ -25,7 +25,7 @@ help_of() {
   } <"$1"
 }
 
-# labelled TEXT: copies lines from the input, with a text before each.
+# labelled TEXT: copies the lines of the input, each prefixed with TEXT.
 labelled() {
   local line
   while IFS= read -r line || [[ -n $line ]]; do
@@ -33,7 +33,7 @@ labelled() {
   done
 }
 
-# Prints words so that a shell reads the same words again.
+# Prints words quoted for a shell.
 quoted() {
   local text
   printf -v text '%q ' "$@"
@@ -49,18 +49,18 @@ run() {
   fi
 }
 
-# need VALUE FLAG [VARIABLE]: names what is missing.
+# need VALUE FLAG [VARIABLE]: an error that names FLAG if VALUE is empty.
 need() {
   [[ -n $1 ]] || mistake "$2 is missing: give $2 VALUE${3:+, or set $3}"
 }
 
-# take VARIABLE FLAG [VALUE]: sets a variable to the value of a flag, which must be there.
+# take VARIABLE FLAG [VALUE]: sets VARIABLE to the value of FLAG; an error if there is none.
 take() {
   [[ $# -gt 2 && -n $3 ]] || mistake "$2 has no value: see --help"
   printf -v "$1" '%s' "$3"
 }
 
-# number FLAG TEXT: a whole number.
+# number FLAG TEXT: an error unless TEXT is a whole number.
 number() {
   [[ $2 =~ ^[0-9]+$ ]] || mistake "$1 $2: it must be a whole number"
 }

@@ -3,10 +3,10 @@
 #
 #   prepare_environment FILE...   installs these requirements files, and sets
 #     REPOSITORY                  the root of the repository (also the current folder from then on)
-#     VENV_PYTHON                 the Python to run things with
+#     VENV_PYTHON                 the Python of the environment
 #
 # An active virtual environment (venv or conda) is used as it is. Without one, .venv in the
-# repository is used, and made first if need be, with $PYTHON or the newest Python found.
+# repository is used, and created first if necessary, with $PYTHON or the newest Python found.
 
 REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV_PYTHON=
@@ -19,7 +19,7 @@ fail() {
   exit 1
 }
 
-# Prints "3.12" for that Python, and nothing for one that does not run, as a stub on PATH may not.
+# Prints "3.12" for that Python, and nothing if it does not run, such as a stub on PATH.
 python_version() {
   "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true
 }
@@ -28,7 +28,7 @@ is_supported() {
   "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 }
 
-# Prints the Python to make an environment with.
+# Prints the Python with which to create an environment.
 find_python() {
   local candidate version too_old='' no_venv=''
   local candidates=(python3.13 python3.12 python3.11 python3 python)

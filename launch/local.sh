@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Trains with several processes on this machine, as a cluster would on several.
+# Trains with several processes on this machine.
 #
 #   bash launch/local.sh [OPTION...] -- ARGUMENT...
 #
 # The arguments are those of bsq_jax.main. Options:
-#   --processes N          how many processes (default: 2)
+#   --processes N          number of processes (default: 2)
 #   --gpus-per-process G   process I sees the GPUs I*G to I*G+G-1
 #   --cpu-devices D        virtual CPU devices of each process
-#   --restarts R           how often to run again what was lost (default: 3)
-#   --patience S           seconds that the others have to end after one has failed (default: 60)
+#   --restarts R           maximum number of restarts after a failure (default: 3)
+#   --patience S           seconds in which the others must end after one has failed (default: 60)
 #   --port P               of process 0 (default: a free one)
-#   --dry-run              print what would be run
+#   --dry-run              print the commands without running them
 #
-# What process 0 writes is shown as it is, what the others say with their number before it. A SIGTERM
-# goes to all: they save and end with status 75.
+# The output of process 0 is shown unchanged, that of the others with their number as a prefix. SIGTERM
+# is forwarded to all processes: they save a checkpoint and end with status 75.
 set -euo pipefail
 # shellcheck source=launch/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
@@ -47,12 +47,12 @@ fi
 
 pids=() stopping=''
 
-# Prints a port that nobody listens on.
+# Prints a free port.
 free_port() {
   "$VENV_PYTHON" -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])'
 }
 
-# The words that start process $1; the rest are the arguments.
+# Sets `command` to the command of process $1; the rest are its arguments.
 command_of() {
   local index=$1 devices word
   shift
@@ -83,7 +83,7 @@ tell() {
   done
 }
 
-# Runs all processes once; sets `status` to the worst of theirs: a mistake before all others.
+# Runs all processes once; sets `status` to the worst of theirs, where a user error ranks first.
 attempt() {
   local index pid code deadline='' killing=''
   local -A left=()

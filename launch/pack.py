@@ -1,8 +1,8 @@
 """Packs the repository for other machines: ``python launch/pack.py ARCHIVE.tar.gz``.
 
-In a git checkout these are the files that git knows, and new ones that it does not ignore. Where
-there is no git, or no checkout, they are what the repository is made of. Needs Python 3.8 or newer
-and no packages, because it runs before there is an environment.
+In a git checkout the archive contains the tracked files, and new ones that git does not ignore.
+Without git or a checkout it contains the folders of the repository. Needs Python 3.8 or newer and
+no packages, because it runs before there is an environment.
 """
 
 import pathlib

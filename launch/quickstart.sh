@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Trains a small BSQ-ViT on the photographs that come inside scikit-image and scikit-learn, and shows
-# what it makes of unseen ones. Needs Python 3.11 or newer and some minutes on a laptop.
+# Trains a small BSQ-ViT on photographs from scikit-image and scikit-learn, and writes
+# reconstructions of validation photographs. Needs Python 3.11 or newer and some minutes on a laptop.
 #
 #   bash launch/quickstart.sh [FLAG...]     e.g. --config.train.steps=500
 #
-# More flags go to bsq_jax.main; relative paths in them start at the repository.
+# The flags are passed to bsq_jax.main; relative paths in them are relative to the repository.
 set -euo pipefail
 # shellcheck source=launch/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

@@ -1,36 +1,36 @@
 #!/usr/bin/env bash
-# Trains on the GPU nodes of a Slurm cluster, and runs again after preemption and time limits.
+# Trains on the GPU nodes of a Slurm cluster, and restarts after preemption and time limits.
 #
 #   bash launch/slurm.sh --partition P --nodes N --gpus-per-node G [OPTION...] -- ARGUMENT...
 #
 # The arguments are those of bsq_jax.main; the repository, its environment (.venv, or the active one)
-# and the workdir must be on storage that all nodes see. Options, and variables in their place:
+# and the workdir must be on shared storage. Options, and variables that replace them:
 #   --partition P            BSQ_PARTITION
 #   --nodes N                BSQ_NODES
 #   --gpus-per-node G        BSQ_GPUS_PER_NODE
 #   --process-per node|gpu   one process for the GPUs of a node, or one for each (default: gpu)
-#   --time T                 limit of one go, as Slurm writes it (default: the partition's)
-#   --account A              BSQ_ACCOUNT, where the cluster wants one
-#   --log-dir D              where the logs go (default: logs)
-#   --restarts R             how often to run again after a crash (default: 3)
-#   --sbatch-option=OPTION   anything else for sbatch; may be repeated
-#   --dry-run                print what would be run
+#   --time T                 time limit of one job in Slurm's format (default: the partition's)
+#   --account A              BSQ_ACCOUNT, where the cluster requires one
+#   --log-dir D              folder of the logs (default: logs)
+#   --restarts R             maximum number of restarts after a crash (default: 3)
+#   --sbatch-option=OPTION   a further option of sbatch; may be repeated
+#   --dry-run                print the commands without running them
 #
-# Two minutes before the limit, and on preemption, the processes get SIGTERM, save and end with status
-# 75, and the job is queued again; that does not count as a crash.
+# Two minutes before the limit, and on preemption, the processes receive SIGTERM, save and end with
+# status 75, and the job is queued again; this does not count as a crash.
 set -euo pipefail
 # shellcheck source=launch/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-# Inside the job: runs one step on all nodes, and queues the job again where that helps. Slurm's own
-# count of restarts holds preemptions as well, so crashes are counted in a file beside the log.
+# Inside the job: runs one job step on all nodes, and queues the job again where a restart can help.
+# Slurm's own restart count includes preemptions, so crashes are counted in a file next to the log.
 inside() {
   local python=$1 crashes=$2 restarts=$3 status=0
   shift 3
   cd "$REPOSITORY"
-  trap : TERM  # preemption may signal this script too, which has to outlive its processes
+  trap : TERM  # preemption may signal this script too, which must outlive its processes
   run srun --kill-on-bad-exit=1 "$python" -m bsq_jax.main "$@" || status=$?
   if ((status == RUN_AGAIN)); then
     echo "stopped with everything saved: queued again" >&2
@@ -80,7 +80,7 @@ number --gpus-per-node "$gpus"
 [[ $# -gt 0 ]] || mistake "there is nothing to run: write the arguments of bsq_jax.main after --"
 case $process_per in
   gpu) tasks=$gpus visible=() ;;
-  # Unasked, JAX gives a Slurm task one GPU.
+  # By default JAX uses one GPU per Slurm task.
   node) tasks=1 visible=(env "JAX_LOCAL_DEVICE_IDS=$(seq -s , 0 $((gpus - 1)))") ;;
   *) mistake "--process-per $process_per: it must be node or gpu" ;;
 esac

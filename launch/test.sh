@@ -3,7 +3,7 @@
 #
 #   bash launch/test.sh [ARGUMENT...]     e.g. -k metrics
 #
-# Arguments go to pytest. Files of tests run side by side, two of them; -n 0 runs them one by one.
+# Arguments are passed to pytest. Two test files run in parallel; -n 0 runs them one by one.
 set -euo pipefail
 # shellcheck source=launch/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

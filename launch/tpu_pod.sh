@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Trains on a TPU VM or a pod slice of Google Cloud, and runs again when it is preempted.
+# Trains on a TPU VM or a pod slice of Google Cloud, and restarts when it is preempted.
 #
 #   bash launch/tpu_pod.sh run --name N --zone Z --project P --accelerator-type T \
 #     --runtime-version V [OPTION...] -- ARGUMENT...
 #   bash launch/tpu_pod.sh status|stop --name N --zone Z --project P
 #
-# `run` makes the slice, or takes it as it is if it is ready, copies the repository to all workers
-# (what git knows, and new files that it does not ignore), installs the requirements, runs the same
-# command on all workers and shows the first one's log until the run ends. Ctrl-C only ends the
-# showing: the same command shows it again. `stop` lets the run save, and deletes the slice.
+# `run` creates the slice, or uses it if it is ready, copies the repository to all workers (tracked
+# files, and new ones that git does not ignore), installs the requirements, runs the same command on
+# all workers and shows the first worker's log until the run ends. Ctrl-C only stops showing the log:
+# the same command shows it again. `stop` lets the run save a checkpoint, and deletes the slice.
 #
-# The arguments are those of bsq_jax.main. Options, and variables in their place:
+# The arguments are those of bsq_jax.main. Options, and variables that replace them:
 #   --name N               BSQ_TPU_NAME
 #   --project P            CLOUDSDK_CORE_PROJECT
 #   --zone Z               CLOUDSDK_COMPUTE_ZONE
@@ -18,13 +18,13 @@
 #   --runtime-version V    BSQ_TPU_RUNTIME, the software of the machines, such as v2-alpha-tpuv5
 #   --bucket B             BSQ_BUCKET: mounted at ~/bucket on all workers with gcsfuse
 #   --spot                 a cheaper slice that may be preempted at any time
-#   --restarts R           how often to run again after preemption or a crash (default: 100)
-#   --retry-seconds S      between two tries when there is no capacity (default: 60)
-#   --tries N              so many of them (default: 60)
-#   --dry-run              print what would be run
+#   --restarts R           maximum number of restarts after preemption or a crash (default: 100)
+#   --retry-seconds S      seconds between attempts while there is no capacity (default: 60)
+#   --tries N              maximum number of such attempts (default: 60)
+#   --dry-run              print the commands without running them
 #
-# The disks of a slice go with it: --workdir must be on the bucket ("bucket/runs/a", relative to the
-# home folder of the workers) for a run that shall outlive a preemption.
+# The disks of a slice are deleted with it: to survive a preemption, a run needs its --workdir on the
+# bucket ("bucket/runs/a", relative to the home folder of the workers).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=launch/common.sh
@@ -82,7 +82,7 @@ on() {
   tpu ssh "$name" --worker="$1" --command="$2"
 }
 
-# READY, PREEMPTED, ...; NONE where there is no such slice. Any other failure ends the script.
+# Prints READY, PREEMPTED, ...; NONE if there is no such slice. Any other failure ends the script.
 state() {
   local found
   if found=$(tpu describe "$name" '--format=value(state)' 2>&1); then
@@ -130,7 +130,7 @@ delete() {
   tpu delete "$name" --quiet
 }
 
-# Makes an environment on a worker. The machines of most TPUs come with a Python that is too old.
+# Creates an environment on a worker. Most TPU machines come with a Python that is too old.
 # shellcheck disable=SC2016  # the workers expand it
 readonly ENVIRONMENT='[ -x venv/bin/python ] || { for python in python3.13 python3.12 python3.11 python3; do if "$python" -c "import ensurepip, sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null; then "$python" -m venv venv; break; fi; done; [ -x venv/bin/python ]; } || { python3 -m pip install --quiet --user uv && python3 -m uv venv --quiet --seed --python 3.12 venv; }'
 
@@ -146,8 +146,8 @@ any_python() {
   mistake "there is no Python here to pack the repository with: install one"
 }
 
-# Puts the repository and its environment on all workers. The bucket is mounted beside it and linked
-# into it, because the folder of the repository is removed before it is copied again.
+# Installs the repository and its environment on all workers. The bucket is mounted next to it and
+# linked into it, because the folder of the repository is removed before it is copied again.
 prepare() {
   local folder
   folder=$(mktemp -d)
@@ -163,10 +163,10 @@ prepare() {
   fi
 }
 
-# Starts the command on all workers; it goes on without us. Its status is left in run.status.
+# Starts the command on all workers in the background. Its exit status is written to run.status.
 start() {
   local line cache=''
-  # Compiled programs outlive the slice where the run does.
+  # The compilation cache is on the bucket if there is one.
   # shellcheck disable=SC2016  # the workers expand it
   [[ -z $bucket ]] || cache='JAX_COMPILATION_CACHE_DIR=$HOME/bucket/compiled '
   line="cd bsq_jax && $cache../venv/bin/python -m bsq_jax.main $(quoted "$@"); echo \$? > ../run.status"
@@ -176,7 +176,7 @@ start() {
 # shellcheck disable=SC2016  # the workers expand it
 readonly GOING='[ ! -f run.status ] && [ -f run.pid ] && kill -0 "$(cat run.pid)" 2>/dev/null'
 
-# Shows the first worker's log to the end of the run and returns its status; 255 if ssh breaks off.
+# Shows the first worker's log until the run ends and returns its status; 255 if ssh fails.
 follow() {
   on 0 "tail -n +1 -F run.log & shown=\$!; while $GOING; do sleep 2; done; sleep 1; kill \$shown; exit \$(cat run.status 2>/dev/null || echo 1)"
 }

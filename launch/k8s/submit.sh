@@ -5,14 +5,14 @@
 #     -- ARGUMENT...
 #
 # The arguments are those of bsq_jax.main. The image holds the repository and its requirements. The
-# volume claim C (ReadWriteMany) is mounted at /runs: --workdir belongs there. Options, and variables:
-#   --name N            of the JobSet
+# volume claim C (ReadWriteMany) is mounted at /runs: --workdir must be there. Options, and variables:
+#   --name N            name of the JobSet
 #   --image I           BSQ_IMAGE
-#   --nodes N           BSQ_NODES; a pod on each
+#   --nodes N           BSQ_NODES; one pod per node
 #   --gpus-per-node G   BSQ_GPUS_PER_NODE
 #   --claim C           BSQ_CLAIM
 #   --namespace NS      (default: default)
-#   --restarts R        how often all pods start again (default: 100, for preemption counts)
+#   --restarts R        maximum number of restarts of all pods, preemptions included (default: 100)
 #   --dry-run           print the manifest
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -48,8 +48,8 @@ number --restarts "$restarts"
 [[ $name =~ ^[a-z]([a-z0-9-]{0,40}[a-z0-9])?$ ]] ||
   mistake "--name $name: it must be a DNS label of small letters, digits and -, 42 at most"
 
-# JSON is YAML, so whatever is in a text survives as JSON. Kubernetes itself expands $(NAME) in
-# arguments, unless the dollar is doubled.
+# JSON is valid YAML, so any text can be embedded as JSON. Kubernetes expands $(NAME) in arguments
+# unless the dollar sign is doubled.
 json() {
   local text=$1
   text=${text//\\/\\\\}
@@ -59,7 +59,7 @@ json() {
   printf '"%s"' "$text"
 }
 
-# shellcheck disable=SC2016  # they are meant to stay
+# shellcheck disable=SC2016  # kept literally
 arguments='' expanded='$(' kept='$$('
 for word in "$@"; do
   arguments+="${arguments:+, }$(json "${word//"$expanded"/$kept}")"
