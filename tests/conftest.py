@@ -44,9 +44,11 @@ def devices(request):
 
 
 @pytest.fixture
-def eight_devices(monkeypatch):
+def eight_devices():
     """Eight devices for one test, of meshes."""
-    _show(monkeypatch, 8)
+    with pytest.MonkeyPatch.context() as patch:  # the test may undo its own
+        _show(patch, 8)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -37,9 +37,9 @@ def config_of(folder, **train):
 
 def test_identical_black_pictures(tmp_path, capsys):
     workdir = tmp_path / "run"
-    config = config_of(folder_of(tmp_path / "black", 20))
+    config = config_of(folder_of(tmp_path / "black", 8))
     config.unlock()
-    config.data.val_source = f"folder:{folder_of(tmp_path / 'others', 20)}"
+    config.data.val_source = f"folder:{folder_of(tmp_path / 'others', 8)}"
     assert train_run.train(config, workdir) == 0
     assert "PSNR" in capsys.readouterr().out
     report = json.loads((workdir / "evaluation.json").read_text())
@@ -70,6 +70,6 @@ def test_one_and_two_pictures(tmp_path, capsys, count):
         return
     assert train_run.train(config, workdir) == 0
     out = capsys.readouterr().out
-    assert "VGG16 needs at least 2 frames" in out
+    assert "VGG16 Frechet distance needs at least 2 frames" in out
     report = json.loads((workdir / "evaluation.json").read_text())
     assert "frechet_vgg16" not in report["results"]["raw"]

@@ -121,7 +121,8 @@ def test_what_is_no_mistake_of_the_user_passes():
 def test_ctrl_c_in_a_real_process(tmp_path):
     """Training that is interrupted ends with 130 and says how to go on."""
     code = (
-        "import sys, time; from bsq_jax import cli; from bsq_jax.training import train_run;"
+        "import signal, sys, time; from bsq_jax import cli; from bsq_jax.training import train_run;"
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"  # ignored in the background
         "train_run.train = lambda *_, **__: (print('begun', flush=True), time.sleep(60));"
         "sys.exit(cli.main(sys.argv[1:]))"
     )

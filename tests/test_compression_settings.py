@@ -13,7 +13,7 @@ from small_codec import make_codec, picture
 from bsq_jax.models.prior.entropy_coder import Encoder
 
 SETTINGS = {
-    "x64": {"JAX_ENABLE_X64": "1"},
+    "x64": {"JAX_ENABLE_X64": "1", "XLA_FLAGS": "--xla_backend_optimization_level=0"},
     "fast": {
         "XLA_FLAGS": "--xla_cpu_enable_fast_math=true",
         "JAX_DEFAULT_MATMUL_PRECISION": "bfloat16",
