@@ -12,8 +12,8 @@
 #   --port P               of process 0 (default: a free one)
 #   --dry-run              print the commands without running them
 #
-# The output of process 0 is shown unchanged, that of the others with their number as a prefix. SIGTERM
-# is forwarded to all processes: they save a checkpoint and end with status 75.
+# The output of process 0 is shown unchanged, that of the others with their number as a prefix.
+# SIGTERM is forwarded to all processes: they save a checkpoint and end with status 75.
 set -euo pipefail
 # shellcheck source=launch/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Trains a small BSQ-ViT on photographs from scikit-image and scikit-learn, and writes
-# reconstructions of validation photographs. Needs Python 3.11 or newer and some minutes on a laptop.
+# reconstructions of validation photographs. Needs Python 3.11 or newer and some minutes on a
+# laptop.
 #
 #   bash launch/quickstart.sh [FLAG...]     e.g. --config.train.steps=500
 #

@@ -3,8 +3,8 @@
 #
 #   bash launch/slurm.sh --partition P --nodes N --gpus-per-node G [OPTION...] -- ARGUMENT...
 #
-# The arguments are those of bsq_jax.main; the repository, its environment (.venv, or the active one)
-# and the workdir must be on shared storage. Options, and variables that replace them:
+# The arguments are those of bsq_jax.main; the repository, its environment (.venv, or the active
+# one) and the workdir must be on shared storage. Options, and variables that replace them:
 #   --partition P            BSQ_PARTITION
 #   --nodes N                BSQ_NODES
 #   --gpus-per-node G        BSQ_GPUS_PER_NODE

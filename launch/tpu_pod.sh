@@ -7,8 +7,9 @@
 #
 # `run` creates the slice, or uses it if it is ready, copies the repository to all workers (tracked
 # files, and new ones that git does not ignore), installs the requirements, runs the same command on
-# all workers and shows the first worker's log until the run ends. Ctrl-C only stops showing the log:
-# the same command shows it again. `stop` lets the run save a checkpoint, and deletes the slice.
+# all workers and shows the first worker's log until the run ends. Ctrl-C only stops showing the
+# log: the same command shows it again. `stop` lets the run save a checkpoint, and deletes the
+# slice.
 #
 # The arguments are those of bsq_jax.main. Options, and variables that replace them:
 #   --name N               BSQ_TPU_NAME
@@ -23,8 +24,8 @@
 #   --tries N              maximum number of such attempts (default: 60)
 #   --dry-run              print the commands without running them
 #
-# The disks of a slice are deleted with it: to survive a preemption, a run needs its --workdir on the
-# bucket ("bucket/runs/a", relative to the home folder of the workers).
+# The disks of a slice are deleted with it: to survive a preemption, a run needs its --workdir on
+# the bucket ("bucket/runs/a", relative to the home folder of the workers).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=launch/common.sh

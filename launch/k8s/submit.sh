@@ -5,7 +5,8 @@
 #     -- ARGUMENT...
 #
 # The arguments are those of bsq_jax.main. The image holds the repository and its requirements. The
-# volume claim C (ReadWriteMany) is mounted at /runs: --workdir must be there. Options, and variables:
+# volume claim C (ReadWriteMany) is mounted at /runs: --workdir must be there. Options, and
+# variables:
 #   --name N            name of the JobSet
 #   --image I           BSQ_IMAGE
 #   --nodes N           BSQ_NODES; one pod per node
