@@ -1,6 +1,6 @@
 """What the perceptual loss, the discriminator and R1 cost in the training step.
 
-Run ``python -m benchmarks.two_players``.
+Run ``python -m benchmarks.adversarial_step``.
 
 Each step is timed in turn with the step of the L1 loss alone. The FLOPs of a step are the compiled
 program's own count. That takes the body of a loop over layers once; the other layers are added from
@@ -29,9 +29,27 @@ from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
 ROWS: dict[str, tuple[float, float, float, int, str]] = {
     "L1": (0.0, 0.0, 0.0, 1, "L1"),
     "L1, LPIPS": (0.1, 0.0, 0.0, 1, "L1, LPIPS"),
-    "both players, no R1 in the program": (0.1, 0.1, 0.0, 1, "both players, no R1 in the program"),
-    "both players, between R1 steps": (0.1, 0.1, 10.0, 1, "both players, no R1 in the program"),
-    "both players, R1 step": (0.1, 0.1, 10.0, 0, "both players, R1 step"),
+    "adversarial, no R1 in the program": (
+        0.1,
+        0.1,
+        0.0,
+        1,
+        "adversarial, no R1 in the program",
+    ),
+    "adversarial, between R1 steps": (
+        0.1,
+        0.1,
+        10.0,
+        1,
+        "adversarial, no R1 in the program",
+    ),
+    "adversarial, R1 step": (
+        0.1,
+        0.1,
+        10.0,
+        0,
+        "adversarial, R1 step",
+    ),
 }
 
 
