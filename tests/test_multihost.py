@@ -36,7 +36,8 @@ ROOT = pathlib.Path(main.__file__).parents[1]
 FLAGS = [
     *("--config.train.steps=4", "--config.mesh.data=1", "--config.mesh.fsdp=4"),
     *("--config.loss.adversarial=0.1", "--config.loss.r1_every=2", "--config.optimizer.ema=0"),
-    *("--config.discriminator.channel_base=64", "--config.model.image_size=32"),
+    *("--config.discriminator.name=patchgan", "--config.discriminator.layers=1"),
+    *("--config.discriminator.width=4", "--config.model.image_size=32"),
     *("--config.data.resize=32", "--config.data.eval_resize=32"),
     *("--config.eval.lpips=true", "--config.eval.frechet=true", "--config.eval.batch_size=8"),
     # A dozen pictures are enough for them, and what most of the time would go into.

@@ -28,7 +28,8 @@ FLAGS = [f"--config.train.steps={STEPS}", f"--config.train.checkpoint_every={EVE
 FLAGS += [f"--config.train.keep={STEPS}"]
 # Both players, and all that the second one keeps.
 FLAGS += ["--config.loss.adversarial=0.1", "--config.loss.r1_every=3", "--config.loss.lecam=0.01"]
-FLAGS += ["--config.discriminator.channel_base=64"]
+FLAGS += ["--config.discriminator.name=patchgan", "--config.discriminator.width=4"]
+FLAGS += ["--config.discriminator.layers=1"]
 
 PARTS = ["params", "ema", "opt_state", "adversary"]  # of the state
 PICTURES = ["--config", TINY, *FLAGS]
