@@ -5,6 +5,7 @@ import pathlib
 import re
 import warnings
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -83,13 +84,14 @@ def message_of(function, *arguments, **options):
 def test_shapes_types_and_ranges(tokenizer):
     pixels = images(3)
     bits = tokenizer.encode(pixels)
-    assert (bits.shape, bits.dtype) == ((3, 2, 2, 6), np.uint8)
+    chex.assert_shape(bits, (3, 2, 2, 6))
+    chex.assert_type(bits, np.uint8)
     assert set(np.unique(bits)) == {0, 1}
     decoded = tokenizer.decode(bits)
-    assert (decoded.shape, decoded.dtype) == ((3, 16, 16, 3), np.float32)
-    assert np.abs(decoded).max() <= 1
     as_bytes = tokenizer.decode(bits, dtype="uint8")
-    assert (as_bytes.shape, as_bytes.dtype) == ((3, 16, 16, 3), np.uint8)
+    chex.assert_shape([decoded, as_bytes], (3, 16, 16, 3))
+    chex.assert_type([decoded, as_bytes], [np.float32, np.uint8])
+    assert np.abs(decoded).max() <= 1
     np.testing.assert_allclose(as_bytes / 127.5 - 1, decoded, atol=0.5 / 127.5 + 1e-5)
     np.testing.assert_array_equal(tokenizer.reconstruct(pixels), decoded)
     np.testing.assert_array_equal(tokenizer.reconstruct(pixels, dtype="uint8"), as_bytes)
@@ -100,8 +102,8 @@ def test_shapes_types_and_ranges(tokenizer):
 def test_videos(video):
     pixels = images(2, 16, 24, frames=3)
     bits = video.encode(pixels)
-    assert bits.shape == (2, 3, 2, 3, 6)
-    assert video.decode(bits).shape == pixels.shape
+    chex.assert_shape(bits, (2, 3, 2, 3, 6))
+    chex.assert_equal_shape([video.decode(bits), pixels])
     # Causal: shorter clips and single images are the beginnings of longer ones.
     np.testing.assert_array_equal(video.encode(pixels[:, :2]), bits[:, :2])
     np.testing.assert_array_equal(video.encode(pixels[:, 0]), bits[:, 0])
@@ -115,7 +117,7 @@ def test_bytes_and_floats_are_the_same_pictures(tokenizer):
     np.testing.assert_array_equal(tokenizer.encode(floats), bits)  # float64
     np.testing.assert_array_equal(tokenizer.encode(floats.astype(np.float32)), bits)
     np.testing.assert_array_equal(tokenizer.encode(jnp.asarray(pixels)), bits)
-    assert tokenizer.encode(jnp.asarray(floats, jnp.bfloat16)).shape == bits.shape
+    chex.assert_equal_shape([tokenizer.encode(jnp.asarray(floats, jnp.bfloat16)), bits])
 
 
 def test_pixels_are_clamped(tokenizer):
@@ -137,12 +139,13 @@ def test_pieces_change_nothing_and_few_shapes_are_compiled(monkeypatch):
     alone = np.concatenate([tokenizer.decode(alone_bits[i : i + 1]) for i in range(11)])
     for count in (*range(1, 12), 0):
         bits = tokenizer.encode(pixels[:count])
-        assert (bits.shape, bits.dtype) == ((count, 2, 2, 6), np.uint8)
-        np.testing.assert_array_equal(bits, alone_bits[:count])
+        chex.assert_trees_all_equal(bits, alone_bits[:count], strict=True)
+        chex.assert_shape(bits, (count, 2, 2, 6))
         decoded = tokenizer.decode(bits)
-        assert (decoded.shape, decoded.dtype) == ((count, 16, 16, 3), np.float32)
+        chex.assert_shape(decoded, (count, 16, 16, 3))
+        chex.assert_type(decoded, np.float32)
         np.testing.assert_allclose(decoded, alone[:count], atol=1e-5)
-    assert tokenizer.decode(bits, dtype="uint8").dtype == np.uint8
+    chex.assert_type(tokenizer.decode(bits, dtype="uint8"), np.uint8)
     assert tokenizer._functions["encode"]._cache_size() == 3
     assert tokenizer._functions["float32"]._cache_size() == 3
 
@@ -186,8 +189,8 @@ def test_clips_longer_than_trained(video):
     assert "a clip of 5 frames" in message_of(video.decode, np.zeros((1, 5, 2, 3, 6), int))
     rotary = make(frames=3, image_size=(16, 24), positions="rotary", width=24)
     bits = rotary.encode(pixels)
-    assert bits.shape == (1, 5, 2, 3, 6)
-    assert rotary.decode(bits).shape == pixels.shape
+    chex.assert_shape(bits, (1, 5, 2, 3, 6))
+    chex.assert_equal_shape([rotary.decode(bits), pixels])
     np.testing.assert_array_equal(rotary.encode(pixels[:, :3]), bits[:, :3])
 
 
@@ -466,7 +469,7 @@ def test_bfloat16_computes_nearly_the_same(tokenizer, tmp_path):
     bits = tokenizer.encode(pixels)
     assert np.mean(quick.encode(pixels) == bits) > 0.95
     decoded = quick.decode(bits)
-    assert decoded.dtype == np.float32
+    chex.assert_type(decoded, np.float32)
     np.testing.assert_allclose(decoded, tokenizer.decode(bits), atol=0.05)
     quick.save(tmp_path / "again")  # the parameters are still the float32 ones
     again = Tokenizer.load(tmp_path / "again", dtype="float32")

@@ -2,6 +2,7 @@
 
 import json
 
+import chex
 import numpy as np
 import pytest
 import tiny
@@ -9,7 +10,6 @@ from PIL import Image
 
 from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
-from bsq_jax.core.trees import leaves
 from bsq_jax.training import train_run
 from bsq_jax.training.workdir import open_checkpoints
 
@@ -54,8 +54,7 @@ def test_identical_black_pictures(tmp_path, capsys):
     assert {"lecam", "r1", "adversarial_weight", "perceptual"} <= lines[0].keys()
     with open_checkpoints(workdir) as checkpoints:
         _, state, _ = checkpoints.restore_partial(["params", "ema", "opt_state", "adversary"])
-    for name, leaf in leaves(state).items():
-        assert np.isfinite(leaf).all(), name
+    chex.assert_tree_all_finite(state)
 
 
 @pytest.mark.parametrize("count", [1, 2])

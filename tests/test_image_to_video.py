@@ -5,6 +5,7 @@ import functools
 import json
 import pathlib
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -124,8 +125,9 @@ def begin(path, mesh=None, **model):
 
 def assert_frames_equal(ours, theirs, frames=slice(None)):
     (pixels, bits), (wanted_pixels, wanted_bits) = ours, theirs
-    np.testing.assert_array_equal(bits[:, frames], wanted_bits[:, frames])
-    np.testing.assert_allclose(pixels[:, frames], wanted_pixels[:, frames], 0, 1e-6)
+    chex.assert_trees_all_equal(bits[:, frames], wanted_bits[:, frames], strict=True)
+    pixels, wanted_pixels = pixels[:, frames], wanted_pixels[:, frames]
+    chex.assert_trees_all_close(pixels, wanted_pixels, rtol=0, atol=1e-6, strict=True)
 
 
 @pytest.mark.parametrize(
@@ -184,8 +186,8 @@ def test_a_larger_picture_has_its_positions_interpolated(image_model):
         assert not np.asarray(found["temporal"]).any()
     rotary, _, said = begin(image_model("rotary"), image_size=24)
     assert "model.image_size 16x16 -> 24x24: rotary positions are computed" in said
-    for name, leaf in leaves(load_saved_model(image_model("rotary")).weights["raw"]).items():
-        np.testing.assert_array_equal(leaves(rotary.params)[name], leaf)
+    given = load_saved_model(image_model("rotary")).weights["raw"]
+    chex.assert_trees_all_equal(rotary.params, given, strict=True)
 
 
 def test_other_numbers_of_frames(reconstruct):
@@ -223,6 +225,9 @@ def test_what_is_adapted_lies_on_the_mesh(image_model):
     state, config, _ = begin(image_model("learned"), mesh, frames=FRAMES, image_size=32)
     abstract = make_tokenizer_task(config).abstract_state(mesh)
     for field in ("params", "ema"):
+        chex.assert_trees_all_equal_shapes_and_dtypes(
+            getattr(state, field), getattr(abstract, field)
+        )
         wanted = leaves(getattr(abstract, field))
         for name, leaf in leaves(getattr(state, field)).items():
             assert leaf.sharding.is_equivalent_to(wanted[name].sharding, leaf.ndim), name

@@ -1,9 +1,11 @@
 """Sizes of an integer prior. Oracle: the worst case in Python's integers."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl.testing import parameterized
 from shapes import prior_shape
 from test_prior_model import Reference, random_params, shape_of, signs_of
 
@@ -20,20 +22,24 @@ def normalized(x):
     return [max(-127, min(127, (v * 32 * len(x) + total // 2) // total)) for v in x]
 
 
-@pytest.mark.parametrize("width", [16, 512, 1024, 2048])
-def test_normalize_in_the_worst_case(width):
-    largest, drawn = largest_residual(width), np.random.default_rng(0)
-    rows = [
-        np.full(width, largest),
-        np.where(np.arange(width) % 2, largest, -largest),
-        np.where(np.arange(width) == 3, largest, 0),
-        np.where(np.arange(width) == 3, -largest, drawn.integers(-40, 40, width)),
-        drawn.integers(-largest, largest, width),
-        (largest * drawn.normal(0, 0.2, width)).round().clip(-largest, largest).astype(int),
-    ]
-    found = jax.jit(normalize)(jnp.asarray(np.stack(rows), jnp.float32))
-    wanted = [normalized([int(v) for v in row]) for row in rows]
-    np.testing.assert_array_equal(found, wanted)
+class Normalize(chex.TestCase):
+    """Compiled, op by op and on a device: the same integers."""
+
+    @chex.variants(with_jit=True, without_jit=True, with_device=True)
+    @parameterized.parameters(16, 512, 1024, 2048)
+    def test_the_worst_case(self, width):
+        largest, drawn = largest_residual(width), np.random.default_rng(0)
+        rows = [
+            np.full(width, largest),
+            np.where(np.arange(width) % 2, largest, -largest),
+            np.where(np.arange(width) == 3, largest, 0),
+            np.where(np.arange(width) == 3, -largest, drawn.integers(-40, 40, width)),
+            drawn.integers(-largest, largest, width),
+            (largest * drawn.normal(0, 0.2, width)).round().clip(-largest, largest).astype(int),
+        ]
+        found = self.variant(normalize)(jnp.asarray(np.stack(rows), jnp.float32))
+        wanted = np.array([normalized([int(v) for v in row]) for row in rows], np.float32)
+        chex.assert_trees_all_equal(found, wanted, strict=True)
 
 
 def agrees(model, params, time):

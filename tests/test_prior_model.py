@@ -2,6 +2,7 @@
 
 import hashlib
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -152,8 +153,9 @@ def test_against_integers(order):
     model = PriorModel(shape_of(order))
     params, signs = random_params(model), signs_of(model.shape, 2, 3)
     ours = np.asarray(jax.jit(model.apply)({"params": params}, signs))
-    for clip, found in zip(signs, ours, strict=True):
-        np.testing.assert_array_equal(found, Reference(model.shape, params).logits(clip))
+    wanted = np.stack([Reference(model.shape, params).logits(clip) for clip in signs])
+    chex.assert_shape(ours, (2, 3, 6, 5))
+    chex.assert_trees_all_equal(ours, wanted)
     assert np.unique(ours).size > 20
 
 
@@ -191,6 +193,7 @@ def test_every_way_gives_the_same(order):
             taken = tokens
         _, current = apply(signs[:, t, taken], taken, taken, have, current, cache, method="advance")
         cache = append_frame(cache, current, signs[:, t])
+        chex.assert_trees_all_equal(cache, cache_of_frames, strict=True)
 
 
 def test_numbers_of_every_release():
@@ -227,25 +230,41 @@ def test_orders():
     assert 64 / (steps.max() + 1) >= 20
 
 
-def test_division_is_that_of_integers():
-    drawn = np.random.default_rng(0)
-    top = drawn.integers(-(2**30), 2**30, 200_000)
-    bottom = drawn.integers(2**9, 2**24, 200_000)
-    exact = bottom * drawn.integers(-60, 60, 200_000)  # quotients where rounding decides
-    top = np.concatenate([top, exact, exact - 1])
-    bottom = np.concatenate([bottom, bottom, bottom])
-    found = divide(jnp.asarray(top, jnp.int32), jnp.asarray(bottom, jnp.int32))
-    np.testing.assert_array_equal(found, top // bottom)
+class Arithmetic(chex.TestCase):
+    """Compiled, op by op and on a device: the same integers, not only close ones."""
+
+    @chex.variants(with_jit=True, without_jit=True, with_device=True)
+    def test_division_is_that_of_integers(self):
+        drawn = np.random.default_rng(0)
+        top = drawn.integers(-(2**30), 2**30, 200_000)
+        bottom = drawn.integers(2**9, 2**24, 200_000)
+        exact = bottom * drawn.integers(-60, 60, 200_000)  # quotients where rounding decides
+        top = np.concatenate([top, exact, exact - 1])
+        bottom = np.concatenate([bottom, bottom, bottom])
+        found = self.variant(divide)(jnp.asarray(top, jnp.int32), jnp.asarray(bottom, jnp.int32))
+        chex.assert_trees_all_equal(found, (top // bottom).astype(np.int32), strict=True)
+
+    @chex.variants(with_jit=True, without_jit=True, with_device=True)
+    def test_shares_of_scores(self):
+        scores = jnp.array([3.0, -20.0, 10.0, -70.0])
+        wanted = np.array([((32 - 7) << 2) >> 0, ((32 - 14) << 2) >> 1, 128, 4], np.float32)
+        share = self.variant(powers)(scores)
+        chex.assert_trees_all_equal(share, wanted, strict=True)
+        smooth = 128 * 2 ** ((np.asarray(scores) - 10) / 16)
+        chex.assert_trees_all_close(share, smooth, rtol=0.07)
+
+    @chex.variants(with_jit=True, without_jit=True, with_device=True)
+    def test_sums_are_shifted_to_the_nearest(self):
+        sums = np.arange(-100, 101)
+        found = self.variant(lambda x: shift(x, 3))(jnp.asarray(sums, jnp.float32))
+        wanted = (2 * sums + 8) >> 4
+        chex.assert_trees_all_equal(found, wanted.astype(np.float32), strict=True)
 
 
 def test_gradients_are_those_of_the_smooth_functions():
     x = jnp.linspace(-1.5, 1.5, 7)
     np.testing.assert_allclose(jax.grad(lambda x: whole(x).sum())(x), 64.0)
     np.testing.assert_allclose(jax.grad(lambda x: shift(64 * x, 3).sum())(x), 8.0)
-    scores = jnp.array([3.0, -20.0, 10.0, -70.0])
-    share = powers(scores)
-    np.testing.assert_array_equal(share, [((32 - 7) << 2) >> 0, ((32 - 14) << 2) >> 1, 128, 4])
-    np.testing.assert_allclose(share, 128 * 2 ** ((np.asarray(scores) - 10) / 16), rtol=0.07)
     v = jnp.asarray(np.random.default_rng(0).normal(0, 200, 16).round(), jnp.float32)
     found = jax.grad(lambda v: jnp.sum(normalize(v) * jnp.arange(16.0)))(v)
     wanted = jax.grad(lambda v: jnp.sum(512 * v / jnp.sum(jnp.abs(v)) * jnp.arange(16.0)))(v)

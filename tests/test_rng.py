@@ -1,5 +1,6 @@
 """Derived keys. Oracle: what the numbers must and must not depend on."""
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -19,13 +20,17 @@ def test_same_arguments_same_key_and_all_others_differ():
 
 
 @pytest.mark.smoke
-def test_traced_step_and_seed_give_the_same_key():
-    traced = jax.jit(lambda seed, step: jax.random.key_data(stream_key(seed, "x", step)))
-    assert tuple(np.asarray(traced(4, 1000)).tolist()) == numbers(4, "x", 1000)
+class Traced(chex.TestCase):
+    """The same key whether seed and step are Python's integers or traced."""
 
+    @chex.variants(with_jit=True, without_jit=True, with_device=True)
+    def test_seed_and_step(self):
+        found = self.variant(lambda seed, step: stream_key(seed, "x", step))(4, 1000)
+        chex.assert_trees_all_equal(found, stream_key(4, "x", 1000))
 
-def test_the_key_is_the_same_in_every_process():
-    # The CRC-32 of "init", written out: a hash that Python salts per process would not give it.
-    key = jax.random.fold_in(jax.random.key(0), 0xC674E474)
-    wanted = jax.random.key_data(jax.random.fold_in(key, 7))
-    assert numbers(0, "init", 7) == tuple(np.asarray(wanted).tolist())
+    @chex.variants(with_jit=True, without_jit=True, with_device=True)
+    def test_the_key_is_the_same_in_every_process(self):
+        # The CRC-32 of "init", written out: a hash that Python salts per process would not give it.
+        key = jax.random.fold_in(jax.random.key(0), 0xC674E474)
+        found = self.variant(lambda step: stream_key(0, "init", step))(7)
+        chex.assert_trees_all_equal(found, jax.random.fold_in(key, 7))

@@ -1,7 +1,9 @@
 """Sampling. Oracles: all outcomes of a toy enumerated in float64, the schedule, the model."""
 
+import functools
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -181,19 +183,25 @@ def test_counts_follow_the_schedule_and_given_words_stay(unit, steps, schedule):
     assert (found[5] != words[5]).any()
 
 
-def test_no_temperature_and_no_noise_take_the_likeliest():
-    shape = masked_lm_shape(1, 3, bits=2, group_size=2)
-    toy = Toy(shape)
-    sampling = sampling_settings(steps=3, temperature=0.0, noise=0.0)
-    start = jnp.zeros((1, 3, 1), jnp.int32)
-    keys = jax.random.split(jax.random.key(0), 1)
-    found, _ = fill_in(toy.logits, shape, sampling, start, jnp.ones((1, 3), bool), keys)
-    state = [4, 4, 4]
-    for _ in range(3):
-        logs = toy.logs(state)
-        place = max((p for p in range(3) if state[p] == 4), key=lambda p: logs[p].max())
-        state[place] = int(np.argmax(logs[place]))
-    assert np.asarray(found)[0, :, 0].tolist() == state
+class Likeliest(chex.TestCase):
+    """Compiled, op by op and on a device."""
+
+    @chex.variants(with_jit=True, without_jit=True, with_device=True)
+    def test_no_temperature_and_no_noise_take_the_likeliest(self):
+        shape = masked_lm_shape(1, 3, bits=2, group_size=2)
+        toy = Toy(shape)
+        sampling = sampling_settings(steps=3, temperature=0.0, noise=0.0)
+        start = jnp.zeros((1, 3, 1), jnp.int32)
+        keys = jax.random.split(jax.random.key(0), 1)
+        fill = self.variant(functools.partial(fill_in, toy.logits, shape, sampling))
+        found, _ = fill(start, jnp.ones((1, 3), bool), keys)
+        state = [4, 4, 4]
+        for _ in range(3):
+            logs = toy.logs(state)
+            place = max((p for p in range(3) if state[p] == 4), key=lambda p: logs[p].max())
+            state[place] = int(np.argmax(logs[place]))
+        wanted = np.array(state, np.int32).reshape(1, 3, 1)
+        chex.assert_trees_all_equal(found, wanted, strict=True)
 
 
 # --- with a network ---
@@ -234,7 +242,8 @@ def test_samples_depend_on_seed_number_and_class_alone():
     split = Sampler(model, None, sampling, make_mesh(data=2, fsdp=2, tensor=2))
     assert (one.batch, eight.batch, split.batch) == (32, 256, 128)
     whole = bits_of(eight, params, labels, seed=5)
-    assert whole.shape == (70, 1, 4, 6)
+    chex.assert_shape(whole, (70, 1, 4, 6))
+    chex.assert_type(whole, np.uint8)
     np.testing.assert_array_equal(bits_of(one, params, labels, seed=5), whole)
     np.testing.assert_array_equal(bits_of(split, params, labels, seed=5), whole)
     np.testing.assert_array_equal(bits_of(one, params, labels[:7], seed=5), whole[:7])
@@ -273,7 +282,7 @@ def test_frames_are_made_in_order_given_those_before():
     sampling = sampling_settings(steps=1, temperature=0.0)
     sampler = Sampler(model, None, sampling, make_mesh(devices=jax.devices()[:1]))
     bits = bits_of(sampler, params, [-1, -1], frames=5)
-    assert bits.shape == (2, 5, 4, 6)
+    chex.assert_shape(bits, (2, 5, 4, 6))
     words = np.asarray(to_group_indices(bits, 3))
     for frame in range(5):
         first = max(0, frame - 2)  # it looks at three frames, its own included

@@ -4,6 +4,7 @@ import functools
 import logging
 import types
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -70,11 +71,13 @@ def streamed(tokenizer, pixels):
 
 def check_stream(tokenizer, pixels):
     bits, decoded = streamed(tokenizer, pixels)
-    assert (bits.dtype, decoded.dtype) == (np.uint8, np.float32)
+    chex.assert_type([bits, decoded], [np.uint8, np.float32])
+    chex.assert_equal_shape([decoded, pixels])
     whole = tokenizer.encode(pixels)
     assert 0.1 < bits.mean() < 0.9
-    np.testing.assert_array_equal(bits, whole)
-    np.testing.assert_allclose(decoded, tokenizer.decode(whole), atol=1e-5)
+    chex.assert_trees_all_equal(bits, whole, strict=True)
+    wanted = tokenizer.decode(whole)
+    chex.assert_trees_all_close(decoded, wanted, rtol=1e-7, atol=1e-5, strict=True)
 
 
 @pytest.mark.smoke
@@ -121,14 +124,14 @@ def test_windowed_streams_never_end_and_compile_no_more():
     pixels = clip(model, 10)
     stream = model.stream()
     bits = np.stack([stream.encode(pixels[:, time]) for time in range(3)], 1)
-    kept = [part.shape for part in stream._encoder.past]
+    kept = stream._encoder.past
     compiled = model._programs.compiled()
     assert compiled == 3
     bits = np.stack([bits[:, 0], bits[:, 1], bits[:, 2]], 1)
     more = [stream.encode(pixels[:, time]) for time in range(3, 10)]
     assert model._programs.compiled() == compiled
-    assert [part.shape for part in stream._encoder.past] == kept
-    assert kept[0][2] == 2  # frames
+    chex.assert_trees_all_equal_shapes_and_dtypes(stream._encoder.past, kept)
+    assert kept[0].shape[2] == 2  # frames
     assert stream.encoded == 10
     bits = np.concatenate([bits, np.stack(more, 1)], 1)
     # The clip is longer than `frames`.
@@ -168,7 +171,7 @@ def test_encoder_and_decoder_go_their_own_ways():
     assert encoder.encoded == 0
     np.testing.assert_array_equal(encoder.encode(pixels[:, 0]), bits[:, 0])
     as_bytes = model.stream(batch=2).decode(bits[:, 0], dtype="uint8")
-    assert as_bytes.dtype == np.uint8
+    chex.assert_type(as_bytes, np.uint8)
     np.testing.assert_allclose(as_bytes / 127.5 - 1, decoded[:, 0], atol=0.5 / 127.5 + 1e-5)
 
 
