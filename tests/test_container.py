@@ -57,8 +57,14 @@ def read(data, limit=lambda _: 10**6):
     return header, list(read_chunks(file, header, "x.bsq", limit))
 
 
+def examples():
+    """The blocks of bytes on the page: of times, and of a whole file."""
+    parts = PAGE.read_text().split("<!-- tests/test_container.py reads this -->")[1:]
+    return [part.split("```")[1] for part in parts]
+
+
 def test_the_example_of_the_page():
-    example = PAGE.read_text().split("```")[3]
+    example = examples()[1]
     parts = [re.match(r"((?:[0-9a-f]{2} ?)+)", line)[1] for line in example.split("\n") if line]
     data = bytes.fromhex("".join(parts))
     assert read(data) == (PICTURE, [Chunk(1, np.packbits(BITS).tobytes(), bits_checksum(BITS))])
@@ -66,7 +72,7 @@ def test_the_example_of_the_page():
 
 
 def test_the_times_of_the_page():
-    example = PAGE.read_text().split("```")[1]
+    example = examples()[0]
     parts = [re.match(r"((?:[0-9a-f]{2} ?)+)", line)[1] for line in example.split("\n") if line]
     data = bytes.fromhex("".join(parts))
     timing = Timing(fractions.Fraction(1000), np.array([33, 1000]))
