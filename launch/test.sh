@@ -9,4 +9,4 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 prepare_environment requirements.txt tests/requirements.txt
-exec "$VENV_PYTHON" -m pytest -n 2 --dist loadfile "$@"
+exec "$VENV_PYTHON" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -51,6 +51,20 @@ def eight_devices():
         yield
 
 
+# The files that take longest begin, so that none of them is left to one core at the end.
+LONG = (
+    *("multihost", "resume", "masked_lm_task", "adversarial_task", "evaluate", "feature_metrics"),
+    *("black_pictures", "accelerator_benchmark", "initial", "prior_task", "checkpoint", "plan"),
+    *("cli_generate", "streaming", "compression", "causal_model", "batch_sizes", "cli_studies"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Sorts the files of tests; within a file the order stays."""
+    places = {f"test_{name}": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
 @pytest.fixture(scope="session")
 def golden():
     """Reader of the golden vectors kept beside the tests: ``golden('bsq')['L18/z']``."""
