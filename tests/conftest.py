@@ -15,6 +15,8 @@ os.environ["XLA_FLAGS"] = (
 ).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# The AV1 encoder reads it once, when the first test of this process encodes a video.
+os.environ.setdefault("SVT_LOG", "0")
 # Many tests train the same small models, here and in other processes, whose programs compile in
 # less than the second from which on JAX keeps them.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(tempfile.gettempdir(), "bsq_jax_test_cache")
