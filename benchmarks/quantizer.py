@@ -20,11 +20,12 @@ def main() -> None:
     parser.add_argument("--json", type=pathlib.Path, help="also write the result here")
     args = parser.parse_args()
 
-    functions, memory, settings = {}, {}, default_config().quantizer
+    functions, memory, config = {}, {}, default_config()
     for group_size in (1, 9):
         for bits in (18, 36, 72, 144):
-            settings.group_size = group_size
-            quantizer = make_quantizer(settings)
+            config.quantizer.group_size = group_size
+            config.model.bits = bits
+            quantizer = make_quantizer(config)
             latents = jax.random.normal(jax.random.key(0), (args.tokens, bits))
             weights = jax.random.normal(jax.random.key(1), (args.tokens, bits))
 

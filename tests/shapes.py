@@ -27,7 +27,9 @@ def data_config(**changes):
 
 
 def tokenizer_shape(*values, **changes):
-    return _changed(make_tokenizer(default_config()).shape, values, changes)
+    """Of a tokenizer with BSQ, which has a channel for each bit."""
+    shape = _changed(make_tokenizer(default_config()).shape, values, changes)
+    return dataclasses.replace(shape, channels=shape.bits)
 
 
 def prior_shape(*values, **changes):
@@ -45,7 +47,11 @@ def sampling_settings(**changes):
 
 
 def bsq_quantizer(*values, **changes):
-    return _changed(make_quantizer(default_config().quantizer), values, changes)
+    config = default_config()
+    config.model.bits = 18
+    default = make_quantizer(config)
+    fields = [field.name for field in dataclasses.fields(default)]
+    return default.clone(**dict(zip(fields[1:], values, strict=False)), **changes)
 
 
 def _discriminator(name, values, changes):

@@ -103,6 +103,6 @@ def test_the_torch_peer_is_the_same_network():
         shape.head_hidden,
     )
     theirs = sum(np.prod(leaf.shape) for leaf in peer.parameters())
-    model = TokenizerModel(shape, bsq_quantizer())
+    model = TokenizerModel(shape, bsq_quantizer(length=shape.bits))
     ours = parameters(model, jnp.zeros((1, 1, 256, 256, 3)))
     assert theirs == pytest.approx(ours, rel=0.005)

@@ -54,7 +54,7 @@ def make_task(
 ):
     rules = {"discriminator": Smooth(), "r1_every": 2, "weight": 0.3, **rules}
     return tokenizer_task(
-        model_class(shape, bsq_quantizer(3), dtype),
+        model_class(shape, bsq_quantizer(3, length=shape.bits), dtype),
         optimizer=optax.sgd(RATE),
         losses=losses,
         entropy_weight=entropy_weight,

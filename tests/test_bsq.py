@@ -38,11 +38,11 @@ def everything(quantizer, z, w):
     logits = soft_logits(z, quantizer.inv_temperature)
     tokens = logits.reshape(-1, 1, z.shape[-1])
     return {
-        "out": quantizer.quantize_unit(z),
+        "out": quantizer.encode_points(z),
         "averages": group_distributions(logits, quantizer.group_size),
         "each": jax.vmap(lambda row: group_distributions(row, quantizer.group_size))(tokens),
-        "gradient": jax.grad(lambda u: quantizer.quantize_unit(u).loss)(z),
-        "probe": jax.grad(lambda u: jnp.sum(quantizer.quantize_unit(u).quantized * w))(z),
+        "gradient": jax.grad(lambda u: quantizer.encode_points(u).loss)(z),
+        "probe": jax.grad(lambda u: jnp.sum(quantizer.encode_points(u).quantized * w))(z),
     }
 
 
@@ -81,7 +81,7 @@ def test_golden_inputs_with_exact_zeros(golden):
     arrays = golden("bsq")
     z = arrays["zero/z"]
     assert (z == 0).any()
-    out = bsq_quantizer().quantize_unit(jnp.asarray(z))
+    out = bsq_quantizer().encode_points(jnp.asarray(z))
     np.testing.assert_allclose(out.quantized, arrays["extra_zero/zq"], atol=1e-6)
     np.testing.assert_allclose(np.asarray(out.quantized)[z == 0], -1 / np.sqrt(18), rtol=1e-6)
     assert not np.asarray(out.bits)[z == 0].any()
@@ -90,7 +90,7 @@ def test_golden_inputs_with_exact_zeros(golden):
 @jax.jit
 def unit_and_corner(v):
     unit = to_sphere(v)
-    return unit, bsq_quantizer().quantize_unit(unit).quantized
+    return unit, bsq_quantizer(length=v.shape[-1]).encode_points(unit).quantized
 
 
 def squared_errors(v: np.ndarray) -> np.ndarray:
@@ -101,7 +101,8 @@ def squared_errors(v: np.ndarray) -> np.ndarray:
 
 def ascend(unit):
     """Points on the sphere moved to where the commitment term, the squared error, is larger."""
-    error = jax.grad(lambda v: bsq_quantizer()(v).losses["commitment"])
+    quantizer = bsq_quantizer(length=unit.shape[-1])
+    error = jax.grad(lambda v: quantizer(v).losses["commitment"])
 
     def climb(_, v):
         gradient = error(v)
@@ -186,7 +187,7 @@ def test_the_origin_has_a_token_and_finite_gradients():
 
 def test_low_precision_latents_are_computed_in_float32():
     v = jnp.asarray(np.random.default_rng(0).normal(size=(4, 7, 36)), jnp.bfloat16)
-    quantizer = bsq_quantizer(group_size=9, commitment_weight=0.25)
+    quantizer = bsq_quantizer(length=36, group_size=9, commitment_weight=0.25)
     low, full = jax.jit(lambda x: (quantizer(x), quantizer(x.astype(jnp.float32))))(v)
     assert low.quantized.dtype == jnp.float32
     assert low.bits.dtype == jnp.uint8
@@ -198,7 +199,7 @@ def test_low_precision_latents_are_computed_in_float32():
 
 def test_weights_of_the_terms():
     z = to_sphere(jnp.asarray(np.random.default_rng(0).normal(size=(9, 18)), jnp.float32))
-    out = bsq_quantizer(1, 5.0, 0.7, 1.3, 0.2).quantize_unit(z)
+    out = bsq_quantizer(1, 5.0, 0.7, 1.3, 0.2).encode_points(z)
     terms = {name: float(value) for name, value in out.losses.items()}
     wanted = (0.7 * terms["token_entropy"] - 1.3 * terms["codebook_entropy"]) / 5.0
     np.testing.assert_allclose(out.loss, wanted + 0.2 * terms["commitment"], rtol=1e-5)
@@ -236,6 +237,7 @@ def test_the_length_of_a_latent_does_not_matter(length, group_size):
 def test_nan_is_not_taken_for_the_origin():
     out = bsq_quantizer()(jnp.full((2, 18), jnp.nan))
     assert np.isnan(out.loss)
+    assert np.isnan(out.quantized).all()
 
 
 @pytest.mark.parametrize("group_size", [1, 9])
@@ -251,7 +253,7 @@ def test_gradients_stay_finite_with_a_dead_bit(group_size, inv_temperature):
 @pytest.mark.parametrize("group_size", [1, 9])
 def test_memory_grows_linearly_with_the_bits(group_size, weighted):
     def peak(bits):
-        quantizer = bsq_quantizer(group_size=group_size)
+        quantizer = bsq_quantizer(length=bits, group_size=group_size)
         latents = jax.ShapeDtypeStruct((2048, bits), jnp.float32)
         shapes = (latents, jax.ShapeDtypeStruct((2048,), jnp.float32))[: 1 + weighted]
         gradient = jax.jit(jax.grad(lambda *arguments: quantizer(*arguments).loss))
@@ -285,9 +287,9 @@ class Variants(chex.TestCase):
     def test_codes_are_what_was_quantized(self):
         quantizer = bsq_quantizer()
         out = quantizer(self.latents())
-        codes = self.variant(lambda bits: quantizer.codes(bits, 18))(out.bits)
+        codes = self.variant(lambda bits: quantizer.decode(bits))(out.bits)
         chex.assert_trees_all_close(codes, out.quantized, rtol=1e-7)
-        first = self.variant(lambda bits: quantizer.codes(bits, 18))(out.bits[..., :4])
+        first = self.variant(lambda bits: quantizer.decode(bits))(out.bits[..., :4])
         chex.assert_trees_all_equal(first[..., :4], codes[..., :4])
         assert not np.asarray(first)[..., 4:].any()
 
@@ -303,5 +305,5 @@ class Variants(chex.TestCase):
 
 def test_latents_that_are_no_floats_are_refused_by_name():
     for wrong in (np.zeros((2, 18), np.int32), np.float32(0)):
-        with pytest.raises(ValueError, match=r"^latents is .*: floats of shape \[\.\.\., L\]"):
+        with pytest.raises(ValueError, match=r"^latents is .*: floats of shape \[\.\.\., 18\]"):
             bsq_quantizer()(wrong)

@@ -62,7 +62,7 @@ def model_of(case):
     )
     return TokenizerModel(
         shape,
-        bsq_quantizer(),
+        bsq_quantizer(length=shape.bits),
         jnp.dtype(dtype),
         attention=implementation,
         blocking=blocking,

@@ -61,7 +61,9 @@ SHAPE = tokenizer_shape(32, 32, 1, 8, bits=6, width=64, layers=3, heads=4, head_
 
 
 def make_task(shape=SHAPE, **changes):
-    return tokenizer_task(TokenizerModel(shape, bsq_quantizer(group_size=1)), **changes)
+    return tokenizer_task(
+        TokenizerModel(shape, bsq_quantizer(length=shape.bits, group_size=1)), **changes
+    )
 
 
 def abstract_batch(task, batch, frames):

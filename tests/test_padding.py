@@ -55,7 +55,9 @@ def model_of(causality, window, implementation="auto"):
     blocking = Blocking.LARGE
     if implementation == "per_frame":
         implementation, blocking = "blocked", Blocking.PER_FRAME
-    return TokenizerModel(shape, bsq_quantizer(), attention=implementation, blocking=blocking)
+    return TokenizerModel(
+        shape, bsq_quantizer(length=shape.bits), attention=implementation, blocking=blocking
+    )
 
 
 @functools.cache

@@ -102,7 +102,7 @@ def test_axes_that_do_not_divide_stay_whole():
 def test_the_tokenizer_and_its_optimiser_are_really_split():
     mesh = make_mesh(2, 2, 2)
     shape = tokenizer_shape(16, 16, 2, 8, bits=6, width=16, layers=2, heads=2, head_hidden=32)
-    model = TokenizerModel(shape, bsq_quantizer())
+    model = TokenizerModel(shape, bsq_quantizer(length=shape.bits))
     task = tokenizer_task(model, optimizer=optax.adamw(1e-3), ema_decay=0.9)
     state = task.init_state(mesh)
     params = leaves(state.params)
@@ -130,7 +130,7 @@ def test_the_tokenizer_and_its_optimiser_are_really_split():
 def test_parameters_that_the_mesh_does_not_divide_are_told_once(caplog):
     say_once.cache_clear()
     shape = tokenizer_shape(16, 16, 1, 8, 6, 24, 1, 3, 2.0, 0)
-    model = TokenizerModel(shape, bsq_quantizer())
+    model = TokenizerModel(shape, bsq_quantizer(length=shape.bits))
     boxed = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1, 16, 16, 3)))["params"]
     with caplog.at_level("WARNING"):
         parameter_shardings(boxed, make_mesh(2, 2, 2))

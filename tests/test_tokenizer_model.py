@@ -30,7 +30,7 @@ CLIP = dataclasses.replace(TINY, frames=3)
 
 def random_params(shape: TokenizerShape, seed: int = 0):
     """Parameters without zeros and of ordinary size, so that nothing is hidden by the init."""
-    model = TokenizerModel(shape, bsq_quantizer())
+    model = TokenizerModel(shape, bsq_quantizer(length=shape.bits))
     pixels = jnp.zeros((1, shape.frames, shape.image_height, shape.image_width, 3))
     shapes = nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0), pixels))["params"]
     rng = np.random.default_rng(seed)
@@ -66,7 +66,7 @@ def stages(model: TokenizerModel, pixels):
 def golden_stages(golden):
     wanted = golden("vit_tiny")
     params = from_torch_state(golden("vit_tiny_state"), GOLDEN)
-    model = TokenizerModel(GOLDEN, bsq_quantizer())
+    model = TokenizerModel(GOLDEN, bsq_quantizer(length=GOLDEN.bits))
     pixels = rearrange(wanted["x"], "b c h w -> b 1 h w c")
     ours = jax.jit(lambda p, x: model.apply({"params": p}, x, method=stages))(params, pixels)
     return {name: np.asarray(value) for name, value in ours.items()}, wanted
@@ -93,7 +93,7 @@ def test_golden_reconstruction_is_clamped_and_ours_in_training_is_not(golden_sta
 
 
 def test_parameter_count_of_the_published_size():
-    model = TokenizerModel(tokenizer_shape(), bsq_quantizer())
+    model = TokenizerModel(tokenizer_shape(), bsq_quantizer(length=36))
     pixels = jax.ShapeDtypeStruct((1, 1, 256, 256, 3), jnp.float32)
     params = jax.eval_shape(model.init, jax.random.key(0), pixels)["params"]
 
@@ -122,7 +122,7 @@ def plain():
 
 
 def quantizer() -> BinarySphericalQuantizer:
-    return bsq_quantizer(commitment_weight=0.25)
+    return bsq_quantizer(length=TINY.bits, commitment_weight=0.25)
 
 
 def output_and_gradient(model, params, pixels):
@@ -161,7 +161,7 @@ def test_low_precision_is_close_and_its_latents_are_float32():
     bits = np.random.default_rng(0).integers(0, 2, (4, 1, 2, 2, 12), np.uint8)
     results = []
     for dtype in (jnp.float32, jnp.bfloat16):
-        model = TokenizerModel(TINY, bsq_quantizer(), dtype=jnp.dtype(dtype))
+        model = TokenizerModel(TINY, bsq_quantizer(length=TINY.bits), dtype=jnp.dtype(dtype))
 
         def both(p, x, model=model):
             return model.apply({"params": p}, x, method=lambda m, x: (m.latents(x), m.decode(bits)))
@@ -180,7 +180,7 @@ def test_low_precision_is_close_and_its_latents_are_float32():
 def watch_clip():
     """Latents and pixels of a clip, and the pixels of some fixed tokens: both halves alone."""
     params = random_params(CLIP)
-    model = TokenizerModel(CLIP, bsq_quantizer())
+    model = TokenizerModel(CLIP, bsq_quantizer(length=CLIP.bits))
 
     @jax.jit
     def watch(pixels, bits):

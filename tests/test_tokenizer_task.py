@@ -37,7 +37,7 @@ ALL_TERMS = {
 
 
 def make_task(shape=SHAPE, **fields) -> TokenizerTask:
-    model = TokenizerModel(shape, bsq_quantizer(3, commitment_weight=0.25))
+    model = TokenizerModel(shape, bsq_quantizer(3, length=shape.bits, commitment_weight=0.25))
     return tokenizer_task(model, **fields)
 
 

@@ -34,7 +34,7 @@ def with_time(state):
 
 
 def expected(shape):
-    model = TokenizerModel(shape, bsq_quantizer())
+    model = TokenizerModel(shape, bsq_quantizer(length=shape.bits))
     pixels = jax.ShapeDtypeStruct((1, shape.frames, 32, 32, 3), np.float32)
     return jax.eval_shape(model.init, jax.random.key(0), pixels)["params"]
 

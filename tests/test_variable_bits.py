@@ -22,10 +22,11 @@ from bsq_jax.core.sharding import batch_sharding, make_mesh
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.losses import L1, L2
 from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
+from bsq_jax.quantizers.base import keep_first
 from bsq_jax.quantizers.bsq import to_corners
 from bsq_jax.training.tasks.prior import make_prior_task
 from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
-from bsq_jax.training.tasks.variable_bits import draw_kept, keep_bits
+from bsq_jax.training.tasks.variable_bits import draw_kept
 
 DEVICES = 8
 
@@ -54,7 +55,7 @@ class KeepBitsTest(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True, with_device=True)
     def test_bits_after_those_that_are_kept_are_zeros(self):
         values = np.ones((3, 1, 3, 4), np.float32)
-        kept = self.variant(keep_bits)(values, np.array([1, 3, 4]))
+        kept = self.variant(keep_first)(values, np.array([1, 3, 4]))
         wanted = np.array([[1, 0, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]], np.float32)
         chex.assert_trees_all_equal(kept, np.tile(wanted[:, None, None], (1, 1, 3, 1)))
 

@@ -74,7 +74,7 @@ def state(golden):
 
 
 def run(state, shape, pixels, attention="auto"):
-    model = TokenizerModel(shape, bsq_quantizer(), attention=attention)
+    model = TokenizerModel(shape, bsq_quantizer(length=shape.bits), attention=attention)
     params = from_torch_state({k: np.float32(v) for k, v in state.items()}, shape)
 
     def parts(model, pixels):

@@ -36,6 +36,7 @@ def make_tokenizer(config: ConfigDict) -> TokenizerModel:
     """
     model = config.model
     height, width = model.image_size
+    quantizer = make_quantizer(config)
     check_width(model.positions, model.width, model.heads)
     return TokenizerModel(
         shape=TokenizerShape(
@@ -43,7 +44,8 @@ def make_tokenizer(config: ConfigDict) -> TokenizerModel:
             image_width=width,
             frames=model.frames,
             patch_size=model.patch_size,
-            bits=model.bits,
+            bits=quantizer.bits,
+            channels=quantizer.channels,
             width=model.width,
             layers=model.layers,
             heads=model.heads,
@@ -54,7 +56,7 @@ def make_tokenizer(config: ConfigDict) -> TokenizerModel:
             window=model.window,
             min_bits=model.min_bits,
         ),
-        quantizer=make_quantizer(config.quantizer),
+        quantizer=quantizer,
         dtype=jnp.dtype(model.dtype),
         remat=model.remat,
         attention=model.attention,

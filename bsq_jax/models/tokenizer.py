@@ -8,7 +8,7 @@ be coded frame by frame, each with the keys and values of those before it.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -29,7 +29,7 @@ from bsq_jax.models.positions import (
     rotation,
 )
 from bsq_jax.models.transformer import Compute, Transformer, layer_norm
-from bsq_jax.quantizers import Quantized
+from bsq_jax.quantizers import Quantized, Quantizer
 
 CHANNELS = 3
 
@@ -53,6 +53,7 @@ class TokenizerShape:
       causality: kind of causality, see `bsq_jax.models.attention.causality`.
       window: frames that a token sees, its own included; 0 for no limit.
       min_bits: fewest bits of a token that it can be decoded from; 0: all are needed.
+      channels: of the latents that the quantizer takes.
     """
 
     image_height: int
@@ -69,6 +70,7 @@ class TokenizerShape:
     causality: str
     window: int
     min_bits: int
+    channels: int
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -236,11 +238,11 @@ class Decoder(nn.Module):
 
 
 class TokenizerModel(nn.Module):
-    """Encoder, projection to L channels, quantizer, projection back, decoder.
+    """Encoder, projection to the latent's channels, quantizer, projection back, decoder.
 
     Attributes:
       shape: what fixes the parameters.
-      quantizer: called on float32 latents ``[..., L]``, returns `Quantized`.
+      quantizer: float32 latents to tokens and back.
       dtype: dtype of the computation; parameters are float32, and so is the quantizer.
       remat: recompute blocks in the backward pass.
       attention: implementation of attention, see `bsq_jax.models.attention.choice`.
@@ -248,7 +250,7 @@ class TokenizerModel(nn.Module):
     """
 
     shape: TokenizerShape
-    quantizer: Any
+    quantizer: Quantizer
     dtype: jnp.dtype = jnp.float32
     remat: str = "none"
     attention: str = "auto"
@@ -260,7 +262,7 @@ class TokenizerModel(nn.Module):
         self.encoder = Encoder(self.shape, compute)
         self.decoder = Decoder(self.shape, compute)
         self.to_latent = nn.Dense(
-            self.shape.bits,
+            self.shape.channels,
             dtype=jnp.float32,
             precision=jax.lax.Precision.HIGHEST,  # an accelerator would round to bfloat16 or TF32
             kernel_init=kernel("embed", None),
@@ -313,31 +315,38 @@ class TokenizerModel(nn.Module):
         """
         return self.quantize(self.latents(pixels, real))
 
-    def quantize(self, latents: jax.Array, weights: jax.Array | None = None) -> Quantized:
+    def quantize(
+        self,
+        latents: jax.Array,
+        weights: jax.Array | None = None,
+        kept: jax.Array | None = None,
+        flipped: jax.Array | None = None,
+    ) -> Quantized:
         """Tokens of what `latents` gives.
 
         Args:
-          latents: ``[batch, time, row, column, L]``.
+          latents: ``[batch, time, row, column, channel]``.
           weights: of the frames in the quantizer's losses, ``[batch, time]``; None: all alike.
+          kept: int32 ``[batch]``, bits of a token that the decoder gets; None: all.
+          flipped: 0/1 ``[batch, time, row, column, L]``, bits that it gets wrong; None: none.
         """
-        return self.quantizer(latents, weights)
+        return self.quantizer.encode(latents, weights, kept=kept, flipped=flipped)
 
     def latents(self, pixels: jax.Array, real: jax.Array | None = None) -> jax.Array:
-        """The float32 latents ``[batch, time, row, column, L]`` before the sphere."""
+        """The float32 latents ``[batch, time, row, column, channel]`` that are quantized."""
         shape = self.shape
         check_array("pixels", pixels, "batch", "time", shape.image_height, shape.image_width, 3)
         features, _ = self.encoder(pixels, self.shape.frame_positions(pixels.shape[1]), real=real)
         return self.to_latent(features.astype(jnp.float32))
 
     def decode_quantized(self, quantized: jax.Array, real: jax.Array | None = None) -> jax.Array:
-        """Pixels, not clamped, of quantized latents ``[batch, time, row, column, L]``."""
+        """Pixels, not clamped, of quantized latents ``[batch, time, row, column, channel]``."""
         positions = self.shape.frame_positions(quantized.shape[1])
         return self.decoder(self.from_latent(quantized), positions, real=real)[0]
 
     def decode(self, bits: jax.Array, real: jax.Array | None = None) -> jax.Array:
         """Pixels in [-1, 1] of tokens or their first bits, ``[batch, time, row, column, L]``."""
-        corners = self._codes(bits)
-        return jnp.clip(self.decode_quantized(corners, real), -1.0, 1.0)
+        return jnp.clip(self.decode_quantized(self._codes(bits), real), -1.0, 1.0)
 
     def encode_next(
         self, pixels: jax.Array, positions: FramePositions, past: KVCache | None
@@ -354,7 +363,7 @@ class TokenizerModel(nn.Module):
           batch, time, token, head, channel]`` each.
         """
         features, present = self.encoder(pixels, positions, past, streaming=True)
-        return self.quantizer(self.to_latent(features.astype(jnp.float32))).bits, present
+        return self.quantizer.encode(self.to_latent(features.astype(jnp.float32))).bits, present
 
     def decode_next(
         self, bits: jax.Array, positions: FramePositions, past: KVCache | None
@@ -367,4 +376,4 @@ class TokenizerModel(nn.Module):
     def _codes(self, bits: jax.Array) -> jax.Array:
         """The quantizer's codes of tokens or their first bits."""
         check_array("bits", bits, "batch", "time", *self.shape.grid, "L", kind="integers")
-        return self.quantizer.codes(bits, self.shape.bits)
+        return self.quantizer.decode(bits)

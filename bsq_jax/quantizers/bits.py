@@ -1,8 +1,9 @@
-"""Tokens are bits. Integers exist only per group of at most 16 bits.
+"""Tokens are bits. Integers exist per group of at most 16 bits, or of short tokens.
 
 A token of L bits is an array of zeros and ones whose last axis is the channel; the first channel is
 the most significant bit. L = 36 does not fit the 32-bit integers that JAX computes with, and the
-floating-point indices of other code are wrong there, so whole-token integers do not exist here.
+floating-point indices of other code are wrong there, so integers of whole tokens exist only where a
+codebook has few codes (`to_index`).
 """
 
 import jax
@@ -13,6 +14,7 @@ from einops import rearrange
 from bsq_jax.core.errors import UserError
 
 MAX_GROUP = 16
+MAX_INDEX = 30  # bits of a whole token that may be read as an integer
 
 
 def pack_bytes(bits: np.ndarray) -> np.ndarray:
@@ -75,3 +77,51 @@ def from_group_indices(indices: jax.Array, bits: int, group_size: int) -> jax.Ar
     flat = rearrange(grouped, "... group bit -> ... (group bit)").astype(jnp.uint8)
     last = len(sizes) * group_size - sizes[-1]
     return jnp.concatenate([flat[..., : bits - sizes[-1]], flat[..., last:]], axis=-1)
+
+
+def to_index(bits: jax.Array) -> jax.Array:
+    """Reads tokens of at most 30 bits as numbers: 0/1 ``[..., L]`` to int32 ``[...]``."""
+    length = bits.shape[-1]
+    check_index(length)
+    weights = jnp.asarray(2 ** np.arange(length)[::-1], jnp.int32)
+    return jnp.einsum("...b,b->...", bits.astype(jnp.int32), weights)
+
+
+def from_index(index: jax.Array, length: int) -> jax.Array:
+    """Inverse of `to_index`: integers ``[...]`` to uint8 0/1 ``[..., L]``."""
+    check_index(length)
+    shifts = jnp.asarray(np.arange(length)[::-1], jnp.int32)
+    shifts = shifts.reshape((1,) * index.ndim + (length,))
+    return ((index[..., None].astype(jnp.int32) >> shifts) & 1).astype(jnp.uint8)
+
+
+def check_index(length: int) -> None:
+    """Refuses tokens that are too long to be read as int32.
+
+    Raises:
+      ValueError: more than 30 bits.
+    """
+    if length > MAX_INDEX:
+        raise ValueError(f"tokens of {length} bits are no int32: at most {MAX_INDEX} bits are")
+
+
+def below(bits: jax.Array, bound: int) -> jax.Array:
+    """Which tokens, read as numbers of any length, are less than a bound.
+
+    Args:
+      bits: 0/1 ``[..., L]``.
+      bound: 1 to 2^L.
+
+    Returns:
+      Booleans ``[...]``.
+    """
+    length = bits.shape[-1]
+    if bound == 2**length:
+        return jnp.ones(bits.shape[:-1], jnp.bool_)
+    # A number is at most `bound - 1` if, at the first bit that differs, it has the zero.
+    last = np.array([bound - 1 >> place & 1 for place in reversed(range(length))], np.uint8)
+    last = last.reshape((1,) * (bits.ndim - 1) + (length,))
+    bits = bits.astype(jnp.uint8)
+    equal = jnp.cumprod((bits == last).astype(jnp.uint8), axis=-1)
+    before = jnp.concatenate([jnp.ones_like(equal[..., :1]), equal[..., :-1]], axis=-1)
+    return ~jnp.any((before == 1) & (bits > last), axis=-1)

@@ -2,45 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bsq_jax.core.array_checks import check_array
 from bsq_jax.core.clips import weighted_mean
 from bsq_jax.quantizers import entropy
-
-
-class Quantized(NamedTuple):
-    """What a quantizer returns.
-
-    Attributes:
-      quantized: float32 ``[..., L]``, carries gradients to the latents.
-      bits: uint8 0/1 ``[..., L]``, the token.
-      losses: unweighted terms of the quantizer's loss, scalars.
-      loss: their weighted sum, the scalar that training adds.
-    """
-
-    quantized: jax.Array
-    bits: jax.Array
-    losses: dict[str, jax.Array]
-    loss: jax.Array
-
-
-@jax.custom_jvp
-def straight_through_sign(unit: jax.Array) -> jax.Array:
-    """Sign with the identity as its derivative; zero counts as -1 (the rule is ``u > 0``)."""
-    return jnp.where(unit > 0, 1.0, -1.0).astype(unit.dtype)
-
-
-@straight_through_sign.defjvp
-def _straight_through_sign_jvp(
-    primals: tuple[jax.Array], tangents: tuple[jax.Array]
-) -> tuple[jax.Array, jax.Array]:
-    return straight_through_sign(*primals), tangents[0]
+from bsq_jax.quantizers.base import Penalty, Quantizer, keep_first
 
 
 def to_sphere(latents: jax.Array) -> jax.Array:
@@ -70,14 +38,14 @@ def to_corners(bits: jax.Array, length: int | None = None) -> jax.Array:
     return jnp.pad(corners, ((0, 0),) * (bits.ndim - 1) + ((0, length - given),))
 
 
-@dataclasses.dataclass(frozen=True)
-class BinarySphericalQuantizer:
+class BinarySphericalQuantizer(Quantizer):
     """Quantizes latents to corners of the hypercube inscribed in the unit sphere.
 
-    Has no parameters and no codebook. Everything is computed in float32 whatever precision the
-    network runs in.
+    Has no parameters and no codebook: all patterns of bits are codes, and the first bits of a token
+    decode to a corner whose other coordinates are zero.
 
     Attributes:
+      length: bits of a token, L.
       group_size: bits a group in the codebook entropy. 1 costs O(L); L is exact.
       inv_temperature: sharpness of the soft assignment.
       token_weight: gamma0, weight of the mean entropy of a token (pushed down).
@@ -85,33 +53,58 @@ class BinarySphericalQuantizer:
       commitment_weight: beta, weight of the squared distance to the chosen corner.
     """
 
+    length: int
     group_size: int
     inv_temperature: float
     token_weight: float
     codebook_weight: float
     commitment_weight: float
 
-    def __call__(self, latents: jax.Array, weights: jax.Array | None = None) -> Quantized:
-        """Quantizes latents.
+    @property
+    def bits(self) -> int:
+        """L."""
+        return self.length
 
-        Args:
-          latents: ``[..., L]`` of any float type.
-          weights: of the tokens in the losses, see `entropy`; None: all count alike.
+    @property
+    def channels(self) -> int:
+        """One for each bit."""
+        return self.length
 
-        Raises:
-          ValueError: latents that are not floats or have no axis.
-        """
-        check_array("latents", latents, "L", leading=True)
-        return self.quantize_unit(to_sphere(latents.astype(jnp.float32)), weights)
+    @property
+    def prefixes(self) -> tuple[int, ...]:
+        """All."""
+        return tuple(range(1, self.length + 1))
 
-    def quantize_unit(self, unit: jax.Array, weights: jax.Array | None = None) -> Quantized:
-        """Quantizes points that lie on the unit sphere already, float32 ``[..., L]``."""
-        channels = unit.shape[-1]
-        quantized = straight_through_sign(unit) / np.float32(np.sqrt(channels))
-        bits = (unit > 0).astype(jnp.uint8)
+    @property
+    def slope(self) -> float:
+        """The identity is the derivative of the sign, which is divided by sqrt(L) then."""
+        return float(np.float32(np.sqrt(self.length)))
 
-        logits = entropy.soft_logits(unit, self.inv_temperature)
-        error = jnp.sum(jnp.square(jax.lax.stop_gradient(quantized) - unit), axis=-1)
+    @property
+    def step(self) -> float:
+        """One half: the signs of what is left are those of its place in a cell half as wide."""
+        return 0.5
+
+    def project(self, latents: jax.Array) -> jax.Array:
+        """See `to_sphere`."""
+        return to_sphere(latents)
+
+    def nearest(self, points: jax.Array) -> jax.Array:
+        """The signs; zero counts as -1 (the rule is ``u > 0``)."""
+        return (points > 0).astype(jnp.uint8)
+
+    def decode(self, bits: jax.Array) -> jax.Array:
+        """See `to_corners`."""
+        return to_corners(bits, self.length)
+
+    def keep(self, codes: jax.Array, kept: jax.Array) -> jax.Array:
+        """Zero where bits are missing."""
+        return keep_first(codes, kept)
+
+    def penalty(self, points: jax.Array, codes: jax.Array, weights: jax.Array | None) -> Penalty:
+        """The entropy terms and the commitment."""
+        logits = entropy.soft_logits(points, self.inv_temperature)
+        error = jnp.sum(jnp.square(jax.lax.stop_gradient(codes) - points), axis=-1)
         losses = {
             "token_entropy": entropy.token_entropy(logits, weights),
             "codebook_entropy": entropy.codebook_entropy(logits, self.group_size, weights),
@@ -122,18 +115,4 @@ class BinarySphericalQuantizer:
             self.token_weight * losses["token_entropy"]
             - self.codebook_weight * losses["codebook_entropy"]
         ) / self.inv_temperature
-        loss = penalty + self.commitment_weight * losses["commitment"]
-
-        return Quantized(quantized, bits, losses, loss)
-
-    def codes(self, bits: jax.Array, length: int) -> jax.Array:
-        """What the decoder is given for tokens: the corners that `Quantized.quantized` holds.
-
-        Args:
-          bits: 0/1, ``[..., L]``, or the first bits of tokens.
-          length: L.
-
-        Returns:
-          float32 ``[..., L]``, 0 where bits are missing.
-        """
-        return to_corners(bits, length)
+        return losses, penalty + self.commitment_weight * losses["commitment"]

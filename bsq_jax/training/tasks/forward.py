@@ -8,7 +8,6 @@ import jax
 from einops import rearrange
 
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerOutput
-from bsq_jax.training.tasks.variable_bits import keep_bits
 
 
 def reconstruct(
@@ -18,6 +17,7 @@ def reconstruct(
     weights: jax.Array | None = None,
     kept: jax.Array | None = None,
     frames: jax.Array | None = None,
+    flipped: jax.Array | None = None,
 ) -> TokenizerOutput:
     """The network's output for float pixels.
 
@@ -28,13 +28,13 @@ def reconstruct(
       weights: of the frames in the quantizer's losses, ``[batch, time]``; None: all alike.
       kept: int32 ``[batch]``, bits of a token that the decoder gets; None: all.
       frames: int32 ``[batch]``, real frames of each clip, which see no padding; None: all are.
+      flipped: 0/1 ``[batch, time, row, column, L]``, bits that the decoder gets wrong; None: none.
     """
     latents = _apply(model, params, pixels, "latents", frames)
-    quantized: Any = model.apply({"params": params}, latents, weights, method="quantize")
-    corners = quantized.quantized
-    if kept is not None:
-        corners = keep_bits(corners, kept)
-    decoded = _apply(model, params, corners, "decode_quantized", frames)
+    quantized: Any = model.apply(
+        {"params": params}, latents, weights, kept, flipped, method="quantize"
+    )
+    decoded = _apply(model, params, quantized.quantized, "decode_quantized", frames)
     return TokenizerOutput(decoded, quantized)
 
 

@@ -15,6 +15,7 @@ from bsq_jax.core.rng import stream_key
 from bsq_jax.models.factory import make_prior
 from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
 from bsq_jax.models.prior.model import PriorModel, cross_entropy
+from bsq_jax.quantizers.base import keep_first
 from bsq_jax.training.accumulate import over_micro_batches
 from bsq_jax.training.state import TrainableNetwork, TrainState
 from bsq_jax.training.tasks import variable_bits
@@ -77,7 +78,7 @@ class PriorTask(TokensTask):
             bits, frames, kept = rows
             signs = 2.0 * bits.astype(jnp.float32) - 1
             if kept is not None:
-                signs = variable_bits.keep_bits(signs, kept)
+                signs = keep_first(signs, kept)
             weights = None
             if frames is not None:
                 weights = real_frames(frames, signs.shape[1]).astype(jnp.float32)

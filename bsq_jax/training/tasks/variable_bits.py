@@ -9,7 +9,6 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from bsq_jax.core.clips import real_frames
 from bsq_jax.core.rng import stream_key
 from bsq_jax.models.tokenizer import TokenizerShape
 
@@ -36,15 +35,3 @@ def draw_kept(key: jax.Array, examples: int, shape: TokenizerShape) -> jax.Array
     lowest = shape.min_bits - (shape.bits - shape.min_bits)
     drawn = jax.random.randint(key, (examples,), lowest, shape.bits + 1)
     return jnp.where(drawn < shape.min_bits, shape.bits, drawn)
-
-
-def keep_bits(values: jax.Array, kept: jax.Array) -> jax.Array:
-    """Sets the bits after the first `kept` of each token to zero.
-
-    Args:
-      values: of the bits of tokens, ``[batch, ..., L]``.
-      kept: integers ``[batch]``.
-    """
-    there = real_frames(kept, values.shape[-1])
-    there = there.reshape(len(there), *(1,) * (values.ndim - 2), there.shape[-1])
-    return jnp.where(there, values, 0.0)

@@ -1,0 +1,42 @@
+"""Quantizers from a config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from bsq_jax.core.errors import UserError
+from bsq_jax.quantizers.base import Quantizer
+from bsq_jax.quantizers.bsq import BinarySphericalQuantizer
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+
+def _bsq(settings: ConfigDict, bits: int) -> Quantizer:
+    return BinarySphericalQuantizer(
+        length=bits,
+        group_size=settings.group_size,
+        inv_temperature=settings.inv_temperature,
+        token_weight=settings.token_weight,
+        codebook_weight=settings.codebook_weight,
+        commitment_weight=settings.commitment_weight,
+    )
+
+
+# One stage of each kind, of ``config.quantizer`` and the bits that a stage of a token has.
+KINDS: dict[str, Callable[[ConfigDict, int], Quantizer]] = {"bsq": _bsq}
+
+
+def make_quantizer(config: ConfigDict) -> Quantizer:
+    """The quantizer that ``config.quantizer`` describes, of tokens of ``config.model.bits``.
+
+    Raises:
+      UserError: an unknown name.
+    """
+    settings = config.quantizer
+    if settings.name not in KINDS:
+        raise UserError(
+            f"config.quantizer.name is '{settings.name}': the quantizers are: {', '.join(KINDS)}"
+        )
+    return KINDS[settings.name](settings, config.model.bits)
