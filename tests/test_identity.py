@@ -21,7 +21,7 @@ from bsq_jax.config import (
     to_json,
 )
 from bsq_jax.config.declaration import POSITIVE, Setting, one_of
-from bsq_jax.config.identity import VERSION_0_1
+from bsq_jax.config.identity import VERSION_0_1, meant_when_absent
 from bsq_jax.config.settings import MODEL, PRIOR, SECTIONS, TOP, declared
 from bsq_jax.config.values import differing_keys, flatten
 from bsq_jax.core.sharding import make_mesh
@@ -60,7 +60,8 @@ def change_default(monkeypatch, key):
         default = "another"
         allowed = one_of(default, *allowed.choices)
     else:
-        default = (512, 512) if isinstance(default, tuple) else default + 1
+        step = {bool: lambda on: not on, tuple: lambda numbers: tuple(n + 1 for n in numbers)}
+        default = step.get(type(default), lambda number: number + 1)(default)
     changed = dataclasses.replace(setting, default=default, allowed=allowed)
     monkeypatch.setitem(settings, leaf, changed)
 
@@ -94,9 +95,12 @@ def test_another_default_leaves_fingerprints_and_old_configs_alone(key, monkeypa
         assert to_json(from_json(config, "x")) == meant[name]
         # Without the key it is what every file without it meant.
         section, _, leaf = key.rpartition(".")
-        (config[section] if section else config).pop(leaf)
+        (config[section] if section else config).pop(leaf, None)
         opened = dict(flatten(to_json(from_json(config, "x"))))
-        assert opened == {**dict(flatten(meant[name])), key: VERSION_0_1[key]}
+        assert opened == {
+            **dict(flatten(meant[name])),
+            key: json.loads(json.dumps(meant_when_absent()[key])),
+        }
 
 
 def test_files_open_after_all_defaults_have_changed(monkeypatch, tmp_path):

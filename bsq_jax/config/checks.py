@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
+from bsq_jax.config import quantizer
 from bsq_jax.config.settings import declared, default_config
 from bsq_jax.config.values import flatten, nearest, put
 from bsq_jax.core.errors import UserError
@@ -29,13 +30,20 @@ def finalize(config: ConfigDict) -> ConfigDict:
         if key not in given:
             raise UserError(f"config: {key} is missing: begin with bsq_jax.config.default_config()")
         try:
-            put(config, key, given[key], optional=setting.optional)
+            put(
+                config,
+                key,
+                given[key],
+                optional=setting.optional,
+                any_length=setting.any_length,
+            )
         except TypeError as error:
             raise UserError(f"config: {key} is {given[key]!r}: it must be {error}") from None
     values = dict(flatten(config))
     for key, setting in settings.items():
         if wanted := setting.refusal(values[key]):
             raise UserError(f"config: {key} is {values[key]!r}: it must be {wanted}")
+    quantizer.fill_in(config)
     for clash in (*_model(config), *_training(config), *_clips(config), *_models_of_tokens(config)):
         raise UserError(f"config: {clash}")
     if config.optimizer.learning_rate is None:
@@ -47,15 +55,14 @@ def finalize(config: ConfigDict) -> ConfigDict:
 
 
 def _model(config: ConfigDict) -> Iterator[str]:
-    model, group_size = config.model, config.quantizer.group_size
+    model = config.model
     for name, side in zip(("height", "width"), model.image_size, strict=True):
         if side % model.patch_size:
             yield (
                 f"model.image_size {name} {side} is not a multiple of model.patch_size "
                 f"{model.patch_size}"
             )
-    if group_size > (most := min(model.bits, 16)):
-        yield f"quantizer.group_size is {group_size}: choose 1 to {most} for {model.bits} bits"
+    yield from quantizer.clashes(config)
     if model.min_bits > model.bits:
         yield f"model.min_bits is {model.min_bits}, more than model.bits={model.bits}"
     for name in ("model", "prior", "masked_lm"):

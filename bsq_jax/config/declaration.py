@@ -41,8 +41,10 @@ class Setting:
     Attributes:
       default: the value if nothing else is said; None for a setting that may be None.
       allowed: the values that it may have.
-      identity: whether a model's parameters depend on it. A setting of ``discriminator`` may list
-        the kinds of discriminators whose parameters do.
+      identity: whether a model's parameters depend on it.
+      kinds: of a section with a ``name``, the names that have the setting; empty: all have. The
+        parameters of the others do not depend on it.
+      any_length: for tuples, whether there may be more or fewer numbers than in the default.
       kind: the type of its values; that of the default unless said.
       absent: for a setting that was added later: what files meant that were written before it
         existed, and so the value with which a model's fingerprint is what it was then. None: files
@@ -52,7 +54,9 @@ class Setting:
     default: Any
     allowed: Allowed = ANY
     _: dataclasses.KW_ONLY
-    identity: bool | tuple[str, ...] = False
+    identity: bool = False
+    kinds: tuple[str, ...] = ()
+    any_length: bool = False
     kind: type | None = None
     absent: Any = None
 

@@ -99,5 +99,5 @@ def _identity_of(config: ConfigDict, name: str) -> dict[str, Any]:
     return {
         key: values[key]
         for key, setting in SECTIONS[name].items()
-        if setting.identity is True or (setting.identity and kind in setting.identity)
+        if setting.identity and (not setting.kinds or kind in setting.kinds)
     }

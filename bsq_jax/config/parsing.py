@@ -71,7 +71,8 @@ def set_value(config: ConfigDict, dotted: str, text: str, flag: str = "--config"
     if setting is not None and setting.optional and text.strip().lower() == "none":
         target[leaf] = None
     else:
-        target[leaf] = _convert(text, target.get_type(leaf), target[leaf], name)
+        free = setting is not None and setting.any_length
+        target[leaf] = _convert(text, target.get_type(leaf), target[leaf], name, any_length=free)
 
 
 def set_overrides(config: ConfigDict, words: Sequence[str]) -> None:
@@ -102,7 +103,7 @@ def parse_overrides(words: Sequence[str]) -> list[tuple[str, str]]:
     return overrides
 
 
-def _convert(text: str, kind: type, current: Any, name: str) -> Any:
+def _convert(text: str, kind: type, current: Any, name: str, *, any_length: bool = False) -> Any:
     lowered = text.strip().lower()
     try:
         if kind is bool:
@@ -112,12 +113,16 @@ def _convert(text: str, kind: type, current: Any, name: str) -> Any:
         if kind is tuple:
             parts = [p for p in lowered.strip("()[] ").replace("x", ",").split(",") if p.strip()]
             numbers = tuple(_number(part, type(current[0])) for part in parts)
+            if any_length and numbers:
+                return numbers
             numbers = numbers * len(current) if len(numbers) == 1 else numbers
             if len(numbers) != len(current):
                 raise ValueError
             return numbers
     except (KeyError, ValueError, OverflowError):
-        raise UserError(f"{name} is '{text}': it must be {wanted(kind, current)}") from None
+        raise UserError(
+            f"{name} is '{text}': it must be {wanted(kind, current, any_length=any_length)}"
+        ) from None
     return text
 
 

@@ -34,7 +34,14 @@ def from_json(saved: Mapping[str, Any], origin: str) -> ConfigDict:
             raise UserError(f"{origin} has the unknown config key {key}: was it edited?")
         try:
             value = _REPLACED.get((key, value), value) if isinstance(value, str) else value
-            put(config, key, value, optional=settings[key].optional)
+            allowed = settings[key]
+            put(
+                config,
+                key,
+                value,
+                optional=allowed.optional,
+                any_length=allowed.any_length,
+            )
         except TypeError as error:
             raise UserError(
                 f"{origin} has {value!r} for {key}, which must be {error}: was it edited?"

@@ -42,7 +42,8 @@ MODEL: Section = {
     "image_size": Setting((256, 256), POSITIVE, identity=True),
     "frames": Setting(1, POSITIVE, identity=True),  # longest clip; 1 for images
     "patch_size": Setting(8, POSITIVE, identity=True),  # side of a patch in pixels
-    "bits": Setting(36, POSITIVE, identity=True),  # L, bits a token
+    # L, bits a token; 0: what the quantizer has (fsq, vq and leech)
+    "bits": Setting(36, NOT_NEGATIVE, identity=True),
     "width": Setting(768, POSITIVE, identity=True),  # channels of a token
     "layers": Setting(12, POSITIVE, identity=True),  # of the encoder, and again of the decoder
     "heads": Setting(12, POSITIVE, identity=True),
@@ -67,13 +68,48 @@ MODEL: Section = {
     "min_bits": Setting(0, NOT_NEGATIVE, identity=True),
 }
 
+_SOFT = ("bsq", "lfq")  # quantizers with a soft assignment, and so with entropy terms
+
 QUANTIZER: Section = {
-    "name": Setting("bsq", one_of("bsq"), identity=True),
-    "group_size": Setting(1, POSITIVE),  # bits a group in the codebook entropy
-    "inv_temperature": Setting(1.0, POSITIVE),  # of the soft assignment in the entropies
-    "token_weight": Setting(1.0),  # gamma0, of the entropy of a token's code
-    "codebook_weight": Setting(1.0),  # gamma, of the entropy of the mean code
-    "commitment_weight": Setting(0.0),  # beta
+    "name": Setting("bsq", one_of("bsq", "lfq", "fsq", "vq", "leech"), identity=True),
+    # residual quantization: each stage has an equal share of the bits, for what is left
+    "stages": Setting(1, POSITIVE, identity=True, absent=1),
+    # fsq: values of each channel
+    "levels": Setting(
+        (8, 8, 8, 6, 5),
+        Allowed("2 or more each", lambda n: n >= 2),
+        identity=True,
+        kinds=("fsq",),
+        any_length=True,
+        absent=(8, 8, 8, 6, 5),
+    ),
+    "codes": Setting(  # vq: size of the codebook
+        16384,
+        Allowed("from 2 to 2^24", lambda n: 2 <= n <= 2**24),
+        identity=True,
+        kinds=("vq",),
+        absent=16384,
+    ),
+    # vq: of a code
+    "channels": Setting(8, POSITIVE, identity=True, kinds=("vq",), absent=8),
+    # vq: nearest by the angle; latents and codes are normalized
+    "cosine": Setting(False, identity=True, kinds=("vq",), absent=False),
+    # vq: how the codebook is trained: by its loss, or as moving averages of the latents
+    "learning": Setting("gradient", one_of("gradient", "ema"), kinds=("vq",)),
+    "decay": Setting(0.99, DECAY, kinds=("vq",)),  # of the averages, and of the codes' usage
+    # vq: a code that is used less than this, times an equal share of the tokens, is replaced by a
+    # latent of the batch; 0: none is
+    "restart": Setting(0.0, SHARE, kinds=("vq",)),
+    # bits a group in the codebook entropy
+    "group_size": Setting(1, POSITIVE, kinds=_SOFT),
+    # of the soft assignment in the entropies
+    "inv_temperature": Setting(1.0, POSITIVE, kinds=_SOFT),
+    "token_weight": Setting(1.0, kinds=_SOFT),  # gamma0, of the entropy of a token's code
+    "codebook_weight": Setting(1.0, kinds=_SOFT),  # gamma, of the entropy of the mean code
+    # beta, of the distance to the code; None: published, 0 for bsq and 0.25 for lfq and vq
+    "commitment_weight": Setting(None, NOT_NEGATIVE, kind=float, kinds=(*_SOFT, "vq")),
+    # share of the bits that are turned over in training, so that the decoder learns to bear it
+    "flip": Setting(0.0, Allowed("in [0, 0.5]", lambda share: 0 <= share <= 0.5)),
 }
 
 # Task prior; `model` is then that of its tokenizer.
@@ -148,13 +184,15 @@ DISCRIMINATOR: Section = {
     # stylegan3d takes clips; shorter ones are padded with their last frame
     "name": Setting("stylegan", one_of("stylegan", "stylegan3d", "patchgan"), identity=True),
     # stylegan: channels at a resolution, times the resolution
-    "channel_base": Setting(32768, POSITIVE, identity=("stylegan",)),
-    "channel_max": Setting(512, POSITIVE, identity=("stylegan",)),  # stylegan: the most channels
+    "channel_base": Setting(32768, POSITIVE, identity=True, kinds=("stylegan",)),
+    "channel_max": Setting(
+        512, POSITIVE, identity=True, kinds=("stylegan",)
+    ),  # stylegan: the most channels
     # stylegan, stylegan3d: examples a group of minibatch-stddev
     "stddev_group": Setting(4, POSITIVE),
     # stylegan3d, patchgan: channels of the first block
-    "width": Setting(64, POSITIVE, identity=("stylegan3d", "patchgan")),
-    "layers": Setting(3, POSITIVE, identity=("patchgan",)),  # patchgan: strided layers
+    "width": Setting(64, POSITIVE, identity=True, kinds=("stylegan3d", "patchgan")),
+    "layers": Setting(3, POSITIVE, identity=True, kinds=("patchgan",)),  # patchgan: strided layers
     "clip": Setting("none", _CLIPPING),  # of gradients; a clip would swallow R1's lazy steps
     # None: the generator's. Everything else about its optimizer is as in `optimizer`, with the
     # schedule (warm-up, cosine) laid out over the steps from loss.adversarial_start to the last.

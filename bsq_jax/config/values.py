@@ -38,7 +38,9 @@ def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str
     return [f"{k}: {a.get(k)} -> {b.get(k)}" for k in sorted(a | b) if a.get(k) != b.get(k)]
 
 
-def put(config: ConfigDict, key: str, value: Any, *, optional: bool = False) -> None:
+def put(
+    config: ConfigDict, key: str, value: Any, *, optional: bool = False, any_length: bool = False
+) -> None:
     """Sets the value of a dotted key that exists, if it is of the key's type.
 
     Args:
@@ -46,6 +48,7 @@ def put(config: ConfigDict, key: str, value: Any, *, optional: bool = False) -> 
       key: the key, such as ``train.steps``.
       value: as JSON or a config file has it: a list for a tuple, a whole number for a float.
       optional: whether the value may be None.
+      any_length: whether a tuple may be longer or shorter than the one that is there.
 
     Raises:
       TypeError: the value is of another type; its argument says in words what it must be.
@@ -62,13 +65,14 @@ def put(config: ConfigDict, key: str, value: Any, *, optional: bool = False) -> 
         return isinstance(value, int | float if kind is float else kind)
 
     if kind is tuple:
-        good = isinstance(value, tuple | list) and len(value) == len(current)
+        good = isinstance(value, tuple | list) and len(value) > 0
+        good = good and (any_length or len(value) == len(current))
         good = good and all(fits(number, type(current[0])) for number in value)
         value = tuple(type(current[0])(number) for number in value) if good else value
     else:
         good = optional if value is None else fits(value, kind)
     if not good:
-        raise TypeError(wanted(kind, current))
+        raise TypeError(wanted(kind, current, any_length=any_length))
     target[leaf] = value
 
 
@@ -78,9 +82,10 @@ def nearest(key: str, known: Sequence[str]) -> str:
     return f": did you mean {close[0]}?" if close else ""
 
 
-def wanted(kind: type, current: Any) -> str:
-    """What a value must be, in words; `current` is one that is right."""
+def wanted(kind: type, current: Any, *, any_length: bool = False) -> str:
+    """What a value must be, in words; `current` is one that is right, `any_length` see `put`."""
     if kind is tuple:
         whole = "whole " if type(current[0]) is int else ""
-        return f"{len(current)} {whole}numbers such as {','.join(map(str, current))}"
+        count = "" if any_length else f"{len(current)} "
+        return f"{count}{whole}numbers such as {','.join(map(str, current))}"
     return {bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "text")
