@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from bsq_jax.core.array_checks import check_array
 from bsq_jax.core.clips import real_frames
-from bsq_jax.quantizers.bits import below
+from bsq_jax.quantizers.layout import TokenLayout
 
 
 class Quantized(NamedTuple):
@@ -179,9 +179,15 @@ class Quantizer(nn.Module):
             quantized = self.keep(quantized, kept)
         return Quantized(quantized, bits, losses, loss, (points,) * self.learned)
 
+    @property
+    def layout(self) -> TokenLayout:
+        """Which patterns of the bits name codes; that of a residual quantizer has its stages."""
+        return TokenLayout(1, self.bits, self.codes)
+
     def names_code(self, bits: jax.Array) -> jax.Array:
-        """Which tokens, 0/1 ``[..., L]``, name a code: booleans ``[...]``."""
-        return below(bits, self.codes)
+        """Which tokens, or first stages of tokens, name a code; see `TokenLayout.names_code`."""
+        named: jax.Array = self.layout.names_code(bits)
+        return named
 
 
 def flip(quantizer: Quantizer, bits: jax.Array, flipped: jax.Array) -> jax.Array:

@@ -6,6 +6,8 @@ floating-point indices of other code are wrong there, so integers of whole token
 codebook has few codes (`to_index`).
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,23 +107,24 @@ def check_index(length: int) -> None:
         raise ValueError(f"tokens of {length} bits are no int32: at most {MAX_INDEX} bits are")
 
 
-def below(bits: jax.Array, bound: int) -> jax.Array:
+def below(bits: Any, bound: int) -> Any:
     """Which tokens, read as numbers of any length, are less than a bound.
 
     Args:
-      bits: 0/1 ``[..., L]``.
+      bits: 0/1 ``[..., L]``; in numpy or JAX, which is then what computes.
       bound: 1 to 2^L.
 
     Returns:
-      Booleans ``[...]``.
+      Booleans ``[...]`` of the same kind.
     """
+    xp: Any = np if isinstance(bits, np.ndarray) else jnp
     length = bits.shape[-1]
     if bound == 2**length:
-        return jnp.ones(bits.shape[:-1], jnp.bool_)
+        return xp.ones(bits.shape[:-1], bool)
     # A number is at most `bound - 1` if, at the first bit that differs, it has the zero.
     last = np.array([bound - 1 >> place & 1 for place in reversed(range(length))], np.uint8)
     last = last.reshape((1,) * (bits.ndim - 1) + (length,))
-    bits = bits.astype(jnp.uint8)
-    equal = jnp.cumprod((bits == last).astype(jnp.uint8), axis=-1)
-    before = jnp.concatenate([jnp.ones_like(equal[..., :1]), equal[..., :-1]], axis=-1)
-    return ~jnp.any((before == 1) & (bits > last), axis=-1)
+    bits = bits.astype(np.uint8)
+    equal = xp.cumprod((bits == last).astype(np.uint8), axis=-1)
+    before = xp.concatenate([xp.ones_like(equal[..., :1]), equal[..., :-1]], axis=-1)
+    return ~xp.any((before == 1) & (bits > last), axis=-1)
