@@ -33,7 +33,8 @@ def test_patterns_that_name_codes(layout):
     bits = patterns(layout)
     wanted = [all(n < layout.codes for n in row) for row in numbers(layout, bits)]
     found = layout.names_code(bits)
-    assert isinstance(found, np.ndarray) and found.tolist() == wanted
+    assert isinstance(found, np.ndarray)
+    assert found.tolist() == wanted
     assert layout.names_code(jnp.asarray(bits)).tolist() == wanted
     first = bits[:, : layout.bits]
     assert layout.names_code(first).tolist() == [
@@ -55,6 +56,7 @@ def test_bits_that_have_no_choice(layout):
             found = layout.must_be_zero(bits, place) & [
                 tuple(row[:place]) in begins[place] for row in bits.tolist()
             ]
-            assert found.tolist() == forced and any(forced)
+            assert found.tolist() == forced
+            assert any(forced)
         else:
             assert not any(forced)
