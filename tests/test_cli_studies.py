@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from bsq_jax import cli
-from bsq_jax.cli.studies import variable_length
+from bsq_jax.cli.studies import report
+from bsq_jax.cli.studies.variable_length import comparison as variable_length
 from bsq_jax.data.clip_lengths import Schedule
 from bsq_jax.data.factory import make_data_config
 
@@ -85,5 +86,12 @@ def test_mistakes_are_one_line(tmp_path, capsys):
 
 def test_the_table_gives_mean_and_spread():
     results = [{"psnr": {"a": {1: 20.0, 2: 21.0}}}, {"psnr": {"a": {1: 22.0, 2: 21.0}}}]
-    assert variable_length.table(results[:1]).split() == ["frames", "a", "1", "20.00", "2", "21.00"]
-    assert "21.00 +- 1.41" in variable_length.table(results)
+    assert variable_length.table_rows(results[:1]) == [
+        ["frames", "a"],
+        ["1", "20.00"],
+        ["2", "21.00"],
+    ]
+    rows = variable_length.table_rows(results)
+    assert rows[1:] == [["1", "21.00 +- 1.41"], ["2", "21.00 +- 0.00"]]
+    assert report.text_table(rows).splitlines()[0] == "frames              a"
+    assert report.markdown_table(rows).splitlines()[:2] == ["| frames | a |", "| --- | --- |"]
