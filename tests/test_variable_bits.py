@@ -23,7 +23,7 @@ from bsq_jax.losses import L1, L2
 from bsq_jax.models.factory import make_tokenizer
 from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
 from bsq_jax.quantizers.base import keep_first
-from bsq_jax.quantizers.bsq import to_corners
+from bsq_jax.quantizers.signs import to_corners
 from bsq_jax.training.tasks import variable_bits
 from bsq_jax.training.tasks.prior import make_prior_task
 from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
