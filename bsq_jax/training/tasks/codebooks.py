@@ -1,8 +1,8 @@
 """The learned codebooks of a quantizer in a training step: moving averages, and restarts of codes.
 
-A codebook is a parameter of the network. It learns from the gradient of the quantizer's loss, or,
-as `averages`, becomes the moving mean of the points that its codes were nearest to (van den Oord et
-al. 2017, appendix A.1), and then the optimizer's step of it, whose gradient is zero, is overwritten.
+A codebook is a parameter of the network. It learns from the gradient of the quantizer's loss, or
+its codes are moving means of the points that they were nearest to (van den Oord et al. 2017,
+appendix A.1); then its gradient is zero, and the optimizer's step of it is overwritten.
 
 A code that no point is near never changes: of random codes far from all latents most stay so, the
 usual failure of vector quantization. Codes whose moving usage falls below `restart` times an equal
@@ -54,8 +54,8 @@ class Statistics(NamedTuple):
       usage: float32 ``[code]``, the share of the tokens.
       sums: float32 ``[code, channel]``, the sum of the points of these tokens, over the number of
         all tokens; None where no averages are kept.
-      drawn: float32 ``[code, channel]``, the point of the code's `Draw` where this micro-batch holds
-        it, else 0; None without restarts.
+      drawn: float32 ``[code, channel]``, the point of the code's `Draw` where this micro-batch
+        holds it, else 0; None without restarts.
       held: float32 ``[code]``, 1 where it does, else 0.
     """
 
@@ -218,7 +218,7 @@ class CodebookTraining:
           found: the statistics of the batch.
         """
         each = zip(self.paths, states, found, strict=True)
-        return tuple(self._change(_at(params, path), *rest) for path, *rest in each)
+        return tuple(self._change(_at(params, path), state, of) for path, state, of in each)
 
     def _change(self, codes: jax.Array, state: CodebookState, found: Statistics) -> Change:
         def moved(average: jax.Array, now: jax.Array) -> jax.Array:
