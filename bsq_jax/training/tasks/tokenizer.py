@@ -33,7 +33,7 @@ from bsq_jax.models.tokenizer import TokenizerModel, TokenizerOutput
 from bsq_jax.quantizers import Quantized
 from bsq_jax.training.accumulate import over_micro_batches
 from bsq_jax.training.state import DiscriminatorState, TrainableNetwork, TrainState
-from bsq_jax.training.tasks import forward, step_metrics, variable_bits
+from bsq_jax.training.tasks import flipped_bits, forward, step_metrics, variable_bits
 from bsq_jax.training.tasks.adversarial import AdversarialTraining, make_adversarial_training
 from bsq_jax.training.tasks.base import Batch, Metrics, TrainingTask, shared_settings
 from bsq_jax.training.tasks.codebooks import CodebookTraining, Draw, make_codebook_training
@@ -60,6 +60,7 @@ class TokenizerTask(TrainingTask):
       losses: of reconstructions.
       entropy_weight: weight of the quantizer's loss by step, whether it has entropy terms or not.
       adversarial: the discriminator and its training; None for none.
+      flip: share of the bits that the decoder gets wrong in training.
       codebooks: the learned codebooks and how they move; None where the quantizer has none.
     """
 
@@ -67,6 +68,7 @@ class TokenizerTask(TrainingTask):
     losses: tuple[ReconstructionLoss, ...]
     entropy_weight: optax.Schedule
     adversarial: AdversarialTraining | None
+    flip: float
     codebooks: CodebookTraining | None = None
 
     # --- state ---
@@ -117,9 +119,10 @@ class TokenizerTask(TrainingTask):
         weights: jax.Array | None = None,
         kept: jax.Array | None = None,
         frames: jax.Array | None = None,
+        flipped: jax.Array | None = None,
     ) -> TokenizerOutput:
         """The network's output for float pixels, see `bsq_jax.training.tasks.forward`."""
-        return forward.reconstruct(self.model, params, pixels, weights, kept, frames)
+        return forward.reconstruct(self.model, params, pixels, weights, kept, frames, flipped)
 
     def kept_bits(self, examples: int, step: jax.Array) -> jax.Array | None:
         """How many bits of its tokens the decoder gets of each example, int32 ``[examples]``.
@@ -127,6 +130,16 @@ class TokenizerTask(TrainingTask):
         None: always all. See `bsq_jax.training.tasks.variable_bits`.
         """
         return variable_bits.kept_bits(self.model.shape, self.seed, examples, step)
+
+    def flipped_bits(self, pixels: jax.Array, step: jax.Array) -> jax.Array | None:
+        """Which bits the decoder gets wrong, uint8 0/1 ``[batch, time, row, column, L]``.
+
+        None: none. See `bsq_jax.training.tasks.flipped_bits`.
+        """
+        examples, frames = pixels.shape[:2]
+        return flipped_bits.flipped_bits(
+            self.model.shape, self.flip, self.seed, examples, frames, step
+        )
 
     def gradients(
         self,
@@ -138,6 +151,7 @@ class TokenizerTask(TrainingTask):
         frozen: FrozenParams,
         kept: jax.Array | None = None,
         mean_frames: jax.Array | None = None,
+        flipped: jax.Array | None = None,
         measure: Callable[[Quantized, jax.Array | None], Any] = lambda *_: None,
     ) -> tuple[Any, Any, Any, Metrics]:
         """Gradients of generator and discriminator for one (micro-)batch.
@@ -152,6 +166,8 @@ class TokenizerTask(TrainingTask):
           kept: int32 ``[batch]``, bits of a token that the decoder gets, of `kept_bits`; None: all.
           mean_frames: mean number of real frames of a clip in the whole batch, a scalar, where this
             is a micro-batch of it; None: this is all.
+          flipped: 0/1 ``[batch, time, row, column, L]``, of `flipped_bits`; None: none. The metrics
+            and the quantizer's losses are those of the right bits.
           measure: takes what else is wanted from the tokens and the weights of the frames.
 
         Returns:
@@ -161,7 +177,7 @@ class TokenizerTask(TrainingTask):
         pixels, weights = forward.with_plain_padding(pixels, frames)
 
         def generate(params: Any) -> tuple[tuple[jax.Array, jax.Array], Quantized]:
-            output = self.reconstruct(params, pixels, weights, kept, frames)
+            output = self.reconstruct(params, pixels, weights, kept, frames, flipped)
             fake = output.pixels
             if weights is not None:  # at the source, so that no loss has a gradient there
                 fake = jnp.where(with_axes(weights, 5) > 0, fake, pixels)
@@ -208,12 +224,11 @@ class TokenizerTask(TrainingTask):
         if all_frames is not None and self.accumulate > 1:
             mean_frames = jnp.mean(all_frames.astype(jnp.float32))
 
-        draws = self._draws(state, batch["pixels"], all_frames)
+        pixels = batch["pixels"]
+        draws = self._draws(state, pixels, all_frames)
 
-        def gradients_of(
-            rows: tuple[jax.Array, jax.Array | None, jax.Array], frames: jax.Array | None
-        ) -> tuple[Any, Any, Any, Metrics]:
-            pixels, kept, numbers = to_float(rows[0]), *rows[1:]
+        def gradients_of(rows: tuple[Any, ...], frames: jax.Array | None) -> Any:
+            pixels, kept, flipped, numbers = rows
 
             def measure(quantized: Quantized, weights: jax.Array | None) -> Any:
                 if self.codebooks is None:
@@ -221,19 +236,15 @@ class TokenizerTask(TrainingTask):
                 return self.codebooks.statistics(state.params, quantized, weights, numbers, draws)
 
             return self.gradients(
-                state.params,
-                state.adversary,
-                pixels,
-                frames,
-                state.step,
-                frozen,
-                kept,
-                mean_frames,
-                measure,
+                *(state.params, state.adversary, to_float(pixels), frames, state.step, frozen),
+                kept=kept,
+                mean_frames=mean_frames,
+                flipped=flipped,
+                measure=measure,
             )
 
-        examples = len(batch["pixels"])
-        rows = batch["pixels"], self.kept_bits(examples, state.step), jnp.arange(examples)
+        kept = self.kept_bits(len(pixels), state.step)
+        rows = pixels, kept, self.flipped_bits(pixels, state.step), jnp.arange(len(pixels))
         gradients, of_discriminator, of_codebooks, watched = over_micro_batches(
             gradients_of, rows, all_frames, self.accumulate
         )
@@ -289,6 +300,7 @@ def make_tokenizer_task(config: ConfigDict) -> TokenizerTask:
         losses=make_losses(config),
         entropy_weight=entropy_weight,
         adversarial=make_adversarial_training(config),
+        flip=config.quantizer.flip,
         codebooks=make_codebook_training(config, model.quantizer),
         **shared_settings(config),
     )
