@@ -171,6 +171,7 @@ def _task(bench: Bench, adversarial: AdversarialTraining | None) -> TokenizerTas
         losses=losses,
         entropy_weight=optax.linear_schedule(0.3, 0.1, 2000),
         adversarial=adversarial,
+        flip=0.0,
         ema_decay=0.999,
         ema_warmup=True,
         accumulate=1,
