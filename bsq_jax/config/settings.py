@@ -78,7 +78,7 @@ QUANTIZER: Section = {
     # fsq: values of each channel
     "levels": Setting(
         (8, 8, 8, 6, 5),
-        Allowed("2 or more each", lambda n: n >= 2),
+        Allowed("from 2 to 65536 each", lambda n: 2 <= n <= 2**16),
         identity=True,
         kinds=("fsq",),
         any_length=True,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from bsq_jax.core.errors import UserError
 from bsq_jax.quantizers.base import Quantizer
 from bsq_jax.quantizers.bsq import BinarySphericalQuantizer
+from bsq_jax.quantizers.fsq import FiniteScalarQuantizer
 from bsq_jax.quantizers.lfq import LookupFreeQuantizer
 from bsq_jax.quantizers.residual import ResidualQuantizer
 from bsq_jax.quantizers.signs import SignQuantizer
@@ -28,10 +29,16 @@ def _signs(kind: type[SignQuantizer], settings: ConfigDict, bits: int) -> Quanti
     )
 
 
+def _fsq(settings: ConfigDict, bits: int) -> Quantizer:
+    del bits  # follow from the levels
+    return FiniteScalarQuantizer(tuple(settings.levels), centered=settings.stages > 1)
+
+
 # One stage of each kind, of ``config.quantizer`` and the bits that a stage of a token has.
 KINDS: dict[str, Callable[[ConfigDict, int], Quantizer]] = {
     "bsq": partial(_signs, BinarySphericalQuantizer),
     "lfq": partial(_signs, LookupFreeQuantizer),
+    "fsq": _fsq,
 }
 
 
