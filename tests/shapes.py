@@ -49,7 +49,7 @@ def sampling_settings(**changes):
 def bsq_quantizer(*values, **changes):
     config = default_config()
     config.model.bits = 18
-    default = make_quantizer(config)
+    default = make_quantizer(finalize(config))
     fields = [field.name for field in dataclasses.fields(default)]
     return default.clone(**dict(zip(fields[1:], values, strict=False)), **changes)
 

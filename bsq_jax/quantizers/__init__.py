@@ -3,5 +3,12 @@
 from bsq_jax.quantizers.base import Quantized, Quantizer
 from bsq_jax.quantizers.bsq import BinarySphericalQuantizer
 from bsq_jax.quantizers.factory import make_quantizer
+from bsq_jax.quantizers.residual import ResidualQuantizer
 
-__all__ = ["BinarySphericalQuantizer", "Quantized", "Quantizer", "make_quantizer"]
+__all__ = [
+    "BinarySphericalQuantizer",
+    "Quantized",
+    "Quantizer",
+    "ResidualQuantizer",
+    "make_quantizer",
+]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from bsq_jax.core.errors import UserError
 from bsq_jax.quantizers.base import Quantizer
 from bsq_jax.quantizers.bsq import BinarySphericalQuantizer
+from bsq_jax.quantizers.residual import ResidualQuantizer
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -39,4 +40,5 @@ def make_quantizer(config: ConfigDict) -> Quantizer:
         raise UserError(
             f"config.quantizer.name is '{settings.name}': the quantizers are: {', '.join(KINDS)}"
         )
-    return KINDS[settings.name](settings, config.model.bits)
+    stage = KINDS[settings.name](settings, config.model.bits // settings.stages)
+    return stage if settings.stages == 1 else ResidualQuantizer(stage, settings.stages)
