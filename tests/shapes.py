@@ -29,7 +29,8 @@ def data_config(**changes):
 def tokenizer_shape(*values, **changes):
     """Of a tokenizer with BSQ, which has a channel for each bit."""
     shape = _changed(make_tokenizer(default_config()).shape, values, changes)
-    return dataclasses.replace(shape, channels=shape.bits)
+    prefixes = tuple(range(shape.min_bits or shape.bits, shape.bits + 1))
+    return dataclasses.replace(shape, channels=shape.bits, prefixes=prefixes)
 
 
 def prior_shape(*values, **changes):

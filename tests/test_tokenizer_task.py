@@ -17,7 +17,7 @@ import pytest
 from shapes import bsq_quantizer, tokenizer_shape
 from small_task import tokenizer_task
 
-from bsq_jax.config import default_config
+from bsq_jax.config import default_config, finalize
 from bsq_jax.core.pixels import to_float, to_uint8
 from bsq_jax.core.sharding import batch_sharding, make_mesh, replicated, to_global
 from bsq_jax.core.trees import leaves
@@ -199,7 +199,7 @@ def test_the_loss_falls_within_thirty_steps():
     config.train.steps = 30
     config.quantizer.group_size = 3
     mesh = one_device()
-    step, state = compile_step(make_tokenizer_task(config), mesh)
+    step, state = compile_step(make_tokenizer_task(finalize(config)), mesh)
     batch = to_global(photographs(0), mesh)
     history = []
     for _ in range(30):

@@ -64,7 +64,8 @@ MODEL: Section = {
     ),
     # frames that a token sees, its own included; 0: all that causality allows
     "window": Setting(0, NOT_NEGATIVE, identity=True),
-    # fewest bits of a token that it can be decoded from; 0: all are needed
+    # fewest bits of a token that it can be decoded from, whole stages of a residual quantizer; 0:
+    # all are needed or, of a residual quantizer, one stage, and training always has all
     "min_bits": Setting(0, NOT_NEGATIVE, identity=True),
 }
 

@@ -30,7 +30,7 @@ from bsq_jax.models.tokenizer import TokenizerModel, TokenizerOutput
 from bsq_jax.quantizers import Quantized
 from bsq_jax.training.accumulate import over_micro_batches
 from bsq_jax.training.state import DiscriminatorState, TrainableNetwork, TrainState
-from bsq_jax.training.tasks import forward, step_metrics, variable_bits
+from bsq_jax.training.tasks import flipped_bits, forward, step_metrics, variable_bits
 from bsq_jax.training.tasks.adversarial import AdversarialTraining, make_adversarial_training
 from bsq_jax.training.tasks.base import Batch, Metrics, TrainingTask, shared_settings
 
@@ -56,12 +56,14 @@ class TokenizerTask(TrainingTask):
       losses: of reconstructions.
       entropy_weight: weight of the quantizer's loss by step.
       adversarial: the discriminator and its training; None for none.
+      flip: share of the bits that the decoder gets wrong in training.
     """
 
     model: TokenizerModel
     losses: tuple[ReconstructionLoss, ...]
     entropy_weight: optax.Schedule
     adversarial: AdversarialTraining | None
+    flip: float
 
     # --- state ---
 
@@ -107,9 +109,10 @@ class TokenizerTask(TrainingTask):
         weights: jax.Array | None = None,
         kept: jax.Array | None = None,
         frames: jax.Array | None = None,
+        flipped: jax.Array | None = None,
     ) -> TokenizerOutput:
         """The network's output for float pixels, see `bsq_jax.training.tasks.forward`."""
-        return forward.reconstruct(self.model, params, pixels, weights, kept, frames)
+        return forward.reconstruct(self.model, params, pixels, weights, kept, frames, flipped)
 
     def kept_bits(self, examples: int, step: jax.Array) -> jax.Array | None:
         """How many bits of its tokens the decoder gets of each example, int32 ``[examples]``.
@@ -117,6 +120,16 @@ class TokenizerTask(TrainingTask):
         None: always all. See `bsq_jax.training.tasks.variable_bits`.
         """
         return variable_bits.kept_bits(self.model.shape, self.seed, examples, step)
+
+    def flipped_bits(self, pixels: jax.Array, step: jax.Array) -> jax.Array | None:
+        """Which bits the decoder gets wrong, uint8 0/1 ``[batch, time, row, column, L]``.
+
+        None: none. See `bsq_jax.training.tasks.flipped_bits`.
+        """
+        examples, frames = pixels.shape[:2]
+        return flipped_bits.flipped_bits(
+            self.model.shape, self.flip, self.seed, examples, frames, step
+        )
 
     def gradients(
         self,
@@ -128,6 +141,7 @@ class TokenizerTask(TrainingTask):
         frozen: FrozenParams,
         kept: jax.Array | None = None,
         mean_frames: jax.Array | None = None,
+        flipped: jax.Array | None = None,
     ) -> tuple[Any, Any, Metrics]:
         """Gradients of generator and discriminator for one (micro-)batch.
 
@@ -141,6 +155,8 @@ class TokenizerTask(TrainingTask):
           kept: int32 ``[batch]``, bits of a token that the decoder gets, of `kept_bits`; None: all.
           mean_frames: mean number of real frames of a clip in the whole batch, a scalar, where this
             is a micro-batch of it; None: this is all.
+          flipped: 0/1 ``[batch, time, row, column, L]``, of `flipped_bits`; None: none. The metrics
+            and the quantizer's losses are those of the right bits.
 
         Returns:
           ``(of the generator, of the discriminator or None, metrics)``. All metrics add up over
@@ -149,7 +165,7 @@ class TokenizerTask(TrainingTask):
         pixels, weights = _with_plain_padding(pixels, frames)
 
         def generate(params: Any) -> tuple[tuple[jax.Array, jax.Array], Quantized]:
-            output = self.reconstruct(params, pixels, weights, kept, frames)
+            output = self.reconstruct(params, pixels, weights, kept, frames, flipped)
             fake = output.pixels
             if weights is not None:  # at the source, so that no loss has a gradient there
                 fake = jnp.where(with_axes(weights, 5) > 0, fake, pixels)
@@ -196,13 +212,19 @@ class TokenizerTask(TrainingTask):
             mean_frames = jnp.mean(all_frames.astype(jnp.float32))
 
         def gradients_of(
-            rows: tuple[jax.Array, jax.Array | None], frames: jax.Array | None
+            rows: tuple[jax.Array, jax.Array | None, jax.Array | None], frames: jax.Array | None
         ) -> tuple[Any, Any, Metrics]:
-            pixels, kept = to_float(rows[0]), rows[1]
-            networks = state.params, state.adversary
-            return self.gradients(*networks, pixels, frames, state.step, frozen, kept, mean_frames)
+            pixels, kept, flipped = rows
+            return self.gradients(
+                *(state.params, state.adversary, to_float(pixels), frames, state.step, frozen),
+                kept=kept,
+                mean_frames=mean_frames,
+                flipped=flipped,
+            )
 
-        rows = batch["pixels"], self.kept_bits(len(batch["pixels"]), state.step)
+        pixels = batch["pixels"]
+        kept = self.kept_bits(len(pixels), state.step)
+        rows = pixels, kept, self.flipped_bits(pixels, state.step)
         gradients, of_discriminator, watched = over_micro_batches(
             gradients_of, rows, all_frames, self.accumulate
         )
@@ -257,5 +279,6 @@ def make_tokenizer_task(config: ConfigDict) -> TokenizerTask:
         losses=make_losses(config),
         entropy_weight=make_entropy_weight(config),
         adversarial=make_adversarial_training(config),
+        flip=config.quantizer.flip,
         **shared_settings(config),
     )
