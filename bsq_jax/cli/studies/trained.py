@@ -16,6 +16,7 @@ import signal
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -72,7 +73,8 @@ def outcome(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / OUTCOME).unlink(missing_ok=True)
     _write(folder / REQUEST, request)
-    status = run_apart(folder, limits.seconds)
+    command = [sys.executable, "-m", __name__, str(folder)]
+    status = run_apart(command, folder / LOG, limits.seconds)
     if status == RUN_AGAIN:
         raise SystemExit(RUN_AGAIN)
     made = _read(folder / OUTCOME)
@@ -101,8 +103,8 @@ def _found(folder: pathlib.Path, request: dict[str, Any]) -> dict[str, Any] | No
     return made if before == request or made["status"] == "done" else None
 
 
-def run_apart(folder: pathlib.Path, seconds: float) -> int | None:
-    """Runs this module for a folder; SIGTERM is passed on to it.
+def run_apart(command: Sequence[str], log: pathlib.Path, seconds: float) -> int | None:
+    """Runs a command whose output goes to the end of a file; SIGTERM is passed on to it.
 
     Returns:
       Its exit status; `RUN_AGAIN` after SIGTERM; None if `seconds` were over, and it was stopped.
@@ -113,10 +115,8 @@ def run_apart(folder: pathlib.Path, seconds: float) -> int | None:
         told.append(True)
         process.terminate()
 
-    with (folder / LOG).open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(folder)], stdout=log, stderr=log
-        )
+    with log.open("ab") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file)
         before = signal.signal(signal.SIGTERM, stop)
         try:
             status = process.wait(seconds)

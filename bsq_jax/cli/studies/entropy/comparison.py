@@ -108,7 +108,7 @@ def term_rows(compared: Sequence[Row]) -> list[list[str]]:
     titles = ["bits", "bits a group", "bias, independent", "bias, dependent (nats)", "ms"]
     cells = [[*titles, "memory, compiled", "memory, measured"]]
     for row in compared:
-        bias = [f"{row[key]:.4f}" if key in row else "-" for key in ("independent", "dependent")]
+        bias = [f"{row[key]:.4f}" if key in row else "-" for key in terms.KINDS]
         exact = " (exact)" if row["bits"] == row["group"] else ""
         measured = row["measured_bytes"]
         cells.append(
@@ -150,7 +150,7 @@ def draw(path: pathlib.Path, compared: Sequence[Row], trained: Sequence[Row]) ->
         panels.setdefault(panel, {}).setdefault(line, []).append((place, value))
 
     for row in compared:
-        for kind in ("independent", "dependent"):
+        for kind in terms.KINDS:
             if kind in row:
                 add("bias (nats)", f"{kind} bits", row["group"], row[kind])
         add("ms", f"{row['bits']} bits", row["group"], row["ms"])

@@ -20,6 +20,7 @@ from bsq_jax.quantizers.bsq import to_sphere
 from bsq_jax.quantizers.entropy import codebook_entropy, soft_logits
 from bsq_jax.training.compiled import memory
 
+KINDS = ("independent", "dependent")
 TIMED_BITS = (16, 36)  # of tokens; the exact entropy exists for the first
 _CENTERS = 64  # of the clustered points
 _SPREAD = 0.3  # of a cluster, over the distance of its center from the origin
@@ -67,27 +68,25 @@ def measure(
       where the system does not tell).
     """
     rows, steps = [], []
-    for bits in TIMED_BITS:
-        exact = bits if bits <= MAX_GROUP else None
-        sizes = [size for size in groups if size < bits] + ([exact] if exact else [])
-        points = {kind: inputs(kind, tokens, bits, seed) for kind in ("independent", "dependent")}
-        for size in sizes:
-            compiled = _compiled(points["independent"], size, inv_temperature)
-            row: Row = {"bits": bits, "group": size}
-            row["compiled_bytes"] = memory(compiled).peak
-            row |= {kind: float(compiled(u)[0]) for kind, u in points.items()} if exact else {}
-            rows.append(row)
-            steps.append(lambda compiled=compiled, u=points["dependent"]: compiled(u))
-        if exact:
-            for kind in points:
-                true = rows[-1][kind]
-                for row in rows[-len(sizes) :]:
-                    row[kind] -= true
-    times = _in_turn(steps, runs)
-    with _own_pages() as trim:
-        growths = [_growth(step, trim) for step in steps]
-    for row, ms, grown in zip(rows, times, growths, strict=True):
-        row |= {"ms": ms, "measured_bytes": grown}
+    with _own_pages():  # from the beginning: what is freed before lies ready for what follows
+        for bits in TIMED_BITS:
+            exact = bits if bits <= MAX_GROUP else None
+            sizes = [size for size in groups if size < bits] + ([exact] if exact else [])
+            points = {kind: inputs(kind, tokens, bits, seed) for kind in KINDS}
+            for size in sizes:
+                step = _compiled(points["independent"], size, inv_temperature)
+                row: Row = {"bits": bits, "group": size, "compiled_bytes": memory(step).peak}
+                row |= {kind: float(step(u)[0]) for kind, u in points.items()} if exact else {}
+                rows.append(row)
+                steps.append(lambda step=step, u=points["dependent"]: step(u))
+                row["measured_bytes"] = _growth(steps[-1])
+    for row, ms in zip(rows, _in_turn(steps, runs), strict=True):
+        row["ms"] = ms
+    for bits in {row["bits"] for row in rows if row["bits"] == row["group"]}:
+        own = [row for row in rows if row["bits"] == bits]
+        true = {kind: own[-1][kind] for kind in KINDS}
+        for row in own:
+            row |= {kind: row[kind] - true[kind] for kind in KINDS}
     return rows
 
 
@@ -109,14 +108,13 @@ def _in_turn(steps: Sequence[Callable[[], Any]], runs: int) -> list[float]:
     return [statistics.median(times) for times in taken]
 
 
-def _growth(step: Callable[[], Any], trim: Callable[[], object]) -> int | None:
+def _growth(step: Callable[[], Any]) -> int | None:
     """By how many bytes the process grows while a program runs, its arguments left out."""
     counter = _PROC / "clear_refs"
     if not counter.exists():
         return None
     jax.block_until_ready(step())
     time.sleep(_RETURN)
-    trim()
     before = _status("VmRSS")
     counter.write_text("5")  # the highest use counts from here
     jax.block_until_ready(step())
@@ -124,17 +122,15 @@ def _growth(step: Callable[[], Any], trim: Callable[[], object]) -> int | None:
 
 
 @contextlib.contextmanager
-def _own_pages() -> Iterator[Callable[[], object]]:
+def _own_pages() -> Iterator[None]:
     """Within it large arrays get pages of their own and give them back, with glibc's allocator.
 
-    Else they may lie where others lay, and the process does not grow. What is given returns the
-    pages that lie free already.
+    Else they may lie where others lay, and the process does not grow.
     """
-    library = ctypes.CDLL(None)
-    set_option = getattr(library, "mallopt", lambda *_: None)
+    set_option = getattr(ctypes.CDLL(None), "mallopt", lambda *_: None)
     set_option(_MMAP_THRESHOLD, 2**16)
     try:
-        yield lambda: getattr(library, "malloc_trim", lambda _: None)(0)
+        yield
     finally:
         set_option(_MMAP_THRESHOLD, 2**25)  # what glibc itself arrives at where arrays are large
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -105,26 +106,26 @@ def error(quantizer: Quantizer, params: Mapping[str, Any], latents: np.ndarray) 
     Returns:
       ``relative``: mean squared distance of the points that codes are chosen for (on the sphere
       where the quantizer projects to it) to their codes, over the mean squared length of the
-      points; ``mean`` and ``largest``: of the squared distance itself.
+      points; ``largest``: of the squared distances.
     """
-
-    def measure(params: Mapping[str, Any], latents: jax.Array) -> tuple[jax.Array, jax.Array]:
-        def run(module: Quantizer) -> tuple[jax.Array, jax.Array]:
-            points = module.project(latents)
-            codes = module.decode(module.encode(latents).bits)
-            return jnp.sum((points - codes) ** 2, -1), jnp.sum(points**2, -1)
-
-        made: Any = quantizer.apply({"params": params}, method=run)
-        return made
-
-    made = jax.jit(measure)(params, jnp.asarray(latents, jnp.float32))
+    made = _measure(quantizer, params, jnp.asarray(latents, jnp.float32))
     squared, power = (np.asarray(each, np.float64) for each in made)
-    mean = float(squared.mean())
-    return {
-        "relative": mean / float(power.mean()),
-        "mean": mean,
-        "largest": float(squared.max()),
-    }
+    return {"relative": float(squared.mean() / power.mean()), "largest": float(squared.max())}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _measure(
+    quantizer: Quantizer, params: Mapping[str, Any], latents: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Squared distances of points to their codes, and squared lengths of points: ``[token]``."""
+
+    def run(module: Quantizer) -> tuple[jax.Array, jax.Array]:
+        points = module.project(latents)
+        codes = module.decode(module.encode(latents).bits)
+        return jnp.sum((points - codes) ** 2, -1), jnp.sum(points**2, -1)
+
+    made: Any = quantizer.apply({"params": params}, method=run)
+    return made
 
 
 def _summary(found: Mapping[str, Row]) -> Row:
