@@ -99,7 +99,7 @@ def test_the_decoder_gets_wrong_bits_and_all_else_the_right_ones():
     @jax.jit
     def both(flipped):
         gradients = functools.partial(task.gradients, params, None, floats, None, step, {})
-        return gradients()[2], gradients(flipped=flipped)[2], task.reconstruct(params, floats)
+        return gradients()[-1], gradients(flipped=flipped)[-1], task.reconstruct(params, floats)
 
     right, wrong, plain = both(flipped)
     for name in ("bit_mean", "codes_seen", "token_entropy", "codebook_entropy", "commitment"):

@@ -23,7 +23,7 @@ from bsq_jax.losses import L1, L2
 from bsq_jax.models.factory import make_tokenizer
 from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
 from bsq_jax.quantizers.base import keep_first
-from bsq_jax.quantizers.bsq import to_corners
+from bsq_jax.quantizers.signs import to_corners
 from bsq_jax.training.tasks import variable_bits
 from bsq_jax.training.tasks.prior import make_prior_task
 from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
@@ -109,7 +109,7 @@ def test_training_sees_the_bits_that_are_kept():
     kept = task.kept_bits(8, jnp.int32(3))
     assert len(set(kept.tolist())) > 1
     step = jnp.int32(3)
-    _, _, watched = jax.jit(task.gradients)(state.params, None, pixels, None, step, {}, kept)
+    *_, watched = jax.jit(task.gradients)(state.params, None, pixels, None, step, {}, kept)
     made = jax.jit(lambda k: task.reconstruct(state.params, pixels, kept=k).pixels)(kept)
     np.testing.assert_allclose(watched["l1"], np.abs(pixels - made).mean(), rtol=1e-5)
     whole = jax.jit(lambda: task.reconstruct(state.params, pixels).pixels)()

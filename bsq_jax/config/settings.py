@@ -78,7 +78,7 @@ QUANTIZER: Section = {
     # fsq: values of each channel
     "levels": Setting(
         (8, 8, 8, 6, 5),
-        Allowed("2 or more each", lambda n: n >= 2),
+        Allowed("from 2 to 65536 each", lambda n: 2 <= n <= 2**16),
         identity=True,
         kinds=("fsq",),
         any_length=True,
@@ -162,7 +162,9 @@ SAMPLING: Section = {
 LOSS: Section = {
     "l1": Setting(1.0, NOT_NEGATIVE),  # weight of the mean absolute error, pixels in [-1, 1]
     "l2": Setting(0.0, NOT_NEGATIVE),  # weight of the mean squared error
-    "entropy": Setting(0.1, NOT_NEGATIVE),  # weight of the quantizer's loss after the ramp
+    # weight, after the ramp, of the quantizer's loss where that has entropy terms (bsq, lfq); that
+    # of the others counts once from the first step on (vq), or is 0 (fsq, leech)
+    "entropy": Setting(0.1, NOT_NEGATIVE),
     "entropy_ramp_start": Setting(3.0),  # times the weight at step 0
     "entropy_ramp_steps": Setting(2000, NOT_NEGATIVE),  # linear ramp down to 1x
     # weight of LPIPS with VGG16 features

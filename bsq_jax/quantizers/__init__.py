@@ -3,10 +3,14 @@
 from bsq_jax.quantizers.base import Quantized, Quantizer
 from bsq_jax.quantizers.bsq import BinarySphericalQuantizer
 from bsq_jax.quantizers.factory import make_quantizer
+from bsq_jax.quantizers.fsq import FiniteScalarQuantizer
+from bsq_jax.quantizers.lfq import LookupFreeQuantizer
 from bsq_jax.quantizers.residual import ResidualQuantizer
 
 __all__ = [
     "BinarySphericalQuantizer",
+    "FiniteScalarQuantizer",
+    "LookupFreeQuantizer",
     "Quantized",
     "Quantizer",
     "ResidualQuantizer",

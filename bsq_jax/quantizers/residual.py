@@ -44,7 +44,7 @@ class ResidualQuantizer(Quantizer):
         """Makes the stages that have parameters."""
         if self.stage.learned:
             names = (f"stage{k}" for k in range(self.stages))
-            self.made = [self.stage.clone(name=name, parent=None) for name in names]
+            self.made = [self.stage.clone(name=name, parent=self) for name in names]
 
     @property
     def _stages(self) -> list[Quantizer]:

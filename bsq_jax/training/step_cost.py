@@ -103,6 +103,8 @@ def plan(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, Any]:
     parts["optimizer"] = state.opt_state
     if state.adversary is not None:
         parts["discriminator and its optimizer"] = state.adversary
+    if state.codebooks:
+        parts["averages of the codebooks"] = state.codebooks
     parts |= {"frozen networks": frozen, "batch": batch}
     second = sum(leaf.size for leaf in jax.tree.leaves(getattr(state.adversary, "params", ())))
     return {
