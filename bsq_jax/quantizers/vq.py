@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -40,7 +42,8 @@ class VectorQuantizer(Quantizer):
 
     def setup(self) -> None:
         """Makes the codebook."""
-        init = nn.with_logical_partitioning(_unit_codes if self.cosine else _codes, ("codes", None))
+        init: Any = _unit_codes if self.cosine else _codes
+        init = nn.with_logical_partitioning(init, ("codes", None))
         self.codebook = self.param("codebook", init, (self.size, self.width))
 
     @property
