@@ -4,6 +4,7 @@ Oracles: a uniform mid-rise quantizer in float64 numpy, one stage by itself, clo
 """
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -230,7 +231,7 @@ def by_hand(quantizer, variables, points, flipped=None):
 
 def both(quantizer, v, flipped=None):
     """Variables, what the quantizer makes of latents, and what is made of them by hand."""
-    variables = quantizer.init(jax.random.key(0), v)
+    variables = nn.unbox(quantizer.init(jax.random.key(0), v))
 
     @jax.jit
     def encode(v):
@@ -289,3 +290,36 @@ def fsq_config(levels):
     config = config_of(name="fsq", stages=2, levels=levels)
     config.model.bits = 0
     return config
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+def test_each_codebook_learns_from_what_its_own_stage_sees(cosine):
+    """The codebook loss of stage k, |code - left|^2, moves codebook k alone."""
+    config = config_of(name="vq", stages=3, codes=11, channels=4, cosine=cosine)
+    config.model.bits = 0
+    quantizer = make_quantizer(finalize(config))
+    v = drawn_for(quantizer, 50)
+    variables, out, stages = both(quantizer, v)
+    assert out.points[0].shape == v.shape
+    weights = drawn_for(quantizer, 50)[::-1]
+
+    def loss(params, v):
+        out = quantizer.apply({"params": params}, v)
+        return out.loss + jnp.mean(jnp.sum(out.quantized * weights, axis=-1))
+
+    found, of_latents = jax.jit(jax.grad(loss, argnums=(0, 1)))(variables["params"], v)
+    for k, (seen, bits, _) in enumerate(stages):
+        number = bits @ 2 ** np.arange(3, -1, -1)
+
+        def alone(codebook, seen=seen, number=number):
+            codes = to_sphere(codebook)[number] if cosine else codebook[number]
+            return jnp.mean(jnp.sum(jnp.square(codes - seen), axis=-1))
+
+        wanted = jax.grad(alone)(variables["params"][f"stage{k}"]["codebook"])
+        np.testing.assert_allclose(found[f"stage{k}"]["codebook"], wanted, atol=1e-5)
+    if not cosine:
+        wanted = weights / 50
+        for k, (seen, _, code) in enumerate(stages):
+            scale = quantizer.stage.step**k
+            wanted = wanted + 0.25 * 2 / 50 * (seen - code / scale) / scale
+        np.testing.assert_allclose(of_latents, wanted, atol=1e-5)
