@@ -6,6 +6,7 @@ from bsq_jax.quantizers.factory import make_quantizer
 from bsq_jax.quantizers.fsq import FiniteScalarQuantizer
 from bsq_jax.quantizers.lfq import LookupFreeQuantizer
 from bsq_jax.quantizers.residual import ResidualQuantizer
+from bsq_jax.quantizers.vq import VectorQuantizer
 
 __all__ = [
     "BinarySphericalQuantizer",
@@ -14,5 +15,6 @@ __all__ = [
     "Quantized",
     "Quantizer",
     "ResidualQuantizer",
+    "VectorQuantizer",
     "make_quantizer",
 ]

@@ -13,6 +13,7 @@ from bsq_jax.quantizers.fsq import FiniteScalarQuantizer
 from bsq_jax.quantizers.lfq import LookupFreeQuantizer
 from bsq_jax.quantizers.residual import ResidualQuantizer
 from bsq_jax.quantizers.signs import SignQuantizer
+from bsq_jax.quantizers.vq import VectorQuantizer
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -34,11 +35,23 @@ def _fsq(settings: ConfigDict, bits: int) -> Quantizer:
     return FiniteScalarQuantizer(tuple(settings.levels), centered=settings.stages > 1)
 
 
+def _vq(settings: ConfigDict, bits: int) -> Quantizer:
+    del bits  # follow from the number of codes
+    return VectorQuantizer(
+        size=settings.codes,
+        width=settings.channels,
+        cosine=settings.cosine,
+        averaged=settings.learning == "ema",
+        commitment_weight=settings.commitment_weight,
+    )
+
+
 # One stage of each kind, of ``config.quantizer`` and the bits that a stage of a token has.
 KINDS: dict[str, Callable[[ConfigDict, int], Quantizer]] = {
     "bsq": partial(_signs, BinarySphericalQuantizer),
     "lfq": partial(_signs, LookupFreeQuantizer),
     "fsq": _fsq,
+    "vq": _vq,
 }
 
 

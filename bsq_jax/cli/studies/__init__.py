@@ -10,9 +10,12 @@ from __future__ import annotations
 import argparse
 
 from bsq_jax.cli.command import Command
-from bsq_jax.cli.studies import variable_length
+from bsq_jax.cli.studies import entropy, quantization_error, variable_length, vocabulary
 
-STUDIES = {study.name: study for study in (variable_length.STUDY,)}
+STUDIES = {
+    study.name: study
+    for study in (variable_length.STUDY, vocabulary.STUDY, quantization_error.STUDY, entropy.STUDY)
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -43,3 +43,11 @@ def save(workdir: pathlib.Path, results: Any, rows: Sequence[Sequence[str]]) -> 
     write_atomic(record, (json.dumps(results, indent=2) + "\n").encode())
     write_atomic(workdir / TABLE, (markdown_table(rows) + "\n").encode())
     return record
+
+
+def size(count: float) -> str:
+    """A number of bytes, with a unit such that few digits tell it."""
+    for unit, bytes_ in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20)):
+        if count >= bytes_:
+            return f"{count / bytes_:,.1f} {unit}"
+    return f"{count / 2**10:,.1f} KiB"

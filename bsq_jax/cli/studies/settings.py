@@ -27,6 +27,27 @@ def small_config(steps: int, seed: int) -> ConfigDict:
     return config
 
 
+def photographs_config(steps: int, seed: int) -> ConfigDict:
+    """`small_config` on crops of the embedded photographs; the quantizer's loss has weight 1."""
+    config = small_config(steps, seed)
+    config.loss.update(entropy=1.0, entropy_ramp_start=1.0)
+    config.optimizer.learning_rate = 2e-3
+    config.data.update(
+        source="photos",
+        resize=400,
+        scale=(1.0, 4.0),
+        permute_channels=0.5,
+        filter="bilinear",
+        eval_resize=320,
+        eval_crop="tiles",
+        threads=1,
+        cache_mb=512,
+    )
+    config.train.update(batch_size=16, log_every=max(1, min(50, steps // 4)))
+    config.eval.update(batch_size=32, pictures=4)
+    return config
+
+
 def set_values(config: ConfigDict, overrides: Sequence[str]) -> None:
     """Changes settings as ``--set KEY=VALUE`` asks.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Callable
 
 
@@ -40,4 +41,18 @@ def add_training_flags(parser: argparse.ArgumentParser, *, steps: int, whose: st
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of all models"
+    )
+
+
+def add_limits(parser: argparse.ArgumentParser) -> None:
+    """The flags that say what a training may use."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    parser.add_argument(
+        "--hours", type=float, default=0.1, help="time that each training may take, all included"
+    )
+    parser.add_argument(
+        "--gib",
+        type=float,
+        default=round(0.8 * physical, 1),
+        help="memory that a training step may need; default: 80%% of this machine's, %(default)s",
     )
