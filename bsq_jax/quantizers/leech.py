@@ -182,7 +182,7 @@ def _best_octad(points: jax.Array, columns: jax.Array) -> _Best:
     odd = _product(member, (columns < 0).astype(jnp.float32)) % 2
     # The least of the entries on each octad: a matrix product with + for x and the minimum for +.
     outside = np.where(member > 0, 0, np.inf).astype(np.float32)
-    least = _fold(jnp.minimum, [outside[:, i, None] + sizes[None, i] for i in range(CHANNELS)])
+    least = _fold(jnp.minimum, [sizes[None, i] + outside[:, i, None] for i in range(CHANNELS)])
     score, octad = _highest(2 * total - 4 * odd * least)
 
     places = jnp.take(jnp.asarray(golay.octads()), octad, axis=0)
@@ -199,7 +199,7 @@ def _best_word(points: jax.Array, columns: jax.Array) -> _Best:
     signs = _signs().astype(np.float32)
     agree = _product(signs, columns)
     # How far the word's worst sign is off, and, with a minus, that of its complement's.
-    off = [signs[:, i, None] * -columns[None, i] for i in range(CHANNELS)]
+    off = [-columns[None, i] * signs[:, i, None] for i in range(CHANNELS)]
     worst, best = _fold(jnp.maximum, off), _fold(jnp.minimum, off)
     own, complement = agree + 4 * worst, -agree - 4 * best
     score, half = _highest(jnp.maximum(own, complement))
