@@ -136,13 +136,14 @@ def test_points_of_the_vocabulary():
     assert [point.learned for point in found[7:9]] == [False, True]
     overrides = ("train.batch_size=4", "quantizer.decay=0.5", "quantizer.commitment_weight=0.5")
     for point in found:
-        config = points.point_config(point, 10, overrides, min(point.codes, 2**20))
+        config = points.point_config(point, 10, overrides)
         assert config.train.batch_size == 4
+        assert config.model.bits == min(point.bits, 24 if point.learned else 64)
         has = point.kind != "leech"
         assert config.quantizer.commitment_weight == (0.5 if has else None)
         assert config.quantizer.decay == (0.5 if point.kind == "vq" else 0.99)
-    assert config.quantizer.codes == 2**20
-    assert config.model.bits == 20
+    assert config.quantizer.codes == 2**24
+    assert points.point_config(found[-1], 10, (), 2**20).quantizer.codes == 2**20
 
 
 def in_this_process(command, log, seconds):

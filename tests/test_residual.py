@@ -4,6 +4,7 @@ Oracles: a uniform mid-rise quantizer in float64 numpy, one stage by itself, clo
 """
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +16,7 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.quantizers import ResidualQuantizer, make_quantizer
 from bsq_jax.quantizers.base import flip
 from bsq_jax.quantizers.bsq import to_sphere
+from bsq_jax.quantizers.factory import KINDS
 
 pytestmark = pytest.mark.smoke
 
@@ -187,3 +189,137 @@ def test_stages_from_a_config():
     assert make_quantizer(finalize(config_of())).channels == 18
     with pytest.raises(UserError, match=r"model.bits 18 does not divide into quantizer.stages 4"):
         finalize(config_of(stages=4))
+
+
+# --- other kinds ---
+
+# Of a stage, where its own settings fix its bits; six bits elsewhere.
+SETTINGS = {
+    "bsq": {},
+    "lfq": {},
+    "fsq": {"levels": (3, 5)},
+    "vq": {"codes": 11, "channels": 4},
+    "leech": {},
+}
+
+
+def of_kind(name, stages):
+    config = config_of(name=name, stages=stages, **SETTINGS[name])
+    config.model.bits = 6 * stages if name in ("bsq", "lfq") else 0
+    return make_quantizer(finalize(config))
+
+
+def drawn_for(quantizer, *shape):
+    return np.random.default_rng(2).normal(size=(*shape, quantizer.channels)).astype(np.float32)
+
+
+def by_hand(quantizer, variables, points, flipped=None):
+    """What each stage sees, its bits as sent and its scaled codes, one stage after the other."""
+    alone, left, found = quantizer.stage, points, []
+    for k in range(quantizer.stages):
+        own = {"params": variables["params"][f"stage{k}"]} if alone.learned else {}
+        scale = np.broadcast_to(1.0 if k == 0 else np.asarray(alone.step) ** k, left.shape)
+        bits = np.asarray(alone.apply(own, left / scale, method="nearest"))
+        if flipped is not None:
+            turned = bits ^ flipped[:, k * alone.bits : (k + 1) * alone.bits]
+            bits = np.where(alone.names_code(turned)[:, None], turned, bits)
+        code = np.asarray(alone.apply(own, bits, method="decode")) * scale
+        found.append((left / scale, bits, code))
+        left = left - code
+    return found
+
+
+def both(quantizer, v, flipped=None):
+    """Variables, what the quantizer makes of latents, and what is made of them by hand."""
+    variables = nn.unbox(quantizer.init(jax.random.key(0), v))
+
+    @jax.jit
+    def encode(v):
+        out = quantizer.apply(variables, v, flipped=flipped, method="encode")
+        return out, quantizer.apply(variables, v, method="project")
+
+    out, points = encode(v)
+    return variables, out, by_hand(quantizer, variables, np.asarray(points), flipped)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_stages_of_every_kind(name):
+    quantizer = of_kind(name, 3)
+    variables, out, stages = both(quantizer, drawn_for(quantizer, 200))
+    assert quantizer.names_code(out.bits).all()
+    np.testing.assert_array_equal(out.bits, np.concatenate([bits for _, bits, _ in stages], -1))
+    total, errors = 0.0, [np.mean(np.square(stages[0][0]))]
+    for prefix, (_, _, code) in zip(quantizer.prefixes, stages, strict=True):
+        total = total + code
+        found = quantizer.apply(variables, out.bits[:, :prefix], method="decode")
+        np.testing.assert_allclose(found, total, atol=1e-6)
+        errors.append(np.mean(np.square(stages[0][0] - total)))
+    np.testing.assert_allclose(out.quantized, total, atol=1e-6)
+    assert (np.diff(errors) < 0).all()
+    assert len(out.points) == quantizer.learned
+    if quantizer.learned:
+        chex.assert_trees_all_close(out.points, tuple(seen for seen, _, _ in stages), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if not of_kind(name, 2).layout.full])
+def test_flipped_stages_name_codes(name):
+    quantizer = of_kind(name, 2)
+    flipped = np.random.default_rng(3).integers(0, 2, (60, quantizer.bits), np.uint8)
+    _, out, stages = both(quantizer, drawn_for(quantizer, 60), flipped)
+    sent = np.concatenate([bits for _, bits, _ in stages], axis=-1)
+    assert quantizer.names_code(sent).all()
+    assert not quantizer.names_code(np.asarray(out.bits) ^ flipped).all()
+    np.testing.assert_allclose(out.quantized, sum(code for _, _, code in stages), atol=1e-6)
+
+
+@pytest.mark.parametrize("levels", [(2, 3, 4, 5), (8, 7)])
+def test_stages_of_fsq_are_a_uniform_quantizer(levels):
+    quantizer, stages = make_quantizer(finalize(fsq_config(levels))), 2
+    v = drawn_for(quantizer, 300)
+    points = np.asarray(quantizer.project(jnp.asarray(v)), np.float64)
+    count, width = np.asarray(levels, np.float64), np.asarray(levels) // 2
+    place = (points * width + count / 2) * count ** (stages - 1)
+    sure = np.abs(place - np.rint(place)) > 1e-4
+    assert sure.mean() > 0.98
+    middle = ((np.floor(place) + 0.5) / count ** (stages - 1) - count / 2) / width
+    found = np.asarray(quantizer(jnp.asarray(v)).quantized)
+    np.testing.assert_allclose(found[sure], middle[sure], atol=1e-5)
+
+
+def fsq_config(levels):
+    config = config_of(name="fsq", stages=2, levels=levels)
+    config.model.bits = 0
+    return config
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+def test_each_codebook_learns_from_what_its_own_stage_sees(cosine):
+    """The codebook loss of stage k, |code - left|^2, moves codebook k alone."""
+    config = config_of(name="vq", stages=3, codes=11, channels=4, cosine=cosine)
+    config.model.bits = 0
+    quantizer = make_quantizer(finalize(config))
+    v = drawn_for(quantizer, 50)
+    variables, out, stages = both(quantizer, v)
+    assert out.points[0].shape == v.shape
+    weights = drawn_for(quantizer, 50)[::-1]
+
+    def loss(params, v):
+        out = quantizer.apply({"params": params}, v)
+        return out.loss + jnp.mean(jnp.sum(out.quantized * weights, axis=-1))
+
+    found, of_latents = jax.jit(jax.grad(loss, argnums=(0, 1)))(variables["params"], v)
+    for k, (seen, bits, _) in enumerate(stages):
+        number = bits @ 2 ** np.arange(3, -1, -1)
+
+        def alone(codebook, seen=seen, number=number):
+            codes = to_sphere(codebook)[number] if cosine else codebook[number]
+            return jnp.mean(jnp.sum(jnp.square(codes - seen), axis=-1))
+
+        wanted = jax.grad(alone)(variables["params"][f"stage{k}"]["codebook"])
+        np.testing.assert_allclose(found[f"stage{k}"]["codebook"], wanted, atol=1e-5)
+    if not cosine:
+        wanted = weights / 50
+        for k, (seen, _, code) in enumerate(stages):
+            scale = quantizer.stage.step**k
+            wanted = wanted + 0.25 * 2 / 50 * (seen - code / scale) / scale
+        np.testing.assert_allclose(of_latents, wanted, atol=1e-5)

@@ -44,11 +44,11 @@ KINDS: Mapping[str, Callable[[int], dict[str, Any]]] = {
 }
 
 
-def quantizer_of(kind: str, bits: int) -> Quantizer:
-    """The quantizer of one of `KINDS` whose tokens have so many bits."""
+def quantizer_of(kind: str, bits: int, **settings: Any) -> Quantizer:
+    """The quantizer of one of `KINDS` whose tokens have so many bits; `settings` are changes."""
     config = default_config()
     config.model.bits = bits
-    config.quantizer.update(KINDS[kind](bits))
+    config.quantizer.update({**KINDS[kind](bits), **settings})
     return make_quantizer(finalize(config))
 
 

@@ -150,8 +150,7 @@ def _closed_forms(kind: str, channels: int, size: float) -> Row:
 
 def _codebook_rows(size: int, tokens: int, seed: int) -> list[Row]:
     """A codebook drawn from each distribution, and one fitted to it by k-means."""
-    quantizer = quantizer_of("vq", math.ceil(math.log2(size)))
-    quantizer = quantizer.clone(codes=size)
+    quantizer = quantizer_of("vq", (size - 1).bit_length(), codes=size)
     drawn: dict[str, Row] = {}
     fitted: dict[str, Row] = {}
     for place, (name, make) in enumerate(inputs.DISTRIBUTIONS.items()):

@@ -41,10 +41,8 @@ def study(
     Raises:
       UserError: a setting is wrong, or the data cannot be read.
     """
-    configs = {  # all of them first, so that a wrong setting is told at once
-        point: point_config(point, steps, overrides, min(point.codes, MOST_CODES))
-        for point in points
-    }
+    # All of them first, so that a wrong setting is told at once.
+    configs = {point: point_config(point, steps, overrides) for point in points}
     rows = []
     for number, (point, config) in enumerate(configs.items(), 1):
         folder = workdir / f"{point.kind}_{point.bits}_{point.seed}"

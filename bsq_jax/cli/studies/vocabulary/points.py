@@ -60,13 +60,16 @@ def point_config(
       steps: training steps.
       overrides: settings, each ``KEY=VALUE``; one of the quantizer counts for the kinds that have
         it.
-      codes: a smaller codebook than the point's, to plan for.
+      codes: a smaller codebook than the point's, to plan for. None: the point's, or `MOST_CODES`
+        if that is less.
 
     Raises:
       UserError: an override is wrong.
     """
     config = photographs_config(steps, point.seed)
     config.name = f"{point.kind}, {point.bits} bits, seed {point.seed}"
+    if codes is None and point.learned:
+        codes = min(point.codes, MOST_CODES)
     size = point.bits if codes is None else (codes - 1).bit_length()
     config.model.bits = size
     config.quantizer.update(KINDS[point.kind](size))
