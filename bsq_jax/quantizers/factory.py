@@ -10,6 +10,7 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.quantizers.base import Quantizer
 from bsq_jax.quantizers.bsq import BinarySphericalQuantizer
 from bsq_jax.quantizers.fsq import FiniteScalarQuantizer
+from bsq_jax.quantizers.leech import LeechQuantizer
 from bsq_jax.quantizers.lfq import LookupFreeQuantizer
 from bsq_jax.quantizers.residual import ResidualQuantizer
 from bsq_jax.quantizers.signs import SignQuantizer
@@ -51,6 +52,7 @@ KINDS: dict[str, Callable[[ConfigDict, int], Quantizer]] = {
     "bsq": partial(_signs, BinarySphericalQuantizer),
     "lfq": partial(_signs, LookupFreeQuantizer),
     "fsq": _fsq,
+    "leech": lambda settings, bits: LeechQuantizer(),
     "vq": _vq,
 }
 
