@@ -323,3 +323,46 @@ def test_the_study_of_entropy_compares_trainings(tmp_path, capsys, monkeypatch):
     assert "(exact)" in out
     assert (tmp_path / "trainings.md").read_text().splitlines()[2].startswith("| bsq, no terms |")
     assert (tmp_path / "entropy.png").stat().st_size > 1000
+
+
+def test_the_study_of_errors_in_small(tmp_path, capsys, monkeypatch):
+    latents = np.random.default_rng(0).standard_normal((30, 4))
+    monkeypatch.setattr(inputs, "latents_of", lambda model, tokens: latents)
+    flags = ["--workdir", str(tmp_path), "--bits", "8", "--codebooks", "5", "--tokens", "30"]
+    assert cli.main(["studies", "quantization_error", *flags, "--model", "m"]) == 0
+    rows = {(row["quantizer"], row["bits"]): row for row in read_results(tmp_path)}
+    assert {kind for kind, _ in rows} == {"bsq", "residual", "lfq", "fsq", "leech", *VQ}
+    own = rows["bsq", 4]["relative"][inputs.LATENTS]  # bits as many as the latents have channels
+    unit = latents / np.linalg.norm(latents, axis=-1, keepdims=True)
+    assert own == pytest.approx(np.mean(2 - np.abs(unit).sum(-1)), rel=1e-5)
+    assert inputs.LATENTS not in rows["bsq", 8]["relative"]
+    assert rows["residual", 8]["relative"].keys() == rows["bsq", 4]["relative"].keys()
+    leech = rows["leech", 18]
+    assert leech["least"] < leech["relative"]["uniform on the sphere"] < 0.5
+    assert "17.58" in capsys.readouterr().out
+    for name in (errors.FIGURE, errors.RATES):
+        assert (tmp_path / name).stat().st_size > 1000
+
+
+def read_results(folder):
+    return json.loads((folder / report.RESULTS).read_text())
+
+
+VQ = ("vq, drawn", "vq, fitted")
+
+
+def test_mistakes_in_flags_of_all_studies_are_one_line(tmp_path, capsys):
+    for study, flags, message in (
+        ("vocabulary", ["--bits", "0"], "--bits 0: give numbers from 1 to 64"),
+        ("vocabulary", ["--kinds", "pq"], "invalid choice: 'pq'"),
+        ("vocabulary", ["--set", "quantizer.nodes=3"], "quantizer.nodes"),
+        ("quantization_error", ["--tokens", "0"], "--tokens must be 1 or more"),
+        ("quantization_error", ["--model", str(tmp_path / "no")], "does not exist"),
+        ("entropy", ["--groups", "17"], "--groups 17: give numbers from 1 to 16"),
+        ("entropy", ["--steps", "-1"], "--steps -1: give 0 or more"),
+    ):
+        assert cli.main(["studies", study, "--workdir", str(tmp_path), *flags]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert message in error
+        assert error.count("\n") == 1

@@ -278,6 +278,22 @@ def config_of(**changes):
     return finalize(config)
 
 
+@pytest.mark.usefixtures("eight_devices")
+@pytest.mark.parametrize("learning", ["gradient", "ema"])
+def test_the_state_has_averages_of_each_stage_that_lie_as_its_codebook(learning):
+    mesh = make_mesh(2, 2, 2)
+    state = make_tokenizer_task(config_of(stages=2, learning=learning)).abstract_state(mesh)
+    assert len(state.codebooks) == 2
+    for k, averages in enumerate(state.codebooks):
+        codebook = state.params["quantizer"][f"stage{k}"]["codebook"]
+        assert codebook.shape == (20, 4)
+        assert averages.usage.shape == (20,)
+        assert averages.usage.sharding.spec == PartitionSpec("fsdp")
+        assert averages.sums == (codebook if learning == "ema" else None)
+        assert codebook.sharding.spec[0] == "fsdp"
+    assert make_tokenizer_task(finalize(tiny.get_config())).abstract_state(mesh).codebooks is None
+
+
 def trained(mesh, accumulate, steps=3):
     """The state after some steps of a tokenizer, and the metrics of each, on the host."""
     task = dataclasses.replace(make_tokenizer_task(config_of()), accumulate=accumulate)

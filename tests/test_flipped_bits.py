@@ -7,6 +7,7 @@ import dataclasses
 import functools
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +20,7 @@ from bsq_jax.config import finalize
 from bsq_jax.core.sharding import batch_sharding, make_mesh
 from bsq_jax.losses import L1, L2
 from bsq_jax.quantizers.base import flip
+from bsq_jax.quantizers.vq import VectorQuantizer
 from bsq_jax.training.tasks.flipped_bits import flipped_bits
 from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
 
@@ -87,6 +89,25 @@ def test_none_draw_nothing():
 
     assert "random_bits" not in program(task)
     assert "random_bits" in program(task_of(0.2))
+
+
+@pytest.mark.smoke
+def test_tokens_that_would_name_no_code_stay_right():
+    """Of eleven codes in four bits; their numbers are Python's."""
+    quantizer, random = VectorQuantizer(11, 4, False, False, 0.25), np.random.default_rng(0)
+    v = random.normal(size=(300, 4)).astype(np.float32)
+    flipped = random.integers(0, 2, (300, 4), np.uint8)
+    variables = nn.unbox(quantizer.init(jax.random.key(0), v))
+    out = jax.jit(lambda: quantizer.apply(variables, v, flipped=flipped, method="encode"))()
+
+    def numbers(bits):
+        return [int("".join(map(str, row)), 2) for row in np.asarray(bits).tolist()]
+
+    right, wrong = numbers(out.bits), numbers(np.asarray(out.bits) ^ flipped)
+    sent = [w if w < 11 else r for r, w in zip(right, wrong, strict=True)]
+    assert any(w >= 11 for w in wrong)
+    assert sent != right
+    chex.assert_trees_all_equal(out.quantized, variables["params"]["codebook"][np.array(sent)])
 
 
 def test_the_decoder_gets_wrong_bits_and_all_else_the_right_ones():

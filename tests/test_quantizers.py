@@ -30,13 +30,14 @@ CASES: dict[str, dict[str, Any]] = {
     "vq": {"name": "vq", "codes": 300, "channels": 3},
     "vq_cosine": {"name": "vq", "codes": 12, "channels": 3, "cosine": True},
     "vq_averages": {"name": "vq", "codes": 12, "channels": 3, "learning": "ema"},
+    "leech": {"name": "leech"},
     "bsq_stages": {"name": "bsq", "bits": 6, "stages": 2},
     "fsq_stages": {"name": "fsq", "levels": (4, 5), "stages": 2},
     "vq_stages": {"name": "vq", "codes": 12, "channels": 3, "stages": 2, "cosine": True},
 }
 SHAPE = (8, 5)  # tokens: an axis for the batch and one more
 ONE_STAGE = [name for name in CASES if "stages" not in CASES[name]]
-MOST = 4096  # codes that brute force goes through
+FEW_CODES = [name for name in ONE_STAGE if name != "leech"]  # of which brute force goes through all
 
 
 def drawn(*shape, seed=0):
@@ -152,10 +153,8 @@ def test_the_gradient_passes_straight_through(case):
     np.testing.assert_allclose(found["probe"], probe / quantizer.slope, rtol=1e-6)
 
 
-@pytest.mark.parametrize("case", ONE_STAGE)
+@pytest.mark.parametrize("case", FEW_CODES)
 def test_codes_are_the_nearest_and_have_their_own_bits(case):
-    quantizer, _ = made(case)
-    assert quantizer.codes <= MOST
     bits, codes, nearest = all_codes(case)
     np.testing.assert_array_equal(nearest, bits)
     found = compiled(case)(*arguments(case))

@@ -261,7 +261,7 @@ def test_stages_of_every_kind(name):
         chex.assert_trees_all_close(out.points, tuple(seen for seen, _, _ in stages), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in KINDS if not of_kind(name, 2).layout.full])
+@pytest.mark.parametrize("name", ["fsq", "vq"])
 def test_flipped_stages_name_codes(name):
     quantizer = of_kind(name, 2)
     flipped = np.random.default_rng(3).integers(0, 2, (60, quantizer.bits), np.uint8)

@@ -99,7 +99,7 @@ QUANTIZER: Section = {
     "learning": Setting("gradient", one_of("gradient", "ema"), kinds=("vq",)),
     "decay": Setting(0.99, DECAY, kinds=("vq",)),  # of the averages, and of the codes' usage
     # vq: a code that is used less than this, times an equal share of the tokens, is replaced by a
-    # latent of the batch; 0: none is
+    # latent of the batch; 0: none is, and most may never be used; 0.1 is a good value
     "restart": Setting(0.0, SHARE, kinds=("vq",)),
     # bits a group in the codebook entropy
     "group_size": Setting(1, POSITIVE, kinds=_SOFT),

@@ -221,6 +221,8 @@ def draw(workdir: pathlib.Path, rows: Sequence[Row]) -> None:
     name = next(iter(inputs.DISTRIBUTIONS))
     of: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
+        if row["quantizer"] == "fsq":
+            continue  # its points are no longer distributed so, but bounded
         bits = math.log2(LEECH_CODES) if row["quantizer"] == "leech" else row["bits"]
         decibels = -10 * math.log10(row["relative"][name])
         of.setdefault(row["quantizer"], []).append((bits / row["channels"], decibels))
