@@ -6,6 +6,7 @@ brute force over all codes, float64 numpy.
 
 import functools
 import itertools
+from importlib.metadata import version
 
 import chex
 import jax
@@ -23,7 +24,10 @@ pytestmark = pytest.mark.smoke
 
 QUANTIZER = LeechQuantizer()
 # Optimised as users have it (conftest turns it off): much is computed here.
-fast_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
+OPTIMISED = {"xla_backend_optimization_level": 3}
+if version("jaxlib").startswith("0.10."):
+    OPTIMISED["xla_cpu_use_fusion_emitters"] = True
+fast_jit = functools.partial(jax.jit, compiler_options=OPTIMISED)
 search = fast_jit(nearest_vector)
 
 
@@ -151,3 +155,116 @@ def test_search_is_brute_force(lattice):
     numbers = np.asarray(search(points.reshape(100, 1000, 24))).reshape(-1)
     found = np.einsum("nc,nc->n", points.astype(np.float64), lattice[numbers]) / np.sqrt(32)
     np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_memory_is_bounded():
+    """At a million tokens: a few copies of the points, 96 MiB, at most."""
+    points = jax.ShapeDtypeStruct((1024, 1024, 24), jnp.float32)
+    sizes = jax.jit(nearest_vector).lower(points).compile().memory_analysis()
+    assert sizes.temp_size_in_bytes < 3 * points.size * 4
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2)])
+def test_sharded_is_single(eight_devices, monkeypatch, shape):
+    """Each device searches for the tokens of its own examples, in blocks, and none is exchanged."""
+    monkeypatch.setattr(leech, "CPU_BLOCK", 4)
+    mesh = make_mesh(*shape)
+    latents = gaussian(8, 3, 3)
+    bits = QUANTIZER.encode(latents).bits
+    on_devices = jax.device_put(latents, batch_sharding(mesh))
+    program = jit_on(mesh, lambda v: QUANTIZER.encode(v).bits).lower(on_devices).compile()
+    sharded = program(on_devices)
+    np.testing.assert_array_equal(sharded, bits)
+    assert sharded.sharding.is_equivalent_to(batch_sharding(mesh), sharded.ndim)
+    for exchange in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
+        assert exchange not in program.as_text()
+
+
+def test_blocks_change_nothing(monkeypatch):
+    points = gaussian(7, 5)
+    whole = nearest_vector(points)
+    monkeypatch.setattr(leech, "CPU_BLOCK", 8)
+    np.testing.assert_array_equal(nearest_vector(points), whole)
+    assert nearest_vector(points[:0]).shape == (0, 5)
+
+
+def test_ties():
+    """The first of codes that are equally near."""
+    octad, signs = golay.octads()[9], 1 - 2.0 * golay.words()[77]
+    ties, wanted = np.zeros((4, 24), np.float32), np.zeros((4, 24))
+    wanted[0, :2] = 4, 4  # the origin: the first of all
+    ties[1, 3:6] = 1, -1, 1  # three pairs
+    wanted[1, 3:5] = 4, -4
+    ties[2, octad] = 1, 1, 1, 1, 1, 1, 1, -1  # odd: eight entries may change their sign
+    wanted[2, octad] = -2, 2, 2, 2, 2, 2, 2, -2
+    ties[3] = signs  # 24 places
+    wanted[3] = np.where(np.arange(24) == 0, -3, 1) * signs
+    np.testing.assert_array_equal(vectors(nearest_vector(ties)), wanted)
+
+
+class Variants(chex.TestCase):
+    """The same with and without jit and on a device."""
+
+    @chex.variants(with_jit=True, without_jit=True, with_device=True)
+    def test_straight_through_gradient(self):
+        """That of a function of the points is that of the same function of the codes."""
+        v, w = gaussian(6), gaussian(6, seed=1)
+        probe = lambda v: jnp.sum(QUANTIZER.encode(v).quantized * w)  # noqa: E731
+        direction, length = unit(v), np.linalg.norm(v, axis=-1, keepdims=True)
+        along = np.sum(direction * w, axis=-1, keepdims=True)
+        wanted = (w - direction * along) / length
+        np.testing.assert_allclose(self.variant(jax.grad(probe))(v), wanted, atol=1e-6)
+
+    @chex.variants(with_jit=True, without_jit=True, with_device=True)
+    def test_unusual_latents(self):
+        latents = gaussian(5)
+        latents[1] = 0
+        latents[2, 7] = np.nan
+        latents[3] *= 1e-30
+        latents = latents.astype(jnp.bfloat16)
+        out = self.variant(QUANTIZER.encode)(latents)
+        chex.assert_type([out.quantized, out.bits, out.loss], [jnp.float32, jnp.uint8, jnp.float32])
+        assert np.asarray(QUANTIZER.names_code(out.bits)).all()
+        assert np.isnan(out.quantized[2]).any()
+        assert np.isfinite(np.delete(out.quantized, 2, axis=0)).all()
+        assert not np.asarray(out.bits[1]).any()
+        again = QUANTIZER.encode(1e30 * latents.astype(jnp.float32)[3])
+        np.testing.assert_array_equal(out.bits[3], again.bits)
+
+
+def test_step():
+    """Of two stages: what the docstring says, from other points than those it is measured with."""
+    points = unit(gaussian(4096, seed=3)).astype(np.float32)
+    two = ResidualQuantizer(QUANTIZER, 2)
+    bits = jax.jit(two.nearest)(points)
+    left = points - np.asarray(two.decode(bits[:, :18]))
+    code = np.asarray(QUANTIZER.decode(bits[:, 18:]))
+    np.testing.assert_allclose(np.mean(np.sum(left**2, axis=-1)), 0.445, atol=0.004)
+    np.testing.assert_allclose(np.mean(np.sum(left * code, axis=-1)), QUANTIZER.step, atol=0.004)
+    left = points - np.asarray(two.decode(bits))
+    np.testing.assert_allclose(np.mean(np.sum(left**2, axis=-1)), 0.175, atol=0.002)
+
+
+def test_foreign_order(lattice):
+    order = np.random.default_rng(0).permutation(CODES)
+    codebook = (lattice / np.sqrt(32)).astype(np.float32)[order]
+    np.testing.assert_array_equal(numbers_of(codebook), order)
+    with pytest.raises(UserError, match=r"has shape \(5, 24\): that of the Leech quantizer"):
+        numbers_of(codebook[:5])
+    changed = codebook.copy()
+    changed[7] = changed[9]
+    with pytest.raises(UserError, match="rows 7 and 9 of the codebook are the same code"):
+        numbers_of(changed)
+    for row in (np.nan, np.roll(codebook[7], 1) * 1.01, np.zeros(24), np.eye(24)[3]):
+        changed[7] = row
+        with pytest.raises(UserError, match="row 7 of the codebook is no shortest vector"):
+            numbers_of(changed)
+
+
+def test_of_a_config():
+    config = default_config()
+    config.quantizer.name, config.model.bits = "leech", 0
+    quantizer = make_quantizer(finalize(config))
+    assert isinstance(quantizer, LeechQuantizer)
+    assert (quantizer.bits, quantizer.channels, quantizer.codes) == (18, 24, CODES)
+    assert not quantizer.names_code(jnp.ones(18, jnp.uint8))

@@ -91,6 +91,7 @@ class LeechQuantizer(Quantizer):
         return vectors(to_index(bits)).astype(jnp.float32) / NORM
 
 
+@jax.jit
 def vectors(numbers: jax.Array) -> jax.Array:
     """The lattice vectors of numbers, made from their shapes.
 
@@ -144,13 +145,15 @@ def nearest_vector(points: jax.Array) -> jax.Array:
     points = jnp.where(jnp.isfinite(points), points, 0.0)
     batch = leading[0] if leading else 1
     points = points.reshape(batch, 1, math.prod(leading[1:]), CHANNELS)
-    return each_on_its_own(_in_blocks)(points).reshape(leading)
+    size = CPU_BLOCK if target.platform() == "cpu" else BLOCK
+    found = each_on_its_own(functools.partial(_in_blocks, size=size))(points)
+    return found.reshape(leading)
 
 
-def _in_blocks(points: jax.Array) -> jax.Array:
+@functools.partial(jax.jit, static_argnames="size")
+def _in_blocks(points: jax.Array, *, size: int) -> jax.Array:
     """As `nearest_vector`, of one device's points ``[batch, 1, tokens, 24]``."""
     flat = points.reshape(math.prod(points.shape[:-1]), CHANNELS)
-    size = CPU_BLOCK if target.platform() == "cpu" else BLOCK
     if len(flat) <= size:
         return _search(flat).reshape(points.shape[:-1])
     blocks = jnp.pad(flat, ((0, -len(flat) % size), (0, 0))).reshape(-1, size, CHANNELS)
@@ -234,7 +237,8 @@ def _worst(columns: jax.Array) -> jax.Array:
     worst = jnp.full((1, columns.shape[1]), -np.inf, jnp.float32)
     for column in columns:
         off = jnp.stack([-column, column])
-        worst = jnp.maximum(worst[:, None], off[None]).reshape(-1, columns.shape[1])
+        both = jnp.maximum(worst[:, None], off[None])
+        worst = both.reshape(2 * len(worst), columns.shape[1])
     return worst
 
 
