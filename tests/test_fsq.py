@@ -111,6 +111,15 @@ def test_the_gradient_at_a_boundary_is_that_beside_it():
     np.testing.assert_allclose(gradient, published(z, (8, 5))[2], rtol=1e-4)
 
 
+def test_beyond_the_outer_levels_are_the_outer_levels():
+    # As the tanh of many levels reaches, and what wrong bits leave for the next stage.
+    z = np.array([[30, 30], [-30, -30]], np.float32)
+    many = FiniteScalarQuantizer((4096, 5))
+    np.testing.assert_allclose(many(z).quantized, [[2047 / 2048, 1], [-1, -1]])
+    few = FiniteScalarQuantizer((8, 5), centered=True)
+    np.testing.assert_allclose(few.encode_points(z).quantized, [[3.5 / 4, 1], [-3.5 / 4, -1]])
+
+
 def test_two_levels_are_signs_with_a_gradient():
     quantizer = FiniteScalarQuantizer((2,) * 3)
     z = np.array([[-2, -1e-3, 1e-3], [0.5, 2, -1]], np.float32)

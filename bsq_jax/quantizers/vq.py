@@ -29,8 +29,8 @@ class VectorQuantizer(Quantizer):
       size: codes of the codebook, K.
       width: channels of the latents and codes.
       cosine: latents and codes are compared, and codes decoded, on the unit sphere.
-      averaged: codes are moving averages that the training step computes: they get no gradient,
-        and there is no codebook loss.
+      averaged: codes are moving averages that the training step computes: there is no codebook
+        loss, without which they have no gradient.
       commitment_weight: beta, weight of the squared distance of latents to their codes.
     """
 
@@ -101,7 +101,6 @@ class VectorQuantizer(Quantizer):
     def _codes(self) -> jax.Array:
         """The codebook, ``[codes, channels]``, on every device."""
         codebook = whole(self.codebook)
-        codebook = jax.lax.stop_gradient(codebook) if self.averaged else codebook
         return to_sphere(codebook) if self.cosine else codebook
 
 

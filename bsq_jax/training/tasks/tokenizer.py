@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from bsq_jax.config.quantizer import has_entropy_terms
 from bsq_jax.core.clips import with_axes
 from bsq_jax.core.pixels import to_float, to_uint8
 from bsq_jax.core.rng import stream_key
@@ -290,6 +289,9 @@ class TokenizerTask(TrainingTask):
 
 def make_tokenizer_task(config: ConfigDict) -> TokenizerTask:
     """The task that a finalised config describes."""
+    # Only here: the task itself runs where ml_collections is not installed.
+    from bsq_jax.config.quantizer import has_entropy_terms
+
     model = make_tokenizer(config)
     # What others have in their loss learns the codebook and holds the latents near their codes.
     entropy_weight = optax.constant_schedule(1.0)
