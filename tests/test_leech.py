@@ -200,6 +200,9 @@ def test_ties():
     ties[3] = signs  # 24 places
     wanted[3] = np.where(np.arange(24) == 0, -3, 1) * signs
     np.testing.assert_array_equal(vectors(nearest_vector(ties)), wanted)
+    ties[:, 17] = [np.nan, np.inf, -np.inf, np.nan]  # count as 0
+    again = np.where(np.isfinite(ties), ties, 0)
+    np.testing.assert_array_equal(nearest_vector(ties), nearest_vector(again))
 
 
 class Variants(chex.TestCase):
