@@ -14,8 +14,8 @@ The README has measured times and scores, with the hardware.
 
 Variants: ``configs/quickstart.py:perceptual`` adds the perceptual loss and the discriminator, and
 ``configs/quickstart.py:l1`` is the same run with the mean absolute error alone, for comparison.
-``configs/quickstart.py:quantizer=fsq`` (``lfq``, ``vq``, ``leech``; ``stages=2`` for a residual one)
-takes another quantizer than BSQ; configs/tokenizer.py lists the arguments that each kind has.
+``configs/quickstart.py:quantizer=fsq`` (or ``lfq``, ``vq``, ``leech``; ``stages=2`` makes it a
+residual one) takes another quantizer than BSQ; configs/tokenizer.py lists each kind's arguments.
 
 These settings make it learn in minutes: the mean squared error (which PSNR measures), no entropy
 term (it costs nearly 3 dB in the first three minutes, and the bits are balanced without it), a
