@@ -1,15 +1,31 @@
 """Health of the bits. Oracle: small batches whose statistics are counted by hand, and numpy."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from bsq_jax.quantizers.health import code_counts, health_of
+from bsq_jax.core.sharding import batch_sharding, jit_on, make_mesh
+from bsq_jax.quantizers.health import WATCHED_CODES, code_counts, health_of
+from bsq_jax.quantizers.layout import TokenLayout
+
+
+def every_pattern(length):
+    return TokenLayout(1, length, 2**length)
+
+
+def health_with(layout, bits, weights=None):
+    most = int(np.prod(bits.shape[:-1]))
+    tokens = most if weights is None else jnp.sum(weights > 0) * (most // weights.size)
+    return health_of(code_counts(bits, layout, weights), layout, tokens, most)
 
 
 def bit_health(bits, weights=None):
-    return health_of(code_counts(bits, weights))
+    """Of tokens all of whose patterns name codes."""
+    return health_with(every_pattern(bits.shape[-1]), bits, weights)
 
 
 def test_hand_made_batch():
@@ -63,16 +79,100 @@ def test_shares_that_round_up_leave_entropies_finite():
     chex.assert_tree_all_finite(health)
 
 
+def in_parts(layout, bits):
+    counts = [code_counts(part, layout) for part in (bits[:2], bits[2:])]
+    return jax.tree.map(lambda *x: x[0] / 3 + 2 * x[1] / 3, *counts)
+
+
 def test_counts_of_parts_add_up():
     bits = jnp.asarray(np.random.default_rng(3).integers(0, 2, (6, 5, 16)), jnp.uint8)
-    bits = bits.at[..., 3].set(1)
-    parts = jax.tree.map(
-        lambda *x: x[0] / 3 + 2 * x[1] / 3, *map(code_counts, (bits[:2], bits[2:]))
-    )
-    for name, value in bit_health(bits).items():
-        np.testing.assert_allclose(health_of(parts)[name], value, rtol=1e-5, atol=1e-6)
-    above = health_of({"bit_mean": jnp.float32([1 + 1e-6]), "codes_seen": jnp.ones((1, 2))})
+    bits, layout = bits.at[..., 3].set(1), every_pattern(16)
+    found = health_of(in_parts(layout, bits), layout, 30, 30)
+    chex.assert_trees_all_close(found, bit_health(bits), rtol=1e-5, atol=1e-6)
+    counts = {
+        "bit_mean": jnp.float32([1 + 1e-6]),
+        **{name: jnp.ones((1, 2)) / 2 for name in ("codes_seen", "code_shares")},
+    }
+    above = health_of(counts, every_pattern(1), 1, 1)
     assert above["bit_entropy"] == 0  # as of exactly 1
+
+
+STAGES = TokenLayout(2, 5, 20)
+
+
+def tokens_of(layout, shape, seed=0):
+    """Tokens of which most have the first codes, as numbers ``[..., stage]`` and as bits."""
+    drawn = np.random.default_rng(seed).exponential(layout.codes / 6, (*shape, layout.stages))
+    numbers = np.minimum(drawn.astype(int), layout.codes - 1)
+    bits = numbers[..., None] >> np.arange(layout.bits)[::-1] & 1
+    return numbers, bits.reshape(*shape, layout.length).astype(np.uint8)
+
+
+def by_hand(layout, numbers):
+    """Usage, perplexity and dead codes of each stage in float64, and their means."""
+    found = []
+    for column in numbers.reshape(-1, layout.stages).T:
+        shares = np.bincount(column, minlength=layout.codes) / len(column)
+        there = shares[shares > 0]
+        usage = len(there) / min(layout.codes, len(column))
+        found.append([usage, np.prod(there**-there), layout.codes - len(there)])
+    return dict(zip(("usage", "perplexity", "codes_dead"), np.mean(found, axis=0), strict=True))
+
+
+def assert_like(health, wanted):
+    for name, value in wanted.items():
+        np.testing.assert_allclose(health[name], value, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("layout", [STAGES, TokenLayout(1, 9, 300), TokenLayout(1, 6, 64)])
+def test_usage_perplexity_and_dead_codes_against_numpy(layout):
+    numbers, bits = tokens_of(layout, (4, 100))
+    health, wanted = health_with(layout, jnp.asarray(bits)), by_hand(layout, numbers)
+    assert_like(health, wanted)
+    assert 1 < wanted["codes_dead"] < layout.codes - 1
+    assert 1 < wanted["perplexity"] < wanted["usage"] * layout.codes
+
+
+def test_codes_of_padding_do_not_count():
+    numbers, bits = tokens_of(STAGES, (3, 4, 5))
+    weights = np.arange(4)[None, :] < np.array([[1], [4], [2]])
+    health = health_with(STAGES, jnp.asarray(bits), jnp.asarray(weights, jnp.float32))
+    assert_like(health, by_hand(STAGES, numbers[weights]))
+
+
+def test_codes_of_parts_add_up():
+    numbers, bits = tokens_of(STAGES, (6, 5))
+    found = health_of(in_parts(STAGES, jnp.asarray(bits)), STAGES, 30, 30)
+    assert_like(found, by_hand(STAGES, numbers))
+
+
+@pytest.mark.usefixtures("eight_devices")
+def test_codes_on_many_devices():
+    numbers, bits = tokens_of(STAGES, (8, 7))
+    mesh = make_mesh(4, 2, 1)
+    run = jit_on(mesh, functools.partial(health_with, STAGES), in_shardings=(batch_sharding(mesh),))
+    assert_like(run(jnp.asarray(bits)), by_hand(STAGES, numbers))
+
+
+def test_few_tokens_and_many_codes():
+    """Of more codes than tokens most must be unused; of very many none is counted one by one."""
+    layout = TokenLayout(1, 16, WATCHED_CODES)
+    numbers, bits = tokens_of(layout, (9,))
+    health, wanted = health_with(layout, jnp.asarray(bits)), by_hand(layout, numbers)
+    assert "codes_dead" not in health
+    assert_like(health, {name: wanted[name] for name in ("usage", "perplexity")})
+    leech = TokenLayout(1, 18, 196_560)
+    assert not {"usage", "perplexity"} & set(health_with(leech, jnp.zeros((9, 18), jnp.uint8)))
+
+
+def test_groups_are_measured_by_the_codes_that_they_can_have():
+    """All codes are used; the first eight of nine bits have 150 values."""
+    layout = TokenLayout(1, 9, 300)
+    bits = np.arange(300)[:, None] >> np.arange(9)[::-1] & 1
+    health = health_with(layout, jnp.asarray(bits, jnp.uint8))
+    assert health["group_usage"] == health["usage"] == 1
+    assert health["codes_dead"] == 0
+    np.testing.assert_allclose(health["perplexity"], 300, rtol=1e-5)
 
 
 class Variants(chex.TestCase):
@@ -87,6 +187,9 @@ class Variants(chex.TestCase):
             "bit_entropy": 0.5,
             "bit_entropy_min": 0,
             "group_usage": 0.5,
+            "usage": 0.5,
+            "perplexity": 2,
+            "codes_dead": 2,
         }
         chex.assert_trees_all_close(
             health,

@@ -173,6 +173,7 @@ def test_a_step_in_full():
     scalars = {"loss", "l1", "l2", "entropy", "psnr", "gradient_norm", "learning_rate"}
     scalars |= {"token_entropy", "codebook_entropy", "commitment"}
     scalars |= {"bit_entropy", "bit_entropy_min", "group_usage"}
+    scalars |= {"usage", "perplexity", "codes_dead"}
     assert set(metrics) == scalars | {"bit_mean"}
     chex.assert_shape([metrics[name] for name in scalars], ())
     chex.assert_shape(metrics["bit_mean"], (6,))
@@ -231,7 +232,9 @@ def gradients_of_clips():
     def gradients(pixels, frames):
         pixels = to_float(jnp.asarray(pixels))
         found, *_, metrics = run(first_params(VIDEO), None, pixels, frames, jnp.int32(0), {})
-        return jax.device_get((found, step_metrics.finish(metrics)))
+        layout, tokens = task.model.quantizer.layout, 4 * frames.sum()
+        finished = step_metrics.finish(metrics, layout, tokens, 4 * pixels.shape[0] * 3)
+        return jax.device_get((found, finished))
 
     return gradients
 
@@ -313,12 +316,13 @@ def test_metrics_that_are_no_means_are_of_the_whole_step():
         jax.jit(make_task(VIDEO, accumulate=count).train_step)(state, batch, {})[1]
         for count in (1, 2)
     )
-    for name in ("psnr", "bit_mean", "bit_entropy", "bit_entropy_min", "group_usage"):
+    names = ["psnr", "bit_entropy", "bit_entropy_min", "group_usage", "usage", "perplexity"]
+    for name in [*names, "codes_dead", "bit_mean"]:
         np.testing.assert_allclose(two[name], one[name], rtol=1e-5, err_msg=name)
     assert one.keys() == two.keys()
     halves = [{k: v[i::2] for k, v in batch.items()} for i in (0, 1)]
     apart = [jax.jit(make_task(VIDEO).train_step)(state, half, {})[1] for half in halves]
-    for name in ("psnr", "bit_entropy", "bit_entropy_min", "group_usage"):
+    for name in names:
         assert abs(np.mean([part[name] for part in apart]) - one[name]) > 1e-3, name
 
 

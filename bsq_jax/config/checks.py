@@ -10,8 +10,10 @@ from bsq_jax.config import quantizer
 from bsq_jax.config.settings import declared, default_config
 from bsq_jax.config.values import flatten, nearest, put
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.text import listed
 
 LEARNING_RATE_PER_EXAMPLE = 4e-7  # published: 4e-7 x global batch
+LARGEST_WORD = 18  # bits of a word of masked language models: 262,144 words, 196,560 with Leech
 
 
 def finalize(config: ConfigDict) -> ConfigDict:
@@ -98,14 +100,22 @@ def _clips(config: ConfigDict) -> Iterator[str]:
         )
 
 
+def _words(config: ConfigDict) -> Iterator[str]:
+    wanted, stages = config.masked_lm.group_size, config.quantizer.stages
+    bits = config.model.bits // stages
+    most = min(bits, LARGEST_WORD)
+    sizes = [size for size in range(1, most + 1) if stages == 1 or bits % size == 0]
+    if wanted not in sizes:
+        yield (
+            f"masked_lm.group_size is {wanted}: choose {listed(sizes)} for {bits} bits"
+            + (" a stage, so that each word is in one stage" if stages > 1 else "")
+        )
+
+
 def _models_of_tokens(config: ConfigDict) -> Iterator[str]:
     task, masked = config.task, config.masked_lm
     if task == "masked_lm":
-        if masked.group_size > (most := min(config.model.bits, 16)):
-            yield (
-                f"masked_lm.group_size is {masked.group_size}: choose 1 to {most} for "
-                f"{config.model.bits} bits"
-            )
+        yield from _words(config)
         if config.data.frames not in (0, masked.frames):
             yield (
                 f"data.frames is {config.data.frames}, but masked_lm.frames is {masked.frames}: "

@@ -130,7 +130,8 @@ PRIOR: Section = {
 # Task masked_lm; `model` is then that of its tokenizer.
 MASKED_LM: Section = {
     "tokenizer": Setting(""),  # workdir or export
-    # bits of a token that are one word; the last group has what is left
+    # bits of a token that are one word; the last group has what is left; 18 at most, and within one
+    # stage of a residual quantizer
     "group_size": Setting(9, POSITIVE, identity=True),
     "frames": Setting(1, POSITIVE, identity=True),  # frames of a clip that it looks at
     "width": Setting(768, POSITIVE, identity=True),

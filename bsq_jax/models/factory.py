@@ -98,12 +98,12 @@ def make_prior(config: ConfigDict) -> PriorModel:
 
 def make_masked_lm(config: ConfigDict) -> MaskedLm:
     """The masked language model of ``config.masked_lm``, on the tokens of ``config.model``."""
-    masked, shape, model = config.masked_lm, make_tokenizer(config).shape, config.model
+    masked, tokenizer, model = config.masked_lm, make_tokenizer(config), config.model
     return MaskedLm(
         MaskedLmShape(
-            *shape.grid,
+            *tokenizer.shape.grid,
             frames=masked.frames,
-            bits=shape.bits,
+            layout=tokenizer.quantizer.layout,
             group_size=masked.group_size,
             width=masked.width,
             layers=masked.layers,

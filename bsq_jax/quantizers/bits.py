@@ -1,4 +1,4 @@
-"""Tokens are bits. Integers exist per group of at most 16 bits, or of short tokens.
+"""Tokens are bits. Integers exist per group of at most 30 bits, or of short tokens.
 
 A token of L bits is an array of zeros and ones whose last axis is the channel; the first channel is
 the most significant bit. L = 36 does not fit the 32-bit integers that JAX computes with, and the
@@ -31,16 +31,19 @@ def pack_bytes(bits: np.ndarray) -> np.ndarray:
     return np.packbits(np.asarray(bits).astype(np.uint8), axis=-1)
 
 
-def group_sizes(bits: int, group_size: int) -> tuple[int, ...]:
+def group_sizes(bits: int, group_size: int, *, most: int = MAX_GROUP) -> tuple[int, ...]:
     """Sizes of the groups that `bits` channels are split into: equal, the last one may be smaller.
 
+    Args:
+      bits: to split.
+      group_size: of all groups but the last.
+      most: the largest group size; by default that of a group whose distribution is counted.
+
     Raises:
-      UserError: the group size is not in 1..min(bits, 16).
+      UserError: the group size is not in 1..min(bits, most).
     """
-    if not 1 <= group_size <= min(bits, MAX_GROUP):
-        raise UserError(
-            f"group size {group_size} for {bits} bits: choose 1 to {min(bits, MAX_GROUP)}"
-        )
+    if not 1 <= group_size <= min(bits, most):
+        raise UserError(f"group size {group_size} for {bits} bits: choose 1 to {min(bits, most)}")
     full, rest = divmod(bits, group_size)
     return (group_size,) * full + ((rest,) if rest else ())
 
@@ -50,14 +53,14 @@ def to_group_indices(bits: jax.Array, group_size: int) -> jax.Array:
 
     Args:
       bits: 0/1, ``[..., L]``.
-      group_size: channels a group, 1 to 16.
+      group_size: channels a group, 1 to 30.
 
     Returns:
       int32 ``[..., ceil(L / group_size)]``, each in ``[0, 2^size of its group)``.
     """
     bits = jnp.asarray(bits).astype(jnp.int32)
     count = bits.shape[-1]
-    sizes = group_sizes(count, group_size)
+    sizes = group_sizes(count, group_size, most=MAX_INDEX)
     # Zero channels in front of the last group pad it without changing its value.
     pad = len(sizes) * group_size - count
     head, tail = bits[..., : count - sizes[-1]], bits[..., count - sizes[-1] :]
@@ -72,7 +75,7 @@ def to_group_indices(bits: jax.Array, group_size: int) -> jax.Array:
 
 def from_group_indices(indices: jax.Array, bits: int, group_size: int) -> jax.Array:
     """Inverse of `to_group_indices`: ``[..., groups]`` to uint8 0/1 ``[..., bits]``."""
-    sizes = group_sizes(bits, group_size)
+    sizes = group_sizes(bits, group_size, most=MAX_INDEX)
     shifts = jnp.asarray(np.arange(group_size)[::-1], jnp.int32)
     shifts = shifts.reshape((1,) * indices.ndim + (group_size,))
     grouped = (indices[..., None].astype(jnp.int32) >> shifts) & 1

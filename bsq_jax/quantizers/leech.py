@@ -19,14 +19,16 @@ Each shape's numbers follow those of the one before.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bsq_jax.core import target
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.sharding import each_on_its_own
 from bsq_jax.quantizers import golay
 from bsq_jax.quantizers.base import Quantizer
 from bsq_jax.quantizers.bits import from_index, to_index
@@ -35,9 +37,10 @@ from bsq_jax.quantizers.bsq import to_sphere
 CHANNELS = golay.LENGTH
 CODES = 196_560
 NORM = float(np.sqrt(32))  # of the vectors with integer entries
-BLOCK = 1024  # tokens compared with all codes at a time
+BLOCK = 8192  # tokens compared with all codes at a time: 64 MiB for each array
+CPU_BLOCK = 256  # the same where arrays should fit the cache: half the time of 1,024
 
-_TOLERANCE = 1e-3  # of entries times sqrt(32), which are whole: float16 is as exact
+_TOLERANCE = 0.02  # of entries times sqrt(32), which are whole; codes in bfloat16 are within it
 _PAIRS = np.stack(np.triu_indices(CHANNELS, 1), axis=1).astype(np.int32)
 _OCTADS = 4 * len(_PAIRS)  # the first number of the second shape
 _WORDS = _OCTADS + 759 * 128  # and of the third
@@ -88,6 +91,7 @@ class LeechQuantizer(Quantizer):
         return vectors(to_index(bits)).astype(jnp.float32) / NORM
 
 
+@jax.jit
 def vectors(numbers: jax.Array) -> jax.Array:
     """The lattice vectors of numbers, made from their shapes.
 
@@ -126,9 +130,9 @@ def vectors(numbers: jax.Array) -> jax.Array:
 def nearest_vector(points: jax.Array) -> jax.Array:
     """Numbers of the vectors with the highest inner product, among all of them.
 
-    A point is compared with code words and octads in place of vectors, see `_search`, `BLOCK`
-    points at a time, so that memory does not grow with their number. A block has points from
-    everywhere on the leading axis: each device has a part of it where the batch is split.
+    A point is compared with code words and octads in place of vectors, see `_search`, a block of
+    points at a time, so that memory does not grow with their number. Each device goes through the
+    blocks of its own examples, see `each_on_its_own`.
 
     Args:
       points: float32 ``[..., 24]``, of any length. Entries that are not finite count as 0.
@@ -136,16 +140,24 @@ def nearest_vector(points: jax.Array) -> jax.Array:
     Returns:
       int32 ``[...]``; has no gradient.
     """
+    leading = points.shape[:-1]
     points = jax.lax.stop_gradient(points)
     points = jnp.where(jnp.isfinite(points), points, 0.0)
-    flat = points.reshape(-1, CHANNELS)
-    count = -(-len(flat) // BLOCK)
-    if count <= 1:
+    batch = leading[0] if leading else 1
+    points = points.reshape(batch, 1, math.prod(leading[1:]), CHANNELS)
+    size = CPU_BLOCK if target.platform() == "cpu" else BLOCK
+    found = each_on_its_own(functools.partial(_in_blocks, size=size))(points)
+    return found.reshape(leading)
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def _in_blocks(points: jax.Array, *, size: int) -> jax.Array:
+    """As `nearest_vector`, of one device's points ``[batch, 1, tokens, 24]``."""
+    flat = points.reshape(math.prod(points.shape[:-1]), CHANNELS)
+    if len(flat) <= size:
         return _search(flat).reshape(points.shape[:-1])
-    padded = jnp.pad(flat, ((0, -len(flat) % count), (0, 0)))
-    blocks = jnp.swapaxes(padded.reshape(-1, count, CHANNELS), 0, 1)
-    found = jnp.swapaxes(jax.lax.map(_search, blocks), 0, 1)
-    return found.reshape(-1)[: len(flat)].reshape(points.shape[:-1])
+    blocks = jnp.pad(flat, ((0, -len(flat) % size), (0, 0))).reshape(-1, size, CHANNELS)
+    return jax.lax.map(_search, blocks).reshape(-1)[: len(flat)].reshape(points.shape[:-1])
 
 
 class _Best(NamedTuple):
@@ -182,7 +194,8 @@ def _best_octad(points: jax.Array, columns: jax.Array) -> _Best:
     odd = _product(member, (columns < 0).astype(jnp.float32)) % 2
     # The least of the entries on each octad: a matrix product with + for x and the minimum for +.
     outside = np.where(member > 0, 0, np.inf).astype(np.float32)
-    least = _fold(jnp.minimum, [sizes[None, i] + outside[:, i, None] for i in range(CHANNELS)])
+    on_octads = [sizes[None, i] + outside[:, i, None] for i in range(CHANNELS)]
+    least = functools.reduce(jnp.minimum, on_octads)
     score, octad = _highest(2 * total - 4 * odd * least)
 
     places = jnp.take(jnp.asarray(golay.octads()), octad, axis=0)
@@ -195,23 +208,38 @@ def _best_octad(points: jax.Array, columns: jax.Array) -> _Best:
 
 
 def _best_word(points: jax.Array, columns: jax.Array) -> _Best:
-    """Of the third shape: at the place where the word's sign fits worst, or best if all fit."""
-    signs = _signs().astype(np.float32)
-    agree = _product(signs, columns)
-    # How far the word's worst sign is off, and, with a minus, that of its complement's.
-    off = [-columns[None, i] * signs[:, i, None] for i in range(CHANNELS)]
-    worst, best = _fold(jnp.maximum, off), _fold(jnp.minimum, off)
-    own, complement = agree + 4 * worst, -agree - 4 * best
-    score, half = _highest(jnp.maximum(own, complement))
+    """Of the third shape: minus three at the place whose sign the word has wrong the most.
 
-    row = jnp.take(jnp.asarray(_signs()), half, axis=0).astype(jnp.float32)
-    fits = row * points
-    scores = [jnp.sum(sign * fits, axis=1) + 4 * jnp.max(-sign * fits, axis=1) for sign in (1, -1)]
-    turned = scores[1] > scores[0]
-    fits = jnp.where(turned[:, None], -fits, fits)
-    return _Best(
-        score, _WORDS + CHANNELS * (2 * half + turned) + jnp.argmin(fits, axis=1).astype(jnp.int32)
-    )
+    With the signs s of a word the inner product is ``sum(s u) + 4 max(-s u)``. The maximum over 24
+    places is that of four tables, which have it for all signs of six places each.
+    """
+    agree = _product(_signs(), columns)
+    runs = [_worst(run) for run in jnp.split(columns, 4)]
+    rows = np.packbits(golay.words()[: len(_signs())].reshape(-1, 4, 6), axis=-1)[..., 0] >> 2
+    own = functools.reduce(jnp.maximum, [run[rows[:, k]] for k, run in enumerate(runs)])
+    other = functools.reduce(jnp.maximum, [run[63 - rows[:, k]] for k, run in enumerate(runs)])
+    # The sum of the complement is minus the word's, and which of both it is, is computed again.
+    score, half = _highest(jnp.maximum(4 * own + agree, 4 * other - agree))
+
+    fits = jnp.take(jnp.asarray(_signs()), half, axis=0) * points
+    both = jnp.stack([fits, -fits])
+    scores = jnp.sum(both, axis=-1) - 4 * jnp.min(both, axis=-1)
+    complement = scores[1] > scores[0]
+    place = jnp.argmin(jnp.where(complement[:, None], -fits, fits), axis=1).astype(jnp.int32)
+    return _Best(score, _WORDS + CHANNELS * (2 * half + complement) + place)
+
+
+def _worst(columns: jax.Array) -> jax.Array:
+    """How far the worst sign is off, for all signs: ``[n, tokens]`` to ``[2^n, tokens]``.
+
+    The row of signs is the number whose bits, the first column's highest, are 1 for a minus.
+    """
+    worst = jnp.full((1, columns.shape[1]), -np.inf, jnp.float32)
+    for column in columns:
+        off = jnp.stack([-column, column])
+        both = jnp.maximum(worst[:, None], off[None])
+        worst = both.reshape(2 * len(worst), columns.shape[1])
+    return worst
 
 
 def _highest(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -225,11 +253,6 @@ def _highest(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _product(rows: np.ndarray, columns: jax.Array) -> jax.Array:
     """``[codes, 24] @ [24, tokens]``, in full float32."""
     return jnp.matmul(rows.astype(np.float32), columns, precision=jax.lax.Precision.HIGHEST)
-
-
-def _fold(pick: Callable[[jax.Array, jax.Array], jax.Array], arrays: list[jax.Array]) -> jax.Array:
-    """The largest or smallest of arrays, elementwise; one loop, which keeps none of them."""
-    return functools.reduce(pick, arrays)
 
 
 def _at(points: jax.Array, place: jax.Array) -> jax.Array:

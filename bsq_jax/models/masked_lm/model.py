@@ -1,9 +1,10 @@
 """A masked language model of tokens (paper, section 4.3; MaskGIT, arXiv 2202.04200).
 
 A token of L bits is read as groups of bits, each a word of a small vocabulary: 18 bits in groups of
-nine are two words out of 512. The input is the sum of the words' embeddings, of positions and of a
-class; the output has a softmax for each group. A word may be the mask. Tokens of a frame see all
-tokens of that frame and of the frames before it, so videos are generated frame by frame.
+nine are two words out of 512 (see `bsq_jax.quantizers.words`). The input is the sum of the words'
+embeddings, of positions and of a class; the output has a softmax for each group. A word may be the
+mask. Tokens of a frame see all tokens of that frame and of the frames before it, so videos are
+generated frame by frame.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from bsq_jax.models.attention.self_attention import KVCache
 from bsq_jax.models.initializers import bias, embedding, kernel
 from bsq_jax.models.positions import FramePositions, PositionEmbedding, frame_positions
 from bsq_jax.models.transformer import Compute, Transformer, layer_norm
-from bsq_jax.quantizers.bits import group_sizes
+from bsq_jax.quantizers.layout import TokenLayout
+from bsq_jax.quantizers.words import Vocabulary
 
 _POSITIONS = "learned"
 
@@ -37,8 +39,8 @@ class MaskedLmShape:
       rows: of a frame's tokens.
       columns: of a frame's tokens.
       frames: the most frames that it looks at, the one that it works on included.
-      bits: of a token, L.
-      group_size: bits of a group, 1 to 16; the last group has what is left.
+      layout: of a token's bits.
+      group_size: bits of a group, see `Vocabulary`.
       width: channels of a token.
       layers: blocks.
       heads: attention heads.
@@ -49,7 +51,7 @@ class MaskedLmShape:
     rows: int
     columns: int
     frames: int
-    bits: int
+    layout: TokenLayout
     group_size: int
     width: int
     layers: int
@@ -63,9 +65,19 @@ class MaskedLmShape:
         return self.rows * self.columns
 
     @property
+    def bits(self) -> int:
+        """Bits of a token, L."""
+        return self.layout.length
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """How tokens are read as words."""
+        return Vocabulary(self.layout, self.group_size)
+
+    @property
     def words(self) -> tuple[int, ...]:
         """Number of words of each group; the next number stands for the mask."""
-        return tuple(2**size for size in group_sizes(self.bits, self.group_size))
+        return self.vocabulary.counts
 
     @property
     def groups(self) -> int:

@@ -2,8 +2,10 @@
 
 All words of a frame are masked at first. In each step the model proposes a word for every mask, and
 the proposals that it is surest of are kept (MaskGIT, arXiv 2202.04200, section 3.2); how many is
-fixed by a schedule. Words that are given are never touched, which makes the same program one for
-inpainting. Frames of a clip are filled in one after the other, each given those before it.
+fixed by a schedule. The words of a token are proposed in order, each out of those that make a code
+with the others, so that what is kept can always be completed to a code. Words that are given are
+never touched, which makes the same program one for inpainting. Frames of a clip are filled in one
+after the other, each given those before it.
 """
 
 from __future__ import annotations
@@ -30,7 +32,6 @@ from bsq_jax.core.sharding import (
 from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
 from bsq_jax.models.masked_lm.mask_schedule import masked_after
 from bsq_jax.models.masked_lm.model import MaskedLm, MaskedLmShape, positions_of
-from bsq_jax.quantizers.bits import from_group_indices, to_group_indices
 
 _TOKENS = 2048  # that a device works on at a time, counted without those of guidance
 _MOST_ROWS = 32
@@ -103,7 +104,8 @@ def fill_in(
         words, hidden = carry
         logits = logits_of(jnp.where(hidden, masks, words))
         now = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
-        drawn, sure = _draw(shape, logits, now, sampling.temperature)
+        known = jnp.where(hidden, 0, words)
+        drawn, sure = _draw(shape, logits, known, hidden, now, sampling.temperature)
         sure = jnp.sum(sure, axis=-1) if by_token else sure.reshape(batch, units)
         gumbel = _gumbel(now, units)
         if sampling.order == "random":
@@ -125,20 +127,34 @@ def fill_in(
 
 
 def _draw(
-    shape: MaskedLmShape, logits: jax.Array, keys: jax.Array, temperature: float
+    shape: MaskedLmShape,
+    logits: jax.Array,
+    words: jax.Array,
+    hidden: jax.Array,
+    keys: jax.Array,
+    temperature: float,
 ) -> tuple[jax.Array, jax.Array]:
-    """A word for each group, int32, and its log-probability, ``[batch, token, group]`` both."""
-    drawn, sure = [], []
+    """A word for each group, int32, and its log-probability, ``[batch, token, group]`` both.
+
+    The groups of a token are drawn one after the other, each from the words with which the token
+    can name a code, given the `words` that are not `hidden` and those drawn before.
+    """
+    sure = []
     for group, of_group in enumerate(shape.split(logits)):
+        most = shape.vocabulary.most(words, group)
+        if most is not None:
+            values = jnp.arange(of_group.shape[-1], dtype=jnp.int32)[None, None]
+            of_group = jnp.where(values <= most[..., None], of_group, -jnp.inf)
         if temperature:
             here = jax.vmap(jax.random.fold_in, (0, None))(keys, group)
             word = jax.vmap(jax.random.categorical)(here, of_group / temperature)
         else:
             word = jnp.argmax(of_group, axis=-1)
         logs = jax.nn.log_softmax(of_group)
-        drawn.append(word.astype(jnp.int32))
+        word = jnp.where(hidden[..., group], word.astype(jnp.int32), words[..., group])
+        words = words.at[..., group].set(word)
         sure.append(jnp.take_along_axis(logs, word[..., None], axis=-1)[..., 0])
-    return jnp.stack(drawn, axis=-1), jnp.stack(sure, axis=-1)
+    return words, jnp.stack(sure, axis=-1)
 
 
 def _gumbel(keys: jax.Array, count: int) -> jax.Array:
@@ -267,7 +283,7 @@ class Sampler:
 
         seen = None
         if past:
-            words = to_group_indices(jnp.stack(past, axis=1), shape.group_size)
+            words = shape.vocabulary.read(jnp.stack(past, axis=1))
             seen = self._apply(params, both(words), classes, streaming=True)[1]
         positions = positions_of(shape, 1, len(past))
 
@@ -279,9 +295,9 @@ class Sampler:
             told, untold = jnp.split(logits, 2)
             return told + sampling.guidance * (told - untold)
 
-        words = to_group_indices(bits, shape.group_size)
+        words = shape.vocabulary.read(bits)
         words, _ = fill_in(logits_of, shape, sampling, words, ~keep, keys)
-        return from_group_indices(words, shape.bits, shape.group_size)
+        return shape.vocabulary.write(words)
 
     def _apply(self, params: Any, *arguments: Any, **options: Any) -> Any:
         return self._model.apply({"params": params}, *arguments, **options)

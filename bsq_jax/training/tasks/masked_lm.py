@@ -16,7 +16,6 @@ from bsq_jax.models.factory import make_masked_lm
 from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
 from bsq_jax.models.masked_lm.mask_schedule import masked_share
 from bsq_jax.models.masked_lm.model import MaskedLm, MaskedLmShape
-from bsq_jax.quantizers.bits import to_group_indices
 from bsq_jax.training.accumulate import over_micro_batches
 from bsq_jax.training.state import TrainableNetwork, TrainState
 from bsq_jax.training.tasks.base import Batch, Metrics, shared_settings
@@ -81,7 +80,7 @@ class MaskedLmTask(TokensTask):
     def mask(self, batch: Batch, frozen: Mapping[str, Any], keys: jax.Array) -> MaskedBatch:
         """Masks a frame of each example, by a key ``[batch]`` for each."""
         shape = self.model.shape
-        words = to_group_indices(self.tokenizer.tokens(batch, frozen), shape.group_size)
+        words = shape.vocabulary.read(self.tokenizer.tokens(batch, frozen))
         count, time = words.shape[:2]
         frames = batch.get("frames", jnp.full(count, time, jnp.int32))
         labels = batch.get("label", jnp.full(count, -1, jnp.int32))
@@ -155,7 +154,7 @@ class MaskedLmTask(TokensTask):
         return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))
 
     def _bits(self, nats: Any) -> Any:
-        """Nats a group as bits for each bit: 1 is a guess, 0 is certainty."""
+        """Nats a group as bits for each bit: 0 is certainty, 1 a guess among all patterns."""
         shape = self.model.shape
         return nats * shape.groups / (shape.bits * math.log(2))
 

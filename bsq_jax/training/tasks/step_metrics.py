@@ -11,18 +11,24 @@ import jax.numpy as jnp
 
 from bsq_jax.core.clips import weighted_mean
 from bsq_jax.quantizers import Quantized
-from bsq_jax.quantizers.health import code_counts, health_of
+from bsq_jax.quantizers.health import COUNTS, code_counts, health_of
+from bsq_jax.quantizers.layout import TokenLayout
 
 Metrics = dict[str, jax.Array]
 
 
 def reconstruction_metrics(
-    quantized: Quantized, pixels: jax.Array, fake: jax.Array, weights: jax.Array | None
+    quantized: Quantized,
+    layout: TokenLayout,
+    pixels: jax.Array,
+    fake: jax.Array,
+    weights: jax.Array | None,
 ) -> Metrics:
     """Metrics of a micro-batch that no loss gives: all are means over its real frames.
 
     Args:
       quantized: the tokens.
+      layout: of their bits.
       pixels: in [-1, 1], ``[batch, time, height, width, 3]``.
       fake: their reconstructions, not clamped.
       weights: of the frames, ``[batch, time]``; None: all count alike.
@@ -33,22 +39,26 @@ def reconstruction_metrics(
     error = jnp.square(pixels - jnp.clip(fake, -1.0, 1.0))
     return {
         **quantized.losses,
-        **code_counts(quantized.bits, weights),
+        **code_counts(quantized.bits, layout, weights),
         "squared_error": weighted_mean(error, weights),
     }
 
 
-def finish(metrics: Metrics) -> Metrics:
+def finish(metrics: Metrics, layout: TokenLayout, tokens: jax.Array | int, most: int) -> Metrics:
     """The metrics of a step.
 
     Args:
       metrics: means over the whole batch, those of `reconstruction_metrics` among them.
+      layout: of the tokens' bits.
+      tokens: of the real frames of the whole batch.
+      most: tokens of all its frames.
 
     Returns:
       The same, with ``psnr`` (dB, of the batch as a whole; evaluation averages over pictures) in
-      place of the squared error, and the statistics of the bits in place of their counts.
+      place of the squared error, and the statistics of the tokens in place of their counts.
     """
-    counts = {name: metrics[name] for name in ("bit_mean", "codes_seen")}
+    counts = {name: metrics[name] for name in COUNTS if name in metrics}
     error = jnp.maximum(metrics["squared_error"], 1e-10)
     rest = {k: v for k, v in metrics.items() if k not in (*counts, "squared_error")}
-    return {**rest, **health_of(counts), "psnr": 10.0 * jnp.log10(4.0 / error)}
+    health = health_of(counts, layout, tokens, most)
+    return {**rest, **health, "psnr": 10.0 * jnp.log10(4.0 / error)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -211,7 +212,8 @@ class TokenizerTask(TrainingTask):
             watched |= found.metrics
             discriminator_gradient = found.discriminator
         (gradient,) = pull((pixel_gradient, entropy_weight))
-        watched |= step_metrics.reconstruction_metrics(quantized, pixels, fake, weights)
+        layout = self.model.quantizer.layout
+        watched |= step_metrics.reconstruction_metrics(quantized, layout, pixels, fake, weights)
         measured = measure(quantized, weights)
         return gradient, discriminator_gradient, measured, {**watched, "loss": loss}
 
@@ -247,7 +249,7 @@ class TokenizerTask(TrainingTask):
         gradients, of_discriminator, of_codebooks, watched = over_micro_batches(
             gradients_of, rows, all_frames, self.accumulate
         )
-        watched = step_metrics.finish(watched)
+        watched = self._finished(watched, pixels, all_frames)
         amend = None
         if self.codebooks is not None:
             assert state.codebooks is not None
@@ -264,6 +266,13 @@ class TokenizerTask(TrainingTask):
             after = dataclasses.replace(after, adversary=adversary)
             watched["discriminator_gradient_norm"] = optax.tree.norm(of_discriminator)
         return after, watched | of_optimizer
+
+    def _finished(self, watched: Metrics, pixels: jax.Array, frames: jax.Array | None) -> Metrics:
+        """The metrics of the step on a global batch, of their means over its real frames."""
+        shape = self.model.shape
+        most = math.prod(pixels.shape[:2]) * shape.tokens
+        tokens = most if frames is None else jnp.sum(frames) * shape.tokens
+        return step_metrics.finish(watched, self.model.quantizer.layout, tokens, most)
 
     def _draws(
         self, state: TrainState, pixels: jax.Array, frames: jax.Array | None
