@@ -10,6 +10,7 @@ from bsq_jax.data.factory import make_data_config
 from bsq_jax.models.factory import make_discriminator, make_masked_lm, make_prior, make_tokenizer
 from bsq_jax.models.masked_lm.sampler import Sampling
 from bsq_jax.quantizers import make_quantizer
+from bsq_jax.quantizers.layout import TokenLayout
 
 
 def _changed(default, values, changes):
@@ -32,12 +33,20 @@ def tokenizer_shape(*values, **changes):
     return dataclasses.replace(shape, channels=shape.bits)
 
 
-def prior_shape(*values, **changes):
-    return _changed(make_prior(default_config()).shape, values, changes)
+def _with_layout(changes):
+    """`bits` among the changes as the layout of tokens all of whose patterns name codes."""
+    if (bits := changes.pop("bits", None)) is not None:
+        changes.setdefault("layout", TokenLayout(1, bits, 2**bits))
+    return changes
+
+
+def prior_shape(rows, columns, bits=None, **changes):
+    changes = _with_layout({"bits": bits, **changes})
+    return _changed(make_prior(default_config()).shape, (rows, columns), changes)
 
 
 def masked_lm_shape(*values, **changes):
-    return _changed(make_masked_lm(default_config()).shape, values, changes)
+    return _changed(make_masked_lm(default_config()).shape, values, _with_layout(changes))
 
 
 def sampling_settings(**changes):
