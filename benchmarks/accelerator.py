@@ -171,6 +171,7 @@ def _task(bench: Bench, adversarial: AdversarialTraining | None) -> TokenizerTas
         losses=losses,
         entropy_weight=optax.linear_schedule(0.3, 0.1, 2000),
         adversarial=adversarial,
+        flip=0.0,
         ema_decay=0.999,
         ema_warmup=True,
         accumulate=1,
@@ -297,7 +298,7 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     shape = TokenizerShape(
         args.size, args.size, frames=1, patch_size=8, bits=36, width=args.width, layers=args.layers,
         heads=heads, mlp_ratio=4.0, head_hidden=4 * args.width, positions="learned",
-        causality="block_causal", window=0, min_bits=0, channels=36,
+        causality="block_causal", window=0, min_bits=0, prefixes=(36,), channels=36,
     )  # fmt: skip
     bench = Bench(args, shape, [])
     print(f"{args.size}x{args.size}, 36 bits, {args.dtype}, random weights ({machine()})")

@@ -7,18 +7,18 @@ multiples of the first setting of its group.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.timing import in_turn, report
-from bsq_jax.config import default_config
+from bsq_jax.config import default_config, finalize
 from bsq_jax.models.attention.choice import Blocking
 from bsq_jax.models.factory import make_tokenizer
-from bsq_jax.models.tokenizer import TokenizerShape
+from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
 from bsq_jax.training import flops
 
 
@@ -51,22 +51,23 @@ def main() -> None:
         image_size=(args.clip_side, args.clip_side), width=width, layers=args.layers,
         heads=max(width // 64, 1), head_hidden=4 * width, dtype=args.dtype,
     )  # fmt: skip
-    network = make_tokenizer(config)
-    base = network.shape
-    settings: dict[tuple[str, int], tuple[TokenizerShape, int]] = {}
+
+    def network(**changes: Any) -> TokenizerModel:
+        changed = config.copy_and_resolve_references()
+        changed.model.update(changes)
+        return make_tokenizer(finalize(changed))
+
+    settings: dict[tuple[str, int], tuple[TokenizerModel, int]] = {}
     for side in args.sides:
-        settings["pixels a side", side] = (
-            dataclasses.replace(base, image_height=side, image_width=side),
-            1,
-        )
+        settings["pixels a side", side] = network(image_size=(side, side)), 1
     for count in args.frames:
-        settings["frames", count] = dataclasses.replace(base, frames=count), count
+        settings["frames", count] = network(frames=count), count
     for bits in args.bits:
-        settings["bits", bits] = dataclasses.replace(base, bits=bits), 1
+        settings["bits", bits] = network(bits=bits), 1
 
     functions, counted = {}, {}
-    for key, (shape, frames) in settings.items():
-        model = network.clone(shape=shape)
+    for key, (model, frames) in settings.items():
+        shape = model.shape
         sides = (1, frames, shape.image_height, shape.image_width, 3)
         pixels = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, sides), jnp.float32)
         params = jax.jit(model.init)(jax.random.key(0), pixels[:, :1])
@@ -79,9 +80,10 @@ def main() -> None:
     seconds = in_turn(functions, args.runs)
     rows = []
     first: dict[str, tuple[str, int]] = {}
-    for key, (shape, frames) in settings.items():
-        one = first.setdefault(key[0], key)
-        formula, formula_of_first = closed_form(shape, frames), closed_form(*settings[one])
+    for key, (model, frames) in settings.items():
+        one, shape = first.setdefault(key[0], key), model.shape
+        formula = closed_form(shape, frames)
+        formula_of_first = closed_form(settings[one][0].shape, settings[one][1])
         rows.append(
             {
                 "what": key[0],

@@ -30,7 +30,8 @@ def data_config(**changes):
 def tokenizer_shape(*values, **changes):
     """Of a tokenizer with BSQ, which has a channel for each bit."""
     shape = _changed(make_tokenizer(default_config()).shape, values, changes)
-    return dataclasses.replace(shape, channels=shape.bits)
+    prefixes = tuple(range(shape.min_bits or shape.bits, shape.bits + 1))
+    return dataclasses.replace(shape, channels=shape.bits, prefixes=prefixes)
 
 
 def _with_layout(changes):
@@ -58,7 +59,7 @@ def sampling_settings(**changes):
 def bsq_quantizer(*values, **changes):
     config = default_config()
     config.model.bits = 18
-    default = make_quantizer(config)
+    default = make_quantizer(finalize(config))
     fields = [field.name for field in dataclasses.fields(default)]
     return default.clone(**dict(zip(fields[1:], values, strict=False)), **changes)
 

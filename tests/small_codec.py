@@ -17,10 +17,11 @@ def _drawn(tree, scale, seed):
     return jax.tree.map(lambda leaf: random.normal(0, scale, leaf.shape).astype(np.float32), tree)
 
 
-def make_codec(order="raster", *, frames=1, min_bits=0, prior=True, seed=0):
+def make_codec(order="raster", *, frames=1, min_bits=0, stages=1, prior=True, seed=0):
     """A codec of tiles of 16x16 pixels, 2x2 tokens of 6 bits."""
     config = tiny.get_config()
     config.model.update(frames=frames, min_bits=min_bits)
+    config.quantizer.stages = stages
     config = finalize(config)
     model = make_tokenizer(config)
     pixels = jax.ShapeDtypeStruct((1, 1, TILE, TILE, 3), np.float32)
@@ -31,6 +32,7 @@ def make_codec(order="raster", *, frames=1, min_bits=0, prior=True, seed=0):
         return Codec(tokenizer)
     settings = tiny.get_prior("nowhere", order=order)
     settings.model.update(frames=frames, min_bits=min_bits)
+    settings.quantizer.stages = stages
     settings = finalize(settings)
     network = make_prior(settings)
     signs = np.zeros((1, 1, 4, 6), np.float32)

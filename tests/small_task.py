@@ -15,6 +15,7 @@ def tokenizer_task(model, **changes) -> TokenizerTask:
         "losses": (L1(1.0), L2(0.0)),
         "entropy_weight": optax.constant_schedule(0.0),
         "adversarial": None,
+        "flip": 0.0,
         "ema_decay": 0.0,
         "ema_warmup": True,
         "accumulate": 1,

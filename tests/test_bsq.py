@@ -13,8 +13,9 @@ import pytest
 from scipy.special import gammaln
 from shapes import bsq_quantizer
 
-from bsq_jax.quantizers.bsq import to_corners, to_sphere
+from bsq_jax.quantizers.bsq import to_sphere
 from bsq_jax.quantizers.entropy import group_distributions, soft_logits
+from bsq_jax.quantizers.signs import to_corners
 
 # g: bits a group, kind: how the entropies were computed, t: inverse temperature, b: commitment.
 CASES = [
@@ -35,7 +36,7 @@ def shift(probabilities) -> float:
 )
 def everything(quantizer, z, w):
     """All that the golden cases list, in one program."""
-    logits = soft_logits(z, quantizer.inv_temperature)
+    logits = soft_logits(z, quantizer.inv_temperature, quantizer.slope)
     tokens = logits.reshape(-1, 1, z.shape[-1])
     return {
         "out": quantizer.encode_points(z),

@@ -57,6 +57,24 @@ def test_a_picture_there_and_back(run, model, tmp_path):
         assert text in out
 
 
+def test_the_first_stages_of_residual_tokens(run, tmp_path):
+    made, frames = make_codec(stages=2), picture(20, 24)
+    made.save(tmp_path / "residual")
+    save_png(tmp_path / "a.png", frames[0])
+    words = ("encode", tmp_path / "a.png", tmp_path / "a.bsq", "--model", tmp_path / "residual")
+    assert run(*words, "--stages", 1)[0] == 0
+    data = (tmp_path / "a.bsq").read_bytes()
+    assert data == made.encode(frames, bits=3) != made.encode(frames)
+    np.testing.assert_array_equal(made.decode(data).frames, made.reconstruct(frames, bits=3))
+    assert "prior, 3 bits" in run("info", tmp_path / "a.bsq")[1]
+    for stages in (0, 3):
+        status, _, said = run(*words, "--stages", stages, "--force")
+        assert status == 2
+        assert said == f"error: {stages} stages of a token: the tokens of residual have 2\n"
+    status, _, said = run(*words, "--bits", 4, "--force")
+    assert said == "error: 4 bits a token: residual takes 3 or 6\n"
+
+
 def test_a_video_there_and_back(run, model, tmp_path):
     frames = picture(18, 30, 11)
     (tmp_path / "a.mkv").write_bytes(encode_video([frames], 24, exact=True))
@@ -384,6 +402,7 @@ def test_a_video_cut_short_gives_what_is_whole_and_says_so(run, model, tmp_path)
         (("encode", "text.mp4", "x.bsq"), "is no picture or video"),
         (("encode", "a.png", "no/x.bsq"), "does not exist: make it first"),
         (("encode", "a.png", "x.bsq", "--bits", "9"), "9 bits a token"),
+        (("encode", "a.png", "x.bsq", "--stages", "1"), "1 stages of a token: codec has no"),
         (("encode", "a.png", "x.bsq", "--overlap", "-2"), "overlap of -2"),
         (("encode", "a.png", "x.bsq", "--model", "gone"), "gone does not exist"),
         (("encode", "a.png", "x.bsq", "--frames", "0"), "--frames 0: give 1 or more"),

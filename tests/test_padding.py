@@ -135,7 +135,7 @@ def test_training_does_not_depend_on_what_padding_holds_nor_on_how_much_there_is
 
     @jax.jit
     def run(pixels, frames):
-        first, _, watched = task.gradients(params_of(), None, pixels, frames, jnp.int32(9), {})
+        first, *_, watched = task.gradients(params_of(), None, pixels, frames, jnp.int32(9), {})
         return first, watched
 
     length = np.array([3], np.int32)

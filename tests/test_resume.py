@@ -33,10 +33,13 @@ FLAGS += ["--config.discriminator.layers=1"]
 
 PARTS = ["params", "ema", "opt_state", "adversary"]  # of the state
 PICTURES = ["--config", TINY, *FLAGS]
-# Clips of several lengths, without a second player.
+# Clips of several lengths, without a second player, whose codebook is a moving average.
 CLIP_STEPS, CLIP_EVERY = 15, 5
 CLIPS = ["--config", f"{TINY}:clips", f"--config.train.checkpoint_every={CLIP_EVERY}"]
 CLIPS += [f"--config.train.{key}={CLIP_STEPS}" for key in ("steps", "keep")]
+CLIPS += ["--config.quantizer.name=vq", "--config.quantizer.codes=64"]
+CLIPS += ["--config.quantizer.learning=ema", "--config.quantizer.restart=0.9"]
+CLIP_PARTS = ["params", "ema", "opt_state", "codebooks"]
 
 
 # The command with one of eight devices, as this process has: the number of all of them decides on
@@ -138,13 +141,13 @@ def test_a_run_on_clips_of_several_lengths_goes_on_as_if_never_killed(tmp_path, 
     err = capsys.readouterr().err
     assert "attention (auto): dense for single frames; blocked for clips of 4 frames" in err
     assert "compiling for single frames" in err
-    whole = result(tmp_path, CLIP_STEPS, PARTS[:3])
+    whole = result(tmp_path, CLIP_STEPS, CLIP_PARTS)
     # What a kill between two checkpoints leaves: an old checkpoint, and a log that is longer.
     for step in range(2 * CLIP_EVERY, CLIP_STEPS + 1, CLIP_EVERY):
         shutil.rmtree(tmp_path / "checkpoints" / str(step))
     finish(tmp_path, run=CLIPS)
     assert f"; resuming at step {CLIP_EVERY}\n" in capsys.readouterr().err
-    assert_same(result(tmp_path, CLIP_STEPS, PARTS[:3]), whole)
+    assert_same(result(tmp_path, CLIP_STEPS, CLIP_PARTS), whole)
 
 
 def test_a_flipped_bit_in_the_newest_checkpoint(killed, tmp_path, uninterrupted, caplog):

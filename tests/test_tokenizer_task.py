@@ -17,7 +17,7 @@ import pytest
 from shapes import bsq_quantizer, tokenizer_shape
 from small_task import tokenizer_task
 
-from bsq_jax.config import default_config
+from bsq_jax.config import default_config, finalize
 from bsq_jax.core.pixels import to_float, to_uint8
 from bsq_jax.core.sharding import batch_sharding, make_mesh, replicated, to_global
 from bsq_jax.core.trees import leaves
@@ -153,7 +153,7 @@ def test_the_loss_is_its_weighted_terms_with_the_ramp():
     pixels = to_float(jnp.asarray(photographs(0)["pixels"]))
     gradients = jax.jit(task.gradients)
     for step, factor in [(0, 3), (1000, 2), (2000, 1), (9000, 1)]:
-        _, _, terms = gradients(params, None, pixels, None, jnp.int32(step), {})
+        *_, terms = gradients(params, None, pixels, None, jnp.int32(step), {})
         wanted = 0.7 * terms["l1"] + 0.4 * terms["l2"] + 0.1 * factor * terms["entropy"]
         np.testing.assert_allclose(terms["loss"], wanted, rtol=1e-5)
         penalty = terms["token_entropy"] - terms["codebook_entropy"] + 0.25 * terms["commitment"]
@@ -199,7 +199,7 @@ def test_the_loss_falls_within_thirty_steps():
     config.train.steps = 30
     config.quantizer.group_size = 3
     mesh = one_device()
-    step, state = compile_step(make_tokenizer_task(config), mesh)
+    step, state = compile_step(make_tokenizer_task(finalize(config)), mesh)
     batch = to_global(photographs(0), mesh)
     history = []
     for _ in range(30):
@@ -230,7 +230,7 @@ def gradients_of_clips():
 
     def gradients(pixels, frames):
         pixels = to_float(jnp.asarray(pixels))
-        found, _, metrics = run(first_params(VIDEO), None, pixels, frames, jnp.int32(0), {})
+        found, *_, metrics = run(first_params(VIDEO), None, pixels, frames, jnp.int32(0), {})
         return jax.device_get((found, step_metrics.finish(metrics)))
 
     return gradients
@@ -344,7 +344,7 @@ def test_a_loss_of_ones_own_is_trained_and_reported():
     task = make_task(losses=(L1(0.0), Mean(0.5)))
     pixels = to_float(jnp.asarray(photographs(0, 4)["pixels"]))
     params = first_params()
-    gradient, _, metrics = jax.jit(task.gradients)(params, None, pixels, None, jnp.int32(0), {})
+    gradient, *_, metrics = jax.jit(task.gradients)(params, None, pixels, None, jnp.int32(0), {})
     made = jax.jit(task.reconstruct)(params, pixels).pixels
     np.testing.assert_allclose(metrics["mean"], made.mean(), rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(metrics["loss"], 0.5 * metrics["mean"], rtol=1e-6)

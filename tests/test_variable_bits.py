@@ -13,7 +13,6 @@ import optax
 import pytest
 import tiny
 from one_step import one_step
-from shapes import tokenizer_shape
 
 from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
@@ -21,9 +20,11 @@ from bsq_jax.core.rng import stream_key
 from bsq_jax.core.sharding import batch_sharding, make_mesh
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.losses import L1, L2
+from bsq_jax.models.factory import make_tokenizer
 from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
 from bsq_jax.quantizers.base import keep_first
-from bsq_jax.quantizers.bsq import to_corners
+from bsq_jax.quantizers.signs import to_corners
+from bsq_jax.training.tasks import variable_bits
 from bsq_jax.training.tasks.prior import make_prior_task
 from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
 from bsq_jax.training.tasks.variable_bits import draw_kept
@@ -61,12 +62,28 @@ class KeepBitsTest(chex.TestCase):
 
 
 def test_half_keep_all_and_the_others_any_number():
-    shape = tokenizer_shape(bits=10, min_bits=3)
-    drawn = np.asarray(draw_kept(jax.random.key(0), 15_000, shape))
+    drawn = np.asarray(draw_kept(jax.random.key(0), 15_000, tuple(range(3, 11))))
     counts = np.bincount(drawn, minlength=11)
     assert counts[:3].sum() == 0
     np.testing.assert_allclose(counts[3:10], 1000, rtol=0.12)  # one in 15 each
     np.testing.assert_allclose(counts[10], 8000, rtol=0.05)
+
+
+def test_stages_are_kept_whole():
+    config = tiny.get_config()
+    config.quantizer.stages, config.model.min_bits = 3, 4
+    shape = make_tokenizer(finalize(config)).shape
+    assert shape.prefixes == (4, 6)
+    drawn = np.asarray(variable_bits.kept_bits(shape, 0, 3000, jnp.int32(0)))
+    assert set(drawn.tolist()) == {4, 6}
+    np.testing.assert_allclose(np.mean(drawn == 4), 1 / 3, atol=0.03)
+    config.model.min_bits = 0
+    shape = make_tokenizer(finalize(config)).shape
+    assert shape.prefixes == (2, 4, 6)  # it decodes from them, and is not trained to
+    assert variable_bits.kept_bits(shape, 0, 8, jnp.int32(0)) is None
+    config.model.min_bits = 3
+    with pytest.raises(UserError, match=r"min_bits is 3: .* from their first 2, 4 or 6 bits"):
+        make_tokenizer(finalize(config))
 
 
 def test_decoding_the_first_bits(tokenizer):
@@ -92,7 +109,7 @@ def test_training_sees_the_bits_that_are_kept():
     kept = task.kept_bits(8, jnp.int32(3))
     assert len(set(kept.tolist())) > 1
     step = jnp.int32(3)
-    _, _, watched = jax.jit(task.gradients)(state.params, None, pixels, None, step, {}, kept)
+    *_, watched = jax.jit(task.gradients)(state.params, None, pixels, None, step, {}, kept)
     made = jax.jit(lambda k: task.reconstruct(state.params, pixels, kept=k).pixels)(kept)
     np.testing.assert_allclose(watched["l1"], np.abs(pixels - made).mean(), rtol=1e-5)
     whole = jax.jit(lambda: task.reconstruct(state.params, pixels).pixels)()
@@ -137,8 +154,8 @@ def test_draws_differ_between_micro_batches_and_steps_and_not_between_meshes(tok
         assert len({tuple(part) for part in parts}) == 4
     assert len({values.tobytes() for values in drawn}) == 3
     key = stream_key(0, "bits", 1)  # with one micro-batch as ever
-    wanted = draw_kept(key, DRAWN, tokenizer_shape(bits=6, min_bits=2))
-    np.testing.assert_array_equal(drawn[1], wanted)
+    wanted = jax.random.randint(key, (DRAWN,), -2, 7)
+    np.testing.assert_array_equal(drawn[1], np.where(wanted < 2, 6, wanted))
 
 
 @pytest.mark.parametrize("kind", MAKE)

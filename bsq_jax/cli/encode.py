@@ -3,6 +3,7 @@ r"""Compresses a picture or a video of any size to a .bsq file.
 Examples:
   bsq-jax encode photo.jpg photo.bsq --model runs/prior
   bsq-jax encode clip.mp4 clip.bsq --model runs/prior --frames 100
+  bsq-jax encode photo.jpg small.bsq --model runs/residual --stages 1
   BSQ_JAX_MODEL=runs/prior bsq-jax encode - - < photo.png > photo.bsq
 
 The model is the workdir or export of a prior, or of a tokenizer alone. Animated pictures become
@@ -29,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", help="a .bsq file, or - for standard output")
     add_model(parser)
     parser.add_argument("--mode", choices=("auto", "prior", "raw"), default="auto")
-    parser.add_argument("--bits", type=int, help="bits of a token that are kept")
+    kept = parser.add_mutually_exclusive_group()
+    kept.add_argument("--bits", type=int, help="bits of a token that are kept")
+    kept.add_argument("--stages", type=int, help="stages of a residual token that are kept")
     parser.add_argument("--overlap", type=int, help="pixels that tiles share, to hide seams")
     parser.add_argument(
         "--frames", type=int, help="only the first frames of a video or an animated picture"
@@ -89,6 +92,7 @@ def _encoded(name: str, content: bytes | pathlib.Path, flags: argparse.Namespace
     path = model_path(flags)
     enable_compilation_cache()
     codec = Codec.load(path)
+    bits = flags.bits if flags.stages is None else codec.bits_of_stages(flags.stages)
     try:
         with open_frames(name, content, flags.frames) as frames:
             for note in () if flags.quiet else frames.notes:
@@ -98,7 +102,7 @@ def _encoded(name: str, content: bytes | pathlib.Path, flags: argparse.Namespace
                 return codec.encode_groups(
                     advance(frames.groups(codec.group), len),
                     rate=frames.rate,
-                    bits=flags.bits,
+                    bits=bits,
                     mode=None if flags.mode == "auto" else flags.mode,
                     overlap=flags.overlap,
                 )

@@ -22,6 +22,7 @@ from bsq_jax.coding.tile_tokenizer import MOST_PIXELS, TileTokenizer, checked_fr
 from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
+from bsq_jax.core.text import listed
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.media.timing import Timing, seconds_of
 from bsq_jax.models.factory import make_prior
@@ -138,7 +139,25 @@ class Codec:
     @property
     def variable_bits(self) -> tuple[int, ...]:
         """Numbers of bits a token that can be kept, increasing; the last keeps all."""
-        return tuple(range(self._shape.min_bits or self._shape.bits, self._shape.bits + 1))
+        return self._shape.prefixes
+
+    def bits_of_stages(self, stages: int) -> int:
+        """Bits a token of its first stages, for tokenizers with residual quantization.
+
+        Raises:
+          UserError: there are no stages, or not as many.
+        """
+        layout = self.tokenizer.model.quantizer.layout
+        if layout.stages == 1:
+            raise UserError(
+                f"{stages} stages of a token: {self.name} has no residual stages (train a "
+                "tokenizer with quantizer.stages for them)"
+            )
+        if not 1 <= stages <= layout.stages:
+            raise UserError(
+                f"{stages} stages of a token: the tokens of {self.name} have {layout.stages}"
+            )
+        return stages * layout.bits
 
     def fingerprint(self, mode: str) -> bytes:
         """Eight bytes that tell this model from others; those of a prior count if it is used."""
@@ -170,12 +189,11 @@ class Codec:
             raise UserError(f"{self.name} has no prior: code with mode raw, or train a prior on it")
         bits = self._shape.bits if bits is None else bits
         if bits not in self.variable_bits:
-            least, most = self.variable_bits[0], self.variable_bits[-1]
-            raise UserError(
-                f"{bits} bits a token: {self.name} takes {most}"
-                + (f" or less, down to {least}" if least < most else
-                   " (train a tokenizer with model.min_bits for fewer)")
+            able = self.variable_bits
+            more = "" if len(able) > 1 else (
+                " (train a tokenizer with model.min_bits or quantizer.stages for fewer)"
             )  # fmt: skip
+            raise UserError(f"{bits} bits a token: {self.name} takes {listed(able)}{more}")
         if overlap is None:  # of tokenizers of one patch tiles can share but half of it
             overlap = min(self._shape.patch_size, min(self._tiled.tile) // 2)
         return mode, bits, overlap

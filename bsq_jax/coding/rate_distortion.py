@@ -20,6 +20,7 @@ from bsq_jax.coding.reference_codecs import DEFAULT_RATE, Coded, Coder
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.pixels import to_float
 from bsq_jax.core.progress import progress
+from bsq_jax.core.text import listed
 from bsq_jax.data.command_line_files import Input, distinct
 from bsq_jax.evaluation import metrics
 from bsq_jax.evaluation.networks.lpips import load_lpips, lpips
@@ -45,10 +46,7 @@ def our_coders(
         able = sorted(codec.variable_bits)
         settings = _spread(able) if bits is None else sorted(set(bits) & set(able))
         if not settings:
-            raise UserError(
-                f"--bits {','.join(map(str, bits or ()))}: {name} takes "
-                + (str(able[0]) if len(able) == 1 else f"{able[0]} to {able[-1]}")
-            )
+            raise UserError(f"--bits {','.join(map(str, bits or ()))}: {name} takes {listed(able)}")
         for mode in ("raw", "prior") if codec.has_prior else ("raw",):
             code = functools.partial(_code, codec, mode, overlap)
             coders.append(Coder(f"{name}, {mode}", mode, "bits", tuple(settings), code))

@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from bsq_jax.config.settings import MODEL, SECTIONS, declared
+from bsq_jax.config.settings import MODEL, QUANTIZER, SECTIONS, declared
 from bsq_jax.config.values import flatten, to_json
 
 # Keys of `model` that change how the network computes, not which parameters it has.
@@ -68,11 +68,18 @@ def model_identity(config: ConfigDict) -> dict[str, Any]:
 
 
 def run_identity(config: ConfigDict) -> dict[str, Any]:
-    """The part of a config that a run's state depends on: also the discriminator's parameters."""
+    """The part of a config that a run's state depends on.
+
+    This is also what the discriminator's parameters depend on, and how codebooks learn, of which
+    the state has moving averages.
+    """
     found: dict[str, Any] = {"name": "none"}
     if config.task == "tokenizer" and config.loss.adversarial:
         found = _identity_of(config, "discriminator")
-    return {**model_identity(config), "discriminator": found}
+    model = model_identity(config)
+    if config.task == "tokenizer" and config.quantizer.name in QUANTIZER["learning"].kinds:
+        model["quantizer"]["learning"] = config.quantizer.learning
+    return {**model, "discriminator": found}
 
 
 def fingerprint_settings(config: ConfigDict) -> dict[str, Any]:

@@ -26,6 +26,11 @@ def stage_bits(quantizer: ConfigDict) -> int | None:
     return None
 
 
+def has_entropy_terms(config: ConfigDict) -> bool:
+    """Whether the quantizer's loss has entropy terms, whose weight is that of ``config.loss``."""
+    return config.quantizer.name in QUANTIZER["token_weight"].kinds
+
+
 def fill_in(config: ConfigDict) -> None:
     """Sets what is left to the quantizer: the bits of a token where they are 0, its commitment."""
     quantizer = config.quantizer

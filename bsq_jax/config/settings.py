@@ -64,7 +64,8 @@ MODEL: Section = {
     ),
     # frames that a token sees, its own included; 0: all that causality allows
     "window": Setting(0, NOT_NEGATIVE, identity=True),
-    # fewest bits of a token that it can be decoded from; 0: all are needed
+    # fewest bits of a token that it can be decoded from, whole stages of a residual quantizer; 0:
+    # all are needed or, of a residual quantizer, one stage, and training always has all
     "min_bits": Setting(0, NOT_NEGATIVE, identity=True),
 }
 
@@ -77,7 +78,7 @@ QUANTIZER: Section = {
     # fsq: values of each channel
     "levels": Setting(
         (8, 8, 8, 6, 5),
-        Allowed("2 or more each", lambda n: n >= 2),
+        Allowed("from 2 to 65536 each", lambda n: 2 <= n <= 2**16),
         identity=True,
         kinds=("fsq",),
         any_length=True,
@@ -98,7 +99,7 @@ QUANTIZER: Section = {
     "learning": Setting("gradient", one_of("gradient", "ema"), kinds=("vq",)),
     "decay": Setting(0.99, DECAY, kinds=("vq",)),  # of the averages, and of the codes' usage
     # vq: a code that is used less than this, times an equal share of the tokens, is replaced by a
-    # latent of the batch; 0: none is
+    # latent of the batch; 0: none is, and most may never be used; 0.1 is a good value
     "restart": Setting(0.0, SHARE, kinds=("vq",)),
     # bits a group in the codebook entropy
     "group_size": Setting(1, POSITIVE, kinds=_SOFT),
@@ -161,7 +162,9 @@ SAMPLING: Section = {
 LOSS: Section = {
     "l1": Setting(1.0, NOT_NEGATIVE),  # weight of the mean absolute error, pixels in [-1, 1]
     "l2": Setting(0.0, NOT_NEGATIVE),  # weight of the mean squared error
-    "entropy": Setting(0.1, NOT_NEGATIVE),  # weight of the quantizer's loss after the ramp
+    # weight, after the ramp, of the quantizer's loss where that has entropy terms (bsq, lfq); that
+    # of the others counts once from the first step on (vq), or is 0 (fsq, leech)
+    "entropy": Setting(0.1, NOT_NEGATIVE),
     "entropy_ramp_start": Setting(3.0),  # times the weight at step 0
     "entropy_ramp_steps": Setting(2000, NOT_NEGATIVE),  # linear ramp down to 1x
     # weight of LPIPS with VGG16 features

@@ -30,7 +30,12 @@ AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 
 # Logical axis of a parameter -> mesh axis. A name that is absent is not split.
-LOGICAL_AXES: dict[str, str] = {"embed": "fsdp", "heads": "tensor", "mlp": "tensor"}
+LOGICAL_AXES: dict[str, str] = {
+    "embed": "fsdp",
+    "codes": "fsdp",  # of a learned codebook
+    "heads": "tensor",
+    "mlp": "tensor",
+}
 
 
 def make_mesh(
@@ -161,6 +166,16 @@ def split_by_batch(x: jax.Array) -> jax.Array:
     if mesh is None or x.shape[0] % batch_shards(mesh):
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
+
+
+def whole(x: jax.Array) -> jax.Array:
+    """A parameter that every device gathers before it is used, where `on_mesh` is entered.
+
+    For those that XLA would else leave split, to exchange the much larger results.
+    """
+    if _mesh_inside() is None:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec())
 
 
 def each_on_its_own(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.text import listed
 from bsq_jax.models.positions import check_length
 from bsq_jax.models.tokenizer import TokenizerShape
 from bsq_jax.quantizers.layout import TokenLayout
@@ -113,7 +114,8 @@ def checked_bits(
 
     Args:
       bits: zeros and ones, integers or booleans; ``[batch, row, column, L]`` or
-        ``[batch, time, row, column, L]``; models with ``min_bits`` take the first bits of tokens.
+        ``[batch, time, row, column, L]``; or the first bits of tokens, as many as one of
+        `TokenizerShape.prefixes` says.
       shape: of the model.
       layout: of its tokens.
       clips: whether the second is allowed.
@@ -127,13 +129,12 @@ def checked_bits(
     """
     array = np.asarray(bits)
     rows, columns = shape.grid
-    least = shape.min_bits or shape.bits
     fits = array.ndim in (4, 5)[: 1 + clips] and array.shape[-3:-1] == (rows, columns)
-    if not fits or not least <= array.shape[-1] <= shape.bits:
+    if not fits or array.shape[-1] not in shape.prefixes:
+        length = listed(shape.prefixes)
         raise UserError(
-            f"bits have shape {array.shape}: this model takes [batch, {rows}, {columns}, "
-            f"{shape.bits}]"
-            + (f" or [batch, time, {rows}, {columns}, {shape.bits}]" if clips else " in a stream")
+            f"bits have shape {array.shape}: this model takes [batch, {rows}, {columns}, {length}]"
+            + (f" or [batch, time, {rows}, {columns}, {length}]" if clips else " in a stream")
         )
     _check_frames(array, shape)
     if array.dtype.kind not in "bui" or (array.size and not np.isin(array, (0, 1)).all()):

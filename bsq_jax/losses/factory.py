@@ -33,7 +33,7 @@ def make_losses(config: ConfigDict) -> tuple[ReconstructionLoss, ...]:
 
 
 def make_entropy_weight(config: ConfigDict) -> optax.Schedule:
-    """The weight of the quantizer's loss by step: ``config.loss.entropy`` at the end of a ramp.
+    """The weight by step of a loss with entropy terms: ``config.loss.entropy`` after a ramp.
 
     It falls linearly from ``entropy_ramp_start`` times that at step 0 to once at step
     ``entropy_ramp_steps``, and stays. The loss is computed at weight 0 too, for the log.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.text import listed
 from bsq_jax.models.discriminators import (
     PatchGanDiscriminator,
     StyleGan3dDiscriminator,
@@ -20,7 +21,7 @@ from bsq_jax.models.prior.model import PriorModel
 from bsq_jax.models.prior.shape import PriorShape
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
 from bsq_jax.models.transformer import Compute
-from bsq_jax.quantizers import make_quantizer
+from bsq_jax.quantizers import Quantizer, make_quantizer
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -32,7 +33,8 @@ def make_tokenizer(config: ConfigDict) -> TokenizerModel:
     """The tokenizer that ``config.model`` and ``config.quantizer`` describe.
 
     Raises:
-      UserError: its kind of positions does not fit its width.
+      UserError: its kind of positions does not fit its width, or its tokens cannot be decoded from
+        ``model.min_bits`` bits.
     """
     model = config.model
     height, width = model.image_size
@@ -55,12 +57,26 @@ def make_tokenizer(config: ConfigDict) -> TokenizerModel:
             causality=model.causality,
             window=model.window,
             min_bits=model.min_bits,
+            prefixes=_prefixes(quantizer, model.min_bits),
         ),
         quantizer=quantizer,
         dtype=jnp.dtype(model.dtype),
         remat=model.remat,
         attention=model.attention,
     )
+
+
+def _prefixes(quantizer: Quantizer, min_bits: int) -> tuple[int, ...]:
+    """The numbers of first bits that tokens are decoded from; see `TokenizerShape`."""
+    able = quantizer.prefixes
+    if min_bits and min_bits not in able:
+        raise UserError(
+            f"config.model.min_bits is {min_bits}: tokens of this quantizer are decoded from their "
+            f"first {listed(able)} bits"
+        )
+    if not min_bits and quantizer.layout.stages == 1:  # other decoders know whole tokens alone
+        return able[-1:]
+    return tuple(number for number in able if number >= min_bits)
 
 
 def make_prior(config: ConfigDict) -> PriorModel:

@@ -52,7 +52,9 @@ class TokenizerShape:
       positions: kind of positions, see `bsq_jax.models.positions`.
       causality: kind of causality, see `bsq_jax.models.attention.causality`.
       window: frames that a token sees, its own included; 0 for no limit.
-      min_bits: fewest bits of a token that it can be decoded from; 0: all are needed.
+      min_bits: fewest bits of a token that the decoder gets in training; 0: always all.
+      prefixes: the numbers of first bits that a token can be decoded from, increasing; the last is
+        L. Those from `min_bits` on or, where that is 0, whole stages of the quantizer.
       channels: of the latents that the quantizer takes.
     """
 
@@ -70,6 +72,7 @@ class TokenizerShape:
     causality: str
     window: int
     min_bits: int
+    prefixes: tuple[int, ...]
     channels: int
 
     @property

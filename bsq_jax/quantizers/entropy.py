@@ -25,14 +25,18 @@ def _check(logits: jax.Array, weights: jax.Array | None) -> None:
         )
 
 
-def soft_logits(unit: jax.Array, inv_temperature: float = 1.0) -> jax.Array:
-    """Logits of the bits of the soft assignment, ``4 u inv_temperature / sqrt(L)``.
+def soft_logits(
+    points: jax.Array, inv_temperature: float = 1.0, slope: float | None = None
+) -> jax.Array:
+    """Logits of the bits of the soft assignment, ``4 u inv_temperature / slope``.
 
     Args:
-      unit: points on the unit sphere, ``[..., L]``.
+      points: ``[..., L]``.
       inv_temperature: sharpness; the paper's tau is twice this.
+      slope: one over the size of a corner's coordinates; None: sqrt(L), those in the unit sphere.
     """
-    return unit * (4.0 * inv_temperature / np.sqrt(unit.shape[-1]).astype(np.float32))
+    slope = np.sqrt(points.shape[-1]) if slope is None else slope
+    return points * (np.float32(4.0 * inv_temperature) / np.float32(slope))
 
 
 def binary_entropy(logits: jax.Array) -> jax.Array:

@@ -11,6 +11,7 @@ are ours rather than those of Orbax's ``CheckpointManager``, which counts a chec
 removes an older one for it, without having looked at a single byte.
 """
 
+import dataclasses
 import os
 import re
 import threading
@@ -148,7 +149,8 @@ class Checkpointer:
 
         Args:
           abstract_state: pytree of ``jax.ShapeDtypeStruct``, each with the ``sharding`` its array
-            shall have; this need not be the mesh that saved it.
+            shall have; this need not be the mesh that saved it. Fields of a dataclass that the
+            checkpoint does not know, of an older version, must be without leaves.
 
         Returns:
           ``(step, state, meta)`` with the state in the structure of ``abstract_state``; None where
@@ -166,21 +168,27 @@ class Checkpointer:
             return None
         folder = self._folder.of_step(step)
         saved = self._saved_tree(step)
+        fields = getattr(abstract_state, "__dataclass_fields__", ())
+        later = {name: getattr(abstract_state, name) for name in fields if name not in saved}
+        if new := next((name for name, field in later.items() if jax.tree.leaves(field)), None):
+            raise UserError(
+                f"the checkpoint {folder} was written before runs had '{new}': begin a new run "
+                "from its weights, with another workdir and train.init"
+            )
         difference = first_difference(saved, abstract_state)
         if difference is not None:
             raise UserError(
                 f"the checkpoint {folder} belongs to another model: {difference}; "
                 "take the config it was trained with, or another workdir"
             )
-        # Orbax wants fields without leaves too, so a state that has gained one cannot be restored.
-        fields = getattr(abstract_state, "__dataclass_fields__", ())
-        if new := [name for name in fields if name not in saved]:
-            raise UserError(
-                f"the checkpoint {folder} was written before runs had '{new[0]}': begin a new run "
-                "from its weights, with another workdir and train.init"
-            )
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state))
+        # Orbax wants to find fields without leaves too, so those that came later are not asked for.
+        wanted = abstract_state
+        if later:
+            wanted = {name: getattr(abstract_state, name) for name in fields if name in saved}
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
         state = self._orbax.restore(folder, args=args)["state"]
+        if later:
+            state = dataclasses.replace(abstract_state, **state)
         meta = self._read_meta(step)
         self._current = step
         return step, state, meta

@@ -21,6 +21,7 @@ _PARTS = {
     "adversary/params/": "parameters of the discriminator",
     "adversary/opt_state/": "statistics of the discriminator's optimizer",
     "adversary/": "averages of the discriminator",
+    "codebooks/": "averages of the codebooks",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import jit_on
 from bsq_jax.core.trees import first_difference
-from bsq_jax.training.state import TrainState
+from bsq_jax.training.state import Codebooks, TrainState
 
 
 def place(tree: Any, abstract: Any) -> Any:
@@ -45,15 +46,21 @@ def place(tree: Any, abstract: Any) -> Any:
 
 
 def start_from(
-    state: TrainState, abstract: TrainState, weights: Mapping[str, Any]
+    state: TrainState,
+    abstract: TrainState,
+    weights: Mapping[str, Any],
+    codebooks: Codebooks | None = None,
 ) -> tuple[TrainState, str]:
     """Puts weights into the state of a new run; step, optimizers and LeCAM averages stay at zero.
+
+    The averages of learned codebooks begin at these codebooks, all codes equally used.
 
     Args:
       state: the state at step 0.
       abstract: its shapes and shardings.
       weights: of `load_saved_model`. Parameters come from ``raw``, or from ``ema`` where that is
         all there is; averaged ones from ``ema``, or from ``raw``.
+      codebooks: those of the network that are learned, if there are any.
 
     Returns:
       The state, and a line for the log that says what came from where.
@@ -65,6 +72,11 @@ def start_from(
         average = "ema" if "ema" in weights else "raw"
         state = dataclasses.replace(state, ema=place(weights[average], abstract.ema))
         said.append(f"averaged parameters ({average})")
+    if codebooks is not None:
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract.codebooks)
+        begin = functools.partial(codebooks.init, trained=True)
+        begin = jit_on(jax.tree.leaves(shardings)[0].mesh, begin, out_shardings=shardings)
+        state = dataclasses.replace(state, codebooks=begin(state.params))
     if state.adversary is None or abstract.adversary is None:
         return state, " and ".join(said)
     discriminator, wanted = weights.get("discriminator"), abstract.adversary.params

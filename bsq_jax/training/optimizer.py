@@ -25,6 +25,7 @@ _OTHERS = frozenset(
     {"bias", "scale"}  # of layers and norms
     | {"spatial", "temporal"}  # positions
     | {"embedding"}  # words and classes of the masked language model
+    | {"codebook"}  # of a quantizer: points among the latents, which decay would pull to the origin
     # Of the prior: biases, positions, and the learned token and key of what has none.
     | {"up_bias", "context_bias", "logit_bias", "near", "place", "unknown", "null"}
 )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 import flax.struct
@@ -34,6 +35,20 @@ class DiscriminatorState:
 
 
 @flax.struct.dataclass
+class CodebookState:
+    """The moving averages of a learned codebook, which is itself among the parameters.
+
+    Attributes:
+      usage: float32 ``[code]``, moving mean of the share of the tokens that a code has.
+      sums: float32 ``[code, channel]``, moving mean of the sum of the points of these tokens, over
+        the number of all tokens; None where the codebook learns from gradients.
+    """
+
+    usage: jax.Array
+    sums: jax.Array | None
+
+
+@flax.struct.dataclass
 class TrainState:
     """Everything that a step changes.
 
@@ -44,6 +59,7 @@ class TrainState:
       opt_state: optax state.
       adversary: the discriminator, under the name that checkpoints have for it; None where there
         is none.
+      codebooks: of each learned codebook of the quantizer; None where there is none.
     """
 
     step: jax.Array
@@ -51,6 +67,7 @@ class TrainState:
     ema: Any
     opt_state: Any
     adversary: DiscriminatorState | None = None
+    codebooks: tuple[CodebookState, ...] | None = None
 
 
 class TrainableNetwork(NamedTuple):
@@ -65,12 +82,23 @@ class TrainableNetwork(NamedTuple):
     optimizer: optax.GradientTransformation
 
 
+class Codebooks(Protocol):
+    """Makes the state of codebooks from the parameters that they are among."""
+
+    def init(self, params: Any, *, trained: bool = False) -> tuple[CodebookState, ...]:
+        """The state at step 0; `trained`: the parameters are not random ones."""
+
+    def abstract(self, params: Any) -> tuple[CodebookState, ...]:
+        """Its shapes and shardings, of those of the parameters."""
+
+
 def abstract_state(
     network: TrainableNetwork,
     mesh: Mesh,
     *,
     ema: bool,
     discriminator: TrainableNetwork | None = None,
+    codebooks: Codebooks | None = None,
 ) -> TrainState:
     """Shapes, dtypes and shardings of the state, without allocating anything.
 
@@ -80,6 +108,7 @@ def abstract_state(
       mesh: the mesh.
       ema: whether averaged parameters are kept.
       discriminator: the network that is trained against it, if there is one.
+      codebooks: those of the network that are learned, if there are any.
 
     Returns:
       A `TrainState` of `jax.ShapeDtypeStruct` that carry shardings.
@@ -109,7 +138,8 @@ def abstract_state(
     if discriminator is not None:
         numbers: Any = (scalar((2,), jnp.float32), scalar((), jnp.float32))
         second = DiscriminatorState(*params_and_statistics(discriminator), *numbers)
-    fields: Any = (scalar((), jnp.int32), params, params if ema else None, opt_state, second)
+    third = None if codebooks is None else codebooks.abstract(params)
+    fields: Any = (scalar((), jnp.int32), params, params if ema else None, opt_state, second, third)
     return TrainState(*fields)
 
 
@@ -118,6 +148,7 @@ def initial_state(
     abstract: TrainState,
     *,
     discriminator: TrainableNetwork | None = None,
+    codebooks: Codebooks | None = None,
 ) -> TrainState:
     """The state at step 0, every array made where it belongs: no device ever holds it whole.
 
@@ -125,6 +156,7 @@ def initial_state(
       network: as given to `abstract_state`.
       abstract: what that returned.
       discriminator: as given to `abstract_state`.
+      codebooks: likewise.
     """
 
     def make() -> TrainState:
@@ -137,7 +169,9 @@ def initial_state(
             second = DiscriminatorState(
                 weights, discriminator.optimizer.init(weights), jnp.zeros(2), jnp.float32(0)
             )
-        fields: Any = (jnp.int32(0), params, ema, network.optimizer.init(params), second)
+        third = None if codebooks is None else codebooks.init(params)
+        opt_state = network.optimizer.init(params)
+        fields: Any = (jnp.int32(0), params, ema, opt_state, second, third)
         return TrainState(*fields)
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
@@ -159,8 +193,9 @@ def next_state(
     ema_decay: float,
     *,
     ema_warmup: bool,
+    amend: Callable[[Any], Any] | None = None,
 ) -> TrainState:
-    """The state after one optimizer step of the network; the discriminator is left as it is.
+    """The state after one optimizer step of the network; all that is not its is left as it is.
 
     Args:
       state: the state before.
@@ -168,12 +203,18 @@ def next_state(
       optimizer: the network's.
       ema_decay: of the averaged parameters, see `update_ema`.
       ema_warmup: likewise.
+      amend: what else happens to the parameters, after the optimizer's step and before the average
+        follows them; None: nothing.
     """
     params, opt_state = optimizer_step(state.params, gradients, optimizer, state.opt_state)
+    if amend is not None:
+        params = amend(params)
     ema = state.ema
     if ema is not None:
         ema = update_ema(ema, params, state.step, ema_decay, warmup=ema_warmup)
-    return TrainState(state.step + 1, params, ema, opt_state, state.adversary)
+    return dataclasses.replace(
+        state, step=state.step + 1, params=params, ema=ema, opt_state=opt_state
+    )
 
 
 def jit_step(task: Any, mesh: jax.sharding.Mesh, shardings: Any) -> Any:

@@ -24,6 +24,10 @@ from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
 from bsq_jax.training.useful_flops import step_flops
 
 
+class DoesNotFitError(UserError):
+    """The step needs more memory than a device has."""
+
+
 def make_task(config: ConfigDict) -> Any:
     """The task of a finalised config, its tokenizer, if there is one, without weights."""
     if config.task == "tokenizer":
@@ -73,7 +77,8 @@ def plan(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, Any]:
       ``collectives``: see `bsq_jax.training.compiled.collectives`.
 
     Raises:
-      UserError: the batch does not divide, or the program does not fit into a device's memory.
+      DoesNotFitError: the program does not fit into a device's memory.
+      UserError: the batch does not divide.
     """
     platform = mesh.devices.flat[0].platform
     with described(None if platform == "cpu" else platform):
@@ -89,7 +94,7 @@ def plan(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, Any]:
         reason = " ".join(str(error).split())
         if not reason.startswith("RESOURCE_EXHAUSTED"):
             raise
-        raise UserError(
+        raise DoesNotFitError(
             "the step does not fit into a device's memory: lower train.batch_size, raise "
             f"train.accumulate, set model.remat=dots or full, or raise mesh.fsdp ({reason[:300]})"
         ) from None
@@ -98,6 +103,8 @@ def plan(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, Any]:
     parts["optimizer"] = state.opt_state
     if state.adversary is not None:
         parts["discriminator and its optimizer"] = state.adversary
+    if state.codebooks:
+        parts["averages of the codebooks"] = state.codebooks
     parts |= {"frozen networks": frozen, "batch": batch}
     second = sum(leaf.size for leaf in jax.tree.leaves(getattr(state.adversary, "params", ())))
     return {

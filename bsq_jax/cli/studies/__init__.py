@@ -2,6 +2,7 @@
 
 Examples:
   bsq-jax studies variable_length --workdir runs/variable_length
+  bsq-jax studies variable_length --help
 """
 
 from __future__ import annotations
@@ -9,37 +10,28 @@ from __future__ import annotations
 import argparse
 
 from bsq_jax.cli.command import Command
-from bsq_jax.core.errors import UserError
+from bsq_jax.cli.studies import entropy, quantization_error, variable_length, vocabulary
+
+STUDIES = {
+    study.name: study
+    for study in (variable_length.STUDY, vocabulary.STUDY, quantization_error.STUDY, entropy.STUDY)
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The studies, and the flags of each."""
     studies = parser.add_subparsers(dest="study", metavar="STUDY", required=True)
-    what = "block-causal attention on clips of any length against full attention"
-    study = studies.add_parser(
-        "variable_length", prog="bsq-jax studies variable_length", description=what, help=what
-    )
-    study.add_argument("--workdir", required=True, help="folder of the study")
-    study.add_argument("--frames", type=int, default=8, help="longest clip")
-    study.add_argument("--steps", type=int, default=600, help="steps of the full model")
-    study.add_argument("--seeds", type=int, nargs="+", default=[0])
-    study.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of both models"
-    )
+    for name, study in STUDIES.items():
+        flags = studies.add_parser(
+            name, prog=f"bsq-jax studies {name}", description=study.description, help=study.help
+        )
+        flags.add_argument("--workdir", required=True, help="folder of the study")
+        study.add_arguments(flags)
 
 
 def run(flags: argparse.Namespace) -> int:
     """Runs the study and prints its table."""
-    from bsq_jax.cli.studies import variable_length
-    from bsq_jax.core.compilation_cache import enable_compilation_cache
-    from bsq_jax.core.paths import local_path
-
-    if flags.frames < 1:
-        raise UserError(f"--frames {flags.frames}: give 1 or more")
-    enable_compilation_cache()
-    workdir = local_path(flags.workdir)
-    text = variable_length.study(workdir, flags.frames, flags.steps, flags.seeds, flags.set)
-    print(f"\n{text}")
+    print(f"\n{STUDIES[flags.study].run(flags)}")
     return 0
 
 

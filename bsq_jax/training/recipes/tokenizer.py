@@ -72,8 +72,8 @@ class TokenizerRecipe:
         initial = load_saved_model(path)
         check_same_model(self._config, initial, path, flag="train.init", adaptable=ADAPTABLE)
         weights, adapted = adapt(initial, self._config)
-        abstract = self.task.abstract_state(self._mesh)
-        state, origin = start_from(self.task.init_state(self._mesh), abstract, weights)
+        state, abstract = self.task.init_state(self._mesh), self.task.abstract_state(self._mesh)
+        state, origin = start_from(state, abstract, weights, self.task.codebooks)
         return state, f"from {path}: {'; '.join([origin, *adapted])}"
 
     def batches(

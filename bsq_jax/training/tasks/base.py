@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from bsq_jax.training.optimizer import make_optimizer, make_schedule
 from bsq_jax.training.state import (
+    Codebooks,
     TrainableNetwork,
     TrainState,
     abstract_state,
@@ -58,24 +59,52 @@ class TrainingTask:
         """The network that is trained against it, if there is one."""
         return None
 
+    @property
+    def _codebooks(self) -> Codebooks | None:
+        """The learned codebooks of the network, if there are any."""
+        return None
+
     def abstract_state(self, mesh: Mesh) -> TrainState:
         """Shapes and shardings of the state on `mesh`; allocates nothing."""
-        ema = self.ema_decay > 0
-        return abstract_state(self._network, mesh, ema=ema, discriminator=self._discriminator)
+        return abstract_state(
+            self._network,
+            mesh,
+            ema=self.ema_decay > 0,
+            discriminator=self._discriminator,
+            codebooks=self._codebooks,
+        )
 
     def init_state(self, mesh: Mesh) -> TrainState:
         """The state at step 0, sharded over `mesh`, the same numbers on any mesh."""
         abstract = self.abstract_state(mesh)
-        return initial_state(self._network, abstract, discriminator=self._discriminator)
+        return initial_state(
+            self._network,
+            abstract,
+            discriminator=self._discriminator,
+            codebooks=self._codebooks,
+        )
 
-    def _optimizer_step(self, state: TrainState, gradients: Any) -> tuple[TrainState, Metrics]:
-        """The state after a step with these gradients, and the metrics of the optimizer."""
+    def _optimizer_step(
+        self, state: TrainState, gradients: Any, amend: Callable[[Any], Any] | None = None
+    ) -> tuple[TrainState, Metrics]:
+        """The state after a step with these gradients, and the metrics of the optimizer.
+
+        Args:
+          state: before the step.
+          gradients: of the network's parameters.
+          amend: see `next_state`.
+        """
         metrics = {
             "gradient_norm": optax.tree.norm(gradients),
             "learning_rate": self.schedule(state.step),
         }
         after = next_state(
-            state, gradients, self.optimizer, self.ema_decay, ema_warmup=self.ema_warmup
+            state,
+            gradients,
+            self.optimizer,
+            self.ema_decay,
+            ema_warmup=self.ema_warmup,
+            amend=amend,
         )
         return after, metrics
 

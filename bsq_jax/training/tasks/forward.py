@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 from einops import rearrange
 
+from bsq_jax.core.clips import hold_last, real_frames
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerOutput
 
 
@@ -36,6 +38,27 @@ def reconstruct(
     )
     decoded = _apply(model, params, quantized.quantized, "decode_quantized", frames)
     return TokenizerOutput(decoded, quantized)
+
+
+def with_plain_padding(
+    pixels: jax.Array, frames: jax.Array | None
+) -> tuple[jax.Array, jax.Array | None]:
+    """Pixels whose padding repeats the last real frame, and the weights of the frames.
+
+    Discriminators see the padding: what the data hold there must not matter.
+
+    Args:
+      pixels: ``[batch, time, height, width, 3]``.
+      frames: int32 ``[batch]``, real frames of each clip; None: all are.
+
+    Returns:
+      ``(pixels, weights)``; the weights are float32 ``[batch, time]``, 1 for real frames and 0 for
+      padding, None where there is no padding.
+    """
+    if frames is None or pixels.shape[1] == 1:
+        return pixels, None
+    weights = real_frames(frames, pixels.shape[1]).astype(jnp.float32)
+    return hold_last(pixels, frames), weights
 
 
 def _apply(

@@ -7,6 +7,8 @@ reconstruction, their weighted sum goes back through the generator once.
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -14,7 +16,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from bsq_jax.core.clips import hold_last, real_frames, with_axes
+from bsq_jax.config.quantizer import has_entropy_terms
+from bsq_jax.core.clips import with_axes
 from bsq_jax.core.pixels import to_float, to_uint8
 from bsq_jax.core.rng import stream_key
 from bsq_jax.core.sharding import abstract_replicated, replicate
@@ -30,9 +33,10 @@ from bsq_jax.models.tokenizer import TokenizerModel, TokenizerOutput
 from bsq_jax.quantizers import Quantized
 from bsq_jax.training.accumulate import over_micro_batches
 from bsq_jax.training.state import DiscriminatorState, TrainableNetwork, TrainState
-from bsq_jax.training.tasks import forward, step_metrics, variable_bits
+from bsq_jax.training.tasks import flipped_bits, forward, step_metrics, variable_bits
 from bsq_jax.training.tasks.adversarial import AdversarialTraining, make_adversarial_training
 from bsq_jax.training.tasks.base import Batch, Metrics, TrainingTask, shared_settings
+from bsq_jax.training.tasks.codebooks import CodebookTraining, Draw, make_codebook_training
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -54,14 +58,18 @@ class TokenizerTask(TrainingTask):
     Attributes:
       model: the network, the generator of adversarial training.
       losses: of reconstructions.
-      entropy_weight: weight of the quantizer's loss by step.
+      entropy_weight: weight of the quantizer's loss by step, whether it has entropy terms or not.
       adversarial: the discriminator and its training; None for none.
+      flip: share of the bits that the decoder gets wrong in training.
+      codebooks: the learned codebooks and how they move; None where the quantizer has none.
     """
 
     model: TokenizerModel
     losses: tuple[ReconstructionLoss, ...]
     entropy_weight: optax.Schedule
     adversarial: AdversarialTraining | None
+    flip: float
+    codebooks: CodebookTraining | None = None
 
     # --- state ---
 
@@ -81,6 +89,10 @@ class TokenizerTask(TrainingTask):
             return None
         model = training.discriminator
         return TrainableNetwork(lambda: self._init("init discriminator", model), training.optimizer)
+
+    @property
+    def _codebooks(self) -> CodebookTraining | None:
+        return self.codebooks
 
     def load_frozen(self, mesh: Mesh) -> FrozenParams:
         """Parameters of the frozen networks that the losses need, on every device.
@@ -107,9 +119,10 @@ class TokenizerTask(TrainingTask):
         weights: jax.Array | None = None,
         kept: jax.Array | None = None,
         frames: jax.Array | None = None,
+        flipped: jax.Array | None = None,
     ) -> TokenizerOutput:
         """The network's output for float pixels, see `bsq_jax.training.tasks.forward`."""
-        return forward.reconstruct(self.model, params, pixels, weights, kept, frames)
+        return forward.reconstruct(self.model, params, pixels, weights, kept, frames, flipped)
 
     def kept_bits(self, examples: int, step: jax.Array) -> jax.Array | None:
         """How many bits of its tokens the decoder gets of each example, int32 ``[examples]``.
@@ -117,6 +130,16 @@ class TokenizerTask(TrainingTask):
         None: always all. See `bsq_jax.training.tasks.variable_bits`.
         """
         return variable_bits.kept_bits(self.model.shape, self.seed, examples, step)
+
+    def flipped_bits(self, pixels: jax.Array, step: jax.Array) -> jax.Array | None:
+        """Which bits the decoder gets wrong, uint8 0/1 ``[batch, time, row, column, L]``.
+
+        None: none. See `bsq_jax.training.tasks.flipped_bits`.
+        """
+        examples, frames = pixels.shape[:2]
+        return flipped_bits.flipped_bits(
+            self.model.shape, self.flip, self.seed, examples, frames, step
+        )
 
     def gradients(
         self,
@@ -128,7 +151,9 @@ class TokenizerTask(TrainingTask):
         frozen: FrozenParams,
         kept: jax.Array | None = None,
         mean_frames: jax.Array | None = None,
-    ) -> tuple[Any, Any, Metrics]:
+        flipped: jax.Array | None = None,
+        measure: Callable[[Quantized, jax.Array | None], Any] = lambda *_: None,
+    ) -> tuple[Any, Any, Any, Metrics]:
         """Gradients of generator and discriminator for one (micro-)batch.
 
         Args:
@@ -141,15 +166,18 @@ class TokenizerTask(TrainingTask):
           kept: int32 ``[batch]``, bits of a token that the decoder gets, of `kept_bits`; None: all.
           mean_frames: mean number of real frames of a clip in the whole batch, a scalar, where this
             is a micro-batch of it; None: this is all.
+          flipped: 0/1 ``[batch, time, row, column, L]``, of `flipped_bits`; None: none. The metrics
+            and the quantizer's losses are those of the right bits.
+          measure: takes what else is wanted from the tokens and the weights of the frames.
 
         Returns:
-          ``(of the generator, of the discriminator or None, metrics)``. All metrics add up over
-          micro-batches; `step_metrics.finish` makes those of the step from them.
+          ``(of the generator, of the discriminator or None, what was measured, metrics)``. All
+          metrics add up over micro-batches; `step_metrics.finish` makes those of the step.
         """
-        pixels, weights = _with_plain_padding(pixels, frames)
+        pixels, weights = forward.with_plain_padding(pixels, frames)
 
         def generate(params: Any) -> tuple[tuple[jax.Array, jax.Array], Quantized]:
-            output = self.reconstruct(params, pixels, weights, kept, frames)
+            output = self.reconstruct(params, pixels, weights, kept, frames, flipped)
             fake = output.pixels
             if weights is not None:  # at the source, so that no loss has a gradient there
                 fake = jnp.where(with_axes(weights, 5) > 0, fake, pixels)
@@ -185,7 +213,8 @@ class TokenizerTask(TrainingTask):
             discriminator_gradient = found.discriminator
         (gradient,) = pull((pixel_gradient, entropy_weight))
         watched |= step_metrics.reconstruction_metrics(quantized, pixels, fake, weights)
-        return gradient, discriminator_gradient, {**watched, "loss": loss}
+        measured = measure(quantized, weights)
+        return gradient, discriminator_gradient, measured, {**watched, "loss": loss}
 
     def train_step(
         self, state: TrainState, batch: Batch, frozen: FrozenParams
@@ -195,19 +224,39 @@ class TokenizerTask(TrainingTask):
         if all_frames is not None and self.accumulate > 1:
             mean_frames = jnp.mean(all_frames.astype(jnp.float32))
 
-        def gradients_of(
-            rows: tuple[jax.Array, jax.Array | None], frames: jax.Array | None
-        ) -> tuple[Any, Any, Metrics]:
-            pixels, kept = to_float(rows[0]), rows[1]
-            networks = state.params, state.adversary
-            return self.gradients(*networks, pixels, frames, state.step, frozen, kept, mean_frames)
+        pixels = batch["pixels"]
+        draws = self._draws(state, pixels, all_frames)
 
-        rows = batch["pixels"], self.kept_bits(len(batch["pixels"]), state.step)
-        gradients, of_discriminator, watched = over_micro_batches(
+        def gradients_of(rows: tuple[Any, ...], frames: jax.Array | None) -> Any:
+            pixels, kept, flipped, numbers = rows
+
+            def measure(quantized: Quantized, weights: jax.Array | None) -> Any:
+                if self.codebooks is None:
+                    return None
+                return self.codebooks.statistics(state.params, quantized, weights, numbers, draws)
+
+            return self.gradients(
+                *(state.params, state.adversary, to_float(pixels), frames, state.step, frozen),
+                kept=kept,
+                mean_frames=mean_frames,
+                flipped=flipped,
+                measure=measure,
+            )
+
+        kept = self.kept_bits(len(pixels), state.step)
+        rows = pixels, kept, self.flipped_bits(pixels, state.step), jnp.arange(len(pixels))
+        gradients, of_discriminator, of_codebooks, watched = over_micro_batches(
             gradients_of, rows, all_frames, self.accumulate
         )
         watched = step_metrics.finish(watched)
-        after, of_optimizer = self._optimizer_step(state, gradients)
+        amend = None
+        if self.codebooks is not None:
+            assert state.codebooks is not None
+            changes = self.codebooks.change(state.params, state.codebooks, of_codebooks)
+            amend = functools.partial(self.codebooks.put, changes=changes)
+            state = dataclasses.replace(state, codebooks=tuple(each.state for each in changes))
+            watched |= self.codebooks.metrics(changes)
+        after, of_optimizer = self._optimizer_step(state, gradients, amend)
         if self.adversarial is not None:
             assert state.adversary is not None
             adversary = self.adversarial.update(
@@ -216,6 +265,16 @@ class TokenizerTask(TrainingTask):
             after = dataclasses.replace(after, adversary=adversary)
             watched["discriminator_gradient_norm"] = optax.tree.norm(of_discriminator)
         return after, watched | of_optimizer
+
+    def _draws(
+        self, state: TrainState, pixels: jax.Array, frames: jax.Array | None
+    ) -> tuple[Draw, ...]:
+        """Tokens of the global batch that may become codes, see `CodebookTraining.draw`."""
+        if self.codebooks is None:
+            return ()
+        if frames is None:
+            frames = jnp.full(len(pixels), pixels.shape[1], jnp.int32)
+        return self.codebooks.draw(state.params, frames * self.model.shape.tokens, state.step)
 
     # --- evaluation ---
 
@@ -229,33 +288,19 @@ class TokenizerTask(TrainingTask):
         return {"reconstruction": to_uint8(output.pixels), "bits": output.quantized.bits}
 
 
-def _with_plain_padding(
-    pixels: jax.Array, frames: jax.Array | None
-) -> tuple[jax.Array, jax.Array | None]:
-    """Pixels whose padding repeats the last real frame, and the weights of the frames.
-
-    Discriminators see the padding: what the data hold there must not matter.
-
-    Args:
-      pixels: ``[batch, time, height, width, 3]``.
-      frames: int32 ``[batch]``, real frames of each clip; None: all are.
-
-    Returns:
-      ``(pixels, weights)``; the weights are float32 ``[batch, time]``, 1 for real frames and 0 for
-      padding, None where there is no padding.
-    """
-    if frames is None or pixels.shape[1] == 1:
-        return pixels, None
-    weights = real_frames(frames, pixels.shape[1]).astype(jnp.float32)
-    return hold_last(pixels, frames), weights
-
-
 def make_tokenizer_task(config: ConfigDict) -> TokenizerTask:
     """The task that a finalised config describes."""
+    model = make_tokenizer(config)
+    # What others have in their loss learns the codebook and holds the latents near their codes.
+    entropy_weight = optax.constant_schedule(1.0)
+    if has_entropy_terms(config):
+        entropy_weight = make_entropy_weight(config)
     return TokenizerTask(
-        model=make_tokenizer(config),
+        model=model,
         losses=make_losses(config),
-        entropy_weight=make_entropy_weight(config),
+        entropy_weight=entropy_weight,
         adversarial=make_adversarial_training(config),
+        flip=config.quantizer.flip,
+        codebooks=make_codebook_training(config, model.quantizer),
         **shared_settings(config),
     )

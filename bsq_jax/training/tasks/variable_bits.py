@@ -1,7 +1,8 @@
 """Tokens of variable length: decoders that get only the first bits of a token.
 
 A model with ``min_bits`` is trained with all bits of the tokens of about half the examples, and
-with the first ``min_bits`` or more of the others, so that the first bits carry what matters most.
+with the first ``min_bits`` or more of the others, as many as its quantizer can decode, so that the
+first bits carry what matters most.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ def kept_bits(shape: TokenizerShape, seed: int, examples: int, step: jax.Array) 
     """
     if not shape.min_bits:
         return None
-    return draw_kept(stream_key(seed, "bits", step), examples, shape)
+    return draw_kept(stream_key(seed, "bits", step), examples, shape.prefixes)
 
 
-def draw_kept(key: jax.Array, examples: int, shape: TokenizerShape) -> jax.Array:
-    """Numbers of bits, int32 ``[examples]``: about half all, the others uniform from min_bits."""
-    lowest = shape.min_bits - (shape.bits - shape.min_bits)
-    drawn = jax.random.randint(key, (examples,), lowest, shape.bits + 1)
-    return jnp.where(drawn < shape.min_bits, shape.bits, drawn)
+def draw_kept(key: jax.Array, examples: int, prefixes: tuple[int, ...]) -> jax.Array:
+    """Numbers of bits, int32 ``[examples]``: of about half all, of the others uniform ones."""
+    last = len(prefixes) - 1
+    drawn = jax.random.randint(key, (examples,), -last, last + 1)
+    return jnp.asarray(prefixes, jnp.int32)[jnp.where(drawn < 0, last, drawn)]

@@ -15,7 +15,6 @@ Everything a run leaves lies in the workdir; stopped and started again it goes o
 
 from __future__ import annotations
 
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -23,9 +22,10 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from bsq_jax.config import default_config, finalize, set_value
+from bsq_jax.cli.studies.report import mean_and_spread, save, text_table
+from bsq_jax.cli.studies.settings import set_values, small_config
+from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
-from bsq_jax.core.files import write_atomic
 from bsq_jax.data.clip_lengths import Schedule
 from bsq_jax.data.eval_pipeline import eval_batches
 from bsq_jax.data.factory import make_data_config
@@ -52,24 +52,10 @@ def arm_config(
     Raises:
       UserError: an override is wrong.
     """
-    config = default_config()
+    config = small_config(steps, seed)
     config.name = f"{arm}, seed {seed}"
-    config.seed = seed
     config.model.update(
-        image_size=(64, 64),
-        frames=frames,
-        bits=18,
-        width=128,
-        layers=2,
-        heads=2,
-        head_hidden=0,
-        dtype="float32",
-        positions="learned",
-        causality="block_causal" if arm == "block-causal" else "full",
-    )
-    config.loss.update(l1=0.0, l2=1.0, entropy=0.0, perceptual=0.0, adversarial=0.0)
-    config.optimizer.update(
-        learning_rate=3e-3, warmup_steps=50, final=0.01, clip="global", ema=0.99
+        frames=frames, causality="block_causal" if arm == "block-causal" else "full"
     )
     config.data.update(
         source="motion",
@@ -81,20 +67,9 @@ def arm_config(
         threads=1,
         cache_mb=512,
     )
-    config.train.update(
-        steps=steps,
-        batch_size=8,
-        log_every=50,
-        checkpoint_every=500,
-        evaluate_every=0,
-        picture_every=0,
-    )
-    config.eval.update(batch_size=4, lpips=False, frechet=False, neighbours=0)
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals:
-            raise UserError(f"--set {override}: write KEY=VALUE, such as train.batch_size=4")
-        set_value(config, key, text, "--set")
+    config.train.batch_size = 8
+    config.eval.update(batch_size=4, lpips=False)
+    set_values(config, overrides)
     if arm == "block-causal":
         config.train.steps = equal_steps(config, steps * config.model.frames)
     return finalize(config)
@@ -147,28 +122,20 @@ def measure(config: ConfigDict, tokenizer: Tokenizer, *, fill: int = 0) -> dict[
     return {length: float(np.mean(found)) for length, found in values.items()}
 
 
-def table(results: Sequence[dict[str, Any]]) -> str:
-    """Results as text: a row a length, a column a model, mean over seeds."""
+def table_rows(results: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """The table's cells: titles, then a row a length, a column a model, mean over seeds."""
     names = list(results[0]["psnr"])
     rows = [["frames", *names]]
     for length in results[0]["psnr"][names[0]]:
-        cells = []
-        for name in names:
-            each = [result["psnr"][name][length] for result in results]
-            spread = f" +- {np.std(each, ddof=1):.2f}" if len(each) > 1 else ""
-            cells.append(f"{np.mean(each):.2f}{spread}")
-        rows.append([str(length), *cells])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    )
+        of = [[result["psnr"][name][length] for result in results] for name in names]
+        rows.append([str(length), *map(mean_and_spread, of)])
+    return rows
 
 
 def study(
     workdir: pathlib.Path, frames: int, steps: int, seeds: Sequence[int], overrides: Sequence[str]
 ) -> str:
-    """Trains and measures; writes ``results.json`` and ``variable_length.png`` into `workdir`.
+    """Trains and measures; writes results, table and ``variable_length.png`` into `workdir`.
 
     Returns:
       What to print at the end.
@@ -198,11 +165,11 @@ def study(
     }
     picture = workdir / "variable_length.png"
     line_figure(picture, named, x="frames of the clip", y="PSNR (dB)", logarithmic=True)
-    record = workdir / "results.json"
-    write_atomic(record, (json.dumps(results, indent=2) + "\n").encode())
+    rows = table_rows(results)
+    record = save(workdir, results, rows)
     steps_ = ", ".join(f"{arm}: {count}" for arm, count in results[0]["steps"].items())
     return (
-        f"PSNR (dB) by length of the clip, averaged weights\n{table(results)}\n"
+        f"PSNR (dB) by length of the clip, averaged weights\n{text_table(rows)}\n"
         f"steps ({steps_}), the same number of computed frames\n"
         f"report: {record}\npicture: {picture}"
     )
