@@ -17,6 +17,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.evaluation import metrics
+from bsq_jax.quantizers.layout import TokenLayout
 
 
 def photographs(size: int) -> np.ndarray:
@@ -296,6 +297,10 @@ def entropy(items: list) -> float:
     return -sum(n / total * math.log2(n / total) for n in Counter(items).values())
 
 
+def code_usage(length, **options):
+    return metrics.CodeUsage(TokenLayout(1, length, 2**length), **options)
+
+
 @pytest.mark.parametrize("length", [1, 5, 18, 20, 21, 36, 64, 65, 144])
 def test_code_usage_counts_every_code(length):
     rng = np.random.default_rng(length)
@@ -303,7 +308,7 @@ def test_code_usage_counts_every_code(length):
     book = rng.integers(0, 2, (40, length), np.uint8)
     book[20:] = book[:20]
     book[20:, -1] ^= 1
-    usage = metrics.CodeUsage(length)
+    usage = code_usage(length)
     seen = []
     for step in range(4):
         bits = book[rng.integers(0, 40, (3, 2, 5))]
@@ -311,7 +316,7 @@ def test_code_usage_counts_every_code(length):
         seen += [tuple(row.tolist()) for row in bits[mask].reshape(-1, length)]
         usage.update(bits, mask)
     # Of frames by themselves: the second of the first example is padding.
-    of_frames = metrics.CodeUsage(length)
+    of_frames = code_usage(length)
     of_frames.update(bits, mask[:, None] & np.array([[True, False], [True, True], [True, True]]))
     wanted = Counter(map(tuple, np.concatenate([bits[0, 0], *bits[2]]).tolist()))
     assert of_frames.result()["tokens"] == wanted.total() == 15
@@ -320,6 +325,8 @@ def test_code_usage_counts_every_code(length):
     assert result["tokens"] == len(seen) == 110
     assert result["codes_used"] == len(set(seen))
     assert result["usage"] == len(set(seen)) / min(2**length, 110)
+    np.testing.assert_allclose(result["perplexity"], 2 ** entropy(seen), rtol=1e-12)
+    assert result.get("codes_dead") == (2**length - len(set(seen)) if length <= 5 else None)
     np.testing.assert_allclose(result["bit_means"], np.mean(seen, axis=0), rtol=1e-12)
     columns = [[code[d] for code in seen] for d in range(length)]
     np.testing.assert_allclose(result["bit_entropy"], np.mean([*map(entropy, columns)]), atol=1e-12)
@@ -329,10 +336,11 @@ def test_code_usage_counts_every_code(length):
 
 def test_code_usage_of_all_codes_is_complete():
     every = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)
-    usage = metrics.CodeUsage(8, group_size=4)
+    usage = code_usage(8, group_size=4)
     usage.update(np.concatenate([every, every]))
     assert usage.result() == {
         "codes_used": 256, "tokens": 512, "usage": 1.0,
+        "perplexity": 256.0, "codes_dead": 0,
         "bit_means": [0.5] * 8, "bit_entropy": 1.0, "group_entropies": [4.0, 4.0],
     }  # fmt: skip
 
@@ -341,7 +349,7 @@ def test_code_usage_of_all_codes_is_complete():
 def test_code_usage_of_many_batches_keeps_every_code(length):
     # More tokens than the accumulator holds back before it sorts.
     rng = np.random.default_rng(3)
-    usage = metrics.CodeUsage(length)
+    usage = code_usage(length)
     seen: set[bytes] = set()
     for _ in range(5):
         bits = rng.integers(0, 2, (40_000, length), np.uint8)
@@ -351,8 +359,23 @@ def test_code_usage_of_many_batches_keeps_every_code(length):
     assert usage.result()["codes_used"] == len(seen)
 
 
+@pytest.mark.parametrize("layout", [TokenLayout(1, 5, 20), TokenLayout(2, 5, 20)])
+def test_codes_are_those_of_the_quantizer(layout):
+    """Fewer than patterns, and with two stages 400 out of two times twenty."""
+    drawn = np.random.default_rng(0).integers(0, 17, (50, layout.stages))
+    drawn[0] = 19
+    bits = drawn[..., None] >> np.arange(5)[::-1] & 1
+    usage = metrics.CodeUsage(layout)
+    usage.update(bits.reshape(50, layout.length))
+    found, seen = usage.result(), list(map(tuple, drawn.tolist()))
+    assert found["codes_used"] == len(set(seen))
+    assert found["usage"] == len(set(seen)) / min(20**layout.stages, 50)
+    assert found["codes_dead"] == sum(20 - len(set(column)) for column in drawn.T)
+    np.testing.assert_allclose(found["perplexity"], 2 ** entropy(seen), rtol=1e-12)
+
+
 def test_code_usage_refuses_what_it_cannot_count():
-    usage = metrics.CodeUsage(4)
+    usage = code_usage(4)
     with pytest.raises(UserError, match="no token was counted"):
         usage.result()
     with pytest.raises(UserError, match=r"expected bits \[batch, ..., 4\]"):

@@ -88,6 +88,8 @@ TOKEN_METRICS: tuple[TokenMetric, ...] = (
         (
             Row("codes_used", "codes used", "{:,d}"),
             Row("usage", "codebook usage", "{:.1%}"),
+            Row("perplexity", "perplexity of the codes", "{:,.1f}"),
+            Row("codes_dead", "dead codes", "{:,d}"),
             Row("bit_entropy", "entropy per bit (bits)", "{:.3f}"),
         ),
         metrics.CodeUsage,

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bsq_jax.evaluation.metrics import FeatureStatistics
+from bsq_jax.quantizers.layout import TokenLayout
 
 
 class Row(NamedTuple):
@@ -163,8 +164,8 @@ class TokenMetric:
 
     Attributes:
       rows: keys in the results, and lines in the table.
-      accumulator: makes the counter for tokens of L bits.
+      accumulator: makes the counter, of the layout of the tokens' bits.
     """
 
     rows: tuple[Row, ...]
-    accumulator: Callable[[int], TokenAccumulator]
+    accumulator: Callable[[TokenLayout], TokenAccumulator]

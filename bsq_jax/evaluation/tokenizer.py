@@ -32,6 +32,7 @@ from bsq_jax.media.figures import line_figure
 from bsq_jax.media.pictures import save_png
 from bsq_jax.media.videos import write_mp4
 from bsq_jax.models.tokenizer import TokenizerModel
+from bsq_jax.quantizers.layout import TokenLayout
 
 
 class TokenizerTask(Protocol):
@@ -76,6 +77,7 @@ class TokenizerEvaluator:
         self.loop = EvaluationLoop(Validation(make, examples.frames, count), mesh, batch_size)
         self._source, self._data, self._mesh = examples.source, data, mesh
         self._shape, self._dtype = task.model.shape, task.model.dtype
+        self._layout = task.model.quantizer.layout
         # Replicated: every host then holds the reconstructions of all examples.
         self._step = jit_on(mesh, task.evaluate_step, out_shardings=replicated(mesh))
         settings, clip = networks or NetworkSettings(), (examples.frames, *data.crop)
@@ -133,7 +135,7 @@ class TokenizerEvaluator:
         accumulators: list[Accumulator] = [
             self._frames.new_means(clips=self._clips),
             pair,
-            *(_TokenCounts(metric, self._shape.bits) for metric in TOKEN_METRICS),
+            *(_TokenCounts(metric, self._layout) for metric in TOKEN_METRICS),
             examples,
         ]
         result = self.loop(functools.partial(self._compute, params), accumulators)
@@ -244,8 +246,8 @@ class _PairStatistics:
 class _TokenCounts:
     """A metric of the tokens of real frames."""
 
-    def __init__(self, metric: TokenMetric, bits: int):
-        self._accumulator = metric.accumulator(bits)
+    def __init__(self, metric: TokenMetric, layout: TokenLayout):
+        self._accumulator = metric.accumulator(layout)
 
     def update(self, batch: HostBatch) -> None:
         self._accumulator.update(batch.values["bits"], batch.real)
@@ -289,7 +291,5 @@ def tokenizer_table(report: Mapping[str, Any]) -> str:
     if measured["shorter"]:
         lines.append(f"clips with fewer frames than that: {measured['shorter']:,d}")
     tokens = next(iter(results.values()))["tokens"]
-    lines.append(
-        f"codebook usage: codes used of the most possible, min(2^bits, {tokens:,d} tokens)"
-    )
+    lines.append(f"codebook usage: codes used of the most possible, min(codes, {tokens:,d} tokens)")
     return "\n".join([*lines, *report["notes"], *unreadable_lines(measured["unreadable"])])

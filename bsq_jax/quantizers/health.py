@@ -97,8 +97,8 @@ def health_of(
 
       Of quantizers with at most 2^16 codes a stage also ``usage``, the codes that occur over the
       most that could, ``min(codes, tokens)``; ``perplexity``, exp of the entropy of the codes, at
-      most as many; and, unless there are more codes than `most`, ``codes_dead``, the number of
-      codes that no token has. All three are means over stages.
+      most as many, both means over stages; and, unless a stage has more codes than `most`,
+      ``codes_dead``, the number of codes that no token has, in all stages together.
     """
     mean = jnp.minimum(counts["bit_mean"], 1.0)  # rounding may pass 1, also that of a sum of parts
     entropy = (jax.scipy.special.entr(mean) + jax.scipy.special.entr(1 - mean)) / np.float32(
@@ -114,11 +114,11 @@ def health_of(
     if layout.codes > WATCHED_CODES:
         return health
     shares = counts["code_shares"]
-    used = jnp.mean(jnp.sum((shares > 0).astype(jnp.float32), axis=1))
+    used = jnp.sum((shares > 0).astype(jnp.float32))
     health |= {
-        "usage": used / jnp.minimum(layout.codes, tokens).astype(jnp.float32),
+        "usage": used / layout.stages / jnp.minimum(layout.codes, tokens).astype(jnp.float32),
         "perplexity": jnp.mean(jnp.exp(jnp.sum(jax.scipy.special.entr(shares), axis=1))),
     }
     if layout.codes <= most:
-        health["codes_dead"] = layout.codes - used
+        health["codes_dead"] = shares.size - used
     return health

@@ -4,7 +4,7 @@ Every host adds the same values: evaluation replicates its small results first.
 """
 
 from collections.abc import Mapping
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +12,9 @@ import numpy.typing as npt
 from bsq_jax.core.clips import real_frames
 from bsq_jax.core.errors import UserError
 from bsq_jax.quantizers.bits import group_sizes, pack_bytes
+from bsq_jax.quantizers.layout import TokenLayout
 
-_BITMAP_MAX_BITS = 20
+_COUNTED_BITS = 20  # of tokens or stages whose codes are counted in an array of them all
 
 
 class MeanAccumulator:
@@ -134,7 +135,11 @@ class CodeUsageResult(TypedDict):
     Attributes:
       codes_used: number of distinct codes seen.
       tokens: number of tokens seen.
-      usage: ``codes_used`` over the most that could be, ``min(2^L, tokens)``, in [0, 1].
+      usage: ``codes_used`` over the most that could be, ``min(codes, tokens)``, in [0, 1].
+      perplexity: exp of the entropy of the codes, 1 to ``codes_used``: that of so many codes which
+        are equally frequent.
+      codes_dead: number of codes that no token has, in all stages together; not there if there are
+        more codes in a stage than tokens, or more than 2^20 in each of several stages.
       bit_means: for each of the L bits the share of ones; 0.5 is ideal.
       bit_entropy: mean over the bits of the entropy of one bit, in [0, 1]; 1 is ideal.
       group_entropies: for each group of neighbouring bits the entropy of the group as a whole, at
@@ -144,6 +149,8 @@ class CodeUsageResult(TypedDict):
     codes_used: int
     tokens: int
     usage: float
+    perplexity: float
+    codes_dead: NotRequired[int]
     bit_means: list[float]
     bit_entropy: float
     group_entropies: list[float]
@@ -152,29 +159,31 @@ class CodeUsageResult(TypedDict):
 class CodeUsage:
     """Exact streaming codebook usage, for tokens of any number of bits.
 
-    Up to 20 bits a bitmap marks the codes seen; above that the distinct codes themselves are kept,
-    packed into bytes, which takes at most ``ceil(L / 8)`` bytes per token.
+    Up to 20 bits all codes are counted; above that the distinct codes themselves are kept, packed
+    into bytes, with their counts, which takes at most ``ceil(L / 8) + 8`` bytes per token.
 
     Args:
-      bits: L, the number of bits of a token.
+      layout: of a token's bits.
       group_size: neighbouring bits per group for the group entropies, 1 to 16; the last group may
         be smaller. By default 9, or L if that is less.
 
     Raises:
-      UserError: if there is no bit, or the group size is out of range.
+      UserError: if the group size is out of range.
     """
 
-    def __init__(self, bits: int, group_size: int | None = None) -> None:
-        if bits < 1:
-            raise UserError(f"tokens need at least 1 bit, got {bits}")
-        self.bits = bits
+    def __init__(self, layout: TokenLayout, group_size: int | None = None) -> None:
+        self.layout, bits = layout, layout.length
         self.group_size = min(9, bits) if group_size is None else group_size
         self._sizes = group_sizes(bits, self.group_size)
         self._tokens = 0
         self._ones = np.zeros(bits, np.int64)
         self._groups = np.zeros((len(self._sizes), 2**self.group_size), np.int64)
-        self._bitmap = np.zeros(2**bits if bits <= _BITMAP_MAX_BITS else 0, bool)
+        self._counts = np.zeros(2**bits if bits <= _COUNTED_BITS else 0, np.int64)
+        several = layout.stages > 1 and layout.bits <= _COUNTED_BITS
+        stages = range(layout.stages if several else 0)
+        self._stages = [np.zeros(2**layout.bits, np.int64) for _ in stages]
         self._codes = np.zeros((0, -(-bits // 8)), np.uint8)  # [distinct codes, bytes], sorted
+        self._repeats = np.zeros(0, np.int64)  # how often each of them was seen
         self._fresh: list[np.ndarray] = []  # rows like those of _codes, repeats not yet removed
 
     def update(self, bits: npt.ArrayLike, mask: npt.ArrayLike | None = None) -> None:
@@ -189,8 +198,10 @@ class CodeUsage:
           UserError: if the shapes do not fit or a value is neither 0 nor 1.
         """
         tokens = np.asarray(bits)
-        if tokens.ndim < 2 or tokens.shape[-1] != self.bits:
-            raise UserError(f"expected bits [batch, ..., {self.bits}], got shape {tokens.shape}")
+        if tokens.ndim < 2 or tokens.shape[-1] != self.layout.length:
+            raise UserError(
+                f"expected bits [batch, ..., {self.layout.length}], got shape {tokens.shape}"
+            )
         if mask is not None:
             keep = np.asarray(mask, bool)
             if keep.shape != tokens.shape[:-1][: keep.ndim]:
@@ -198,7 +209,7 @@ class CodeUsage:
             tokens = tokens[keep]
         if not np.all((tokens == 0) | (tokens == 1)):
             raise UserError("bits must be zeros and ones")
-        tokens = tokens.reshape(-1, self.bits).astype(np.uint8)
+        tokens = tokens.reshape(-1, self.layout.length).astype(np.uint8)
         self._tokens += len(tokens)
         self._ones += tokens.sum(axis=0, dtype=np.int64)
         start = 0
@@ -206,8 +217,12 @@ class CodeUsage:
             index = _as_integers(tokens[:, start : start + size])
             counts += np.bincount(index, minlength=len(counts))
             start += size
-        if self._bitmap.size:
-            self._bitmap[_as_integers(tokens)] = True
+        for stage, counts in enumerate(self._stages):
+            first = stage * self.layout.bits
+            index = _as_integers(tokens[:, first : first + self.layout.bits])
+            counts += np.bincount(index, minlength=len(counts))
+        if self._counts.size:
+            self._counts += np.bincount(_as_integers(tokens), minlength=len(self._counts))
         else:
             self._add_codes(pack_bytes(tokens))
 
@@ -219,28 +234,42 @@ class CodeUsage:
         """
         if not self._tokens:
             raise UserError("no token was counted: check that the split is not empty")
-        used = int(self._bitmap.sum()) if self._bitmap.size else len(self._distinct_codes())
+        counts = self._counts if self._counts.size else self._counted_codes()
+        used = int(np.count_nonzero(counts))
+        codes = self.layout.codes**self.layout.stages
         both = np.stack([self._ones, self._tokens - self._ones], axis=1)
-        return {
+        result: CodeUsageResult = {
             "codes_used": used,
             "tokens": self._tokens,
-            "usage": used / min(2**self.bits, self._tokens),
+            "usage": used / min(codes, self._tokens),
+            "perplexity": float(np.exp2(_entropy(counts))),
             "bit_means": (self._ones / self._tokens).tolist(),
             "bit_entropy": float(np.mean([_entropy(row) for row in both])),
             "group_entropies": [_entropy(counts) for counts in self._groups],
         }
+        if self.layout.codes <= self._tokens:
+            if self.layout.stages == 1:
+                result["codes_dead"] = codes - used
+            elif self._stages:
+                seen = np.count_nonzero(np.stack(self._stages))
+                result["codes_dead"] = self.layout.stages * self.layout.codes - int(seen)
+        return result
 
     def _add_codes(self, rows: np.ndarray) -> None:
         self._fresh.append(rows)
         # Sorting only once the new rows outnumber the old keeps the whole at n log n.
         if sum(map(len, self._fresh)) > max(len(self._codes), 1 << 16):
-            self._distinct_codes()
+            self._counted_codes()
 
-    def _distinct_codes(self) -> np.ndarray:
+    def _counted_codes(self) -> np.ndarray:
+        """How often each distinct code was seen."""
         if self._fresh:
-            self._codes = _distinct_rows(np.concatenate([self._codes, *self._fresh]))
+            rows = np.concatenate([self._codes, *self._fresh])
+            once = np.ones(len(rows) - len(self._codes), np.int64)
+            repeats = np.concatenate([self._repeats, once])
+            self._codes, self._repeats = _distinct_rows(rows, repeats)
             self._fresh = []
-        return self._codes
+        return self._repeats
 
 
 def _as_integers(bits: np.ndarray) -> np.ndarray:
@@ -248,21 +277,19 @@ def _as_integers(bits: np.ndarray) -> np.ndarray:
     return bits @ (1 << np.arange(bits.shape[1], dtype=np.int64)[::-1])
 
 
-def _distinct_rows(rows: np.ndarray) -> np.ndarray:
-    """The distinct rows of uint8 ``[n, bytes]``, sorted."""
+def _distinct_rows(rows: np.ndarray, repeats: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct rows of uint8 ``[n, bytes]``, sorted, and the sums of their repeats ``[n]``."""
     width = rows.shape[1]
     if width > 8:
-        keys = np.sort(np.ascontiguousarray(rows).view(f"V{width}")[:, 0])
+        keys = np.ascontiguousarray(rows).view(f"V{width}")[:, 0]
     else:  # integers sort ten times as fast
         padded = np.zeros((len(rows), 8), np.uint8)
         padded[:, :width] = rows
-        keys = np.sort(padded.view(">u8")[:, 0].astype(np.uint64))
-    first = np.ones(len(keys), bool)
-    first[1:] = keys[1:] != keys[:-1]
-    keys = keys[first]
-    if width <= 8:
-        keys = keys.astype(">u8")
-    return keys.view(np.uint8).reshape(len(keys), keys.itemsize)[:, :width]
+        keys = padded.view(">u8")[:, 0].astype(np.uint64)
+    order = np.argsort(keys)
+    keys = keys[order]
+    first = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+    return rows[order[first]], np.add.reduceat(repeats[order], first)
 
 
 def _entropy(counts: np.ndarray) -> float:
