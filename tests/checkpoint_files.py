@@ -39,6 +39,30 @@ CONFIG = {
 }
 
 
+# Of a VITVQModel with the weights of `tiny_state` and a codebook.
+VQ_CONFIG = {
+    "model": {
+        "target": "transcoder.models.bsqvit.VITVQModel",
+        "params": {
+            "embed_dim": 8,
+            "n_embed": 64,
+            "l2_norm": False,
+            "beta": 0.5,
+            "vitconfig": {"image_size": 16, "patch_size": 8, "width": 16, "layers": 1, "heads": 2},
+        },
+    },
+    "loss": {"params": {"disc_type": "stylegan", "codebook_weight": 0.2}},
+}
+# What their published config of the spherical Leech quantizer has in place of it.
+LEECH_PARAMS = {
+    "embed_dim": 24,
+    "n_embed": 196_560,
+    "l2_norm": True,
+    "predefined_codebook": "cache/leech_lattices_normalized.npy",
+    "freeze_codebook": True,
+}
+
+
 def prefixed(state, prefix):
     return {prefix + key: array for key, array in state.items()}
 
@@ -70,16 +94,16 @@ def checkpoint(state, *, config=None, args=None, ema=True, discriminator=None):
     return saved
 
 
-def tiny_state(seed=0):
+def tiny_state(seed=0, channels=6):
     """Random weights of the model of tests/tiny.py; its config would say two heads."""
-    width, bits, pixels, tokens, hidden = 16, 6, 192, 4, 64
+    width, pixels, tokens, hidden = 16, 192, 4, 64
     shapes = {
         "encoder.conv1.weight": (width, pixels),
         "decoder.conv_out.weight": (pixels, width),
         "decoder.conv_out.bias": (pixels,),
-        "quant_embed.weight": (bits, width),
-        "quant_embed.bias": (bits,),
-        "post_quant_embed.weight": (width, bits),
+        "quant_embed.weight": (channels, width),
+        "quant_embed.bias": (channels,),
+        "post_quant_embed.weight": (width, channels),
         "post_quant_embed.bias": (width,),
     }
     for half in ("encoder", "decoder"):

@@ -6,8 +6,9 @@ Examples:
   bsq-jax evaluate --workdir my_tokenizer
   bsq-jax train --workdir runs/a --config.train.init=my_tokenizer
 
-What shapes cannot tell comes from the config inside the file, or from the two flags. Nothing in the
-file is executed.
+What shapes cannot tell comes from the config inside the file, or from the flags: the heads, the
+size of a picture, and the quantizer (bsq, leech, vq; vq-cosine compares codes by their angle).
+Nothing in the file is executed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import re
 from bsq_jax.cli.command import Command
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
+from bsq_jax.torch_import.setting import QUANTIZERS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", metavar="OUT", help="folder of the export")
     parser.add_argument("--heads", type=int, metavar="N", help="attention heads")
     parser.add_argument("--image-size", type=_size, metavar="HxW", help="size in pixels")
+    parser.add_argument(
+        "--quantizer", choices=QUANTIZERS, help="where the file does not say which it has"
+    )
     parser.add_argument("--no-discriminator", action="store_true", help="leave it out")
 
 
@@ -41,6 +46,7 @@ def run(flags: argparse.Namespace) -> int:
         flags.checkpoint,
         heads=flags.heads,
         image_size=flags.image_size,
+        quantizer=flags.quantizer,
         discriminator=not flags.no_discriminator,
     )
     save_export(folder, converted.config, converted.weights, origin=converted.origin)

@@ -17,27 +17,27 @@ from bsq_jax.torch_import.config_keys import (
     LOSS_DEFAULTS,
     LOSS_KINDS,
     MASKS,
-    PARAMS,
     PLAIN,
+    PLAIN_BSQ,
     VIT,
     Embedded,
 )
+from bsq_jax.torch_import.quantizers import find_kind, quantizer_settings
+from bsq_jax.torch_import.setting import (
+    DEFAULT,
+    EMBEDDED,
+    FLAG,
+    SHAPES,
+    THEIR_DEFAULT,
+    Setting,
+    check_said,
+    shape_of,
+)
 
-SHAPES, EMBEDDED, FLAG, DEFAULT = "shapes", "embedded config", "flag", "published default"
-CONVERTER, THEIR_DEFAULT = "converter", "default of the published code"
 HEAD_CHANNELS = 64  # of the published models
-_LARGEST_GROUP = 16  # bits, see bsq_jax.quantizers
 _LATER = "note: the code that trained this model lets frames see later ones"
 _LEAK = f"{_LATER}, ours does not: train on before you judge it (docs/differences.md, 3)"
 _WHOLE = f"{_LATER}, and so does this export (model.causality full): it cannot stream"
-
-
-class Setting(NamedTuple):
-    """One key of our config, its value, and where that comes from."""
-
-    key: str
-    value: Any
-    source: str
 
 
 class Settings(NamedTuple):
@@ -60,6 +60,7 @@ def read_settings(
     *,
     heads: int | None = None,
     image_size: tuple[int, int] | None = None,
+    quantizer: str | None = None,
     discriminator: tuple[str, Mapping[str, int]] | None = None,
 ) -> Settings:
     """Finds the config of a checkpoint.
@@ -69,15 +70,19 @@ def read_settings(
       embedded: the config inside the file, as plain containers; empty where there is none.
       heads: from a flag.
       image_size: (height, width) from a flag.
+      quantizer: from a flag, see `bsq_jax.torch_import.quantizers`.
       discriminator: kind and sizes of the discriminator's weights, where there are some.
 
     Raises:
       UserError: an array is missing, or two of the sources contradict each other.
     """
     reader = _Reader(state, Embedded(embedded), [], [])
-    reader.model(heads, image_size)
-    reader.quantizer()
-    reader.losses(discriminator)
+    kind = find_kind(state, reader.embedded, quantizer)
+    reader.model(heads, image_size, kind[0])
+    taken, notes = quantizer_settings(state, reader.embedded, kind, quantizer)
+    reader.taken += taken
+    reader.notes += notes
+    reader.losses(discriminator, kind[0])
     return Settings(reader.taken, reader.embedded.unused(), reader.notes)
 
 
@@ -94,24 +99,17 @@ class _Reader:
         self.taken.append(Setting(key, value, source))
 
     def _shape(self, key: str, rank: int) -> tuple[int, ...]:
-        if key not in self.state:
-            raise UserError(f"the state dict has no '{key}', which every model of this kind has")
-        shape = tuple(self.state[key].shape)
-        if len(shape) != rank or not math.prod(shape):
-            raise UserError(f"'{key}' has the shape {list(shape)}, not {rank} sizes")
-        return shape
+        return shape_of(self.state, key, rank)
 
     def _from_shapes(self, key: str, value: Any, theirs: str) -> None:
         """Takes what shapes tell, if the embedded config does not say something else."""
-        said = self.embedded.number(theirs)
-        if said is not None and said != value:
-            raise UserError(f"the embedded config has {said} for {theirs}, but shapes say {value}")
+        check_said(self.embedded.number(theirs), value, theirs)
         self._take(key, value, SHAPES)
 
     # --- the model ---
 
-    def model(self, heads: int | None, image_size: tuple[int, int] | None) -> None:
-        """Everything under ``model``, and the size of pictures under ``data``."""
+    def model(self, heads: int | None, image_size: tuple[int, int] | None, quantizer: str) -> None:
+        """Everything under ``model`` but bits, and the size of pictures under ``data``."""
         channels, inputs = self._shape("encoder.conv1.weight", 2)
         patch = math.isqrt(inputs // 3)
         if 3 * patch**2 != inputs:
@@ -126,15 +124,13 @@ class _Reader:
             raise UserError("the state dict has no 'encoder.transformer.resblocks.0.ln_1.weight'")
         hidden = self._shape("encoder.transformer.resblocks.0.mlp.c_fc.weight", 2)[0]
         head = "decoder.ffn.0.weight"
-        bits = self._shape("quant_embed.weight", 2)[0]
-        self.notes += self.embedded.check_fixed(frames=frames)
+        self.notes += self.embedded.check_fixed(frames=frames, bsq=quantizer == "bsq")
         self._take(
             "model.dtype", "float32", "exact; model.dtype=bfloat16 is faster on accelerators"
         )
         self._from_shapes("model.frames", frames, f"{VIT}.num_frames")
         self._causality(frames, tokens)
         self._from_shapes("model.patch_size", patch, f"{VIT}.patch_size")
-        self._from_shapes("model.bits", bits, f"{PARAMS}.embed_dim")
         self._from_shapes("model.width", channels, f"{VIT}.width")
         self._from_shapes("model.layers", max(found) + 1, f"{VIT}.layers")
         self._heads(channels, heads)
@@ -243,37 +239,9 @@ class _Reader:
 
     # --- what training needs ---
 
-    def quantizer(self) -> None:
-        """Group size, temperature and weights of the entropy terms."""
-        basis = "quantize.group_basis"
-        group = self._shape(basis, 1)[0] if basis in self.state else None
-        said = self.embedded.get(f"{PARAMS}.embed_group_size", int)
-        if group is not None and said is not None and group != said:
-            raise UserError(
-                f"the embedded config has {said} for {PARAMS}.embed_group_size, but '{basis}' "
-                f"says {group}"
-            )
-        size, source = (said, EMBEDDED) if group is None else (group, SHAPES)
-        if self.embedded.get(f"{PARAMS}.persample_entropy_compute") == "analytical":
-            size, source = 1, f"{EMBEDDED}: 'analytical' goes bit by bit"
-        if size is not None and size > _LARGEST_GROUP:
-            size, source = 1, f"{DEFAULT}: groups of {size} bits are more than {_LARGEST_GROUP}"
-        if size is not None:
-            self._take("quantizer.group_size", size, source)
-        zeta = self.embedded.get(f"{PARAMS}.zeta", float)
-        for theirs, ours in (("gamma0", "token_weight"), ("gamma", "codebook_weight")):
-            weight = self.embedded.get(f"{PARAMS}.{theirs}", float)
-            if weight is not None or zeta is not None:
-                value = (1.0 if weight is None else weight) * (1.0 if zeta is None else zeta)
-                self._take(f"quantizer.{ours}", value, EMBEDDED)
-        beta = self.embedded.get(f"{PARAMS}.beta", float)
-        if beta is not None:
-            note = "" if beta == 0.25 else " (their code uses 0.25: docs/differences.md)"
-            self._take("quantizer.commitment_weight", beta, EMBEDDED + note)
-
-    def losses(self, discriminator: tuple[str, Mapping[str, int]] | None) -> None:
+    def losses(self, discriminator: tuple[str, Mapping[str, int]] | None, quantizer: str) -> None:
         """Weights of the losses, and the discriminator."""
-        for theirs, ours, kind in PLAIN:
+        for theirs, ours, kind in (*(PLAIN_BSQ if quantizer == "bsq" else ()), *PLAIN):
             value, source = self._trained(theirs, kind)
             if value is not None:
                 self._take(ours, value, source)

@@ -6,15 +6,19 @@ Values that weights tell too, or that need more than a copy, are put together in
 Keys that change what the model computes, in their code (commit 37d212d), and what becomes of each:
 
 ============================================  =====================================================
-``model.target``                              must end in ``VITBSQModel``
+``model.target``                              must end in ``VITBSQModel`` or ``VITVQModel``
 ``model.params``
 ``embed_dim``                                 must be what the weights say
-``l2_norm``, ``post_q_l2_norm``               must be there and True: their default is False
+``l2_norm``, ``post_q_l2_norm``               must be there and True: their default is False; of a
+                                              ``VITVQModel``, which has no ``post_q_l2_norm``, taken
 ``logit_laplace``                             must be False
 ``clamp_range``                               must be (-1, 1); so must ``data.zero_mean`` be True
 ``embed_group_size``, ``beta``, ``gamma0``,   taken, see `bsq_jax.torch_import.checkpoint_config`
 ``gamma``, ``zeta``, ``inv_temperature``,
 ``persample_entropy_compute``
+``n_embed``                                   of a ``VITVQModel``: must be what the weights say
+``predefined_codebook``, ``freeze_codebook``  of a ``VITVQModel``: tell a frozen codebook from a
+                                              learned one
 ``cb_entropy_compute``                        ``group`` or ``nce``, which their code treats alike
 ``ckpt_path``, ``ignore_keys``,               not used: they change no output
 ``grad_checkpointing``,
@@ -54,13 +58,15 @@ from bsq_jax.core.errors import UserError
 PARAMS = "model.params"
 VIT, DECODER = f"{PARAMS}.vitconfig", f"{PARAMS}.dvitconfig"
 LOSS = "loss.params"
-# Their key, ours, and its type: what is taken as it is.
-PLAIN = (
+# Their key, ours, and its type: what is taken as it is, of models with entropy terms and of all.
+PLAIN_BSQ: tuple[tuple[str, str, type], ...] = (
     (f"{PARAMS}.inv_temperature", "quantizer.inv_temperature", float),
-    (f"{LOSS}.reconstruct_weight", "loss.l1", float),
     (f"{LOSS}.codebook_weight", "loss.entropy", float),
     (f"{LOSS}.codebook_rampup_multiplier", "loss.entropy_ramp_start", float),
     (f"{LOSS}.codebook_rampup_steps", "loss.entropy_ramp_steps", int),
+)
+PLAIN: tuple[tuple[str, str, type], ...] = (
+    (f"{LOSS}.reconstruct_weight", "loss.l1", float),
     (f"{LOSS}.perceptual_weight", "loss.perceptual", float),
     (f"{LOSS}.disc_weight", "loss.adversarial", float),
     (f"{LOSS}.disc_start", "loss.adversarial_start", int),
@@ -84,9 +90,11 @@ LOSS_KINDS = {"vanilla": "non_saturating", "hinge": "hinge"}
 MASKS = {"none": "full", "causal": "token_causal", "block-causal": "block_causal"}
 _DROPOUT = ("drop_rate", "attn_drop_rate", "drop_path_rate")
 # Keys that the model has in one position only. Theirs, what it must be, what it is where left out.
-_FIXED: tuple[tuple[str, Any, Any], ...] = (
+_FIXED_BSQ: tuple[tuple[str, Any, Any], ...] = (
     (f"{PARAMS}.l2_norm", True, False),
     (f"{PARAMS}.post_q_l2_norm", True, False),
+)
+_FIXED: tuple[tuple[str, Any, Any], ...] = (
     (f"{PARAMS}.logit_laplace", False, False),
     (f"{PARAMS}.clamp_range", [-1, 1], [-1, 1]),  # their training script always sets it
     ("data.zero_mean", True, True),  # their training script fails without it
@@ -106,14 +114,17 @@ _TRUNK = {
     **{"num_frames": 1, "cross_frames": True, "mask_type": "none", "mask_block_size": -1},
 }
 _HEAD = ("use_ffn_output", "dim_ffn_output")  # of the decoder alone
-_KNOWN = {
-    *("embed_dim", "embed_group_size", "l2_norm", "post_q_l2_norm", "logit_laplace", "clamp_range"),
-    *("beta", "gamma0", "gamma", "zeta", "inv_temperature", "persample_entropy_compute"),
-    *("cb_entropy_compute", "ckpt_path", "ignore_keys", "grad_checkpointing"),
-    *("selective_checkpointing", "dvitconfig"),
+_KNOWN = {  # by every model
+    *("embed_dim", "l2_norm", "logit_laplace", "clamp_range", "beta", "ckpt_path", "ignore_keys"),
+    *("grad_checkpointing", "selective_checkpointing", "dvitconfig"),
     *(f"vitconfig.{key}" for key in _TRUNK),
     *(f"dvitconfig.{key}" for key in (*_TRUNK, *_HEAD)),
 }
+_KNOWN_BSQ = {  # by VITBSQModel
+    *("embed_group_size", "post_q_l2_norm", "gamma0", "gamma", "zeta", "inv_temperature"),
+    *("persample_entropy_compute", "cb_entropy_compute"),
+}
+_KNOWN_VQ = {"n_embed", "predefined_codebook", "freeze_codebook"}  # by VITVQModel
 _ENTROPIES = {"persample_entropy_compute": ("group", "analytical")}
 _ENTROPIES |= {"cb_entropy_compute": ("group", "nce")}
 
@@ -173,11 +184,12 @@ class Embedded:
         """Counts a key as not used after all."""
         self._used.discard(key)
 
-    def check_fixed(self, *, frames: int) -> list[str]:
+    def check_fixed(self, *, frames: int, bsq: bool) -> list[str]:
         """Refuses models that ours is not.
 
         Args:
           frames: of the longest clip, as the weights say.
+          bsq: whether it is a ``VITBSQModel``, not a ``VITVQModel``.
 
         Returns:
           Lines on what training would do otherwise.
@@ -188,20 +200,15 @@ class Embedded:
         """
         if not self.has("model"):
             return []
-        target = self.get("model.target", str)
-        if target is not None and target.rpartition(".")[2] != "VITBSQModel":
-            raise UserError(
-                f"the embedded config has {target} for model.target: this package reads "
-                "transcoder.models.bsqvit.VITBSQModel alone"
-            )
+        known = _KNOWN | (_KNOWN_BSQ if bsq else _KNOWN_VQ)
         for key in self._values:
             name = key.removeprefix(f"{PARAMS}.")
-            if name != key and name not in _KNOWN:
+            if name != key and name not in known:
                 raise UserError(
-                    f"the embedded config has {key}, a key that the published code does not have: "
-                    "what it does cannot be known"
+                    f"the embedded config has {key}, a key that the published code does not have "
+                    "for this model: what it does cannot be known"
                 )
-        for key, needed, default in _FIXED:
+        for key, needed, default in (*(_FIXED_BSQ if bsq else ()), *_FIXED):
             value = self.get(key)
             self._check(key, value, default if value is None else value, needed)
         for name, allowed in _ENTROPIES.items():

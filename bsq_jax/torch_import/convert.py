@@ -18,10 +18,12 @@ from bsq_jax.config import default_config, finalize
 from bsq_jax.config.values import put
 from bsq_jax.core.errors import UserError
 from bsq_jax.models.factory import make_tokenizer
-from bsq_jax.torch_import.checkpoint_config import Setting, read_settings
+from bsq_jax.torch_import.checkpoint_config import read_settings
 from bsq_jax.torch_import.discriminators import UnknownKindError, from_torch_discriminator
 from bsq_jax.torch_import.plain_settings import plain
-from bsq_jax.torch_import.tokenizer_layout import from_torch_state, parameter_name
+from bsq_jax.torch_import.quantizers import BUFFERS
+from bsq_jax.torch_import.setting import Setting
+from bsq_jax.torch_import.tokenizer_layout import CODEBOOK, from_torch_state, parameter_name
 from bsq_jax.torch_import.torch_file import read_torch_file
 
 # Sets of weights by their key in the checkpoint.
@@ -30,7 +32,6 @@ _STATES = {
     "ema": "ema_state_dict",
     "discriminator": "state_dict_discriminator",
 }
-_BUFFERS = ("basis", "group_basis")  # of the quantiser that is ours too
 _FIRST = "encoder.conv1.weight"
 
 
@@ -115,11 +116,10 @@ def _state(saved: Mapping[Any, Any], path: Any, name: str) -> dict[str, Any]:
             raise UserError(f"{path}: {name} has '{key}' with values that are not finite")
         state[stripped] = array
     for key in state:
-        inner = key.removeprefix("quantize.")
-        if inner != key and inner not in _BUFFERS:
+        if key.startswith("quantize.") and key not in (*BUFFERS, CODEBOOK):
             raise UserError(
-                f"{path}: {name} has '{key}': the model has another quantiser than "
-                "binary spherical quantization"
+                f"{path}: {name} has '{key}': the model has another quantizer than those of the "
+                "published models"
             )
     return state
 
@@ -129,6 +129,7 @@ def convert(
     *,
     heads: int | None = None,
     image_size: tuple[int, int] | None = None,
+    quantizer: str | None = None,
     discriminator: bool = True,
 ) -> Converted:
     """Reads a checkpoint of the published code as a model of this project.
@@ -137,6 +138,7 @@ def convert(
       path: the file.
       heads: attention heads; else what the file's config says, or one for each 64 channels.
       image_size: (height, width) in pixels; else what the file's config says, or a square.
+      quantizer: one of `bsq_jax.torch_import.setting.QUANTIZERS`, where the file does not say it.
       discriminator: whether to take the discriminator too, where there is one.
 
     Raises:
@@ -159,15 +161,18 @@ def convert(
             checkpoint.settings,
             heads=heads,
             image_size=image_size,
+            quantizer=quantizer,
             discriminator=found[:2] if found else None,
         )
         config = _filled(settings.taken)
         # Checked, but not filled: the rate follows the batch of whatever run starts from here.
-        shape = make_tokenizer(finalize(config)).shape
+        model = make_tokenizer(finalize(config))
         for which in ("raw", "ema"):
             if which in checkpoint.states:
                 name = _STATES[which]
-                weights[which] = from_torch_state(checkpoint.states[which], shape)
+                weights[which] = from_torch_state(
+                    checkpoint.states[which], model.shape, model.quantizer
+                )
     except UserError as error:
         raise UserError(f"{path}, {name}: {error}") from None
     if found:

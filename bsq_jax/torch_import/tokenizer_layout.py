@@ -14,8 +14,11 @@ import numpy as np
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.models.tokenizer import CHANNELS, TokenizerShape
+from bsq_jax.quantizers import LeechQuantizer, Quantizer, VectorQuantizer
+from bsq_jax.quantizers.leech import numbers_of
 
-BUFFERS = "quantize."  # integer constants of the quantiser, not parameters
+CODEBOOK = "quantize.embedding.weight"
+_QUANTIZER = "quantize."  # all other arrays of the quantizer are constants, not parameters
 
 
 class _Entry(NamedTuple):
@@ -98,8 +101,8 @@ def _ends(shape: TokenizerShape) -> Iterator[_Entry]:
     """Patch embedding, projections and pixel head."""
     pixels = CHANNELS * shape.patch_size**2
     yield _linear("encoder/patch_embed", "encoder.conv1.", pixels, shape.width)[0]  # has no bias
-    yield from _linear("to_latent", "quant_embed.", shape.width, shape.bits)
-    yield from _linear("from_latent", "post_quant_embed.", shape.bits, shape.width)
+    yield from _linear("to_latent", "quant_embed.", shape.width, shape.channels)
+    yield from _linear("from_latent", "post_quant_embed.", shape.channels, shape.width)
     if shape.head_hidden:
         yield from _linear("decoder/head_hidden", "decoder.ffn.0.", shape.width, shape.head_hidden)
     features = shape.head_hidden or shape.width
@@ -118,6 +121,19 @@ def parameter_name(key: str) -> str:
     return ".".join(parts)
 
 
+def _check_lattice(codebook: np.ndarray) -> None:
+    """Refuses a codebook that has other codes than ours; the order of the rows may be any.
+
+    No parameter depends on that order: theirs is that of a file which is not part of their code.
+    """
+    try:
+        numbers_of(codebook)
+    except UserError as error:
+        raise UserError(
+            f"'{CODEBOOK}': {error} (--quantizer vq or vq-cosine takes it as a learned one)"
+        ) from None
+
+
 def _insert(tree: dict[str, Any], path: str, value: np.ndarray) -> None:
     *folders, name = path.split("/")
     for folder in folders:
@@ -125,21 +141,32 @@ def _insert(tree: dict[str, Any], path: str, value: np.ndarray) -> None:
     tree[name] = value
 
 
-def from_torch_state(state: Mapping[str, np.ndarray], shape: TokenizerShape) -> dict[str, Any]:
+def _codebook(quantizer: Quantizer | None) -> Iterator[_Entry]:
+    """The parameters of a quantizer."""
+    if isinstance(quantizer, VectorQuantizer):
+        yield _Entry("quantizer/codebook", CODEBOOK, (quantizer.codes, quantizer.channels), _same)
+
+
+def from_torch_state(
+    state: Mapping[str, np.ndarray], shape: TokenizerShape, quantizer: Quantizer | None = None
+) -> dict[str, Any]:
     """Reads the parameters of a tokenizer from a PyTorch state dict.
 
     Args:
       state: arrays by the names of the published code, such as ``encoder.conv1.weight``,
-        with the names of wrappers in them or not (`parameter_name`); ``quantize.*`` is left out.
+        with the names of wrappers in them or not (`parameter_name`).
       shape: the model to fill. The number of heads cannot be read off the arrays, so a wrong one
         goes unnoticed.
+      quantizer: of the model; its codebook is taken if it learns one, and compared with ours if it
+        is that of `LeechQuantizer`, where a state dict may also have none. None: a quantizer that
+        has no codebook. All other constants of the quantizer are left out.
 
     Returns:
       The nested dict of float32 numpy arrays that `TokenizerModel` takes as ``params``.
 
     Raises:
-      UserError: a key is missing, not wanted, there twice, or of another shape; or the heads do
-        not divide the width.
+      UserError: a key is missing, not wanted, there twice, or of another shape; the heads do not
+        divide the width; or the codebook is not that of the Leech lattice.
     """
     if shape.width % shape.heads:
         raise UserError(f"width {shape.width} does not divide into {shape.heads} heads")
@@ -148,8 +175,9 @@ def from_torch_state(state: Mapping[str, np.ndarray], shape: TokenizerShape) -> 
         key = parameter_name(name)
         if key in rest:
             raise UserError(f"the state dict has '{key}' twice, with and without 'module.'")
-        if not key.startswith(BUFFERS):
-            rest[key] = array
+        rest[key] = array
+    if isinstance(quantizer, LeechQuantizer) and CODEBOOK in rest:
+        _check_lattice(rest[CODEBOOK])
 
     def take(entry: _Entry, key: str) -> np.ndarray:
         if key not in rest:
@@ -163,7 +191,8 @@ def from_torch_state(state: Mapping[str, np.ndarray], shape: TokenizerShape) -> 
         return entry.convert(array)
 
     params: dict[str, Any] = {}
-    for entry in (*_trunk(shape, "encoder"), *_trunk(shape, "decoder"), *_ends(shape)):
+    ends = (*_ends(shape), *_codebook(quantizer))
+    for entry in (*_trunk(shape, "encoder"), *_trunk(shape, "decoder"), *ends):
         _insert(params, entry.path, take(entry, entry.key))
     for half in ("encoder", "decoder"):
         for entry in _block(shape):
@@ -172,6 +201,7 @@ def from_torch_state(state: Mapping[str, np.ndarray], shape: TokenizerShape) -> 
                 for layer in range(shape.layers)
             ]
             _insert(params, f"{half}/trunk/transformer/blocks/{entry.path}", np.stack(layers))
+    rest = {key: array for key, array in rest.items() if not key.startswith(_QUANTIZER)}
     if rest:
         raise UserError(
             f"the state dict has '{min(rest)}', which this model does not: check the model's sizes"
