@@ -41,8 +41,9 @@ def _with_layout(changes):
     return changes
 
 
-def prior_shape(*values, **changes):
-    return _changed(make_prior(default_config()).shape, values, changes)
+def prior_shape(rows, columns, bits=None, **changes):
+    changes = _with_layout({"bits": bits, **changes})
+    return _changed(make_prior(default_config()).shape, (rows, columns), changes)
 
 
 def masked_lm_shape(*values, **changes):

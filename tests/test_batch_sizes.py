@@ -24,6 +24,7 @@ from bsq_jax.data.tokens import (
     write_description,
     write_split,
 )
+from bsq_jax.quantizers.layout import TokenLayout
 from bsq_jax.training import checksums
 from bsq_jax.training.workdir import open_checkpoints
 
@@ -102,6 +103,7 @@ def test_token_sets_go_on_where_they_were(tmp_path):
     def read(steps, size, start=0, earlier=None):
         batches = token_batches(
             *(tokens, "train", SMALL),
+            names_code=TokenLayout(1, 6, 64).names_code,
             global_batch=size,
             shard_index=0,
             shard_count=1,

@@ -193,7 +193,8 @@ def test_token_sets_hold_short_clips_as_they_are_alone(tmp_path):
     made = tokenize(tmp_path / "tokens", tokenizer, finalize(config), examples=1, quiet=True)
     data = make_data_config(finalize(config))
     alone = {"shard_index": 0, "shard_count": 1}
-    (kept,) = token_batches(made, "val", data, global_batch=2, **alone)
+    named = tokenizer.model.quantizer.layout.names_code
+    (kept,) = token_batches(made, "val", data, names_code=named, global_batch=2, **alone)
     (shown,) = eval_batches(data, global_batch=2, **alone)
     row = int(np.argmin(shown["frames"]))
     assert shown["frames"][row] == kept["frames"][row] == 3

@@ -92,7 +92,9 @@ def test_the_sum_over_hidden_channels_on_the_device_and_on_the_host():
         )
 
     on_device = np.asarray(jax.jit(bits)(jnp.asarray(contexts, jnp.float32), signs))
-    on_host = np.stack([TokenBits(shape, params).logits(contexts, bit) for bit in range(5)], 1)
+    on_host = np.stack(
+        [TokenBits(shape, params).logits(contexts, signs, bit) for bit in range(5)], 1
+    )
     np.testing.assert_array_equal(on_device, on_host)
     np.testing.assert_array_equal(on_host[:, 0], np.clip(wanted, -704, 704))
 

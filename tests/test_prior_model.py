@@ -1,6 +1,7 @@
 """The prior's network in whole numbers. Oracle: the same network in int64 numpy, token by token."""
 
 import hashlib
+import itertools
 
 import chex
 import jax
@@ -28,13 +29,14 @@ from bsq_jax.models.prior.model import (
     empty_past_frames,
 )
 from bsq_jax.models.prior.shape import ORDERS, steps_of
+from bsq_jax.quantizers.layout import TokenLayout
 
 pytestmark = pytest.mark.smoke
 
 
 def shape_of(order, **changes):
     settings = {"width": 24, "layers": 2, "heads": 2, "hidden": 10, "window": 2, "order": order}
-    return prior_shape(2, 3, 5, **{**settings, **changes})
+    return prior_shape(2, 3, **{"bits": 5, **settings, **changes})
 
 
 def random_params(model, seed=0):
@@ -162,7 +164,7 @@ def test_against_integers(order):
 @pytest.mark.parametrize("order", ORDERS)
 def test_every_way_gives_the_same(order):
     """With and without jit, in any batch, frame by frame and step by step."""
-    shape = shape_of(order, window=3)
+    shape = shape_of(order, window=3, layout=TokenLayout(1, 5, 32 if order == "grids" else 19))
     model = PriorModel(shape)
     params, signs = random_params(model), signs_of(shape, 4, 4)
 
@@ -186,14 +188,35 @@ def test_every_way_gives_the_same(order):
                 signs[:, t, taken], taken, tokens, have, current, cache, method="advance"
             )
             sums = np.asarray(contexts).astype(np.int32)
+            known = (signs[:, t, tokens] > 0).astype(np.uint8)
             for bit in range(shape.bits):
-                np.testing.assert_array_equal(bits.logits(sums, bit), whole_clip[:, t, tokens, bit])
+                found = bits.logits(sums, known[..., :bit], bit)
+                np.testing.assert_array_equal(found, whole_clip[:, t, tokens, bit])
                 sums = bits.after(sums, bit, signs[:, t, tokens, bit] > 0)
             have[tokens] = True
             taken = tokens
         _, current = apply(signs[:, t, taken], taken, taken, have, current, cache, method="advance")
         cache = append_frame(cache, current, signs[:, t])
         chex.assert_trees_all_equal(cache, cache_of_frames, strict=True)
+
+
+def test_bits_that_must_be_0_have_the_lowest_logit():
+    """And so patterns that name no code have next to no probability. Oracle: all patterns."""
+    layout = TokenLayout(2, 3, 5)
+    shape = shape_of("raster", layout=layout, layers=1)
+    free = PriorModel(shape_of("raster", bits=layout.length, layers=1))
+    params = random_params(free)
+    patterns = np.array(list(itertools.product((0, 1), repeat=layout.length)), np.uint8)
+    signs = np.zeros((len(patterns), 1, shape.tokens, layout.length), np.float32)
+    signs[:, 0, 0] = 2.0 * patterns - 1
+    logits = np.asarray(PriorModel(shape).apply({"params": params}, signs))
+    chances = np.exp2(-np.sum(cross_entropy(logits[:, 0, 0], signs[:, 0, 0]), axis=-1))
+    named = layout.names_code(patterns)
+    assert chances[~named].sum() < 1e-3
+    np.testing.assert_allclose(chances.sum(), 1, rtol=1e-5)
+    unforced = np.asarray(free.apply({"params": params}, signs))
+    assert np.all((logits == unforced) | (logits == -LARGEST_LOGIT))
+    assert (logits != unforced).any()
 
 
 def test_numbers_of_every_release():

@@ -1,6 +1,7 @@
 """Training priors, and token sets. Oracles: numpy, one device, the tokenizer itself, messages."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 import shutil
@@ -27,6 +28,10 @@ from bsq_jax.training.recipes.prior import PriorRecipe
 from bsq_jax.training.saved_models import with_tokenizer
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
+# Of a tokenizer all of whose patterns of bits name codes.
+batches_of = functools.partial(
+    token_batches, names_code=lambda bits: np.ones(bits.shape[:-1], bool)
+)
 PRIOR = """
 import tiny
 
@@ -201,7 +206,7 @@ def test_a_token_set_holds_what_the_tokenizer_makes(tokens, tokenizer):
     data = data_config(source="synthetic", image_size=16, resize=16, eval_resize=16, threads=0)
     alone = {"global_batch": 8, "shard_index": 0, "shard_count": 1}
     count = 0
-    batches = token_batches(described, "val", data, **alone)
+    batches = batches_of(described, "val", data, **alone)
     for pixels, bits in zip(eval_batches(data, **alone), batches, strict=True):
         wanted = Tokenizer.load(tokenizer).encode(pixels["pixels"])
         real = pixels["mask"] > 0
@@ -209,10 +214,10 @@ def test_a_token_set_holds_what_the_tokenizer_makes(tokens, tokenizer):
         np.testing.assert_array_equal(bits["bits"][real], wanted[real])
         count += int(real.sum())
     assert count == described.counts["val"]
-    first = next(token_batches(described, "train", data, **alone))
+    first = next(batches_of(described, "train", data, **alone))
     assert first["bits"].shape == (8, 1, 2, 2, 6)
     halves = [
-        next(token_batches(described, "train", data, global_batch=8, shard_index=i, shard_count=2))
+        next(batches_of(described, "train", data, global_batch=8, shard_index=i, shard_count=2))
         for i in range(2)
     ]
     joined = np.concatenate([half["bits"] for half in halves])
@@ -316,5 +321,5 @@ def test_a_set_of_pictures_has_one_frame_and_classes_of_training(tokenizer, tmp_
     assert described.classes == ("cat", "dog", "fish")
     asked = data_config(labels=True, threads=0)
     alone = {"global_batch": 2, "shard_index": 0, "shard_count": 1}
-    (batch,) = token_batches(described, "val", asked, **alone)
+    (batch,) = batches_of(described, "val", asked, **alone)
     assert batch["label"].tolist() == [1, 2]

@@ -16,6 +16,7 @@ from bsq_jax.data.tokens import (
     write_description,
     write_split,
 )
+from bsq_jax.quantizers.layout import TokenLayout
 
 ALONE = {"global_batch": 3, "shard_index": 0, "shard_count": 1}
 
@@ -32,10 +33,18 @@ def folder(tmp_path):
     return tmp_path
 
 
-def read(folder, **settings):
+def read(folder, codes=16, **settings):
     asked = data_config(threads=0, **settings)
-    (batch,) = token_batches(read_description(folder), "val", asked, **ALONE)
+    names_code = TokenLayout(1, 4, codes).names_code
+    tokens = read_description(folder)
+    (batch,) = token_batches(tokens, "val", asked, names_code=names_code, **ALONE)
     return batch["bits"]
+
+
+def test_tokens_that_name_no_code_are_refused(folder):
+    assert read(folder, codes=16).max() == 1
+    with pytest.raises(UserError, match=r"clip 0 of .* holds tokens that name no code: tokenize"):
+        read(folder, codes=9)
 
 
 def test_records_of_another_run_are_not_taken(folder):

@@ -73,7 +73,14 @@ class FileDecoder:
                 "differ from their checksum",
                 done,
             )
-        return np.concatenate(made)
+        chunk_tokens = np.concatenate(made)
+        if not self._tokenizer.layout.names_code(chunk_tokens).all():
+            raise DamagedFile(
+                f"{self._name} is damaged: tokens after {done} of {self._header.frames} frames "
+                "name no code",
+                done,
+            )
+        return chunk_tokens
 
     def _tokens(self, chunk: Chunk, done: int) -> Iterator[np.ndarray]:
         """The tokens of a chunk, some frames at a time, as far as its bytes are tokens at all.

@@ -122,7 +122,7 @@ class PriorStream:
                 break
             sums = np.asarray(contexts)[:tiles]
             for bit in range(self._kept):
-                read = decoder.read(coder._bits.logits(sums, bit))
+                read = decoder.read(coder._bits.logits(sums, bits[:, tokens], bit))
                 sums = coder._bits.after(sums, bit, read)
                 bits[:, tokens, bit] = read
             have = have.copy()

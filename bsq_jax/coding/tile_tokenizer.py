@@ -24,6 +24,7 @@ class TileTokenizer:
 
     Attributes:
       shape: of the tokenizer's model.
+      layout: of its tokens.
       tile: (height, width) of a tile, pixels.
       group: frames that are encoded together.
     """
@@ -31,6 +32,7 @@ class TileTokenizer:
     def __init__(self, tokenizer: Tokenizer):
         """Wraps a tokenizer."""
         self._tokenizer, self.shape = tokenizer, tokenizer.shape
+        self.layout = tokenizer.model.quantizer.layout
         self.tile = (self.shape.image_height, self.shape.image_width)
         self.group = self.shape.frames if self.shape.frames > 1 else _FRAMES_AT_ONCE
 

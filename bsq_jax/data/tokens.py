@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -31,6 +31,10 @@ SCHEME = "tokens:"
 FILE = "tokens.json"
 _FORMAT, _VERSION = "bsq_jax tokens", 2
 _HEAD = 8  # bytes before the bits
+
+
+NamesCode = Callable[[np.ndarray], np.ndarray]
+"""Which tokens, uint8 0/1 ``[..., bit]``, name a code of their tokenizer: booleans ``[...]``."""
 
 
 class TokenSet(NamedTuple):
@@ -192,7 +196,7 @@ def read_description(place: str | os.PathLike[str]) -> TokenSet:
 class _Clips:
     """Random access to the clips of a split."""
 
-    def __init__(self, tokens: TokenSet, split: str):
+    def __init__(self, tokens: TokenSet, split: str, names_code: NamesCode):
         _, source = _array_record()
         path = split_path(tokens.folder, split)
         try:
@@ -211,7 +215,7 @@ class _Clips:
                 f"{path} holds {found} clips, not the {tokens.counts.get(split, 0)} that {FILE} "
                 "says: tokenize again"
             )
-        self._tokens, self._path = tokens, path
+        self._tokens, self._path, self._names_code = tokens, path, names_code
 
     def __len__(self) -> int:
         return len(self._records)
@@ -230,6 +234,10 @@ class _Clips:
             raise UserError(f"clip {index} of {self._path} is damaged: tokenize again")
         flat = np.unpackbits(np.frombuffer(record[_HEAD:], np.uint8), count=time * size)
         bits = flat.reshape(time, *tokens.grid, tokens.bits)
+        if not self._names_code(bits).all():
+            raise UserError(
+                f"clip {index} of {self._path} holds tokens that name no code: tokenize again"
+            )
         filling = np.broadcast_to(bits[-1], (tokens.frames - time, *bits.shape[1:]))
         return np.concatenate([bits, filling]), int(time), int(label)
 
@@ -239,6 +247,7 @@ def token_batches(
     split: str,
     config: DataConfig,
     *,
+    names_code: NamesCode,
     global_batch: int,
     shard_index: int,
     shard_count: int,
@@ -254,7 +263,7 @@ def token_batches(
       UserError: the set cannot be read, or the batch does not divide.
     """
     local = local_batch(global_batch, shard_index, shard_count)
-    clips = _Clips(tokens, split)
+    clips = _Clips(tokens, split, names_code)
     order = EpochOrder(len(clips), config.seed)
 
     def load(position: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.core.text import listed
 from bsq_jax.models.positions import check_length
 from bsq_jax.models.tokenizer import TokenizerShape
+from bsq_jax.quantizers.layout import TokenLayout
 
 SIGNED = (-1, 1)
 """The range of float pixels inside this package."""
@@ -107,7 +108,7 @@ def _in_signed_range(array: np.ndarray, value_range: tuple[float, float] | None)
 
 
 def checked_bits(
-    bits: npt.ArrayLike, shape: TokenizerShape, *, clips: bool = True
+    bits: npt.ArrayLike, shape: TokenizerShape, layout: TokenLayout, *, clips: bool = True
 ) -> tuple[np.ndarray, bool]:
     """Tokens that a model can decode.
 
@@ -116,13 +117,15 @@ def checked_bits(
         ``[batch, time, row, column, L]``; or the first bits of tokens, as many as one of
         `TokenizerShape.prefixes` says.
       shape: of the model.
+      layout: of its tokens.
       clips: whether the second is allowed.
 
     Returns:
       uint8 ``[batch, time, row, column, L]``, and whether it was a clip.
 
     Raises:
-      UserError: wrong shape, values other than 0 and 1, or a clip that is too long.
+      UserError: wrong shape, values other than 0 and 1, tokens that name no code, or a clip that is
+        too long.
     """
     array = np.asarray(bits)
     rows, columns = shape.grid
@@ -137,6 +140,13 @@ def checked_bits(
     if array.dtype.kind not in "bui" or (array.size and not np.isin(array, (0, 1)).all()):
         raise UserError("bits must be integers or booleans, all 0 or 1")
     array = array.astype(np.uint8)
+    if not layout.full and not (named := layout.names_code(array)).all():
+        first = ", ".join(map(str, np.argwhere(~named)[0]))
+        raise UserError(
+            f"{np.sum(~named):,d} of {named.size:,d} tokens name no code, the first at [{first}]: "
+            f"this model has {layout.codes:,d} codes in {layout.bits} bits, give bits that encode "
+            "returned"
+        )
     return (array, True) if array.ndim == 5 else (array[:, None], False)
 
 

@@ -43,6 +43,7 @@ class Programs:
 
     Attributes:
       shape: of the model.
+      layout: of its tokens.
     """
 
     def __init__(self, model: TokenizerModel, params: Any):
@@ -55,7 +56,7 @@ class Programs:
         Raises:
           UserError: tokens of the model see later frames, so that nothing can be streamed.
         """
-        self.shape = model.shape
+        self.shape, self.layout = model.shape, model.quantizer.layout
         if not self.shape.visibility.streams:
             raise UserError(
                 f"model.causality={self.shape.causality}: a token sees later frames, so this model "
@@ -225,7 +226,8 @@ class Stream:
         Raises:
           UserError: as `encode`, or an unknown dtype.
         """
-        array, _ = checked_bits(bits, self._programs.shape, clips=False)
+        programs = self._programs
+        array, _ = checked_bits(bits, programs.shape, programs.layout, clips=False)
         self._check(array, self._decoder)
         pixels, self._decoder = self._programs.next(checked_dtype(dtype), array, self._decoder)
         return pixels[:, 0]

@@ -213,10 +213,11 @@ class Tokenizer:
           ``[batch, height, width, 3]`` or ``[batch, time, height, width, 3]``.
 
         Raises:
-          UserError: wrong shape, values other than 0 and 1, or an unknown dtype.
+          UserError: wrong shape, values other than 0 and 1, tokens that name no code, or an unknown
+            dtype.
         """
         what = checked_dtype(dtype)
-        array, is_video = checked_bits(bits, self._model.shape)
+        array, is_video = checked_bits(bits, self._model.shape, self._model.quantizer.layout)
         pixels = self._in_chunks(what, array)
         return pixels if is_video else pixels[:, 0]
 

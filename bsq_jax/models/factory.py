@@ -81,11 +81,11 @@ def _prefixes(quantizer: Quantizer, min_bits: int) -> tuple[int, ...]:
 
 def make_prior(config: ConfigDict) -> PriorModel:
     """The prior that ``config.prior`` describes, over tiles of the tokens of ``config.model``."""
-    prior, shape = config.prior, make_tokenizer(config).shape
+    prior, tokenizer = config.prior, make_tokenizer(config)
     return PriorModel(
         PriorShape(
-            *shape.grid,
-            bits=shape.bits,
+            *tokenizer.shape.grid,
+            layout=tokenizer.quantizer.layout,
             width=prior.width,
             layers=prior.layers,
             heads=prior.heads,

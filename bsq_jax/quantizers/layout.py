@@ -59,6 +59,8 @@ class TokenLayout(NamedTuple):
     @property
     def limited(self) -> tuple[int, ...]:
         """The places of a token's bits that must be 0 behind some earlier bits of their stage."""
+        if self.full:
+            return ()
         places = np.flatnonzero(self.last == 0)
         return tuple(int(stage * self.bits + p) for stage in range(self.stages) for p in places)
 

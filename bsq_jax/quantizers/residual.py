@@ -1,9 +1,9 @@
 """Residual quantization: several stages of one quantizer, each on what those before it left.
 
 The code of a token is the sum of its stages' codes, so a token decodes from its first stages too.
-With binary spherical quantization the stages nest (SPEC: u on the sphere of D channels, corners
-half as large from stage to stage, no second projection): together they are a uniform mid-rise
-quantizer of ``2^stages`` levels on each coordinate of the sphere.
+With binary spherical quantization the stages nest: the points are projected to the sphere once, and
+the corners of each stage are half as large as those of the stage before. Together they are a
+uniform mid-rise quantizer of ``2^stages`` levels on each coordinate of the sphere.
 """
 
 from __future__ import annotations

@@ -8,7 +8,9 @@ the content of earlier steps and frames. Inside a token bits are predicted one a
 small network that sees the earlier ones (neural autoregressive distribution estimator: Larochelle
 and Murray, 2011).
 
-Bits are written as signs: -1, 1, and 0 where a token keeps fewer bits than there are.
+Bits are written as signs: -1, 1, and 0 where a token keeps fewer bits than there are. A bit that
+must be 0, because no code has these bits and then a 1, has the lowest logit whatever the network
+says: so patterns that name no code take no probability from those that do.
 """
 
 from __future__ import annotations
@@ -294,7 +296,13 @@ class PriorModel(nn.Module):
         products = hidden * _like(whole(self.later), hidden)
         logits = _sum_shifted(products, logit_shift(self.shape.hidden))
         logits += _like(whole(self.logit_bias), logits)
-        return jnp.clip(logits, -LARGEST_LOGIT, LARGEST_LOGIT)
+        logits = jnp.clip(logits, -LARGEST_LOGIT, LARGEST_LOGIT)
+        bits, layout = signs[..., 0] > 0, self.shape.layout
+        for place in layout.limited:
+            zero = layout.must_be_zero(bits, place)
+            chosen = jnp.where(zero, -LARGEST_LOGIT, logits[..., place])
+            logits = logits.at[..., place].set(chosen)
+        return logits
 
 
 class CurrentFrameCache(NamedTuple):
@@ -348,14 +356,27 @@ class TokenBits:
 
         self.earlier, self.later = integers("earlier"), integers("later")
         self.bias = integers("logit_bias")
-        self.drop = logit_shift(shape.hidden)
+        self.drop, self.layout = logit_shift(shape.hidden), shape.layout
+        self.limited = frozenset(shape.layout.limited)
 
-    def logits(self, sums: np.ndarray, bit: int) -> np.ndarray:
-        """Logits of one bit, int32 ``[...]``, `LOGIT` a nat; sums are int32 ``[..., hidden]``."""
+    def logits(self, sums: np.ndarray, bits: np.ndarray, bit: int) -> np.ndarray:
+        """Logits of one bit.
+
+        Args:
+          sums: int32 ``[..., hidden]``.
+          bits: 0/1 ``[..., L]`` or less, of which those before `bit` count.
+          bit: which one.
+
+        Returns:
+          int32 ``[...]``, `LOGIT` a nat.
+        """
         hidden = np.clip(sums, 0, LARGEST)
         made = hidden @ self.later[bit]
         made = ((2 * made + (1 << self.drop)) >> (self.drop + 1)) + self.bias[bit]
-        return np.clip(made, -LARGEST_LOGIT, LARGEST_LOGIT)
+        made = np.clip(made, -LARGEST_LOGIT, LARGEST_LOGIT)
+        if bit in self.limited:
+            made[self.layout.must_be_zero(bits, bit)] = -LARGEST_LOGIT
+        return made
 
     def after(self, sums: np.ndarray, bit: int, values: np.ndarray) -> np.ndarray:
         """Sums once a bit is known, 0 or 1 ``[...]``."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.models.prior.bounds import check_exact
+from bsq_jax.quantizers.layout import TokenLayout
 
 ORDERS = ("raster", "grids")
 
@@ -43,7 +44,7 @@ class PriorShape:
     Attributes:
       rows: tokens of a tile, downwards.
       columns: tokens of a tile, across.
-      bits: bits a token.
+      layout: of a token's bits.
       width: channels of the rows.
       layers: blocks.
       heads: attention heads.
@@ -57,7 +58,7 @@ class PriorShape:
 
     rows: int
     columns: int
-    bits: int
+    layout: TokenLayout
     width: int
     layers: int
     heads: int
@@ -67,6 +68,11 @@ class PriorShape:
 
     def __post_init__(self) -> None:
         check_exact(self)
+
+    @property
+    def bits(self) -> int:
+        """Bits of a token, L."""
+        return self.layout.length
 
     @property
     def tokens(self) -> int:

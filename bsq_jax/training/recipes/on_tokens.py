@@ -26,6 +26,7 @@ from bsq_jax.data.train_pipeline import batch_frames, train_batches
 from bsq_jax.evaluation.loop import Validation
 from bsq_jax.models.factory import make_tokenizer
 from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
+from bsq_jax.quantizers.layout import TokenLayout
 from bsq_jax.training.export import identity, is_export, save_export
 from bsq_jax.training.initial_state import start_from
 from bsq_jax.training.recipes.same_data import check_same_data
@@ -74,6 +75,11 @@ class TokensRecipe(Generic[Task]):
         self._frozen = FrozenTokenizer(make_tokenizer(config), tokenizer.weights[name])
         self.task = make_task(self._frozen)
         self._tokens = self._open_tokens()
+
+    @property
+    def _layout(self) -> TokenLayout:
+        """Of the tokenizer's tokens."""
+        return self._frozen.model.quantizer.layout
 
     @property
     def _flag(self) -> str:
@@ -145,7 +151,9 @@ class TokensRecipe(Generic[Task]):
         """See `bsq_jax.training.recipes.Recipe`."""
         train = train_batches
         if self._tokens:
-            train = functools.partial(token_batches, self._tokens, "train")
+            train = functools.partial(
+                token_batches, self._tokens, "train", names_code=self._layout.names_code
+            )
         return train(
             self._data,
             global_batch=self._config.train.batch_size,
@@ -176,7 +184,8 @@ class TokensRecipe(Generic[Task]):
     def _validation(self) -> Validation:
         tokens, data = self._tokens, self._data
         if tokens:
-            make = functools.partial(token_batches, tokens, "val", data)
+            names_code = self._layout.names_code
+            make = functools.partial(token_batches, tokens, "val", data, names_code=names_code)
             return Validation(make, tokens.frames, tokens.counts["val"])
         examples = eval_examples(data)
         make = functools.partial(eval_batches, data, examples=examples)
