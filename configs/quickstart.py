@@ -14,6 +14,8 @@ The README has measured times and scores, with the hardware.
 
 Variants: ``configs/quickstart.py:perceptual`` adds the perceptual loss and the discriminator, and
 ``configs/quickstart.py:l1`` is the same run with the mean absolute error alone, for comparison.
+``configs/quickstart.py:quantizer=fsq`` (or ``lfq``, ``vq``, ``leech``; ``stages=2`` makes it a
+residual one) takes another quantizer than BSQ; configs/tokenizer.py lists each kind's arguments.
 
 These settings make it learn in minutes: the mean squared error (which PSNR measures), no entropy
 term (it costs nearly 3 dB in the first three minutes, and the bits are balanced without it), a
@@ -23,18 +25,27 @@ without which the model soon overfits to eight photographs. docs/benchmarks.md h
 
 from ml_collections import ConfigDict
 
-from bsq_jax.config import default_config, parse_argument
+from bsq_jax.config import (
+    QUANTIZER_ARGUMENTS,
+    choose_quantizer,
+    default_config,
+    parse_argument,
+)
 
 VARIANTS = ("l2", "l1", "perceptual")
 
 
 def get_config(argument: str = "") -> ConfigDict:
     """The quickstart, or one of its variants."""
-    variant = parse_argument(argument, VARIANTS).variant
+    chosen = parse_argument(argument, VARIANTS, **QUANTIZER_ARGUMENTS)
+    variant = chosen.variant
     config = default_config()
     config.name = "quickstart" if variant == "l2" else f"quickstart, {variant}"
+    kind = choose_quantizer(config, chosen, bits=18)
+    if kind != "18 bits":
+        config.name += f", {kind}"
     config.model.update(
-        image_size=(64, 64), bits=18, width=128, layers=2, heads=2, head_hidden=0, dtype="float32"
+        image_size=(64, 64), width=128, layers=2, heads=2, head_hidden=0, dtype="float32"
     )
     config.loss.update(l1=0.0, l2=1.0, entropy=0.0, perceptual=0.0, adversarial=0.0)
     config.optimizer.update(

@@ -16,7 +16,26 @@ It reads UCF-101 (the first of its three splits) as TFDS prepares it, or video f
 
 Variants and arguments: ``imagenet256`` (the default), ``imagenet128`` or ``ucf101``; ``bits=18`` or
 ``36``; ``size=base`` (published), ``600m`` or ``2b`` parameters; ``runlocal`` is a smoke test that
-takes a minute on a laptop.
+takes a minute on a laptop. ``quantizer=`` takes another quantizer than BSQ; the number of bits then
+follows from the codebook, unless ``bits=`` chooses that:
+
+    ====================================  ==========================================================
+    ``quantizer=leech``                   spherical Leech quantization (arXiv 2512.14697), 18 bits,
+                                          with its authors' settings: the learning rate falls to
+                                          0.01 of its peak, the discriminator's channel base is
+                                          16384; it has no entropy terms and no commitment
+    ``quantizer=lfq,bits=18``             MAGVIT-v2's (arXiv 2310.05737): BSQ without the sphere
+    ``quantizer=fsq,levels=8x8x8x6x5``    levels of each channel (arXiv 2309.15505); or ``bits=8``,
+                                          10, 13, 14 (the default) or 16 for that paper's levels
+    ``quantizer=vq,codes=16384``          a learned codebook; or ``bits=14``. ``ema`` learns it as
+                                          moving averages, ``cosine`` compares directions. Codes
+                                          that are not used are restarted
+                                          (``--config.quantizer.restart=0``: never)
+    ====================================  ==========================================================
+
+``stages=2`` makes a residual quantizer of any of them; bits are those of all stages together. With
+the same settings of everything else, the kinds can be compared; only those of BSQ and Leech are
+published.
 
 The larger sizes are not from the paper: their learning rates are not tuned, and they were compiled
 but never trained. docs/scaling.md has their requirements on a v5p-64 and on eight H100;
@@ -55,7 +74,13 @@ is that of the image model, and a step has as many frames as four of its steps h
 
 from ml_collections import ConfigDict
 
-from bsq_jax.config import default_config, parse_argument
+from bsq_jax.config import (
+    QUANTIZER_ARGUMENTS,
+    choose_quantizer,
+    default_config,
+    has_entropy_terms,
+    parse_argument,
+)
 from bsq_jax.core.errors import UserError
 
 VARIANTS = ("imagenet256", "imagenet128", "ucf101")
@@ -68,18 +93,17 @@ SIZES = {
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """The config of ``variant,bits=36,size=base,runlocal``."""
-    chosen = parse_argument(argument, VARIANTS, bits=36, size="base", runlocal=False)
+    """The config of ``variant,bits=36,size=base,quantizer=bsq,runlocal``; see above."""
+    chosen = parse_argument(argument, VARIANTS, size="base", runlocal=False, **QUANTIZER_ARGUMENTS)
     if chosen.size not in SIZES:
         raise UserError(f"size={chosen.size} does not exist: choose {', '.join(SIZES)}")
     config = default_config()
-    config.name = f"{chosen.variant}, {chosen.bits} bits"
+    config.name = f"{chosen.variant}, {choose_quantizer(config, chosen, bits=36)}"
     if chosen.size != "base":
         config.name += f", {chosen.size}"
         width, layers, heads, remat = SIZES[chosen.size]
         config.model.update(width=width, layers=layers, heads=heads, remat=remat)
         config.model.head_hidden = 4 * width
-    config.model.bits = chosen.bits
     config.data.source = "tfds:imagenet2012"
     if chosen.variant == "ucf101":
         config.model.update(image_size=(128, 128), frames=16)
@@ -90,7 +114,11 @@ def get_config(argument: str = "") -> ConfigDict:
     if chosen.variant == "imagenet128":
         config.model.image_size = (128, 128)
         config.data.update(resize=128, eval_resize=128)
-        config.quantizer.group_size = 9
+        if has_entropy_terms(config):
+            config.quantizer.group_size = 9
+    if chosen.quantizer == "leech":
+        config.optimizer.final = 0.01
+        config.discriminator.channel_base = 16384
     if chosen.runlocal:
         config.name += ", runlocal"
         config.model.update(image_size=(32, 32), width=32, layers=2, heads=2, head_hidden=64)

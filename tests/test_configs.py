@@ -7,7 +7,7 @@ import chex
 import jax
 import pytest
 
-from bsq_jax.config import finalize, load_config_file
+from bsq_jax.config import finalize, load_config_file, set_overrides
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import make_mesh
 from bsq_jax.data.factory import make_data_config
@@ -102,6 +102,108 @@ def test_a_step_of_each_config_is_traced(path, variant, local):
     terms = TERMS[f"{path.stem}:{variant}"]
     assert terms <= values.keys()
     assert not (OPTIONAL - terms) & values.keys()
+
+
+# Arguments, and what they must come to: bits, stages, and the terms of the loss in the log.
+QUANTIZERS = {
+    "quantizer=leech": (18, 1, set()),
+    "quantizer=fsq,levels=8x6x5": (8, 1, set()),
+    "quantizer=vq,codes=600,ema": (10, 1, {"commitment", "codes_restarted"}),
+    "quantizer=lfq,bits=18,stages=2": (18, 2, {"commitment", "codebook_entropy"}),
+}
+OF_QUANTIZERS = {"token_entropy", "commitment", "codebook_entropy", "codebook", "codes_restarted"}
+
+
+@pytest.mark.parametrize("argument", QUANTIZERS)
+def test_a_step_with_each_quantizer_is_traced(argument):
+    config = config_of(FOLDER / "tokenizer.py", "imagenet256", argument, "runlocal")
+    bits, stages, terms = QUANTIZERS[argument]
+    name = argument.split("=")[1].split(",")[0]
+    assert (config.quantizer.name, config.quantizer.stages) == (name, stages)
+    assert config.model.bits == bits
+    assert f"{name}, " in config.name
+    assert f" {bits} bits" in config.name
+    config.unlock()
+    config.loss.update(perceptual=0.0, adversarial=0.0)  # traced above
+    mesh = make_mesh()
+    task, batch = make_task(config), abstract_batch(config, mesh)
+    state = task.abstract_state(mesh)
+    after, values = jax.eval_shape(task.train_step, state, batch, task.abstract_frozen(mesh))
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+    assert terms <= values.keys()
+    assert terms or not OF_QUANTIZERS & values.keys()
+
+
+@pytest.mark.parametrize(
+    ("argument", "bits", "expected"),
+    [
+        ("", 36, {"name": "bsq", "stages": 1, "restart": 0.0}),
+        ("stages=2", 36, {"name": "bsq", "stages": 2}),
+        ("quantizer=lfq", 36, {"name": "lfq", "commitment_weight": 0.25}),
+        ("imagenet128,quantizer=lfq", 36, {"group_size": 9}),
+        ("imagenet128,quantizer=leech,stages=2", 36, {"stages": 2, "group_size": 1}),
+        ("quantizer=fsq", 14, {"levels": (8, 8, 8, 6, 5)}),
+        ("quantizer=fsq,bits=8", 8, {"levels": (8, 6, 5)}),
+        ("quantizer=fsq,bits=10", 10, {"levels": (8, 5, 5, 5)}),
+        ("quantizer=fsq,bits=13", 13, {"levels": (7, 5, 5, 5, 5)}),
+        ("quantizer=fsq,bits=32,stages=2", 32, {"levels": (8, 8, 8, 5, 5, 5)}),
+        ("quantizer=vq", 14, {"codes": 16384, "restart": 0.1, "learning": "gradient"}),
+        ("quantizer=vq,bits=20,stages=2,cosine", 20, {"codes": 1024, "cosine": True}),
+        ("ucf101,quantizer=vq,codes=1000,ema", 10, {"codes": 1000, "learning": "ema"}),
+    ],
+)
+def test_arguments_of_quantizers(argument, bits, expected):
+    config = finalize(load_config_file(f"{FOLDER / 'tokenizer.py'}:{argument}"))
+    assert config.model.bits == bits
+    assert {key: config.quantizer[key] for key in expected} == expected
+
+
+def test_the_authors_settings_of_leech():
+    bsq, leech = (
+        finalize(load_config_file(f"{FOLDER / 'tokenizer.py'}:{argument}")).to_dict()
+        for argument in ("bits=18", "quantizer=leech")
+    )
+    assert {key for key in bsq if bsq[key] != leech[key]} == {
+        *("name", "quantizer", "optimizer", "discriminator"),
+    }
+    assert leech["optimizer"] == bsq["optimizer"] | {"final": 0.01}
+    assert leech["discriminator"] == bsq["discriminator"] | {"channel_base": 16384}
+    assert leech["quantizer"] == bsq["quantizer"] | {"name": "leech", "commitment_weight": None}
+
+
+@pytest.mark.parametrize("name", ["lfq", "fsq", "vq", "leech"])
+def test_the_quickstart_with_each_quantizer(name):
+    """By its argument, and by overrides of the command line."""
+    argument = finalize(load_config_file(f"{FOLDER / 'quickstart.py'}:quantizer={name},stages=2"))
+    config = load_config_file(f"{FOLDER / 'quickstart.py'}")
+    bits = "18" if name == "lfq" else "0"
+    overrides = [f"quantizer.name={name}", f"model.bits={bits}", "quantizer.stages=2"]
+    set_overrides(config, [f"--config.{word}" for word in overrides])
+    config = finalize(config)
+    assert argument.name == f"quickstart, {name}, 2 stages, {config.model.bits} bits"
+    assert argument.model == config.model
+    assert 1e5 < parameters(config) < 2e6
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("quantizer=fsq,bits=12", "bits=12 and stages=1: .* for 8, 10, 13, 14 or 16 bits a stage"),
+        ("quantizer=fsq,levels=8xq", "quantizer.levels is '8xq'"),
+        ("quantizer=fsq,levels=8x6x5,bits=9", "bits is 9, .*levels=8,6,5 have 8: set model.bits=8"),
+        ("quantizer=vq,codes=600,bits=9", "model.bits is 9, .*codes=600 have 10"),
+        ("quantizer=vq,bits=15,stages=2", "model.bits 15 does not divide .*set model.bits=14"),
+        ("quantizer=vq,bits=30", r"quantizer.codes is 33554432: it must be from 2 to 2\^24"),
+        ("quantizer=leech,bits=19", "model.bits is 19, .* quantizer.name=leech have 18"),
+        ("quantizer=leech,ema", "quantizer.learning is ema, which quantizer.name=leech does not"),
+        ("quantizer=pq", "quantizer.name is 'pq': it must be one of bsq"),
+        ("stages=0", "quantizer.stages is 0"),
+    ],
+)
+def test_arguments_that_contradict_are_one_line(argument, message):
+    with pytest.raises(UserError, match=message) as error:
+        finalize(load_config_file(f"{FOLDER / 'tokenizer.py'}:{argument}"))
+    assert "\n" not in str(error.value)
 
 
 def test_every_variant_is_listed():

@@ -13,6 +13,7 @@ Configs are locked: an unknown key or a value of the wrong type is an error of o
 ``settings``       all settings, and `default_config`
 ``checks``         `finalize`: ranges, values that do not fit together, derived values
 ``parsing``        text to values: the command line, the argument of a config file
+``arguments``      those of config files that choose a quantizer
 ``files``          running a config file; ``published`` finds those of the package by name
 ``saved``          configs in JSON, also of older versions
 ``identity``       what parameters depend on, and the part of it that fingerprints hash
@@ -20,10 +21,12 @@ Configs are locked: an unknown key or a value of the wrong type is an error of o
 =================  ============================================================================
 """
 
+from bsq_jax.config.arguments import QUANTIZER_ARGUMENTS, choose_quantizer
 from bsq_jax.config.checks import LEARNING_RATE_PER_EXAMPLE, finalize
 from bsq_jax.config.files import load_config_file
 from bsq_jax.config.identity import COMPUTE_KEYS, fingerprint_settings, model_identity, run_identity
 from bsq_jax.config.parsing import parse_argument, parse_overrides, set_overrides, set_value
+from bsq_jax.config.quantizer import has_entropy_terms
 from bsq_jax.config.saved import from_json
 from bsq_jax.config.settings import default_config
 from bsq_jax.config.values import to_json
@@ -31,10 +34,13 @@ from bsq_jax.config.values import to_json
 __all__ = [
     "COMPUTE_KEYS",
     "LEARNING_RATE_PER_EXAMPLE",
+    "QUANTIZER_ARGUMENTS",
+    "choose_quantizer",
     "default_config",
     "finalize",
     "fingerprint_settings",
     "from_json",
+    "has_entropy_terms",
     "load_config_file",
     "model_identity",
     "parse_argument",

@@ -55,13 +55,16 @@ def clashes(config: ConfigDict) -> Iterator[str]:
             )
     if own is None and bits < 1:
         yield f"model.bits is {bits}: quantizer.name={name} needs to know how many bits a token has"
+    elif bits % stages:
+        yield (
+            f"model.bits {bits} does not divide into quantizer.stages {stages}: "
+            f"{_choices(own, bits, stages)}"
+        )
     elif own is not None and bits != own * stages:
         yield (
-            f"model.bits is {bits}, but the tokens of quantizer.name={name} with these settings "
-            f"have {own * stages}: set model.bits={own * stages}, or 0"
+            f"model.bits is {bits}, but the tokens of quantizer.name={name}"
+            f"{_source(quantizer)} have {own * stages}: set model.bits={own * stages}, or 0"
         )
-    elif bits % stages:
-        yield f"model.bits {bits} does not divide into quantizer.stages {stages}"
     elif name in QUANTIZER["group_size"].kinds:
         most = min(bits // stages, 16)
         if quantizer.group_size > most:
@@ -70,6 +73,23 @@ def clashes(config: ConfigDict) -> Iterator[str]:
                 f"quantizer.group_size is {quantizer.group_size}: choose 1 to {most} for "
                 f"{bits // stages} bits {each}"
             )
+
+
+def _choices(own: int | None, bits: int, stages: int) -> str:
+    """The bits to set in place of those that do not divide."""
+    if own is not None:
+        return f"set model.bits={own * stages}, or 0"
+    less = bits - bits % stages
+    return f"set model.bits={less or stages}" + (f" or {less + stages}" if less else "")
+
+
+def _source(quantizer: ConfigDict) -> str:
+    """The settings that fix the bits."""
+    key = {"fsq": "levels", "vq": "codes"}.get(quantizer.name)
+    fixed = [f"quantizer.{key}={_text(quantizer[key])}"] if key else []
+    if quantizer.stages > 1:
+        fixed.append(f"quantizer.stages={quantizer.stages}")
+    return f" with {' and '.join(fixed)}" if fixed else ""
 
 
 def _text(value: Any) -> str:
