@@ -8,6 +8,7 @@ converter use these and `encode`, `decode` and `names_code`, and know no formula
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -43,13 +44,20 @@ Penalty = tuple[dict[str, jax.Array], jax.Array]
 """Unweighted terms of a quantizer's loss, and their weighted sum."""
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def straight_through(points: jax.Array, codes: jax.Array, slope: float = 1.0) -> jax.Array:
     """The codes, with the derivative of ``points / slope`` (straight-through estimator).
 
     A point that is not a number makes its code not a number, so that the fault is noticed.
     """
-    points = (points - jax.lax.stop_gradient(points)) / slope
-    return points + jax.lax.stop_gradient(codes)
+    return jnp.where(jnp.isnan(points), points, codes)
+
+
+@straight_through.defjvp
+def _straight_through_jvp(
+    slope: float, primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    return straight_through(*primals, slope), tangents[0] / slope
 
 
 class Quantizer(nn.Module):

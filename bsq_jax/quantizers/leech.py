@@ -95,7 +95,7 @@ class LeechQuantizer(Quantizer):
 def vectors(numbers: jax.Array) -> jax.Array:
     """The lattice vectors of numbers, made from their shapes.
 
-    Tables of a pair, an octad and a word each are 120 KB, one of all vectors would be 4.7 MB in
+    Tables of a pair, an octad and a word each are 70 KB, one of all vectors would be 4.7 MB in
     every program that decodes.
 
     Args:
