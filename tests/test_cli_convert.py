@@ -470,7 +470,8 @@ def without(key):
         (other("surprise", Object("a", "B")), "state_dict has 'surprise', which is no array"),
         (other(KEY, np.full(256, np.nan)), f"'{KEY}' with values that are not finite"),
         (other(NAMED, np.zeros(256)), f"has '{NAMED}' twice, with and without 'module.'"),
-        (other("module.quantize.embedding.weight", np.zeros(3)), "another quantizer"),
+        (other("module.quantize.embedding.weight", np.zeros(3)), "of two quantizers"),
+        (other("module.quantize.project.weight", np.zeros(3)), "another quantizer"),
         (without("module.encoder.conv1.weight"), "has no 'encoder.conv1.weight'"),
         (without("module.quant_embed.weight"), "has no 'quant_embed.weight'"),
         (

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 import sys
 import textwrap
@@ -318,6 +319,80 @@ def test_what_is_out_of_range_is_named(key, text):
 def test_every_range_is_tested():
     bounded = {key for key, setting in declared().items() if setting.allowed is not ANY}
     assert bounded == REJECTED.keys()
+
+
+# Settings of quantizers that do not fit together, and what the message has.
+CLASHES = [
+    ({"name": "fsq", "levels": "8,6,5"}, 36, "model.bits is 36, .* quantizer.levels=8,6,5 have 8"),
+    ({"name": "fsq", "stages": 2}, 14, "levels=8,8,8,6,5 and quantizer.stages=2 have 28"),
+    (
+        {"name": "fsq", "levels": "8,1"},
+        0,
+        r"quantizer.levels is \(8, 1\): it must be from 2 to 655",
+    ),
+    ({"name": "vq", "codes": 1000}, 9, "model.bits is 9, .*codes=1000 have 10: set model.bits=10"),
+    ({"name": "vq", "codes": 1}, 0, r"quantizer.codes is 1: it must be from 2 to 2\^24"),
+    (
+        {"name": "vq", "group_size": 9},
+        0,
+        "quantizer.group_size is 9, .*=vq does not .*leave it at 1",
+    ),
+    ({"name": "leech"}, 17, "model.bits is 17, .*name=leech have 18: set model.bits=18, or 0"),
+    ({"name": "leech", "stages": 3}, 36, "stages=3 have 54: set model.bits=54, or 0"),
+    ({"name": "leech", "stages": 5}, 36, "bits 36 does not .*stages 5: set model.bits=90, or 0"),
+    (
+        {"name": "leech", "commitment_weight": 0.25},
+        0,
+        "commitment_weight is 0.25, .*=leech does not",
+    ),
+    ({"name": "lfq", "restart": 0.1}, 18, r"quantizer.restart is 0.1, .*=lfq does not have \(vq\)"),
+    (
+        {"name": "fsq", "learning": "ema"},
+        0,
+        "quantizer.learning is ema, .*=fsq does not .* gradient",
+    ),
+    (
+        {"name": "bsq", "decay": 0.9},
+        18,
+        "quantizer.decay is 0.9, .*=bsq does not .*leave it at 0.99",
+    ),
+    (
+        {"name": "bsq", "channels": 4},
+        18,
+        "quantizer.channels is 4, .*=bsq does not .*leave it at 8",
+    ),
+    ({"name": "bsq", "levels": "8,5"}, 18, "levels is 8,5, .*=bsq does not .*at 8,8,8,6,5"),
+    ({"name": "bsq"}, 0, "model.bits is 0: quantizer.name=bsq needs to know how many bits a token"),
+    ({"name": "lfq", "stages": 4}, 18, "bits 18 does not .*stages 4: set model.bits=16 or 20"),
+    ({"name": "bsq", "stages": 9}, 4, "bits 4 does not .*stages 9: set model.bits=9$"),
+    ({"name": "bsq", "stages": 2, "group_size": 10}, 18, "choose 1 to 9 for 9 bits a stage"),
+]
+
+
+@pytest.mark.parametrize(("values", "bits", "words"), CLASHES)
+def test_quantizers_whose_settings_do_not_fit_are_named(values, bits, words):
+    config = default_config()
+    config.model.bits = bits
+    for key, value in values.items():
+        set_value(config, f"quantizer.{key}", str(value))
+    assert re.search(words, message_of(finalize, config))
+
+
+@pytest.mark.parametrize(
+    ("values", "bits"),
+    [
+        ({"name": "fsq", "levels": "8,6,5"}, 8),
+        ({"name": "fsq", "levels": "2"}, 1),
+        ({"name": "vq", "codes": 1025, "stages": 2}, 22),
+        ({"name": "leech", "stages": 3}, 54),
+    ],
+)
+def test_bits_follow_from_the_quantizer(values, bits):
+    config = default_config()
+    config.model.bits = 0
+    for key, value in values.items():
+        set_value(config, f"quantizer.{key}", str(value))
+    assert finalize(config).model.bits == bits
 
 
 def clip_config(**changes):

@@ -49,12 +49,13 @@ def find_kind(state: Mapping[str, Any], embedded: Embedded, flag: str | None) ->
       UserError: two of the sources contradict each other, or none says it.
     """
     told = _told(embedded)
-    model, source = (told, EMBEDDED) if told else (_of_arrays(state), SHAPES)
-    if told and _of_arrays(state) not in (None, told):
+    shown = _of_arrays(state)
+    if told and shown and shown != told:
         raise UserError(
             f"the embedded config has {told} for model.target, but the state dict has "
-            f"'{_own_arrays(state)[0]}' of a {_of_arrays(state)}: the model has another quantizer"
+            f"'{_own_arrays(state)[0]}' of a {shown}: the model has another quantizer"
         )
+    model, source = (told, EMBEDDED) if told else (shown, SHAPES)
     if flag is not None:
         if model is not None and (flag == "bsq") != (model == _BSQ):
             raise UserError(f"--quantizer says {flag}, but the checkpoint is of a {model}")
@@ -75,7 +76,11 @@ def _own_arrays(state: Mapping[str, Any]) -> list[str]:
 
 
 def _of_arrays(state: Mapping[str, Any]) -> str | None:
-    """The class of their model that has these arrays; None if both have."""
+    """The class of their model that has these arrays; None if both have.
+
+    Raises:
+      UserError: no model has all of them.
+    """
     names = _own_arrays(state)
     if len(names) > 1 and CODEBOOK in names:
         raise UserError(f"the state dict has '{names[0]}' and '{CODEBOOK}', of two quantizers")
