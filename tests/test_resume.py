@@ -30,16 +30,17 @@ FLAGS += [f"--config.train.keep={STEPS}"]
 FLAGS += ["--config.loss.adversarial=0.1", "--config.loss.r1_every=3", "--config.loss.lecam=0.01"]
 FLAGS += ["--config.discriminator.name=patchgan", "--config.discriminator.width=4"]
 FLAGS += ["--config.discriminator.layers=1"]
+# A codebook of moving averages, most of whose codes are replaced now and then.
+FLAGS += ["--config.quantizer.name=vq", "--config.quantizer.codes=64"]
+FLAGS += ["--config.quantizer.learning=ema", "--config.quantizer.restart=0.9"]
 
-PARTS = ["params", "ema", "opt_state", "adversary"]  # of the state
+PARTS = ["params", "ema", "opt_state", "adversary", "codebooks"]  # of the state
 PICTURES = ["--config", TINY, *FLAGS]
-# Clips of several lengths, without a second player, whose codebook is a moving average.
+# Clips of several lengths, without a second player and without a codebook.
 CLIP_STEPS, CLIP_EVERY = 15, 5
 CLIPS = ["--config", f"{TINY}:clips", f"--config.train.checkpoint_every={CLIP_EVERY}"]
 CLIPS += [f"--config.train.{key}={CLIP_STEPS}" for key in ("steps", "keep")]
-CLIPS += ["--config.quantizer.name=vq", "--config.quantizer.codes=64"]
-CLIPS += ["--config.quantizer.learning=ema", "--config.quantizer.restart=0.9"]
-CLIP_PARTS = ["params", "ema", "opt_state", "codebooks"]
+CLIP_PARTS = ["params", "ema", "opt_state"]
 
 
 # The command with one of eight devices, as this process has: the number of all of them decides on
