@@ -60,8 +60,9 @@ def test_the_plan_of_a_tokenizer(tmp_path, capsys):
     state = result["state_bytes"]
     assert state["optimizer"] > 2 * state["parameters"] == 2 * state["averaged parameters"]
     memory = result["memory"]
-    # Arguments that the program has no use for are not counted by it.
-    assert sum(state.values()) * 0.9 <= memory["arguments"] <= sum(state.values())
+    # Arguments that the program has no use for are not counted by it; the step's number is not in
+    # a part of the state.
+    assert sum(state.values()) * 0.9 <= memory["arguments"] <= sum(state.values()) + 4
     assert memory["peak"] == memory["arguments"] + memory["results"] + memory["temporary"]
     assert result["flops_per_device"] * 8 == result["flops"]
     seconds = result["flops_per_device"] / (0.4 * 989e12)

@@ -245,7 +245,8 @@ class TokenizerTask(TrainingTask):
             )
 
         kept = self.kept_bits(len(pixels), state.step)
-        rows = pixels, kept, self.flipped_bits(pixels, state.step), jnp.arange(len(pixels))
+        numbers = None if self.codebooks is None else jnp.arange(len(pixels))
+        rows = pixels, kept, self.flipped_bits(pixels, state.step), numbers
         gradients, of_discriminator, of_codebooks, watched = over_micro_batches(
             gradients_of, rows, all_frames, self.accumulate
         )
