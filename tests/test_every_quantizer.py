@@ -7,9 +7,11 @@ all other tests of training, codec and generation use it.
 import json
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 import tiny
+from flax import linen as nn
 from small_codec import picture
 
 from bsq_jax.coding.codec import Codec
@@ -18,6 +20,7 @@ from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
 from bsq_jax.inference.generator import Generator
 from bsq_jax.inference.tokenizer import Tokenizer
+from bsq_jax.models.factory import make_tokenizer
 from bsq_jax.training import train_run
 
 # Settings of the quantizer, the bits of a token, codes of a stage.
@@ -86,6 +89,8 @@ def test_training_evaluation_and_export(kind, trained, tmp_path):
         wrong = np.ones_like(tokens)
         with pytest.raises(UserError, match=r"16 of 16 tokens name no code, the first at \[0, 0"):
             tokenizer.decode(wrong)
+        with pytest.raises(UserError, match="tokens name no code"):
+            tokenizer.stream(4).decode(wrong)
 
 
 @LAYOUTS
@@ -126,3 +131,21 @@ def test_masked_language_model(kind, trained, tmp_path):
     samples = generator.sample(6, seed=1)
     assert samples.shape == (6, 16, 16, 3)
     assert samples.dtype == np.uint8
+
+
+def test_files_of_other_levels_are_refused():
+    """With the same parameters and as many codes: only the settings tell them apart."""
+    codecs = []
+    for levels in ((5, 6), (6, 5)):
+        config = tiny.get_config()
+        config.quantizer.update(name="fsq", levels=levels)
+        config.model.bits = 0
+        config = finalize(config)
+        pixels = jax.ShapeDtypeStruct((1, 1, 16, 16, 3), np.float32)
+        made = jax.eval_shape(make_tokenizer(config).init, jax.random.key(0), pixels)["params"]
+        params = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), nn.meta.unbox(made))
+        codecs.append(Codec(Tokenizer(config, params)))
+    data = codecs[0].encode(picture(16, 16))
+    assert len(codecs[0].decode(data).frames) == 1
+    with pytest.raises(UserError, match="was coded by another model"):
+        codecs[1].decode(data)
