@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import importlib.util
-import traceback
+import os
 
 from ml_collections import ConfigDict
 
-from bsq_jax.config.published import find_config_file
+from bsq_jax.config.own_parts import extension_folders, make_importable
+from bsq_jax.config.published import find_config_file, published_folder
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.own_parts import where_and_what
 
 
 def load_config_file(spec: str) -> ConfigDict:
     """Runs ``get_config`` of ``file.py:argument``, or of ``name:argument``: a published config.
+
+    The folder of a file that does not come with the package is importable from then on, and is
+    added to ``config.extensions``; `finalize` leaves it there if a setting names a module in it.
 
     Raises:
       UserError: no such file, not Python, no ``get_config`` in it, or a mistake in it.
     """
     text, _, argument = spec.partition(":")
     path = find_config_file(text)
+    folder = path.absolute().parent
+    own = folder.resolve() != published_folder().resolve()
+    if own:
+        make_importable(str(folder))
     module_spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
     assert module_spec is not None
     assert module_spec.loader is not None
@@ -31,11 +40,10 @@ def load_config_file(spec: str) -> ConfigDict:
     except UserError:
         raise
     except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [str(f.lineno) for f in frames if f.filename == str(path)]
-        where = f", line {lines[-1]}" if lines else ""
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"config file {path}{where}: {reason}") from error
+        raise UserError(f"config file {path}{where_and_what(error, str(path))}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"get_config of config file {path} must return a ConfigDict")
+    if own and "extensions" in config:
+        folders = dict.fromkeys([str(folder), *extension_folders(config.extensions)])
+        config.extensions = os.pathsep.join(folders)
     return config
