@@ -126,11 +126,11 @@ sys.exit(int(setuptools.__version__.split(".")[0]) < 77)' 2>/dev/null; then
     isolation=(--no-build-isolation)
   fi
   echo "Making bsq_jax importable and bsq-jax a command in this environment ..."
-  if log=$("$VENV_PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps \
-    "${isolation[@]}" --editable "$REPOSITORY" 2>&1) && has_package; then
+  if log=$("$VENV_PYTHON" -m pip install --quiet --disable-pip-version-check --retries 1 \
+    --no-deps "${isolation[@]}" --editable "$REPOSITORY" 2>&1) && has_package; then
     return
   fi
-  printf '%s\n' "$log" | tail -n 5 >&2
+  printf '%s\n' "$log" | grep -i error | head -n 3 >&2 || true
   printf '%s\n' "warning: bsq_jax was not installed into the environment (see above): use it from" \
     "  $REPOSITORY, as python -m bsq_jax in place of bsq-jax" >&2
 }

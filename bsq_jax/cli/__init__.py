@@ -129,6 +129,6 @@ def _table() -> str:
             "  bsq-jax train --config quickstart --workdir runs/quickstart",
             "  bsq-jax encode photo.jpg photo.bsq --model runs/quickstart",
             "",
-            "bsq-jax COMMAND --help explains a command; bsq-jax --version says which release it is.",
+            "bsq-jax COMMAND --help explains a command; bsq-jax --version names the release.",
         ]
     )

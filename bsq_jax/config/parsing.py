@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,9 +14,8 @@ from bsq_jax.config.suggestions import did_you_mean, suggestions
 from bsq_jax.config.values import flatten, nearest, wanted
 from bsq_jax.core.errors import UserError
 
-
 # What other code bases call the folder of a run.
-_WORKDIR = "output out outdir out_dir output_dir logdir log_dir save_dir run_dir exp_dir".split()
+_WORKDIR = "out|output|log|logs|save|run|exp|experiment"
 
 
 def parse_argument(argument: str, variants: Sequence[str], **defaults: Any) -> ConfigDict:
@@ -134,7 +134,7 @@ def unknown_flag(word: str, flags: Sequence[str] = ()) -> str:
         kind = "flag" if name.startswith("-") else "argument"
         return f"unknown {kind} {word}: see --help"
     close = difflib.get_close_matches(name, flags, n=2, cutoff=0.75)
-    if name.removeprefix("--").replace("-", "_") in _WORKDIR and "--workdir" in flags:
+    if re.fullmatch(rf"--({_WORKDIR})([-_]?(dir|path|folder))?", name) and "--workdir" in flags:
         close = ["--workdir"]
     if close:
         return f"unknown flag {name}: did you mean {' or '.join(close)}? (see --help)"

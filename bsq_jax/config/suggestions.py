@@ -23,7 +23,7 @@ _ELSEWHERE = 0.13  # what a setting is less close whose namesake in another sect
 _IN_SECTION = 0.15  # what a setting is closer that is in the section which was typed
 
 # Setting, what it is, and other names of it. A name may stand for several; the first is the usual.
-_NAMES: tuple[tuple[str, str, str], ...] = (
+NAMES: tuple[tuple[str, str, str], ...] = (
     ("optimizer.learning_rate", "peak learning rate", "lr learning_rate peak_lr max_lr base_lr"),
     ("optimizer.weight_decay", "weight decay", "wd decay l2_penalty"),
     (
@@ -203,7 +203,7 @@ def suggestions(name: str, keys: Sequence[str] | None = None) -> list[Suggestion
     known = list(declared()) if keys is None else list(keys)
     found: dict[str, float] = {}
     meanings: dict[str, str] = {}
-    for place, (key, meaning, words) in enumerate(_NAMES):
+    for place, (key, meaning, words) in enumerate(NAMES):
         score = max(_alike(leaf, word) for word in words.split()) - 1e-5 * place
         if score < _CLOSE_SYNONYM:
             continue
@@ -275,7 +275,7 @@ def _alike(one: str, other: str) -> float:
 
 def _meaning(key: str) -> str:
     """What a setting is, from the table or else from its declaration."""
-    for known, meaning, _ in _NAMES:
+    for known, meaning, _ in NAMES:
         if known == key:
             return meaning
     setting = declared().get(key)
