@@ -99,7 +99,7 @@ def _check_names(parser: Parser, command: Command, words: Sequence[str]) -> None
 
 def _flags(parser: argparse.ArgumentParser) -> list[str]:
     """The flags of a parser and of the parsers inside it."""
-    found = []
+    found: list[str] = []
     for action in parser._actions:
         found += action.option_strings
         if isinstance(action, argparse._SubParsersAction):
