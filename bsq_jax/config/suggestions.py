@@ -41,6 +41,7 @@ NAMES: tuple[tuple[str, str, str], ...] = (
         "of the discriminator; by default as the generator's",
         "disc_lr lr_disc d_lr lr_d",
     ),
+    ("optimizer.name", "adamw or muon", "optimizer optimiser optim opt"),
     ("optimizer.b1", "beta 1 of Adam", "beta1 betas momentum adam_beta1"),
     ("optimizer.b2", "beta 2 of Adam", "beta2 betas adam_beta2"),
     ("optimizer.eps", "epsilon of Adam", "epsilon adam_eps adam_epsilon"),
@@ -113,6 +114,11 @@ NAMES: tuple[tuple[str, str, str], ...] = (
     ("model.frames", "longest clip, in frames", "num_frames clip_length clip_len sequence_length"),
     ("model.width", "channels of a token", "dim hidden hidden_size hidden_dim d_model channels"),
     ("model.layers", "blocks of the encoder, and of the decoder", "depth num_layers n_layers"),
+    (
+        "model.head_channels",
+        "channels of the convolutions behind the pixel head; 0: none",
+        "head conv_head decoder_head",
+    ),
     ("model.heads", "attention heads", "num_heads n_heads n_head nhead"),
     (
         "model.dtype",
