@@ -41,8 +41,10 @@ NAMES: tuple[tuple[str, str, str], ...] = (
         "of the discriminator; by default as the generator's",
         "disc_lr lr_disc d_lr lr_d",
     ),
-    ("optimizer.name", "adamw or muon", "optimizer optimiser optim opt"),
-    ("optimizer.b1", "beta 1 of Adam", "beta1 betas momentum adam_beta1"),
+    ("optimizer.name", "adamw or muon", "optim opt"),
+    ("optimizer.b1", "beta 1 of Adam", "beta1 betas adam_beta1 momentum"),
+    ("optimizer.momentum", "muon: of the averaged gradients", "momentum mu"),
+    ("optimizer.muon_learning_rate", "muon: its own peak learning rate", "muon_lr lr_muon"),
     ("optimizer.b2", "beta 2 of Adam", "beta2 betas adam_beta2"),
     ("optimizer.eps", "epsilon of Adam", "epsilon adam_eps adam_epsilon"),
     (
