@@ -298,8 +298,8 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     shape = TokenizerShape(
         args.size, args.size, frames=1, patch_size=8, bits=36, width=args.width, layers=args.layers,
         heads=heads, mlp_ratio=4.0, head_hidden=4 * args.width, head_channels=0,
-        positions="learned",
-        causality="block_causal", window=0, min_bits=0, prefixes=(36,), channels=36,
+        positions="learned", causality="block_causal", window=0, min_bits=0, prefixes=(36,),
+        channels=36,
     )  # fmt: skip
     bench = Bench(args, shape, [])
     print(f"{args.size}x{args.size}, 36 bits, {args.dtype}, random weights ({machine()})")

@@ -73,13 +73,13 @@ def test_values_are_converted_to_the_type_of_their_key(key, text, value):
 @pytest.mark.parametrize(
     ("key", "text", "expected"),
     [
-        ("train.stesp", "7", "--config.train.stesp does not exist: did you mean train.steps?"),
+        ("train.stesp", "7", "--config.train.stesp does not exist: did you mean train.steps ("),
         (
             "optimizer.batch_size",
             "7",
             "--config.optimizer.batch_size does not exist: did you mean ",
         ),
-        ("model.widht", "7", "did you mean model.width?"),
+        ("model.widht", "7", "did you mean model.width (channels of a token)?"),
         ("train", "7", "--config.train is a group of keys: set one of train.accumulate, "),
         ("train.steps", "many", "--config.train.steps is 'many': it must be a whole number"),
         ("train.steps", "1.5", "it must be a whole number"),
@@ -179,7 +179,7 @@ def with_key(key, value):
         ("train.steps", None, "train.steps is None: it must be a whole number"),
         ("data.flip", 1, "data.flip is 1: it must be true or false"),
         ("model.dtype", 32, "model.dtype is 32: it must be text"),
-        ("train.stesp", 3, "config: train.stesp is not a key: did you mean train.steps?"),
+        ("train.stesp", 3, "config: train.stesp is not a key: did you mean train.steps ("),
         ("train", 3, "config: train is not a key"),
     ],
 )
