@@ -16,7 +16,7 @@ from bsq_jax.config.settings import default_config
 from bsq_jax.core.own_parts import OwnPart, is_own, parse_own, parse_weighted
 
 # Names of built-in parts have no colon.
-NAMES = (("quantizer", "name"), ("model", "positions"))
+NAMES = (("quantizer", "name"), ("model", "positions"), ("optimizer", "name"))
 SOURCES = ("source", "val_source", "image_source")
 # These have a colon too, such as ``tfds:mnist``.
 BUILT_IN_SOURCES = ("folder", "clips", "tfds", "array_record", "tokens")
@@ -69,7 +69,7 @@ def leave_out_own_code(config: ConfigDict) -> list[str]:
     """
     defaults, taken = default_config(), []
     for section, key in (*LISTS, ("optimizer", "name"), *(("data", key) for key in SOURCES)):
-        value = config[section].get(key, "")
+        value = config[section][key]
         texts = value if isinstance(value, tuple) else (value,)
         if not any(map(_is_code, texts)):
             continue

@@ -235,19 +235,10 @@ def split_texts(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in parts if part.strip())
 
 
-def where_and_what(error: Exception, path: str | None = None) -> str:
-    """An exception in one line: the last file and line of its traceback, then itself.
-
-    Args:
-      error: the exception.
-      path: the file whose last line in the traceback is meant, named already; None: the last file,
-        which is then named too.
-    """
+def where_and_what(error: Exception) -> str:
+    """An exception in one line: the last file and line of its traceback, then itself."""
     what = " ".join(f"{type(error).__name__}: {error}".split())
     frames = traceback.extract_tb(error.__traceback__)
-    if path is not None:
-        lines = [frame.lineno for frame in frames if frame.filename == path]
-        return (f", line {lines[-1]}" if lines else "") + f": {what}"
     if isinstance(error, SyntaxError) or not frames:
         return what  # says where it is
     return f"{frames[-1].filename}, line {frames[-1].lineno}: {what}"

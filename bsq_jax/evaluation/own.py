@@ -30,8 +30,8 @@ def make_own_metrics(texts: Sequence[str]) -> tuple[FrameMetric, ...]:
     keys = ["count", "per_frame", "tokens"]
     for metric in (*FRAME_METRICS, *found):
         keys += [metric.row.key, *([metric.of_clip.row.key] if metric.of_clip else [])]
-    for listed in (*FEATURE_METRICS, *TOKEN_METRICS):
-        keys += [row.key for row in listed.rows]
+    keys += [row.key for feature in FEATURE_METRICS for row in feature.rows]
+    keys += [row.key for tokens in TOKEN_METRICS for row in tokens.rows]
     for metric in found:
         if keys.count(metric.row.key) > 1:
             raise UserError(

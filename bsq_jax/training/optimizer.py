@@ -1,4 +1,4 @@
-"""The optimizers: AdamW with a schedule, clipping and averaged parameters, built from optax."""
+"""The optimizers: AdamW or Muon, schedules, clipping and averaged parameters, from optax."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bsq_jax.core.own_parts import parse_own
 from bsq_jax.models.transformer import STACK
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 # By the last name of a parameter, because shapes do not decide it: a table of positions has two
 # axes like a matrix, and so have the biases of scanned layers. Every parameter of every model is in
-# one of the two sets, see `decays`.
+# one of the two sets, see `decays`, but for those of the user's own quantizers and positions.
 _MATRICES = frozenset(
     {"kernel"}  # linear layers and convolutions
     | {"qkv", "out", "up", "down", "embed", "before", "context", "earlier", "later"}  # of the prior
@@ -29,6 +30,8 @@ _OTHERS = frozenset(
     # Of the prior: biases, positions, and the learned token and key of what has none.
     | {"up_bias", "context_bias", "logit_bias", "near", "place", "unknown", "null"}
 )
+
+_OWN = frozenset({"quantizer", "own"})  # modules whose other parameters do not decay
 
 
 def _is_stacked(path: tuple[Any, ...]) -> bool:
@@ -79,6 +82,10 @@ def decays(params: Any) -> Any:
 
     def one(path: tuple[Any, ...], _: Any) -> bool:
         name = getattr(path[-1], "key", None)
+        if name not in _MATRICES | _OTHERS and any(
+            getattr(entry, "key", None) in _OWN for entry in path[:-1]
+        ):
+            return False
         if name not in _MATRICES | _OTHERS:
             raise ValueError(
                 f"weight decay of the parameter {jax.tree_util.keystr(path)} is not declared: add "
@@ -115,41 +122,105 @@ def make_schedule(
     )
 
 
+def block_matrices(params: Any) -> Any:
+    """The matrices of the transformer blocks, which Muon trains, and which axes they map.
+
+    Args:
+      params: a tree of parameters, or of their shapes.
+
+    Returns:
+      The same tree of `optax.contrib.MuonDimensionNumbers`, or None for what is no such matrix. The
+      axis of stacked layers is in neither set: each layer's matrix is one of its own. Queries, keys
+      and values are one matrix.
+    """
+    dimensions = optax.contrib.MuonDimensionNumbers
+
+    def one(path: tuple[Any, ...], leaf: Any) -> optax.contrib.MuonDimensionNumbers | None:
+        names = [getattr(entry, "key", "") for entry in path]
+        if _is_stacked(path) and names[-1] == "kernel":
+            inputs = 2 if names[-2] == "out" else 1  # attention's last takes heads and channels
+            axes = tuple(range(1, leaf.ndim))
+            return dimensions(axes[:inputs], axes[inputs:])
+        # The blocks of the prior are not stacked.
+        in_block = any(name.startswith("block_") for name in names)
+        return dimensions(0, 1) if in_block and names[-1] in _MATRICES else None
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+def _is_block_matrix(params: Any) -> Any:
+    """Whether Muon or AdamW trains a parameter: a tree of the names of the two."""
+    return jax.tree.map(
+        lambda found: "adamw" if found is None else "muon",
+        block_matrices(params),
+        is_leaf=lambda leaf: leaf is None or isinstance(leaf, optax.contrib.MuonDimensionNumbers),
+    )
+
+
 def make_optimizer(
     config: ConfigDict,
     learning_rate: float | None = None,
     clip: str | None = None,
     steps: int | None = None,
+    name: str | None = None,
 ) -> optax.GradientTransformation:
-    """The chain that ``config.optimizer`` describes: clipping, then AdamW.
+    """The chain that ``config.optimizer`` describes: clipping, then AdamW or Muon.
+
+    Muon (Jordan et al. 2024, as `optax.contrib.muon`) trains the matrices of the blocks, AdamW
+    everything else; both follow the schedule, each from its own peak.
 
     Args:
       config: a finalised config.
       learning_rate: the peak, if it is not that of ``config.optimizer``.
       clip: the kind of clipping, if it is not that of ``config.optimizer``.
       steps: how many steps the schedule is laid out over, if not ``config.train.steps``.
+      name: of the optimizer, if it is not that of ``config.optimizer``.
+
+    Raises:
+      UserError: an optimizer of the user's own cannot be made.
     """
     optimizer = config.optimizer
+    name = name or optimizer.name
     clipping = {
         "none": optax.identity,
         "global": lambda: optax.clip_by_global_norm(optimizer.clip_norm),
         "parameter": lambda: clip_each_parameter(optimizer.clip_norm),
     }[optimizer.clip if clip is None else clip]()
-    return optax.chain(
-        clipping,
-        optax.adamw(
-            make_schedule(config, learning_rate, steps),
-            b1=optimizer.b1,
-            b2=optimizer.b2,
-            eps=optimizer.eps,
-            weight_decay=optimizer.weight_decay,
-            mask=_all if optimizer.decay_all else decays,
-        ),
+    trained = optax.adamw(
+        make_schedule(config, learning_rate, steps),
+        b1=optimizer.b1,
+        b2=optimizer.b2,
+        eps=optimizer.eps,
+        weight_decay=optimizer.weight_decay,
+        mask=_all if optimizer.decay_all else decays,
     )
+    if ":" in name:
+        trained = _own(name, make_schedule(config, learning_rate, steps))
+    if name == "muon":
+        muon = optax.contrib.muon(
+            make_schedule(config, optimizer.muon_learning_rate, steps),
+            beta=optimizer.momentum,
+            weight_decay=optimizer.weight_decay,
+            muon_weight_dimension_numbers=block_matrices,
+        )
+        trained = optax.partition({"muon": muon, "adamw": trained}, _is_block_matrix)
+    return optax.chain(clipping, trained)
+
+
+def _own(name: str, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """An optimizer of the user's own, see docs/extending/optimizer.md."""
+    part = parse_own("optimizer.name", name)
+    made = part.make(schedule)
+    if not isinstance(made, optax.GradientTransformation):
+        raise part.error(
+            f"it returned {type(made).__name__}: it must be an optax.GradientTransformation, such "
+            "as optax.lion(schedule)"
+        )
+    return made
 
 
 def make_discriminator_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """The discriminator's: as the generator's, but for ``config.discriminator``'s rate and clip.
+    """The discriminator's: AdamW as the generator's, with ``config.discriminator``'s rate and clip.
 
     It counts its own steps, from ``config.loss.adversarial_start`` on, so its schedule is laid out
     over these: warm-up from its first step on, ``config.optimizer.final`` at the end of the run.
@@ -157,6 +228,7 @@ def make_discriminator_optimizer(config: ConfigDict) -> optax.GradientTransforma
     return make_optimizer(
         config,
         config.discriminator.learning_rate,
+        name="adamw",
         clip=config.discriminator.clip,
         steps=max(config.train.steps - config.loss.adversarial_start, 1),
     )
