@@ -26,7 +26,7 @@ def stage_bits(quantizer: ConfigDict) -> int | None:
         case "leech":
             return LEECH_BITS
     if ":" in quantizer.name:
-        return parse_own("quantizer.name", quantizer.name).make_instance(BASE).bits
+        return parse_own("quantizer.name", quantizer.name).make_module(BASE).bits
     return None
 
 

@@ -139,10 +139,11 @@ class OwnPart:
         except Exception as error:
             raise self.error(where_and_what(error)) from error
 
-    def make_instance(self, base: str) -> Any:
+    def make_module(self, base: str) -> Any:
         """An instance of the class, which must inherit from `base`, given as ``module:class``.
 
-        Nothing else is called: models of others name their parts too.
+        Nothing else is called: models of others name their parts too. Both are Flax modules; this
+        one belongs to no other yet, whoever makes it.
 
         Raises:
           UserError: as `make`; or it is no such class.
@@ -150,7 +151,9 @@ class OwnPart:
         part = self.load()
         if not inherits(part, base):
             raise self.error(f"{self.attribute} must be a class that inherits from {base}")
-        return self.make()
+        make = self.bound()
+        with self.one_line():
+            return make(parent=None)
 
 
 _OF_FLAX = ("parent", "name")  # fields that every Flax module has
@@ -236,12 +239,13 @@ def split_texts(text: str) -> tuple[str, ...]:
 
 
 def where_and_what(error: Exception) -> str:
-    """An exception in one line: the last file and line of its traceback, then itself."""
+    """An exception in one line: the last file and line that belong to no library, then itself."""
     what = " ".join(f"{type(error).__name__}: {error}".split())
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, SyntaxError) or not frames:
         return what  # says where it is
-    return f"{frames[-1].filename}, line {frames[-1].lineno}: {what}"
+    own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
+    return f"{own[-1].filename}, line {own[-1].lineno}: {what}"
 
 
 def _file_of(module: Any) -> str:

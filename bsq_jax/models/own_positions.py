@@ -28,7 +28,7 @@ def own_module(kind: str) -> nn.Module | None:
     part = parse_own(_KEY, kind)
     if not isinstance(part.load(), type):
         return None
-    made: nn.Module = part.make_instance("flax.linen.module:Module")
+    made: nn.Module = part.make_module("flax.linen.module:Module")
     return made
 
 

@@ -61,7 +61,7 @@ KINDS: dict[str, Callable[[ConfigDict, int], Quantizer]] = {
 def _own(name: str, stages: int) -> Quantizer:
     """A quantizer of the user's own, see docs/extending/quantizer.md."""
     part = parse_own("quantizer.name", name)
-    made: Quantizer = part.make_instance(f"{Quantizer.__module__}:{Quantizer.__name__}")
+    made: Quantizer = part.make_module(f"{Quantizer.__module__}:{Quantizer.__name__}")
     if stages > 1 and type(made).step is Quantizer.step:
         raise part.error(
             f"it has no `step`, which quantizer.stages={stages} needs: define it, or 1"
