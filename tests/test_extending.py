@@ -162,25 +162,25 @@ def test_a_page_has_the_files_of_its_example(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_an_example_trains_as_it_stands(name, trained, capsys):
     folder, workdir, last = trained(name)
-    out = capsys.readouterr().out
+    shown = "".join(capsys.readouterr())
     saved = json.loads((workdir / "config.json").read_text())
     assert saved["extensions"] == str(folder)
     report = json.loads((workdir / "evaluation.json").read_text())
     match name:
         case "loss":
             assert last["loss"] == pytest.approx(last["l2"] + 0.5 * last["edges"], rel=1e-5)
-            assert re.search(r"step 2/2 .* edges 0\.\d", out)
-            assert last.keys() - {"edges", "l1", "l2", "step", "time"} <= TAKEN | {
-                key for key in last if key.startswith(("images", "data", "flop", "seconds"))
-            }
+            assert re.search(r"step 2/2 .* edges 0\.\d", shown)
+            # Oracle of the names that a loss may not have: what a step says.
+            of_the_run = {"step", "time", "prefix", "broken_records", "data_wait"}
+            of_the_run |= {"images_per_second", "tflops_per_device"}
+            assert last.keys() - of_the_run - {"edges", "l1", "l2"} <= TAKEN
         case "quantizer":
             assert saved["model"]["bits"] == 18
-            assert last["perplexity"] <= 3**11
         case "data_source":
             assert report["measured"]["source"].startswith("my_source:Disks(")
         case "metric":
             assert report["results"]["ema"]["colorfulness"] > 0
-            assert "Colorfulness error (0 is best)" in out
+            assert "Colorfulness error (0 is best)" in shown
         case "optimizer":
             assert last["learning_rate"] < 5e-4
 
@@ -206,7 +206,7 @@ def test_resuming_evaluating_and_coding_with_the_workdir_alone(trained, tmp_path
     assert "my_quantizer" not in sys.modules
     assert cli.main(["train", "--workdir", str(workdir), "--config.train.steps=3"]) == 0
     pixels = np.random.default_rng(0).integers(256, size=(2, 16, 16, 3), dtype=np.uint8)
-    tokenizer = Tokenizer.from_pretrained(workdir)
+    tokenizer = Tokenizer.load(workdir)
     bits = tokenizer.encode(pixels).bits
     assert bits.shape[-1] == 18
     # Oracle: the largest number of eleven ternary digits.
@@ -225,12 +225,12 @@ def test_resuming_evaluating_and_coding_with_the_workdir_alone(trained, tmp_path
     assert saved["extensions"] == ""
     sys.path[:] = [folder for folder in sys.path if folder != str(workdir.parent)]
     del sys.modules["my_quantizer"]
-    assert message_of(Tokenizer.from_pretrained, export).endswith(
+    assert message_of(Tokenizer.load, export).endswith(
         "there is no module my_quantizer: give the folder it lies in as "
         "--config.extensions=FOLDER, or put it on PYTHONPATH"
     )
     sys.path.append(str(workdir.parent))
-    assert (Tokenizer.from_pretrained(export).encode(pixels).bits == bits).all()
+    assert (Tokenizer.load(export).encode(pixels).bits == bits).all()
 
 
 def test_code_that_an_export_names_is_not_called(trained, tmp_path, caplog):
