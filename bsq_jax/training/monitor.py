@@ -20,9 +20,10 @@ import tensorboardX
 import tqdm
 
 from bsq_jax.core.files import write_atomic
+from bsq_jax.core.text import duration
 from bsq_jax.training.deferred_metrics import DeferredMetrics, to_host
 from bsq_jax.training.finite_check import check_finite
-from bsq_jax.training.remaining import Remaining, duration
+from bsq_jax.training.remaining import Remaining
 from bsq_jax.training.throughput import Throughput
 
 _RESERVED = ("step", "time", "prefix")
@@ -209,7 +210,9 @@ class Monitor:
     @contextlib.contextmanager
     def evaluating(self, step: int, *, drawn: bool) -> Iterator[None]:
         """As `pause`, while a step is evaluated, with pictures or without."""
-        self.info(f"step {step}/{self._total}  evaluating")
+        seconds = self._remaining.last_evaluation(drawn=drawn)
+        last = "" if seconds is None else f": the last time it took {duration(seconds)}"
+        self.info(f"step {step}/{self._total}  evaluating{last}")
         with self.pause(), self._remaining.evaluating(drawn=drawn):
             yield
 

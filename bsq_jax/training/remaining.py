@@ -13,19 +13,6 @@ from bsq_jax.training.schedule import Schedule
 _STEPS, _SECONDS, _AT_LAST = 10, 5.0, 30.0
 
 
-def duration(seconds: float) -> str:
-    """A time, short enough for a progress line: ``48s``, ``3m12s``, ``2h05m``, ``3d11h``."""
-    whole = max(0, round(seconds))
-    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
-    if not minutes:
-        return f"{whole}s"
-    if not hours:
-        return f"{minutes}m{whole % 60:02d}s"
-    if not days:
-        return f"{hours}h{minutes % 60:02d}m"
-    return f"{days}d{hours % 24:02d}h"
-
-
 def about(seconds: float) -> str:
     """An estimated time in words, such as ``about 6 minutes`` or ``about 2.5 hours``."""
     if seconds < 90:
@@ -109,6 +96,10 @@ class Remaining:
             + left.evaluations * self._evaluation(of_step, drawn=False)
             + left.drawn * self._evaluation(of_step, drawn=True)
         )
+
+    def last_evaluation(self, *, drawn: bool) -> float | None:
+        """Seconds that the last evaluation of the kind took; None if none has been timed."""
+        return self._evaluations.get(drawn)
 
     def _evaluation(self, of_step: float, *, drawn: bool) -> float:
         """Seconds of one evaluation, given those of a step."""
