@@ -45,7 +45,7 @@ times=$(wc -l < {folder}/python.$index)
 statuses=()
 if [ -f {folder}/status.$index ]; then mapfile -t statuses < {folder}/status.$index; fi
 status=${{statuses[times - 1]}}
-if [ "$status" = wait ]; then trap 'exit 75' TERM; while true; do sleep 0.05; done; fi
+if [ "$status" = wait ]; then trap 'exit 75' TERM; trap 'exit 130' INT; while true; do sleep 0.05; done; fi
 exit "${{status:-0}}"
 """
 
@@ -144,6 +144,13 @@ def test_a_mistake_is_not_run_again_and_restarts_end(machine):
     assert err.splitlines()[-1] == "error: ended with status 75, and ran again 1 times already"
 
 
+def test_what_was_interrupted_is_not_run_again(machine):
+    machine.statuses(0, 130)
+    machine.statuses(1, 130)
+    assert machine.local("--", "--workdir", "w")[0] == 130
+    assert len(machine.runs(0)) == 1
+
+
 def test_who_does_not_end_after_a_failure_is_told_to(machine):
     machine.statuses(0, 1)
     machine.statuses(1, "wait")
@@ -152,7 +159,8 @@ def test_who_does_not_end_after_a_failure_is_told_to(machine):
     assert err.splitlines()[-1] == "error: ended with status 1, and ran again 0 times already"
 
 
-def test_a_sigterm_goes_to_all_and_ends_it(machine):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_goes_to_all_and_ends_it(machine, number, status):
     machine.statuses(0, "wait")
     machine.statuses(1, "wait")
     environment = {**os.environ, "VIRTUAL_ENV": str(machine.environment)}
@@ -160,14 +168,18 @@ def test_a_sigterm_goes_to_all_and_ends_it(machine):
         ["bash", str(ROOT / "launch" / "local.sh"), "--", "--workdir", "w"],
         **{"env": environment, "cwd": machine.folder},
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE},
+        # As from a terminal, which sends Ctrl-C to a group of processes.
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     give_up = time.monotonic() + 20
     while not (machine.runs(0) and machine.runs(1)) and time.monotonic() < give_up:
         time.sleep(0.05)
     time.sleep(0.3)  # until they listen
-    started.send_signal(signal.SIGTERM)
-    started.communicate(timeout=20)
-    assert started.returncode == 75
+    os.killpg(started.pid, number)
+    out, err = started.communicate(timeout=20)
+    assert started.returncode == status, err
+    assert sorted(out.splitlines()) == [b"[1] process 1 speaks", b"process 0 speaks"]
     assert len(machine.runs(0)) == len(machine.runs(1)) == 1
 
 
@@ -220,6 +232,7 @@ def test_a_job_is_submitted_and_runs_what_was_asked(commands, per):
         ([0], [False]),
         ([2], [False]),
         ([75] * 5, [True] * 5),
+        ([130], [False]),
         ([137, 75, 75, 1, 75, 1], [True, True, True, True, True, False]),
     ],
 )
@@ -270,7 +283,7 @@ def test_a_jobset(commands):
     job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
     assert (job["completions"], job["parallelism"], job["completionMode"]) == (4, 4, "Indexed")
     (rule,) = job["podFailurePolicy"]["rules"]
-    assert (rule["action"], rule["onExitCodes"]["values"]) == ("FailJob", [2])
+    assert (rule["action"], rule["onExitCodes"]["values"]) == ("FailJob", [2, 130])
     pod = job["template"]["spec"]
     (container,) = pod["containers"]
     assert rule["onExitCodes"]["containerName"] == container["name"]
