@@ -10,7 +10,7 @@ import time
 
 import pytest
 import yaml
-from stand_ins import ROOT, StandIns
+from stand_ins import ROOT, StandIns, takes_ctrl_c
 
 ARGUMENTS = ["--config", "my configs/a.py:bits=18", "--workdir", 'it\'s $HOME & "co"']
 SLURM = {
@@ -45,7 +45,9 @@ times=$(wc -l < {folder}/python.$index)
 statuses=()
 if [ -f {folder}/status.$index ]; then mapfile -t statuses < {folder}/status.$index; fi
 status=${{statuses[times - 1]}}
-if [ "$status" = wait ]; then trap 'exit 75' TERM; trap 'exit 130' INT; while true; do sleep 0.05; done; fi
+trap 'exit 75' TERM
+trap 'exit 130' INT
+if [ "$status" = wait ]; then while true; do sleep 0.05; done; fi
 exit "${{status:-0}}"
 """
 
@@ -164,14 +166,13 @@ def test_a_signal_goes_to_all_and_ends_it(machine, number, status):
     machine.statuses(0, "wait")
     machine.statuses(1, "wait")
     environment = {**os.environ, "VIRTUAL_ENV": str(machine.environment)}
-    started = subprocess.Popen(
-        ["bash", str(ROOT / "launch" / "local.sh"), "--", "--workdir", "w"],
-        **{"env": environment, "cwd": machine.folder},
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE},
-        # As from a terminal, which sends Ctrl-C to a group of processes.
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    with takes_ctrl_c():
+        started = subprocess.Popen(
+            ["bash", str(ROOT / "launch" / "local.sh"), "--", "--workdir", "w"],
+            **{"env": environment, "cwd": machine.folder},
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE},
+            start_new_session=True,  # a terminal sends Ctrl-C to a group of processes
+        )
     give_up = time.monotonic() + 20
     while not (machine.runs(0) and machine.runs(1)) and time.monotonic() < give_up:
         time.sleep(0.05)

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from PIL import Image
+from stand_ins import takes_ctrl_c
 
 from bsq_jax import main
 from bsq_jax.core import distributed
@@ -81,13 +82,12 @@ def start(*words, devices=2, more=()):
         "OPENBLAS_NUM_THREADS": "1",  # as many threads as cores in each process block each other
         **dict(more),
     }
-    process = subprocess.Popen(
-        [sys.executable, *map(str, words)],
-        **{"env": environment, "cwd": ROOT, "text": True},
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE},
-        # As from a terminal, also where these tests run in the background.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    with takes_ctrl_c():
+        process = subprocess.Popen(
+            [sys.executable, *map(str, words)],
+            **{"env": environment, "cwd": ROOT, "text": True},
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE},
+        )
     started.append(process)
     return process
 
