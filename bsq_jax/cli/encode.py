@@ -184,4 +184,4 @@ def _summary(output: str, data: bytes) -> str:
     )
 
 
-COMMAND = Command("compress pictures or videos to .bsq files", __doc__, add_arguments, run)
+COMMAND = Command("compress a picture, a video or a folder of them to .bsq", __doc__, add_arguments, run)

@@ -112,4 +112,4 @@ def _folder(root: pathlib.Path) -> int:
     return MISTAKE if problems else 0
 
 
-COMMAND = Command("show what .bsq files hold", __doc__, add_arguments, run)
+COMMAND = Command("show what .bsq files hold, of one or a folder", __doc__, add_arguments, run)
