@@ -168,4 +168,6 @@ def notes(header: Any, suffix: str) -> Iterator[str]:
         yield f"its frames come at a variable rate, {float(header.timing.seconds):.3f} seconds"
 
 
-COMMAND = Command("open .bsq files, one or a folder, as pictures or videos", __doc__, add_arguments, run)
+COMMAND = Command(
+    "open .bsq files, one or a folder, as pictures or videos", __doc__, add_arguments, run
+)

@@ -184,4 +184,6 @@ def _summary(output: str, data: bytes) -> str:
     )
 
 
-COMMAND = Command("compress a picture, a video or a folder of them to .bsq", __doc__, add_arguments, run)
+COMMAND = Command(
+    "compress a picture, a video or a folder of them to .bsq", __doc__, add_arguments, run
+)
