@@ -75,13 +75,14 @@ def test_exports_say_which_weights_they_hold(pictures, tmp_path):
     kept = load_saved_model(pictures)
     for name in ("raw", "ema"):
         generator = Generator.load(pictures, weights=name)
-        assert generator.origin == {"weights": name, "step": 2}
+        wanted = {"name": pictures.name, "weights": name, "step": 2}
+        assert generator.origin == wanted
         generator.save(tmp_path / name)
         _, weights, origin = load_export(tmp_path / name)
-        assert (list(weights), origin) == ([name], {"weights": name, "step": 2})
+        assert (list(weights), origin) == ([name], wanted)
         for key, array in leaves(kept.weights[name]).items():
             np.testing.assert_array_equal(leaves(weights[name])[key], array, err_msg=key)
-        assert Generator.load(tmp_path / name).origin == {"weights": name, "step": 2}
+        assert Generator.load(tmp_path / name).origin == wanted
     # As exports were: always called ema, of unknown origin.
     save_export(tmp_path / "raw", kept.config, {"ema": kept.weights["raw"]}, origin={})
     assert Generator.load(tmp_path / "raw").origin == {"weights": "ema"}

@@ -148,13 +148,24 @@ class Checkpointer:
         self.wait()
         return self._folder.latest()
 
-    def read_meta(self) -> dict[str, Any] | None:
-        """The ``meta`` of the checkpoint that ``restore_latest`` would take, or None.
+    def kept_steps(self) -> list[int]:
+        """Steps of all checkpoints that were completed, newest first; their files are not read."""
+        self.wait()
+        return self._folder.kept()
+
+    def read_meta(self, step: int | None = None) -> dict[str, Any] | None:
+        """The ``meta`` of a complete checkpoint, or None where there is none.
+
+        Args:
+          step: one of `kept_steps`; None: that which ``restore_latest`` would take.
 
         Raises:
-          UserError: there are checkpoints, and all are damaged.
+          UserError: there are checkpoints, and all are damaged, or that of `step` is.
         """
-        step = self.latest_step()
+        if step is not None:
+            self._folder.check(step)
+        else:
+            step = self.latest_step()
         return None if step is None else self._read_meta(step)
 
     def restore_latest(self, abstract_state: Any) -> tuple[int, Any, dict[str, Any]] | None:
@@ -206,13 +217,16 @@ class Checkpointer:
         self._current = self._complete = step
         return step, state, meta
 
-    def restore_partial(self, keys: Sequence[str]) -> tuple[int, dict[str, Any], dict[str, Any]]:
-        """Reads some fields of the newest complete checkpoint into host memory, and nothing else.
+    def restore_partial(
+        self, keys: Sequence[str], step: int | None = None
+    ) -> tuple[int, dict[str, Any], dict[str, Any]]:
+        """Reads some fields of a complete checkpoint into host memory, and nothing else.
 
         This is how a model is taken from a workdir without its optimizer state.
 
         Args:
           keys: names at the top of the state, such as ``params`` or ``ema``.
+          step: one of `kept_steps`; None: the newest complete one.
 
         Returns:
           ``(step, {key: nested dict of numpy arrays}, meta)``.
@@ -220,7 +234,10 @@ class Checkpointer:
         Raises:
           UserError: there is no checkpoint, all are damaged, or it has no such key.
         """
-        step = self.latest_step()
+        if step is not None:
+            self._folder.check(step)
+        else:
+            step = self.latest_step()
         if step is None:
             raise UserError(f"there is no checkpoint in {self._folder.path}: train first")
         folder = self._folder.of_step(step)

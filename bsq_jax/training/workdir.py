@@ -118,13 +118,15 @@ def with_saved_init(
     return config.lock()
 
 
-def read_meta(checkpoints: Checkpointer, workdir: str | os.PathLike[str]) -> dict[str, Any]:
-    """The ``meta`` of the newest complete checkpoint of a workdir.
+def read_meta(
+    checkpoints: Checkpointer, workdir: str | os.PathLike[str], step: int | None = None
+) -> dict[str, Any]:
+    """The ``meta`` of the checkpoint of a step, or of the newest complete one, of a workdir.
 
     Raises:
       UserError: there is none.
     """
-    meta = checkpoints.read_meta()
+    meta = checkpoints.read_meta(step)
     if meta is None:
         raise UserError(f"there is no checkpoint in {workdir}: train first")
     return meta
