@@ -119,6 +119,11 @@ class TokenizerRecipe:
             own=make_own_metrics(self._config.eval.metrics),
         )
 
+    @property
+    def evaluated_examples(self) -> float:
+        """See `bsq_jax.training.recipes.Recipe`."""
+        return self._evaluator.loop.examples
+
     def check(self) -> None:
         """See `bsq_jax.training.recipes.Recipe`."""
         config = self._config
