@@ -24,8 +24,10 @@ from bsq_jax.config import (
     set_value,
     to_json,
 )
+from bsq_jax.config.own_parts import BUILT_IN_SOURCES
 from bsq_jax.core.errors import UserError
-from bsq_jax.data.sources import make_source
+from bsq_jax.data.sources import _PLACED, make_source
+from bsq_jax.data.tokens import SCHEME
 from bsq_jax.evaluation.own import make_own_metrics
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.losses import make_losses
@@ -45,7 +47,8 @@ SMALL = [
         *("model.image_size=16", "model.width=16", "model.layers=1", "model.head_channels=0"),
         *("data.resize=32", "data.scale=1", "data.eval_resize=16", "data.eval_crop=center"),
         *("data.cache_mb=8", "train.steps=2", "train.batch_size=4", "train.log_every=1"),
-        *("eval.lpips=false", "eval.frechet=false", "eval.pictures=1", "eval.batch_size=4"),
+        *("eval.lpips=false", "eval.frechet=false", "eval.pictures=1", "eval.batch_size=32"),
+        "optimizer.ema=0",
     )
 ]
 OWN_PART = """
@@ -103,13 +106,17 @@ def number(schedule):
 
 @pytest.fixture(autouse=True)
 def imports():
-    """Leaves no folder and no module behind, as the end of a process does."""
-    path, before = list(sys.path), set(sys.modules)
-    yield
-    sys.path[:] = path
-    for name in set(sys.modules) - before:
-        if name.startswith(("my_", "part", "mine")):
-            del sys.modules[name]
+    """Leaves no folder and no module behind, as the end of a process does: `forget` does it."""
+    path = list(sys.path)
+
+    def forget():
+        sys.path[:] = path
+        for name in list(sys.modules):
+            if name.startswith("my_") or name in ("part", "part_broken"):
+                del sys.modules[name]
+
+    yield forget
+    forget()
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +186,7 @@ def test_an_example_trains_as_it_stands(name, trained, capsys):
         case "data_source":
             assert report["measured"]["source"].startswith("my_source:Disks(")
         case "metric":
-            assert report["results"]["ema"]["colorfulness"] > 0
+            assert report["results"]["raw"]["colorfulness"] > 0
             assert "Colorfulness error (0 is best)" in shown
         case "optimizer":
             assert last["learning_rate"] < 5e-4
@@ -189,10 +196,11 @@ def test_a_real_process_finds_the_module_beside_the_config(tmp_path):
     shutil.copytree(PAGES / "examples" / "loss", tmp_path, dirs_exist_ok=True)
     words = ["--config", "my_config.py", "--workdir", "run", *SMALL, "--config.train.steps=1"]
     root = PAGES.parent.parent
+    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
     done = subprocess.run(
         [sys.executable, "-m", "bsq_jax", "train", *words],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(root)},
+        env={**os.environ, "PYTHONPATH": str(root), "XLA_FLAGS": flags},
         capture_output=True,
         text=True,
         check=False,
@@ -201,9 +209,9 @@ def test_a_real_process_finds_the_module_beside_the_config(tmp_path):
     assert "edges" in done.stdout + done.stderr
 
 
-def test_resuming_evaluating_and_coding_with_the_workdir_alone(trained, tmp_path):
+def test_resuming_evaluating_and_coding_with_the_workdir_alone(trained, tmp_path, imports):
     _, workdir, _ = trained("quantizer")
-    assert "my_quantizer" not in sys.modules
+    imports()
     assert cli.main(["train", "--workdir", str(workdir), "--config.train.steps=3"]) == 0
     pixels = np.random.default_rng(0).integers(256, size=(2, 16, 16, 3), dtype=np.uint8)
     tokenizer = Tokenizer.load(workdir)
@@ -223,8 +231,7 @@ def test_resuming_evaluating_and_coding_with_the_workdir_alone(trained, tmp_path
     assert cli.main(["export", str(workdir), str(export)]) == 0
     saved = json.loads((export / "config.json").read_text())["config"]
     assert saved["extensions"] == ""
-    sys.path[:] = [folder for folder in sys.path if folder != str(workdir.parent)]
-    del sys.modules["my_quantizer"]
+    imports()
     assert message_of(Tokenizer.load, export).endswith(
         "there is no module my_quantizer: give the folder it lies in as "
         "--config.extensions=FOLDER, or put it on PYTHONPATH"
@@ -396,6 +403,11 @@ def test_extensions_are_kept_where_a_part_is_named_and_found_once(tmp_path, part
     message = message_of(make_losses, finalize(config))
     assert "the module part is in use from" in message
     assert str(other / "part.py") in message
+
+
+@pytest.mark.smoke
+def test_the_built_in_sources_with_a_colon_are_known():
+    assert {*_PLACED, SCHEME.removesuffix(":")} == set(BUILT_IN_SOURCES)
 
 
 @pytest.mark.smoke

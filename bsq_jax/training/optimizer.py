@@ -82,16 +82,14 @@ def decays(params: Any) -> Any:
 
     def one(path: tuple[Any, ...], _: Any) -> bool:
         name = getattr(path[-1], "key", None)
-        if name not in _MATRICES | _OTHERS and any(
-            getattr(entry, "key", None) in _OWN for entry in path[:-1]
-        ):
+        if name in _MATRICES | _OTHERS:
+            return name in _MATRICES
+        if any(getattr(entry, "key", None) in _OWN for entry in path[:-1]):
             return False
-        if name not in _MATRICES | _OTHERS:
-            raise ValueError(
-                f"weight decay of the parameter {jax.tree_util.keystr(path)} is not declared: add "
-                "its name to the matrices or the others in bsq_jax/training/optimizer.py"
-            )
-        return name in _MATRICES
+        raise ValueError(
+            f"weight decay of the parameter {jax.tree_util.keystr(path)} is not declared: add "
+            "its name to the matrices or the others in bsq_jax/training/optimizer.py"
+        )
 
     return jax.tree_util.tree_map_with_path(one, params)
 
