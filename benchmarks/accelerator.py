@@ -297,8 +297,9 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
     heads = max(args.width // 64, 1)
     shape = TokenizerShape(
         args.size, args.size, frames=1, patch_size=8, bits=36, width=args.width, layers=args.layers,
-        heads=heads, mlp_ratio=4.0, head_hidden=4 * args.width, positions="learned",
-        causality="block_causal", window=0, min_bits=0, prefixes=(36,), channels=36,
+        heads=heads, mlp_ratio=4.0, head_hidden=4 * args.width, head_channels=0,
+        positions="learned", causality="block_causal", window=0, min_bits=0, prefixes=(36,),
+        channels=36,
     )  # fmt: skip
     bench = Bench(args, shape, [])
     print(f"{args.size}x{args.size}, 36 bits, {args.dtype}, random weights ({machine()})")

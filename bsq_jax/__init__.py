@@ -7,7 +7,9 @@ if TYPE_CHECKING:
     from bsq_jax.inference.generator import Generator
     from bsq_jax.inference.tokenizer import Tokenizer
 
-__all__ = ["Codec", "Generator", "Tokenizer"]
+__version__ = "0.1.0"
+
+__all__ = ["Codec", "Generator", "Tokenizer", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

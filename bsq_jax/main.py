@@ -9,6 +9,7 @@ import functools
 import sys
 from collections.abc import Sequence
 
+from bsq_jax import __version__
 from bsq_jax.cli import train, train_or_evaluate
 from bsq_jax.cli.command import Parser, exit_status, parse
 
@@ -46,6 +47,7 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--mode", choices=("train", "evaluate"), default="train")
     train_or_evaluate.add_profile(parser)
     train_or_evaluate.add_processes(parser)
+    parser.add_argument("--version", action="version", version=f"bsq-jax {__version__}")
     flags = parse(parser, train.COMMAND, argv)
     return train_or_evaluate.run(flags, evaluate=flags.mode == "evaluate")
 

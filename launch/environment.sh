@@ -4,6 +4,8 @@
 #   prepare_environment FILE...   installs these requirements files, and sets
 #     REPOSITORY                  the root of the repository (also the current folder from then on)
 #     VENV_PYTHON                 the Python of the environment
+#   install_package               after it: makes this checkout importable from every folder in the
+#                                 environment, and bsq-jax a command there (pip install --editable)
 #
 # An active virtual environment (venv or conda) is used as it is. Without one, .venv in the
 # repository is used, and created first if necessary, with $PYTHON or the newest Python found.
@@ -97,4 +99,38 @@ prepare_environment() {
       printf '%s\n' "$wanted" >"$stamp"
     fi
   done
+}
+
+# Whether the environment imports the package from this checkout, wherever one is, and has bsq-jax.
+has_package() {
+  (cd / && "$VENV_PYTHON" -I - "$REPOSITORY" <<'PYTHON'
+import importlib.util, os, sys, sysconfig
+spec = importlib.util.find_spec("bsq_jax")
+script = os.path.join(sysconfig.get_path("scripts"), "bsq-jax")
+here = os.path.join(sys.argv[1], "bsq_jax", "__init__.py")
+found = spec is not None and spec.origin and os.path.realpath(spec.origin) == os.path.realpath(here)
+sys.exit(not (found and os.access(script, os.X_OK)))
+PYTHON
+  ) 2>/dev/null
+}
+
+# Not being able to is no failure: all commands run from the repository as they are.
+install_package() {
+  local isolation=() log
+  if has_package; then
+    return
+  fi
+  # setuptools that is there is used as it is, which needs no network.
+  if "$VENV_PYTHON" -c 'import setuptools, sys
+sys.exit(int(setuptools.__version__.split(".")[0]) < 77)' 2>/dev/null; then
+    isolation=(--no-build-isolation)
+  fi
+  echo "Making bsq_jax importable and bsq-jax a command in this environment ..."
+  if log=$("$VENV_PYTHON" -m pip install --quiet --disable-pip-version-check --retries 1 \
+    --no-deps "${isolation[@]}" --editable "$REPOSITORY" 2>&1) && has_package; then
+    return
+  fi
+  printf '%s\n' "$log" | grep -i error | head -n 3 >&2 || true
+  printf '%s\n' "warning: bsq_jax was not installed into the environment (see above): use it from" \
+    "  $REPOSITORY, as python -m bsq_jax in place of bsq-jax" >&2
 }

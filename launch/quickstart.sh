@@ -6,9 +6,12 @@
 #   bash launch/quickstart.sh [FLAG...]     e.g. --config.train.steps=500
 #
 # The flags are passed to bsq_jax.main; relative paths in them are relative to the repository.
+# Afterwards the environment has the package from every folder (import bsq_jax) and the command
+# bsq-jax; without an active environment, after `source .venv/bin/activate`.
 set -euo pipefail
 # shellcheck source=launch/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 prepare_environment requirements.txt
+install_package
 exec "$VENV_PYTHON" -m bsq_jax.main --config configs/quickstart.py --workdir runs/quickstart "$@"

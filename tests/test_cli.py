@@ -2,13 +2,16 @@
 
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 
 import pytest
 
+import bsq_jax
 from bsq_jax import cli
 from bsq_jax.cli import inputs, outputs
 from bsq_jax.cli.command import Command, exit_status
@@ -41,6 +44,8 @@ def test_the_table_has_a_line_for_each_command(capsys):
         (line,) = (line for line in lines if line.split()[:1] == [name])
         assert cli.COMMANDS[name].help in line
         assert len(line) <= 80
+    examples = lines[lines.index("examples:") + 1 :]
+    assert examples[0].startswith("  bsq-jax train --config quickstart ")
 
 
 @pytest.mark.smoke
@@ -59,11 +64,28 @@ def test_every_command_explains_itself(name, capsys):
     ("words", "said"),
     [
         ((), "give a command"),
-        (("encod",), "unknown command 'encod': did you mean encode?"),
-        (("tokenise", "x"), "unknown command 'tokenise': did you mean tokenize?"),
+        (("encod",), "unknown command 'encod': did you mean encode (compress a picture"),
+        (("tokenise", "x"), "unknown command 'tokenise': did you mean tokenize ("),
+        (("compress", "x"), "unknown command 'compress': did you mean encode ("),
+        (("eval",), "did you mean evaluate ("),
+        (("qqqq",), "unknown command 'qqqq': see --help"),
         (("--config", "x.py"), "give a command before --config"),
         (("encode",), "required: input, output"),
-        (("encode", "a", "b", "--bit", "3"), "unknown flag --bit"),  # flags are not abbreviated
+        (
+            ("encode", "a", "b", "--bit", "3"),
+            "unknown flag --bit: did you mean --bits",
+        ),  # no abbreviation
+        (("encode", "a", "b", "--foo"), "unknown flag --foo: see --help"),
+        (("encode", "--modle", "x"), "unknown flag --modle: did you mean --mode or --model?"),
+        (("studies", "vocabulary", "--workdri", "x"), "did you mean --workdir?"),
+        (("train", "--wrokdir", "W"), "unknown flag --wrokdir: did you mean --workdir?"),
+        (("train", "--output-dir", "W"), "did you mean --workdir?"),
+        (("train", "--lr=1"), "unknown flag --lr: did you mean --config.optimizer.learning_rate ("),
+        (
+            ("train", "--workdir", "W", "--batch-size", "8"),
+            "did you mean --config.train.batch_size (examples a step",
+        ),
+        (("train", "--workdir", "W", "--config.train.steps", "--lr"), "give --config FILE.py"),
         (("info", "a", "b"), "unknown argument b"),
         (("info", "a", "--config.train.steps=3"), "unknown flag --config.train.steps=3"),
         (("train",), "--workdir"),
@@ -71,11 +93,11 @@ def test_every_command_explains_itself(name, capsys):
         (("train", "--workdir", "W", "--config", "quickstrat"), "did you mean quickstart?"),
         (
             ("train", "--workdir", "W", "--config", "quickstart", "--mode=x"),
-            "unknown flag --mode=x",
+            "unknown flag --mode: ",
         ),
         (("train", "--workdir", "W", "--config", "quickstart", "--profile=3"), "such as 10:15"),
         (("evaluate", "--workdir", "W"), "W is not the workdir of a run"),
-        (("evaluate", "--workdir", "W", "--profile=1:2"), "unknown flag --profile=1:2"),
+        (("evaluate", "--workdir", "W", "--profile=1:2"), "unknown flag --profile: "),
         (("studies", "variable"), "choose from "),
         (("generate", "--model", "m"), "where to?"),
         (("plan", "--config", TINY, "--mesh", "1x1x1", "--json", "no/x.json"), "make it first"),
@@ -176,7 +198,20 @@ def test_the_module_is_the_command():
         [sys.executable, "-m", "bsq_jax", "inf"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert "did you mean info?" in done.stderr
+    assert "did you mean info (" in done.stderr
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("module", ["bsq_jax", "bsq_jax.main"])
+def test_the_version(module):
+    words = [sys.executable, "-m", module, "--version"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout == f"bsq-jax {bsq_jax.__version__}\n"
+    assert re.fullmatch(r"\d+\.\d+\.\d+", bsq_jax.__version__)
+    # There is no second one.
+    project = tomllib.loads((pathlib.Path(TINY).parents[1] / "pyproject.toml").read_text())
+    assert "version" not in project["project"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "bsq_jax.__version__"}
 
 
 @pytest.mark.smoke

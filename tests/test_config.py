@@ -73,13 +73,13 @@ def test_values_are_converted_to_the_type_of_their_key(key, text, value):
 @pytest.mark.parametrize(
     ("key", "text", "expected"),
     [
-        ("train.stesp", "7", "--config.train.stesp does not exist: did you mean train.steps?"),
+        ("train.stesp", "7", "--config.train.stesp does not exist: did you mean train.steps ("),
         (
             "optimizer.batch_size",
             "7",
             "--config.optimizer.batch_size does not exist: did you mean ",
         ),
-        ("model.widht", "7", "did you mean model.width?"),
+        ("model.widht", "7", "did you mean model.width (channels of a token)?"),
         ("train", "7", "--config.train is a group of keys: set one of train.accumulate, "),
         ("train.steps", "many", "--config.train.steps is 'many': it must be a whole number"),
         ("train.steps", "1.5", "it must be a whole number"),
@@ -179,7 +179,7 @@ def with_key(key, value):
         ("train.steps", None, "train.steps is None: it must be a whole number"),
         ("data.flip", 1, "data.flip is 1: it must be true or false"),
         ("model.dtype", 32, "model.dtype is 32: it must be text"),
-        ("train.stesp", 3, "config: train.stesp is not a key: did you mean train.steps?"),
+        ("train.stesp", 3, "config: train.stesp is not a key: did you mean train.steps ("),
         ("train", 3, "config: train is not a key"),
     ],
 )
@@ -207,6 +207,7 @@ REJECTED = {
     },
     "model.image_size": ("0", "64,-8", "256,100"),
     "model.head_hidden": ("-1",),
+    "model.head_channels": ("-1",),
     "model.window": ("-1",),
     "model.min_bits": ("-1", "37"),
     "model.dtype": ("float16",),
@@ -266,7 +267,10 @@ REJECTED = {
     "discriminator.layers": ("0",),
     "discriminator.clip": ("norm",),
     "discriminator.learning_rate": ("0", "nan"),
+    "optimizer.name": ("sgd",),
     "optimizer.learning_rate": ("0", "nan"),
+    "optimizer.muon_learning_rate": ("0",),
+    "optimizer.momentum": ("1",),
     "optimizer.warmup_steps": ("-1",),
     "optimizer.b1": ("1.5",),
     "optimizer.b2": ("-0.1",),

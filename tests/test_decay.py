@@ -37,8 +37,10 @@ LISTS = {
     "tokenizer": (
         "encoder/patch_embed/kernel to_latent/kernel from_latent/kernel "
         "decoder/head_hidden/kernel decoder/head_out/kernel "
+        "decoder/head_convolutions/hidden/kernel decoder/head_convolutions/out/kernel "
         + " ".join(below(f"{half}/trunk", TRUNK[0]) for half in ("encoder", "decoder")),
         "to_latent/bias from_latent/bias decoder/head_hidden/bias decoder/head_out/bias "
+        "decoder/head_convolutions/hidden/bias decoder/head_convolutions/out/bias "
         + " ".join(below(f"{half}/trunk", TRUNK[1]) for half in ("encoder", "decoder")),
     ),
     "prior": (
@@ -93,8 +95,9 @@ def params_of(config, second=False):
 @pytest.mark.parametrize("hidden", [0, 8])
 def test_tokenizers(positions, frames, hidden):
     config = tiny.get_config("clips" if frames > 1 else "")
-    config.model.update(positions=positions, frames=frames, head_hidden=hidden, layers=2, width=24)
-    absent = [] if hidden else ["head_hidden"]
+    config.model.update(positions=positions, frames=frames, layers=2, width=24)
+    config.model.update(head_hidden=hidden, head_channels=hidden)
+    absent = [] if hidden else ["head_hidden", "head_convolutions"]
     absent += ["positions/"] if positions != "learned" else ["temporal"] if frames == 1 else []
     assert_decay(params_of(config), "tokenizer", absent)
 

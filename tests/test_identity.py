@@ -190,6 +190,18 @@ def test_a_run_is_bound_to_what_its_discriminators_parameters_depend_on(name, ke
         ), key
 
 
+def test_a_run_is_bound_to_its_optimizer_whose_state_it_has():
+    """Of what was written before there was a choice, that is AdamW."""
+    saved = to_json(default_config())
+    del saved["optimizer"]["name"]
+    old, other = from_json(saved, "x"), default_config()
+    assert run_identity(old) == run_identity(default_config())
+    other.optimizer.name = "muon"
+    (differ,) = differing_keys(run_identity(old), run_identity(other))
+    assert differ.startswith("optimizer.name")
+    assert model_identity(old) == model_identity(other)
+
+
 def test_a_config_of_before_video_was_the_published_image_model():
     saved = to_json(default_config())
     for key in ("positions", "causality", "window"):

@@ -1,17 +1,33 @@
 """Scripts for one machine, Slurm and Kubernetes. Oracle: commands written down by stand-ins."""
 
+import hashlib
 import json
 import os
 import pathlib
 import shlex
 import signal
 import subprocess
+import sys
 import time
+import venv
 
 import pytest
 import yaml
 from stand_ins import ROOT, StandIns
 
+import bsq_jax
+
+# In place of the Python of a virtual environment, whose pip installs what an editable one leaves.
+INSTALLER = """\
+#!/bin/bash
+if [ "$2" != pip ]; then exec {folder}/bin/python3 "$@"; fi
+printf '%s\\n' "$*" >> {folder}/asked
+if [ -f {folder}/broken ]; then echo 'ERROR: no network' >&2; exit 1; fi
+for word in "$@"; do repository=$word; done
+printf '%s\\n' "$repository" > {site}/editable.pth
+printf '#!/bin/sh\\n' > {folder}/bin/bsq-jax
+chmod +x {folder}/bin/bsq-jax
+"""
 ARGUMENTS = ["--config", "my configs/a.py:bits=18", "--workdir", 'it\'s $HOME & "co"']
 SLURM = {
     "--partition": "BSQ_PARTITION",
@@ -182,6 +198,55 @@ def test_a_dry_run_of_one_machine(machine):
     assert [line[-5:] for line in lines] == [
         ["localhost:1234", "--processes", "2", "--process", str(index)] for index in range(2)
     ]
+
+
+def environment_without_the_package(folder):
+    """A virtual environment that has the requirements, as its stamp says, and no pip."""
+    venv.create(folder, symlinks=True)
+    (folder / "bin" / "python").unlink()
+    (site,) = folder.glob("lib/python*/site-packages")
+    program = folder / "bin" / "python"
+    program.write_text(
+        INSTALLER.format(folder=shlex.quote(str(folder)), site=shlex.quote(str(site)))
+    )
+    program.chmod(0o755)
+    text = (ROOT / "requirements.txt").read_bytes() + sys.version.encode()
+    stamp = folder / ".bsq-jax-requirements.txt.sha256"
+    stamp.write_text(hashlib.sha256(text).hexdigest())
+
+
+def test_the_quickstart_installs_the_package_once(tmp_path):
+    """Editable, from then on importable from any folder of that environment."""
+    environment = tmp_path / "my env"
+    environment_without_the_package(environment)
+    commands = StandIns(tmp_path)
+
+    def quickstart():
+        return commands.run("quickstart.sh", "--version", VIRTUAL_ENV=str(environment))
+
+    version = f"bsq-jax {bsq_jax.__version__}"
+    (environment / "broken").touch()
+    status, out, err = quickstart()
+    assert (status, out.splitlines()[-1]) == (0, version)  # it goes on without
+    assert "ERROR: no network\nwarning: bsq_jax was not installed into the environment" in err
+    (environment / "broken").unlink()
+    status, out, err = quickstart()
+    assert (status, out.splitlines()[-1], err) == (0, version, "")
+    asked = (environment / "asked").read_text().splitlines()
+    assert len(asked) == 2
+    assert asked[1].startswith("-m pip install ")
+    assert "--no-deps" in asked[1]
+    assert asked[1].endswith(f" --editable {ROOT}")
+    found = subprocess.run(
+        [environment / "bin" / "python3", "-c", "import bsq_jax; print(bsq_jax.__file__)"],
+        **{"cwd": tmp_path, "capture_output": True, "text": True, "check": True},
+    )
+    assert found.stdout == f"{bsq_jax.__file__}\n"
+    assert quickstart() == (0, f"{version}\n", "")
+    assert len((environment / "asked").read_text().splitlines()) == 2
+    (environment / "bin" / "bsq-jax").unlink()  # the command counts as well
+    quickstart()
+    assert len((environment / "asked").read_text().splitlines()) == 3
 
 
 @pytest.mark.smoke

@@ -1,9 +1,10 @@
-"""Schedule, clipping, AdamW and averaging. Oracles: closed forms and numpy in float64."""
+"""Schedule, clipping, AdamW, Muon and averaging. Oracles: closed forms and numpy in float64."""
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tiny
 from absl.testing import parameterized
@@ -13,12 +14,14 @@ from bsq_jax.core.sharding import make_mesh
 from bsq_jax.core.trees import leaves
 from bsq_jax.models.transformer import STACK
 from bsq_jax.training.optimizer import (
+    block_matrices,
     clip_each_parameter,
     make_discriminator_optimizer,
     make_optimizer,
     make_schedule,
     update_ema,
 )
+from bsq_jax.training.step_cost import make_task
 from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
 
 
@@ -187,6 +190,122 @@ def test_three_steps_of_adamw_against_numpy(params, clip):
 
         exact = jax.tree.map(step, exact, m, v, decays)
     chex.assert_trees_all_close(ours, exact, rtol=1e-5, atol=1e-6)
+
+
+# --- Muon ---
+
+# What Muon trains, and how many of a matrix's axes after that of the stacked layers are inputs.
+INPUTS = {"qkv": 1, "out": 2, "up": 1, "down": 1}
+
+
+def orthogonalized(matrix):
+    """Five Newton-Schulz iterations of Jordan's quintic, in float64."""
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = x / (np.linalg.norm(x) + 1e-8)
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x.T if tall else x
+
+
+def muon_direction(name, momentum):
+    """The step of one stacked parameter: each layer's matrix by itself."""
+    inputs = INPUTS[name.split("/")[-2]]
+    rows = int(np.prod(momentum.shape[1 : 1 + inputs]))
+    flat = momentum.reshape(len(momentum), rows, -1)
+    factor = np.sqrt(max(1.0, flat.shape[2] / rows))
+    return (factor * np.stack([orthogonalized(layer) for layer in flat])).reshape(momentum.shape)
+
+
+def test_three_steps_of_muon_against_numpy(params):
+    """Nesterov momentum, orthogonalized, on the blocks' matrices; all else moves as by AdamW."""
+    exact = leaves(jax.tree.map(np.float64, params))
+    gradients = [random_like(params, seed) for seed in range(3)]
+    settings = {"muon_learning_rate": 0.03, "momentum": 0.9, "clip": "none"}
+    optimizer, adamw = (make_optimizer(steady(name=name, **settings)) for name in ("muon", "adamw"))
+    (ours, state), (others, of_adamw) = (
+        (single(params), one.init(single(params))) for one in (optimizer, adamw)
+    )
+    for gradient in gradients:
+        updates, state = jax.jit(optimizer.update)(single(gradient), state, ours)
+        ours = jax.tree.map(np.add, ours, jax.device_get(updates))
+        updates, of_adamw = jax.jit(adamw.update)(single(gradient), of_adamw, others)
+        others = jax.tree.map(np.add, others, jax.device_get(updates))
+    ours, others = leaves(ours), leaves(others)
+    matrices = {name for name in exact if f"/{STACK}/" in name and name.endswith("/kernel")}
+    assert len(matrices) == 2 * len(INPUTS)  # encoder and decoder
+    for name in exact.keys() - matrices:
+        np.testing.assert_array_equal(ours[name], others[name], err_msg=name)
+    for name in matrices:
+        value, average = exact[name], np.zeros_like(exact[name])
+        for count, gradient in enumerate(map(leaves, gradients), start=1):
+            average = 0.9 * average + 0.1 * gradient[name]
+            ahead = 0.9 * average / (1 - 0.9 ** (count + 1)) + 0.1 * gradient[name] / (
+                1 - 0.9**count
+            )
+            value = value - 0.03 * (muon_direction(name, ahead) + 0.1 * value)
+        np.testing.assert_allclose(ours[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_muon_trains_the_matrices_of_the_priors_blocks():
+    config = tiny.get_prior("tokenizer", order="raster")
+    params = make_task(finalize(config)).abstract_state(make_mesh(devices=jax.devices()[:1])).params
+    found = {name for name, axes in leaves_or_none(block_matrices(params)) if axes is not None}
+    assert found == {
+        f"block_{layer}/{name}" for layer in range(config.prior.layers) for name in INPUTS
+    }
+
+
+def leaves_or_none(tree):
+    flat, _ = jax.tree_util.tree_flatten_with_path(
+        tree,
+        is_leaf=lambda leaf: leaf is None or isinstance(leaf, optax.contrib.MuonDimensionNumbers),
+    )
+    return [("/".join(entry.key for entry in path), leaf) for path, leaf in flat]
+
+
+def test_the_discriminator_is_trained_by_adamw():
+    config = steady(name="muon")
+    with config.unlocked():
+        config.discriminator.learning_rate = 0.01
+    params = {STACK: {"kernel": jnp.ones((2, 3, 4))}}
+    made = [
+        make_discriminator_optimizer(config).init(params),
+        make_optimizer(steady(), 0.01).init(params),
+    ]
+    chex.assert_trees_all_equal_structs(*made)
+
+
+@pytest.mark.usefixtures("eight_devices")
+def test_a_muon_step_on_a_mesh_is_that_of_one_device():
+    """Its momentum lies as the parameters do, from `abstract_state` on."""
+    config = tiny.get_config()
+    config.model.update(layers=2)
+    config.optimizer.update(name="muon", warmup_steps=0)
+    task = make_tokenizer_task(finalize(config))
+    state = task.abstract_state(make_mesh(2, 2, 2))
+    owners, momentum = leaves(state.params), leaves(state.opt_state[1].inner_states["muon"])
+    held = [name for name in owners if any(key.endswith(f"mu/{name}") for key in momentum)]
+    assert len(held) == 2 * len(INPUTS)
+    for name in held:
+        (statistic,) = (leaf for key, leaf in momentum.items() if key.endswith(f"mu/{name}"))
+        assert statistic.sharding == owners[name].sharding, name
+    assert not owners[held[0]].sharding.is_fully_replicated
+
+    values = single(random_like(state.params, 0))
+    gradient = single(random_like(state.params, 1))
+    wanted, _ = jax.jit(task.optimizer.update)(gradient, task.optimizer.init(values), values)
+    shardings = [
+        jax.tree.map(lambda leaf: leaf.sharding, tree) for tree in (state.params, state.opt_state)
+    ]
+    update = jax.jit(
+        task.optimizer.update,
+        in_shardings=(shardings[0], shardings[1], shardings[0]),
+        out_shardings=tuple(shardings),
+    )
+    found, _ = update(gradient, task.optimizer.init(values), values)
+    chex.assert_trees_all_close(found, wanted, rtol=1e-4, atol=1e-6)
 
 
 # --- averaging ---

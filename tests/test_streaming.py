@@ -97,6 +97,7 @@ KINDS = {
     "sines, window": {"size": "odd", "positions": "sincos", "window": 2},
     "rotary, token by token": {"positions": "rotary", "causality": "token_causal"},
     "rotary, window, all scores": {"positions": "rotary", "window": 2, "attention": "dense"},
+    "convolutions after the head": {"head_channels": 4},
     "16 bits": {"size": "odd", "positions": "rotary", "window": 2, "dtype": "bfloat16"},
 }
 
@@ -112,7 +113,7 @@ def test_a_stream_is_its_clip_optimised(monkeypatch):
     # x86 nothing is left of that: 15 tokens a frame, 5 heads, and the pixels too equal to the bit.
     options = {"xla_backend_optimization_level": 3}
     monkeypatch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=options))
-    model = build("odd", positions="rotary")
+    model = build("odd", positions="rotary", head_channels=4)
     pixels = clip(model, 3)
     check_stream(model, pixels)
     bits, decoded = streamed(model, pixels)

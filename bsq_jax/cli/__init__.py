@@ -6,6 +6,7 @@ import difflib
 import sys
 from collections.abc import Mapping, Sequence
 
+from bsq_jax import __version__
 from bsq_jax.cli import (
     convert,
     decode,
@@ -25,6 +26,23 @@ from bsq_jax.cli.command import Command, Parser, exit_status, parse
 from bsq_jax.core.errors import UserError
 
 __all__ = ["COMMANDS", "main"]
+
+# Other words for the commands.
+_SYNONYMS = {
+    "train": "fit resume finetune fine_tune pretrain",
+    "evaluate": "eval test validate val metrics",
+    "plan": "memory estimate flops profile summary",
+    "encode": "compress enc pack",
+    "decode": "decompress dec unpack reconstruct extract",
+    "info": "inspect show header describe",
+    "rd": "rate_distortion benchmark compare bd_rate",
+    "tokenize": "tokens tokenise dataset prepare",
+    "generate": "sample gen inpaint synthesize",
+    "score": "fid fvd psnr metric",
+    "export": "save publish package",
+    "convert": "import from_torch torch",
+    "studies": "study experiment experiments ablation",
+}
 
 # In the order in which one needs them.
 COMMANDS: Mapping[str, Command] = {
@@ -70,16 +88,29 @@ def _run(words: Sequence[str], command: Command | None) -> int:
 
 
 def _without_command(words: Sequence[str]) -> int:
-    """Prints the table of commands where that is asked for."""
-    if list(words) in (["-h"], ["--help"]):
+    """Prints the table of commands, or the version, where that is asked for."""
+    if list(words) in (["-h"], ["--help"], ["help"]):
         print(_table())
+        return 0
+    if list(words) in (["-V"], ["--version"], ["version"]):
+        print(f"bsq-jax {__version__}")
         return 0
     if not words:
         raise UserError("give a command: see --help")
     if words[0].startswith("-"):
         raise UserError(f"give a command before {words[0]}, such as `bsq-jax train`: see --help")
-    (nearest,) = difflib.get_close_matches(words[0], COMMANDS, n=1, cutoff=0.0)
-    raise UserError(f"unknown command {words[0]!r}: did you mean {nearest}? (see --help)")
+    near = _nearest(words[0])
+    hint = f"did you mean {near} ({COMMANDS[near].help})? (see --help)" if near else "see --help"
+    raise UserError(f"unknown command {words[0]!r}: {hint}")
+
+
+def _nearest(word: str) -> str | None:
+    """The command that was probably meant."""
+    word = word.lower().replace("-", "_")
+    for name, synonyms in _SYNONYMS.items():
+        if word in synonyms.split():
+            return name
+    return next(iter(difflib.get_close_matches(word, COMMANDS, n=1, cutoff=0.5)), None)
 
 
 def _table() -> str:
@@ -94,6 +125,10 @@ def _table() -> str:
             "commands:",
             *(f"  {name:<{width}}{command.help}" for name, command in COMMANDS.items()),
             "",
-            "bsq-jax COMMAND --help explains a command.",
+            "examples:",
+            "  bsq-jax train --config quickstart --workdir runs/quickstart",
+            "  bsq-jax encode photo.jpg photo.bsq --model runs/quickstart",
+            "",
+            "bsq-jax COMMAND --help explains a command; bsq-jax --version names the release.",
         ]
     )

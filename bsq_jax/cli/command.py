@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import logging
 import os
 import sys
@@ -62,12 +63,48 @@ def parse(parser: Parser, command: Command, words: Sequence[str]) -> argparse.Na
     Raises:
       UserError: an unknown flag, a flag without its value, or a value that cannot be.
     """
-    flags, rest = parser.parse_known_args(words)
-    if rest and not command.settings:
-        kind = "flag" if rest[0].startswith("-") else "argument"
-        raise UserError(f"unknown {kind} {rest[0]}: see --help")
+    try:
+        flags, rest = parser.parse_known_args(words)
+    except UserError:
+        # What is missing may be there under a name that does not exist.
+        _check_names(parser, command, [word for word in words if word.startswith("--")])
+        raise
+    _check_names(parser, command, rest)
     flags.settings = rest
     return flags
+
+
+def _check_names(parser: Parser, command: Command, words: Sequence[str]) -> None:
+    """Refuses a flag or an argument that the command does not have; the closest is named.
+
+    Raises:
+      UserError: there is such a word.
+    """
+    own = _flags(parser)
+    value = False
+    for word in words:
+        setting = word.startswith("--config.") and command.settings
+        if value or setting or word.partition("=")[0] in own:
+            value = setting and not value and "=" not in word  # which is the next word
+            continue
+        if command.settings:
+            from bsq_jax.config.parsing import unknown_flag
+
+            raise UserError(unknown_flag(word, own))
+        kind = "flag" if word.startswith("-") else "argument"
+        near = difflib.get_close_matches(word.partition("=")[0], own, n=2, cutoff=0.75)
+        hint = f"did you mean {' or '.join(near)}? (see --help)" if near else "see --help"
+        raise UserError(f"unknown {kind} {word}: {hint}")
+
+
+def _flags(parser: argparse.ArgumentParser) -> list[str]:
+    """The flags of a parser and of the parsers inside it."""
+    found: list[str] = []
+    for action in parser._actions:
+        found += action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            found += [flag for inner in action.choices.values() for flag in _flags(inner)]
+    return list(dict.fromkeys(found))
 
 
 def exit_status(run: Callable[[], int], command: Command | None = None) -> int:

@@ -8,7 +8,8 @@ from ml_collections import ConfigDict
 
 from bsq_jax.config import quantizer
 from bsq_jax.config.settings import declared, default_config
-from bsq_jax.config.values import flatten, nearest, put
+from bsq_jax.config.suggestions import did_you_mean
+from bsq_jax.config.values import flatten, put
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.text import listed
 
@@ -27,7 +28,7 @@ def finalize(config: ConfigDict) -> ConfigDict:
     config, settings = default_config(), declared()
     for key in given:
         if key not in settings:
-            raise UserError(f"config: {key} is not a key{nearest(key, list(settings))}")
+            raise UserError(f"config: {key} is not a key{did_you_mean(key)}")
     for key, setting in settings.items():
         if key not in given:
             raise UserError(f"config: {key} is missing: begin with bsq_jax.config.default_config()")

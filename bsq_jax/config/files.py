@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import traceback
 
 from ml_collections import ConfigDict
 
 from bsq_jax.config.published import find_config_file
+from bsq_jax.config.suggestions import did_you_mean
 from bsq_jax.core.errors import UserError
 
 
@@ -34,8 +36,19 @@ def load_config_file(spec: str) -> ConfigDict:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [str(f.lineno) for f in frames if f.filename == str(path)]
         where = f", line {lines[-1]}" if lines else ""
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"config file {path}{where}: {reason}") from error
+        raise UserError(f"config file {path}{where}: {_reason(error)}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"get_config of config file {path} must return a ConfigDict")
     return config
+
+
+def _reason(error: Exception) -> str:
+    """The error in a line; of a key that a config does not have, what was probably meant."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, KeyError | AttributeError) and "ml_collections" in frames[-1].filename:
+        # ml_collections says the whole config, or the key alone.
+        text = str(error)
+        key = re.search(r'Key "(\w+)" does not exist', text) or re.match(r"\W*(\w+)", text)
+        if key:
+            return f"{key[1]} does not exist{did_you_mean(key[1])}"
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -70,8 +70,8 @@ def model_identity(config: ConfigDict) -> dict[str, Any]:
 def run_identity(config: ConfigDict) -> dict[str, Any]:
     """The part of a config that a run's state depends on.
 
-    This is also what the discriminator's parameters depend on, and how codebooks learn, of which
-    the state has moving averages.
+    This is also what the discriminator's parameters depend on, how codebooks learn, of which the
+    state has moving averages, and the optimizer, which has its own.
     """
     found: dict[str, Any] = {"name": "none"}
     if config.task == "tokenizer" and config.loss.adversarial:
@@ -79,7 +79,7 @@ def run_identity(config: ConfigDict) -> dict[str, Any]:
     model = model_identity(config)
     if config.task == "tokenizer" and config.quantizer.name in QUANTIZER["learning"].kinds:
         model["quantizer"]["learning"] = config.quantizer.learning
-    return {**model, "discriminator": found}
+    return {**model, "discriminator": found, "optimizer": {"name": config.optimizer.name}}
 
 
 def fingerprint_settings(config: ConfigDict) -> dict[str, Any]:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from bsq_jax.config.settings import declared
+from bsq_jax.config.suggestions import did_you_mean, suggestions
 from bsq_jax.config.values import flatten, nearest, wanted
 from bsq_jax.core.errors import UserError
+
+# What other code bases call the folder of a run.
+_WORKDIR = "out|output|log|logs|save|run|exp|experiment"
 
 
 def parse_argument(argument: str, variants: Sequence[str], **defaults: Any) -> ConfigDict:
@@ -29,18 +35,32 @@ def parse_argument(argument: str, variants: Sequence[str], **defaults: Any) -> C
     parsed = ConfigDict({"variant": variants[0], **defaults}).lock()
     for part in filter(None, (p.strip() for p in argument.split(","))):
         key, equals, text = part.partition("=")
-        if equals:
+        if equals and key in parsed:
             set_value(parsed, key, text, "--config argument")
+        elif equals:
+            raise UserError(f"--config argument {key} does not exist{_or(key, list(parsed))}")
         elif key in variants:
             parsed.variant = key
         elif isinstance(defaults.get(key), bool):
             parsed[key] = True
+        elif key in defaults:
+            raise UserError(f"--config argument {key} has no value: write {key}=VALUE")
         else:
+            flags = [name for name, value in defaults.items() if isinstance(value, bool)]
             raise UserError(
-                f"--config variant '{key}' does not exist{nearest(key, variants)} "
+                f"--config variant '{key}' does not exist{nearest(key, [*variants, *flags])} "
                 f"(there are: {', '.join(variants)})"
             )
     return parsed
+
+
+def _or(key: str, known: Sequence[str]) -> str:
+    """Ends the message on an argument that a config file does not take."""
+    there = f" (there are: {', '.join(known)})"
+    if own := did_you_mean(key, known):
+        return own + there
+    elsewhere = did_you_mean(key, prefix="the setting --config.")
+    return elsewhere + there if suggestions(key) else there
 
 
 def set_value(config: ConfigDict, dotted: str, text: str, flag: str = "--config") -> None:
@@ -61,8 +81,7 @@ def set_value(config: ConfigDict, dotted: str, text: str, flag: str = "--config"
         inside = [key for key in keys if key.startswith(dotted + ".")]
         if inside:
             raise UserError(f"{name} is a group of keys: set one of {', '.join(inside)}")
-        leaves = [key for key in keys if key.split(".")[-1] == dotted.split(".")[-1]]
-        raise UserError(f"{name} does not exist{nearest(dotted, leaves or keys)}")
+        raise UserError(f"{name} does not exist{did_you_mean(dotted)}")
     *groups, leaf = dotted.split(".")
     target = config
     for group in groups:
@@ -94,13 +113,34 @@ def parse_overrides(words: Sequence[str]) -> list[tuple[str, str]]:
     overrides, left = [], iter(words)
     for word in left:
         if not word.startswith("--config."):
-            raise UserError(f"unknown flag {word}: see --help")
+            raise UserError(unknown_flag(word))
         key, equals, text = word.removeprefix("--config.").partition("=")
         value = text if equals else next(left, None)
         if value is None:
             raise UserError(f"{word} has no value: write {word}=VALUE")
         overrides.append((key, value))
     return overrides
+
+
+def unknown_flag(word: str, flags: Sequence[str] = ()) -> str:
+    """The message on a flag that does not exist, where settings are taken too.
+
+    Args:
+      word: as it was typed, such as ``--lr=1``.
+      flags: those that the command has, such as ``--workdir``.
+    """
+    name = word.partition("=")[0]
+    if not name.startswith("--"):
+        kind = "flag" if name.startswith("-") else "argument"
+        return f"unknown {kind} {word}: see --help"
+    close = difflib.get_close_matches(name, flags, n=2, cutoff=0.75)
+    if re.fullmatch(rf"--({_WORKDIR})([-_]?(dir|path|folder))?", name) and "--workdir" in flags:
+        close = ["--workdir"]
+    if close:
+        return f"unknown flag {name}: did you mean {' or '.join(close)}? (see --help)"
+    if not suggestions(name.removeprefix("--")):
+        return f"unknown flag {name}: see --help"
+    return f"unknown flag {name}{did_you_mean(name.removeprefix('--'), prefix='--config.')}"
 
 
 def _convert(text: str, kind: type, current: Any, name: str, *, any_length: bool = False) -> Any:

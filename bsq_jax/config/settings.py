@@ -50,6 +50,9 @@ MODEL: Section = {
     "mlp_ratio": Setting(4.0, POSITIVE, identity=True),  # hidden width of an MLP over `width`
     # hidden width of the pixel head; 0 for one linear layer
     "head_hidden": Setting(3072, NOT_NEGATIVE, identity=True),
+    # channels of the residual convolutions that follow it, over whole frames, so that patches meet
+    # without edges; 0: none, published
+    "head_channels": Setting(0, NOT_NEGATIVE, identity=True, absent=0),
     # of the computation; parameters and quantizer are float32
     "dtype": Setting("bfloat16", one_of("float32", "bfloat16")),
     # what is computed again in the backward pass, to save memory
@@ -204,6 +207,11 @@ DISCRIMINATOR: Section = {
 }
 
 OPTIMIZER: Section = {
+    # adamw: published; muon: on the matrices of the blocks, and AdamW on the rest
+    "name": Setting("adamw", one_of("adamw", "muon"), absent="adamw"),
+    # muon: its rate, of the same schedule; that of AdamW is learning_rate
+    "muon_learning_rate": Setting(0.02, POSITIVE, kinds=("muon",)),
+    "momentum": Setting(0.95, DECAY, kinds=("muon",)),  # muon: of the averaged gradients
     "learning_rate": Setting(None, POSITIVE, kind=float),  # None: 4e-7 x global batch
     "warmup_steps": Setting(5000, NOT_NEGATIVE),  # linear, from warmup_start x the rate
     "warmup_start": Setting(0.1),

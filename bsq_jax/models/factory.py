@@ -53,6 +53,7 @@ def make_tokenizer(config: ConfigDict) -> TokenizerModel:
             heads=model.heads,
             mlp_ratio=model.mlp_ratio,
             head_hidden=model.head_hidden,
+            head_channels=model.head_channels,
             positions=model.positions,
             causality=model.causality,
             window=model.window,

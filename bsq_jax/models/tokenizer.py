@@ -21,6 +21,7 @@ from bsq_jax.models.attention.causality import Causality
 from bsq_jax.models.attention.choice import Blocking, Choice, choose_implementation
 from bsq_jax.models.attention.self_attention import KVCache
 from bsq_jax.models.initializers import bias, kernel
+from bsq_jax.models.pixel_convolutions import PixelConvolutions
 from bsq_jax.models.positions import (
     FramePositions,
     PositionEmbedding,
@@ -49,6 +50,7 @@ class TokenizerShape:
       heads: attention heads.
       mlp_ratio: hidden width of a block's MLP over `width`.
       head_hidden: hidden width of the decoder's pixel head; 0 for a single linear layer.
+      head_channels: of the residual convolutions after it; 0 for none.
       positions: kind of positions, see `bsq_jax.models.positions`.
       causality: kind of causality, see `bsq_jax.models.attention.causality`.
       window: frames that a token sees, its own included; 0 for no limit.
@@ -68,6 +70,7 @@ class TokenizerShape:
     heads: int
     mlp_ratio: float
     head_hidden: int
+    head_channels: int
     positions: str
     causality: str
     window: int
@@ -237,7 +240,12 @@ class Decoder(nn.Module):
             bias_init=bias(None),
             name="head_out",
         )(x)
-        return unpatchify(x.astype(jnp.float32), self.shape.patch_size), present
+        pixels = unpatchify(x.astype(jnp.float32), self.shape.patch_size)
+        if self.shape.head_channels:
+            pixels += PixelConvolutions(
+                self.shape.head_channels, self.compute.dtype, name="head_convolutions"
+            )(pixels)
+        return pixels, present
 
 
 class TokenizerModel(nn.Module):

@@ -1,4 +1,4 @@
-"""The optimizers: AdamW with a schedule, clipping and averaged parameters, built from optax."""
+"""The optimizers: AdamW or Muon, schedules, clipping and averaged parameters, from optax."""
 
 from __future__ import annotations
 
@@ -115,19 +115,59 @@ def make_schedule(
     )
 
 
+def block_matrices(params: Any) -> Any:
+    """The matrices of the transformer blocks, which Muon trains, and which axes they map.
+
+    Args:
+      params: a tree of parameters, or of their shapes.
+
+    Returns:
+      The same tree of `optax.contrib.MuonDimensionNumbers`, or None for what is no such matrix. The
+      axis of stacked layers is in neither set: each layer's matrix is one of its own. Queries, keys
+      and values are one matrix.
+    """
+    dimensions = optax.contrib.MuonDimensionNumbers
+
+    def one(path: tuple[Any, ...], leaf: Any) -> optax.contrib.MuonDimensionNumbers | None:
+        names = [getattr(entry, "key", "") for entry in path]
+        if _is_stacked(path) and names[-1] == "kernel":
+            inputs = 2 if names[-2] == "out" else 1  # attention's last takes heads and channels
+            axes = tuple(range(1, leaf.ndim))
+            return dimensions(axes[:inputs], axes[inputs:])
+        # The blocks of the prior are not stacked.
+        in_block = any(name.startswith("block_") for name in names)
+        return dimensions(0, 1) if in_block and names[-1] in _MATRICES else None
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+def _is_block_matrix(params: Any) -> Any:
+    """Whether Muon or AdamW trains a parameter: a tree of the names of the two."""
+    return jax.tree.map(
+        lambda found: "adamw" if found is None else "muon",
+        block_matrices(params),
+        is_leaf=lambda leaf: leaf is None or isinstance(leaf, optax.contrib.MuonDimensionNumbers),
+    )
+
+
 def make_optimizer(
     config: ConfigDict,
     learning_rate: float | None = None,
     clip: str | None = None,
     steps: int | None = None,
+    name: str | None = None,
 ) -> optax.GradientTransformation:
-    """The chain that ``config.optimizer`` describes: clipping, then AdamW.
+    """The chain that ``config.optimizer`` describes: clipping, then AdamW or Muon.
+
+    Muon (Jordan et al. 2024, as `optax.contrib.muon`) trains the matrices of the blocks, AdamW
+    everything else; both follow the schedule, each from its own peak.
 
     Args:
       config: a finalised config.
       learning_rate: the peak, if it is not that of ``config.optimizer``.
       clip: the kind of clipping, if it is not that of ``config.optimizer``.
       steps: how many steps the schedule is laid out over, if not ``config.train.steps``.
+      name: of the optimizer, if it is not that of ``config.optimizer``.
     """
     optimizer = config.optimizer
     clipping = {
@@ -135,21 +175,27 @@ def make_optimizer(
         "global": lambda: optax.clip_by_global_norm(optimizer.clip_norm),
         "parameter": lambda: clip_each_parameter(optimizer.clip_norm),
     }[optimizer.clip if clip is None else clip]()
-    return optax.chain(
-        clipping,
-        optax.adamw(
-            make_schedule(config, learning_rate, steps),
-            b1=optimizer.b1,
-            b2=optimizer.b2,
-            eps=optimizer.eps,
-            weight_decay=optimizer.weight_decay,
-            mask=_all if optimizer.decay_all else decays,
-        ),
+    trained = optax.adamw(
+        make_schedule(config, learning_rate, steps),
+        b1=optimizer.b1,
+        b2=optimizer.b2,
+        eps=optimizer.eps,
+        weight_decay=optimizer.weight_decay,
+        mask=_all if optimizer.decay_all else decays,
     )
+    if (name or optimizer.name) == "muon":
+        muon = optax.contrib.muon(
+            make_schedule(config, optimizer.muon_learning_rate, steps),
+            beta=optimizer.momentum,
+            weight_decay=optimizer.weight_decay,
+            muon_weight_dimension_numbers=block_matrices,
+        )
+        trained = optax.partition({"muon": muon, "adamw": trained}, _is_block_matrix)
+    return optax.chain(clipping, trained)
 
 
 def make_discriminator_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """The discriminator's: as the generator's, but for ``config.discriminator``'s rate and clip.
+    """The discriminator's: AdamW as the generator's, with ``config.discriminator``'s rate and clip.
 
     It counts its own steps, from ``config.loss.adversarial_start`` on, so its schedule is laid out
     over these: warm-up from its first step on, ``config.optimizer.final`` at the end of the run.
@@ -157,6 +203,7 @@ def make_discriminator_optimizer(config: ConfigDict) -> optax.GradientTransforma
     return make_optimizer(
         config,
         config.discriminator.learning_rate,
+        name="adamw",
         clip=config.discriminator.clip,
         steps=max(config.train.steps - config.loss.adversarial_start, 1),
     )

@@ -124,14 +124,8 @@ def abstract_state(
         boxed = jax.eval_shape(network.init)
         shardings = parameter_shardings(boxed, mesh)
         params = jax.tree.map(place, nn.meta.unbox(boxed), shardings)
-        opt_state = optax.tree.map_params(
-            network.optimizer,
-            place,
-            jax.eval_shape(network.optimizer.init, params),
-            shardings,
-            transform_non_params=lambda leaf: place(leaf, replicated(mesh)),
-        )
-        return params, opt_state
+        opt_state = jax.eval_shape(network.optimizer.init, params)
+        return params, jax.tree.map(place, opt_state, _like_parameters(opt_state, params, mesh))
 
     params, opt_state = params_and_statistics(network)
     second: Any = None
@@ -141,6 +135,25 @@ def abstract_state(
     third = None if codebooks is None else codebooks.abstract(params)
     fields: Any = (scalar((), jnp.int32), params, params if ema else None, opt_state, second, third)
     return TrainState(*fields)
+
+
+def _like_parameters(opt_state: Any, params: Any, mesh: Mesh) -> Any:
+    """Shardings of an optimizer's state: a statistic of a parameter's shape lies as that does.
+
+    It is known by its path, which ends with the parameter's. `optax.tree.map_params` would not do:
+    it takes each tree of statistics for one of all parameters, and those of an optimizer that has
+    only some of them (`optax.partition`) are not.
+    """
+    owners = dict(jax.tree_util.tree_flatten_with_path(params)[0])
+
+    def one(path: tuple[Any, ...], leaf: Any) -> Any:
+        for start in range(len(path)):
+            owner = owners.get(path[start:])
+            if owner is not None and owner.shape == leaf.shape:
+                return owner.sharding
+        return replicated(mesh)
+
+    return jax.tree_util.tree_map_with_path(one, opt_state)
 
 
 def initial_state(

@@ -1,6 +1,7 @@
 """Floating-point operations that a training step needs, as model FLOPs utilisation counts them.
 
-What is computed a second time to save memory does not count, nor what attention computes and masks.
+What is computed a second time to save memory does not count, nor what attention computes and masks,
+nor the products of an optimizer.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import optax
 
 from bsq_jax.models.attention.choice import Blocking
 from bsq_jax.models.masked_lm.model import MaskedLm
@@ -31,7 +33,9 @@ def step_flops(task: Any, state: Any, batch: Mapping[str, Any], frozen: Any) -> 
       frozen: likewise.
     """
     state, batch, frozen = jax.tree.map(_shape, (state, batch, frozen))
-    task = dataclasses.replace(task, model=_without_repetition(task.model))
+    # Products of the optimizer (Muon's) train nothing faster: they are no useful work either.
+    model, optimizer = _without_repetition(task.model), optax.identity()
+    task = dataclasses.replace(task, model=model, optimizer=optimizer)
     if not isinstance(task, TokenizerTask) or task.adversarial is None:
         return flops.count(task.train_step, state, batch, frozen)
 

@@ -78,7 +78,9 @@ def check_resumable(config: ConfigDict, meta: dict[str, Any], workdir: pathlib.P
     if differ := differing_keys(run_identity(saved), run_identity(config)):
         text = f"{workdir} holds a run of another model ({'; '.join(differ)}): "
         text += "give the same model config, or another --workdir"
-        if all(key.startswith(("discriminator.", "quantizer.learning")) for key in differ):
+        if all(
+            key.startswith(("discriminator.", "quantizer.learning", "optimizer.")) for key in differ
+        ):
             text += f" with --config.train.init={workdir} to go on from these weights"
         raise UserError(text)
     if changed := differing_keys(to_json(saved), to_json(config)):
