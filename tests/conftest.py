@@ -6,10 +6,15 @@ import tempfile
 from importlib.metadata import version
 
 # Most of a test's time is compilation. Without LLVM's optimisation that takes a third less, and
-# half of the rest with the older way of making fused loops, which later releases of XLA lack.
+# half of the rest with the older way of making fused loops, which later releases of XLA lack; one
+# module for each program costs less than the threads that compile parts of it.
 os.environ["XLA_FLAGS"] = (
     "--xla_backend_optimization_level=0 "
-    + ("--xla_cpu_use_fusion_emitters=false " if version("jaxlib").startswith("0.10.") else "")
+    + (
+        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 "
+        if version("jaxlib").startswith("0.10.")
+        else ""
+    )
     + os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=8"
 ).strip()

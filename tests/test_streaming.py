@@ -27,9 +27,7 @@ SIZES = {
 
 def build(size="even", frames=3, **model):
     config = default_config()
-    config.model.update(
-        frames=frames, layers=2, bits=6, head_hidden=0, head_channels=2, dtype="float32"
-    )
+    config.model.update(frames=frames, layers=2, bits=6, head_hidden=0, dtype="float32")
     config.model.update(**SIZES[size], **model)
     config.optimizer.ema = 0.0
     config = finalize(config)
