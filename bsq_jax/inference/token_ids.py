@@ -50,7 +50,8 @@ def to_ids(
     array = as_array(bits, "bits")
     if not array.ndim or array.shape[-1] not in prefixes:
         raise UserError(
-            f"bits have shape {array.shape}: the last axis must be of {listed(prefixes)}"
+            f"bits have shape {array.shape}: the last axis must be the {listed(prefixes)} "
+            "bits of a token"
         )
     array = zeros_and_ones(array, layout)
     sizes = word_sizes(array.shape[-1], group_size)
