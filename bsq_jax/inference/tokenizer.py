@@ -57,7 +57,8 @@ class Tokenizer:
 
     Attributes:
       config: the config of the model, locked.
-      origin: where the weights come from: ``weights`` (raw or ema) and training ``step``.
+      origin: where the weights come from: ``weights`` (raw or ema), training ``step`` and ``name``
+        of the run, as far as they are known.
     """
 
     def __init__(self, config: ConfigDict, params: Any, origin: dict[str, Any] | None = None):
@@ -96,7 +97,12 @@ class Tokenizer:
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], *, weights: str = "auto", dtype: str | None = None
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        weights: str = "auto",
+        dtype: str | None = None,
+        step: int | None = None,
     ) -> Self:
         """Loads a tokenizer from a workdir or an export.
 
@@ -106,6 +112,7 @@ class Tokenizer:
           dtype: ``float32`` or ``bfloat16`` to compute in. By default float32 on CPUs, and what the
             config says on accelerators. `repr` shows which; the log says so where the config says
             another. Bits are the same to the bit only in one dtype (docs/differences.md).
+          step: of a checkpoint that the workdir keeps; None: the newest complete one.
 
         Raises:
           UserError: the folder is missing, neither of the two, damaged, or has no such weights.
@@ -124,7 +131,7 @@ class Tokenizer:
             inside = folder / TOKENIZER_FOLDER
             raise UserError(f"{folder} holds a {task}; its tokenizer is in {inside}")
         for name in ("ema", "raw") if weights == "auto" else (weights,):
-            initial = load_saved_model(folder, (name,))
+            initial = load_saved_model(folder, (name,), step=step)
             if name in initial.weights:
                 break
         else:  # one of the two is always there
