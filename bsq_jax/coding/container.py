@@ -9,7 +9,7 @@ import math
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, Self
 
 import numpy as np
 
@@ -20,12 +20,14 @@ from bsq_jax.media.timing import Timing
 
 # As in PNG: no text begins so, and whoever changes ends of lines on the way is found out.
 MAGIC = b"\x8bBSQ\r\n\x1a\n"
-VERSIONS = (1, 2)  # without and with the times of frames
+VERSIONS = (1, 2, 3)  # plain, with the times of frames, with the origin of the model
 FINGERPRINT = 8  # bytes
 MOST_SIDE = 2**16
 MOST_FRAMES = 2**24
 MOST_BITS = 1024
+MOST_NAME = 64  # bytes
 _PRIOR, _VIDEO, _FULL_RANGE = 1, 2, 4
+_TIMED, _AVERAGED = 8, 16  # of version 3
 
 _LOOKS = (
     (b"\xff\xd8\xff", "a JPEG picture"),
@@ -56,6 +58,43 @@ class TruncatedFile(DamagedFile):
 
 
 @dataclasses.dataclass(frozen=True)
+class Origin:
+    """Which training step of which model coded a file.
+
+    Attributes:
+      name: of the model's workdir, at most 64 bytes of UTF-8 without control characters.
+      step: the training step of its weights.
+      averaged: whether these are the averaged (ema) weights.
+    """
+
+    name: str
+    step: int
+    averaged: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks the values.
+
+        Raises:
+          UserError: one of them cannot be written.
+        """
+        if not 0 <= self.step < 2 ** (7 * varints.LONGEST):
+            raise UserError(f"a training step of {self.step} cannot be written")
+        if not self.name.isprintable() or len(self.name.encode()) > MOST_NAME:
+            raise UserError(f"the name {self.name!r} of a model cannot be written")
+
+    @classmethod
+    def of(cls, name: str, step: int, *, averaged: bool) -> Self:
+        """The origin; a name that cannot be written is shortened, and has ? for what is no text."""
+        text = name.encode(errors="replace").decode()
+        text = "".join(letter if letter.isprintable() else "?" for letter in text)
+        return cls(text.encode()[:MOST_NAME].decode(errors="ignore"), step, averaged)
+
+    def __str__(self) -> str:
+        """Such as ``step 300 of quickstart``."""
+        return f"step {self.step} of {self.name}"
+
+
+@dataclasses.dataclass(frozen=True)
 class Header:
     """What a file says of itself.
 
@@ -69,6 +108,7 @@ class Header:
       bits: bits of a token that are kept.
       overlap: pixels that neighbouring tiles share at least.
       timing: how long each frame of a video of variable rate is shown; None where the rate says it.
+      origin: which step of which model coded it; None where that is not known.
     """
 
     mode: str
@@ -80,6 +120,7 @@ class Header:
     bits: int
     overlap: int
     timing: Timing | None = None
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         """Checks the values.
@@ -128,15 +169,21 @@ class Header:
         return zlib.crc32(self._body())
 
     def _body(self) -> bytes:
+        timed, origin = self.timing is not None, self.origin
         flags = _FULL_RANGE | _PRIOR * (self.mode == "prior") | _VIDEO * self.is_video
+        if origin is not None:
+            flags |= _TIMED * timed | _AVERAGED * origin.averaged
         numbers = [self.height, self.width, self.frames, self.bits, self.overlap]
         unit = self.rate if self.timing is None else self.timing.ticks
         if unit is not None:
             numbers += [unit.numerator, unit.denominator]
-        version = VERSIONS[self.timing is not None]
+        version = VERSIONS[timed if origin is None else 2]
         body = MAGIC + bytes([version, flags]) + self.fingerprint + b"".join(map(varint, numbers))
         if self.timing is not None:
             body += struct.pack("<I", zlib.crc32(varints.pack(self.timing.lasting)))
+        if origin is not None:
+            name = origin.name.encode()
+            body += varint(origin.step) + varint(len(name)) + name
         return body
 
 
@@ -202,8 +249,14 @@ def read_header(file: BinaryIO, name: str) -> Header:
         fingerprint = reader.exactly(FINGERPRINT)
         count = 7 if flags & _VIDEO else 5
         numbers = [reader.varint() for _ in range(count)]
-        timed = version == VERSIONS[1]
+        timed = bool(flags & _TIMED) if version == VERSIONS[2] else version == VERSIONS[1]
         times_checksum = struct.unpack("<I", reader.exactly(4))[0] if timed else 0
+        step, model = 0, b""
+        if version == VERSIONS[2]:
+            step, size = reader.varint(), reader.varint()
+            if size > MOST_NAME:
+                raise OverflowError
+            model = reader.exactly(size)
         wanted = zlib.crc32(reader.seen)
         if struct.unpack("<I", reader.exactly(4))[0] != wanted:
             raise DamagedFile(f"{name} is damaged: its header differs from its checksum")
@@ -211,7 +264,10 @@ def read_header(file: BinaryIO, name: str) -> Header:
         raise TruncatedFile(f"{name} is cut short: it ends inside its header") from None
     except OverflowError:
         raise DamagedFile(f"{name} is damaged: its header differs from its checksum") from None
-    if flags & ~(_PRIOR | _VIDEO | _FULL_RANGE) or not flags & _FULL_RANGE:
+    known = _PRIOR | _VIDEO | _FULL_RANGE
+    if version == VERSIONS[2]:
+        known |= _TIMED | _AVERAGED
+    if flags & ~known or not flags & _FULL_RANGE:
         raise UserError(f"{name} uses what this bsq_jax does not know: update bsq_jax")
     height, width, frames, bits, overlap, *rate = numbers
     if rate and math.gcd(*rate) != 1:
@@ -224,6 +280,9 @@ def read_header(file: BinaryIO, name: str) -> Header:
         if timed and unit is not None:
             timing = Timing(unit, _read_times(file, name, frames, times_checksum))
             unit = timing.rate
+        origin = None
+        if version == VERSIONS[2]:
+            origin = Origin(model.decode(), step, bool(flags & _AVERAGED))
         return Header(
             mode="prior" if flags & _PRIOR else "raw",
             fingerprint=fingerprint,
@@ -234,9 +293,12 @@ def read_header(file: BinaryIO, name: str) -> Header:
             bits=bits,
             overlap=overlap,
             timing=timing,
+            origin=origin,
         )
     except DamagedFile:
         raise
+    except UnicodeDecodeError:
+        raise DamagedFile(f"{name} is damaged: the name of its model is no text") from None
     except (UserError, ZeroDivisionError) as error:
         raise DamagedFile(f"{name} is damaged: its header claims {error}") from None
 
