@@ -181,7 +181,8 @@ def test_damaged_files_of_a_folder(run, model):
         ("a.bsq", video[: len(video) // 2]),
         ("b.bsq", model[1].encode(picture(16, 16))),
         ("c.bsq", b"text"),
-        ("d.bsq", make_codec(seed=5).encode(picture(16, 16))),
+        ("d.bsq", other := make_codec(seed=5).encode(picture(16, 16))),
+        ("e.bsq", other),
     ):
         pathlib.Path("coded", name).write_bytes(data)
     for _ in range(2):
@@ -192,11 +193,12 @@ def test_damaged_files_of_a_folder(run, model):
         assert lines[0].endswith("are in decoded/a.mkv")
         assert lines[1] == "coded/c.bsq is no .bsq file: make one with python -m bsq_jax encode"
         assert lines[2].startswith("coded/d.bsq was coded by another model")
-        assert "not whole: 3, each named above" in lines
+        assert lines[3] == "coded/e.bsq was coded by the same model as coded/d.bsq"
+        assert "not whole: 4, each named above" in lines
         assert set(files_below("decoded")) == {"a.mkv", "b.png"}
     status, out, said = run("info", "coded")
     assert status == 2
-    assert "2 whole files" in out
+    assert "4 whole files" in out
     assert len(said.splitlines()) == 2
 
 
