@@ -178,14 +178,16 @@ class Generator:
         classes: int | Sequence[int] | None = None,
         frames: int | None = None,
         seed: int = 0,
+        first: int = 0,
         **sampling: Any,
     ) -> Iterator[np.ndarray]:
-        """As `sample`, a batch at a time as they are made."""
+        """As `sample`, a batch at a time as they are made, from number `first` on."""
         if count < 1:
             raise UserError(f"{count} samples: ask for 1 or more")
         labels = self.labels(count, classes)
         length = self._length(frames)
-        made = self._run(labels, length, None, None, seed, self.sampling(**sampling))
+        settings = self.sampling(**sampling)
+        made = self._run(labels, length, None, None, seed, settings, first=first)
         return (clips if self.frames > 1 else clips[:, 0] for clips in made)
 
     def inpaint(
@@ -282,13 +284,21 @@ class Generator:
         keep: np.ndarray | None,
         seed: int,
         sampling: Sampling,
+        *,
+        first: int = 0,
     ) -> Iterator[np.ndarray]:
         """Pixels uint8 ``[batch, time, height, width, 3]``, a batch at a time."""
         if not 0 <= seed < 2**31:
             raise UserError(f"seed {seed}: it must be from 0 to 2**31 - 1")
         sampler = self._sampler(sampling)
         made = sampler(
-            self._placed, {}, labels, seed=seed, frames=frames, given=given, keep=keep, pixels=False
+            *(self._placed, {}, labels),
+            seed=seed,
+            frames=frames,
+            given=given,
+            keep=keep,
+            pixels=False,
+            first=first,
         )
         grid = self.tokenizer.shape.grid
         for bits, _ in made:

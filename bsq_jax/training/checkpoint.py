@@ -56,6 +56,8 @@ class Checkpointer:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._current: int | None = None  # the step that was restored or saved last
+        self._complete: int | None = None
+        self._under_way: int | None = None
         self._room_made = False
 
     def __enter__(self) -> Self:
@@ -67,6 +69,16 @@ class Checkpointer:
         elif self._thread is not None:
             # The others may never come to a barrier, so this process waits for its own part alone.
             self._thread.join(_PATIENCE)
+
+    @property
+    def complete(self) -> int | None:
+        """The newest step that was restored or completely saved; None if there is none."""
+        return self._complete
+
+    @property
+    def under_way(self) -> int | None:
+        """The step that is being saved, if one is."""
+        return self._under_way
 
     def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
         """Starts to save and returns; waits first for a save that still runs.
@@ -90,6 +102,7 @@ class Checkpointer:
             from_process_zero(self._make_room)
             self._room_made = True
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        self._under_way = step
         try:
             self._orbax.save(self._folder.of_step(step), args=args)
         except (OSError, ValueError) as error:
@@ -201,7 +214,7 @@ class Checkpointer:
         if later:
             state = dataclasses.replace(abstract_state, **state)
         meta = self._read_meta(step)
-        self._current = step
+        self._current = self._complete = step
         return step, state, meta
 
     def restore_partial(
@@ -265,6 +278,7 @@ class Checkpointer:
         try:
             self._orbax.wait_until_finished()
             self._folder.finish(step)
+            self._complete, self._under_way = step, None
         except BaseException as error:  # raised where the next call of this object meets it
             self._error = error
 
