@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from ml_collections import ConfigDict
 
@@ -67,7 +67,7 @@ class CodecModel:
         self.has_prior = prior is not None
         self._prior, self._origin = prior, dict(origin or {})
         self._workdir = None if workdir is None else local_path(workdir)
-        self._others: EarlierSteps[Self] = EarlierSteps(self._workdir, type(self))
+        self._others = EarlierSteps(self._workdir, cast("type[Self]", type(self)))
         self._shape, self._tiled = tokenizer.shape, TileTokenizer(tokenizer)
         if prior is not None:
             check_prior(make_prior(prior[0]), *self._shape.grid, self._shape.bits)
@@ -232,7 +232,7 @@ class CodecModel:
         if header.fingerprint != self.fingerprint(header.mode):
             # Of a prior's workdir all checkpoints have the same tokenizer.
             same = self.has_prior == (header.mode == "prior")
-            others = self._others if same else EarlierSteps(None, type(self))
+            others = self._others if same else EarlierSteps(None, cast("type[Self]", type(self)))
             codec = others.find(header, self, name)
         if header.height * header.width > MOST_PIXELS:
             raise UserError(
