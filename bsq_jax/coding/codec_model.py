@@ -232,7 +232,7 @@ class CodecModel:
         if header.fingerprint != self.fingerprint(header.mode):
             # Of a prior's workdir all checkpoints have the same tokenizer.
             same = self.has_prior == (header.mode == "prior")
-            others = self._others if same else EarlierSteps(None, cast("type[Self]", type(self)))
+            others = self._others if same else EarlierSteps(None, type(self))
             codec = others.find(header, self, name)
         if header.height * header.width > MOST_PIXELS:
             raise UserError(
