@@ -127,8 +127,8 @@ def exit_status(run: Callable[[], int], command: Command | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return MISTAKE
-    except KeyboardInterrupt:
-        left = command.interrupted if command else "nothing was done"
+    except KeyboardInterrupt as error:
+        left = str(error) or (command.interrupted if command else "nothing was done")
         print(f"interrupted: {left}", file=sys.stderr)
         return INTERRUPTED
     except OSError as error:

@@ -5,31 +5,22 @@ from __future__ import annotations
 import dataclasses
 import fractions
 import functools
-import hashlib
 import io
-import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, BinaryIO, Self
+from typing import BinaryIO
 
 import numpy as np
-from ml_collections import ConfigDict
 
+from bsq_jax.coding.codec_model import CodecModel
 from bsq_jax.coding.container import DamagedFile, Header, TruncatedFile, read_header
 from bsq_jax.coding.file_decoder import FileDecoder
 from bsq_jax.coding.file_encoder import Coding, FileEncoder
-from bsq_jax.coding.prior_coder import PriorCoder, check_prior
-from bsq_jax.coding.tile_tokenizer import MOST_PIXELS, TileTokenizer, checked_frames
-from bsq_jax.config import finalize
+from bsq_jax.coding.prior_coder import PriorCoder
+from bsq_jax.coding.tile_tokenizer import checked_frames
 from bsq_jax.core.errors import UserError
-from bsq_jax.core.paths import local_path
-from bsq_jax.core.text import listed
-from bsq_jax.inference.tokenizer import Tokenizer
+from bsq_jax.core.once import say_once
 from bsq_jax.media.timing import Timing, seconds_of
 from bsq_jax.models.factory import make_prior
-from bsq_jax.training.export import identity, save_export
-from bsq_jax.training.saved_models import TOKENIZER_FOLDER, load_saved_model, read_saved_config
-
-MODES = ("prior", "raw")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +43,7 @@ class Decoded:
         return seconds_of(self.header.timing or self.header.rate, len(self.frames))
 
 
-class Codec:
+class Codec(CodecModel):
     """A tokenizer, and maybe a prior on its tokens, as a codec of files.
 
     ::
@@ -67,136 +58,11 @@ class Codec:
       name: what to call it.
     """
 
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        prior: tuple[ConfigDict, Any] | None = None,
-        *,
-        name: str = "bsq",
-        origin: dict[str, Any] | None = None,
-    ):
-        """Puts a codec together.
-
-        Args:
-          tokenizer: the tokenizer.
-          prior: a prior's config and its parameters.
-          name: what to call it.
-          origin: where the prior's parameters come from, ``weights`` (raw or ema) and training
-            ``step``; kept in exports.
-
-        Raises:
-          UserError: the prior is for other tokens.
-        """
-        self.tokenizer, self.name = tokenizer, name
-        self.has_prior = prior is not None
-        self._prior, self._origin = prior, dict(origin or {})
-        self._shape, self._tiled = tokenizer.shape, TileTokenizer(tokenizer)
-        if prior is not None:
-            check_prior(make_prior(prior[0]), *self._shape.grid, self._shape.bits)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Loads a codec from the workdir or export of a prior, or of a tokenizer alone.
-
-        Raises:
-          UserError: the folder is neither, or damaged.
-        """
-        folder = local_path(path)
-        name = folder.name or str(folder)
-        if not folder.is_dir():
-            raise UserError(f"{folder} does not exist or is not a folder: give a workdir or export")
-        task = read_saved_config(folder).task
-        if task == "tokenizer":
-            return cls(Tokenizer.load(folder), name=name)
-        if task != "prior":
-            raise UserError(
-                f"{folder} holds a {task}, which codes nothing: give a prior, or the tokenizer in "
-                f"{folder / TOKENIZER_FOLDER}"
-            )
-        initial = load_saved_model(folder, ("raw", "ema"))
-        which = "ema" if "ema" in initial.weights else "raw"
-        tokenizer = Tokenizer.load(folder / TOKENIZER_FOLDER)
-        prior = finalize(initial.config), initial.weights[which]
-        return cls(tokenizer, prior, name=name, origin=initial.origin | {"weights": which})
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes an export of all that coding needs; `load` reads it.
-
-        The prior's weights lie in ``raw.safetensors`` or ``ema.safetensors``, by what they are.
-
-        Raises:
-          UserError: the folder cannot be written.
-        """
-        if self._prior is None:
-            self.tokenizer.save(path)
-            return
-        self.tokenizer.save(local_path(path) / TOKENIZER_FOLDER)
-        name = "ema" if self._origin.get("weights") == "ema" else "raw"
-        save_export(path, self._prior[0], {name: self._prior[1]}, origin=self._origin)
-
-    # --- what it can do ---
-
-    @property
-    def variable_bits(self) -> tuple[int, ...]:
-        """Numbers of bits a token that can be kept, increasing; the last keeps all."""
-        return self._shape.prefixes
-
-    def bits_of_stages(self, stages: int) -> int:
-        """Bits a token of its first stages, for tokenizers with residual quantization.
-
-        Raises:
-          UserError: there are no stages, or not as many.
-        """
-        layout = self.tokenizer.model.quantizer.layout
-        if layout.stages == 1:
-            raise UserError(
-                f"{stages} stages of a token: {self.name} has no residual stages (train a "
-                "tokenizer with quantizer.stages for them)"
-            )
-        if not 1 <= stages <= layout.stages:
-            raise UserError(
-                f"{stages} stages of a token: the tokens of {self.name} have {layout.stages}"
-            )
-        return stages * layout.bits
-
-    def fingerprint(self, mode: str) -> bytes:
-        """Eight bytes that tell this model from others; those of a prior count if it is used."""
-        trees = [self._fingerprints[0]]
-        if mode == "prior":
-            trees.append(self._fingerprints[1])
-        return hashlib.sha256(b"".join(trees)).digest()[:8]
-
-    @functools.cached_property
-    def _fingerprints(self) -> tuple[bytes, bytes]:
-        own = identity(self.tokenizer.config, self.tokenizer.params)
-        if self._prior is None:
-            return own, b""
-        return own, identity(*self._prior)
-
     @functools.cached_property
     def _coder(self) -> PriorCoder:
         assert self._prior is not None
         config, params = self._prior
         return PriorCoder(make_prior(config), params)
-
-    def _settings(
-        self, mode: str | None, bits: int | None, overlap: int | None
-    ) -> tuple[str, int, int]:
-        mode = mode or ("prior" if self.has_prior else "raw")
-        if mode not in MODES:
-            raise UserError(f"mode '{mode}': it must be one of {', '.join(MODES)}")
-        if mode == "prior" and not self.has_prior:
-            raise UserError(f"{self.name} has no prior: code with mode raw, or train a prior on it")
-        bits = self._shape.bits if bits is None else bits
-        if bits not in self.variable_bits:
-            able = self.variable_bits
-            more = "" if len(able) > 1 else (
-                " (train a tokenizer with model.min_bits or quantizer.stages for fewer)"
-            )  # fmt: skip
-            raise UserError(f"{bits} bits a token: {self.name} takes {listed(able)}{more}")
-        if overlap is None:  # of tokenizers of one patch tiles can share but half of it
-            overlap = min(self._shape.patch_size, min(self._tiled.tile) // 2)
-        return mode, bits, overlap
 
     @property
     def group(self) -> int:
@@ -208,7 +74,7 @@ class Codec:
     ) -> np.ndarray:
         """What `decode` gives for `encode`, without the bytes; uint8 of the shape of `frames`."""
         frames = checked_frames(frames)
-        _, bits, overlap = self._settings("raw", bits, overlap)
+        _, bits, overlap = self.settings("raw", bits, overlap)
         tiles = self._tiled.tiles(frames.shape[1], frames.shape[2], overlap)
         groups = (self._tiled.encode(group, tiles, bits) for group in self._groups(frames))
         return np.concatenate([self._tiled.decode(tokens, tiles) for tokens in groups])
@@ -241,6 +107,8 @@ class Codec:
         frames = checked_frames(frames)
         if rate is not None and not isinstance(rate, Timing):
             rate = _fraction(rate)
+        if removal := self.removal(mode):
+            say_once(f"{removal}: codec.save(FOLDER) keeps the model that decodes its files")
         return self.encode_groups(
             self._groups(frames), rate=rate, bits=bits, mode=mode, overlap=overlap
         )
@@ -258,8 +126,8 @@ class Codec:
 
         The rate may be a function, which is asked for it behind the last group.
         """
-        mode, bits, overlap = self._settings(mode, bits, overlap)
-        coding = Coding(mode, bits, overlap, self.fingerprint(mode))
+        mode, bits, overlap = self.settings(mode, bits, overlap)
+        coding = Coding(mode, bits, overlap, self.fingerprint(mode), self.origin(mode))
         encoder = FileEncoder(self._tiled, self._coder if mode == "prior" else None, coding)
         for number, frames in enumerate(groups):
             if number == 0 and not (callable(rate) or isinstance(rate, Timing)):
@@ -297,27 +165,11 @@ class Codec:
           UserError: it is no such file, or of another model.
         """
         header = read_header(file, name)
-        self._check_header(header, name)
+        yield from self.for_file(header, name)._groups_of(file, header, name)
+
+    def _groups_of(self, file: BinaryIO, header: Header, name: str) -> Iterator[np.ndarray]:
         coder = self._coder if header.mode == "prior" else None
         yield from FileDecoder(self._tiled, coder, header, name).groups(file)
-
-    def _check_header(self, header: Header, name: str) -> None:
-        if header.mode == "prior" and not self.has_prior:
-            raise UserError(
-                f"{name} was coded with a prior, and {self.name} has none: give the workdir or "
-                "export of the prior as --model"
-            )
-        if header.fingerprint != self.fingerprint(header.mode):
-            raise UserError(
-                f"{name} was coded by another model ({header.fingerprint.hex()}) than {self.name} "
-                f"({self.fingerprint(header.mode).hex()}): give that one with --model"
-            )
-        if header.height * header.width > MOST_PIXELS:
-            raise UserError(
-                f"{name} claims frames of {header.height}x{header.width} pixels, more than "
-                f"{MOST_PIXELS:,d}: it is damaged"
-            )
-        self._settings(header.mode, header.bits, header.overlap)
 
 
 def _fraction(rate: fractions.Fraction | float) -> fractions.Fraction:

@@ -98,6 +98,13 @@ class MaskedLmRecipe(TokensRecipe[MaskedLmTask]):
             measured=measured(self._data, self._tokens),
         )
 
+    @property
+    def evaluated_examples(self) -> float:
+        """See `bsq_jax.training.recipes.Recipe`."""
+        # A sample takes a forward pass in each step of sampling, a third of a training step.
+        samples = self._config.eval.samples * self._config.sampling.steps / 3
+        return self._validation.examples + samples
+
     def evaluate(
         self, weights: Mapping[str, Any], step: int, *, pictures: bool, suffix: str = ""
     ) -> dict[str, Any]:

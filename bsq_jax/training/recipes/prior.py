@@ -56,6 +56,11 @@ class PriorRecipe(TokensRecipe[PriorTask]):
             measured=measured(self._data, self._tokens),
         )
 
+    @property
+    def evaluated_examples(self) -> float:
+        """See `bsq_jax.training.recipes.Recipe`."""
+        return self._validation.examples
+
     def evaluate(
         self, weights: Mapping[str, Any], step: int, *, pictures: bool, suffix: str = ""
     ) -> dict[str, Any]:

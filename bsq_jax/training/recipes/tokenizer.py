@@ -115,6 +115,11 @@ class TokenizerRecipe:
             networks=make_network_settings(self._config),
         )
 
+    @property
+    def evaluated_examples(self) -> float:
+        """See `bsq_jax.training.recipes.Recipe`."""
+        return self._evaluator.loop.examples
+
     def check(self) -> None:
         """See `bsq_jax.training.recipes.Recipe`."""
         config = self._config
