@@ -442,10 +442,11 @@ def test_history_is_short_and_ends_with_the_newest(tmp_path):
     assert steps[-3:] == [495, 498, 501]
 
 
-def test_a_bar_shows_progress_and_stays_whole_under_other_lines(tmp_path):
+def test_a_bar_shows_progress_and_stays_whole_under_other_lines(tmp_path, clock):
     monitor, stream = make(tmp_path, start_step=1000, bar=True)
     with monitor:
         monitor.progress(1500)
+        clock.now += 50
         monitor.log(1500, {"loss": 0.125, "psnr": 20.0})
         monitor.info("saved")
     text = stream.getvalue()
@@ -454,6 +455,7 @@ def test_a_bar_shows_progress_and_stays_whole_under_other_lines(tmp_path):
     assert "1500/2000" in text
     assert "loss 0.125  psnr 20" in text
     assert "images/s" in text
+    assert "<50s]" in text  # as many steps as before, beside the time that has passed
     assert "saved\n" in text
 
 

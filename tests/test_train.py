@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 
+from bsq_jax.core import signals
 from bsq_jax.core.errors import INTERRUPTED, RUN_AGAIN, NonFiniteError
 from bsq_jax.core.sharding import make_mesh, replicate
 from bsq_jax.training import stop_signal
@@ -460,7 +461,7 @@ def test_an_evaluation_is_left_once_its_step_is_saved(capsys):
 )
 @pytest.mark.usefixtures("handlers")
 def test_a_second_ctrl_c_leaves_at_once(monkeypatch, when, line):
-    monkeypatch.setattr(stop_signal, "_ONE_PRESS", 0.0)
+    monkeypatch.setattr(signals, "ONE_PRESS", 0.0)
     left, stopping = [], Stopping()
     monkeypatch.setattr(stop_signal, "_leave", left.append)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from bsq_jax.core.errors import INTERRUPTED, MISTAKE, UserError
+from bsq_jax.core.signals import answered
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +122,8 @@ def exit_status(run: Callable[[], int], command: Command | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
-        status = run()
+        with answered():
+            status = run()
         sys.stdout.flush()  # here, so that a reader that has gone is noticed here
         return status
     except UserError as error:

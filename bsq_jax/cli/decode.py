@@ -90,11 +90,12 @@ def decoded(codec: Codec, data: bytes, name: str, suffix: str, *, quiet: bool) -
       UserError: nothing of it can be decoded.
     """
     from bsq_jax.coding.container import read_header
-    from bsq_jax.core.progress import progress
+    from bsq_jax.core.progress import labelled, progress
 
     header = read_header(io.BytesIO(data), name)
     whole = _WholeFrames(codec.decode_groups(io.BytesIO(data), name))
-    with progress(header.frames, "frames", quiet=quiet or header.frames < 2) as advance:
+    quiet = quiet or header.frames < 2
+    with labelled(name), progress(header.frames, "frames", quiet=quiet) as advance:
         content = _file(advance(iter(whole), len), header, suffix)
     return content, whole.problem
 

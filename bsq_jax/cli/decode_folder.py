@@ -32,9 +32,12 @@ def decode_folder(flags: argparse.Namespace) -> int:
     path = model_path(flags)
     enable_compilation_cache()
     codec = Codec.load(path)
-    outcome = folders.run(
-        jobs, lambda job: _made(job, codec, flags), [*found.problems, *problems], quiet=flags.quiet
-    )
+    unopened: dict[bytes, str] = {}  # by fingerprint, the first file of a model that is not there
+
+    def make(job: Job) -> Made:
+        return _made(job, codec, unopened, flags)
+
+    outcome = folders.run(jobs, make, [*found.problems, *problems], quiet=flags.quiet)
     if not flags.quiet:
         for line in _summary(target, outcome, others):
             folders.tell(line)
@@ -81,7 +84,7 @@ def _is_newer(job: Job) -> bool:
     return job.target.stat().st_mtime_ns >= job.source.stat().st_mtime_ns
 
 
-def _made(job: Job, codec: Codec, flags: argparse.Namespace) -> Made:
+def _made(job: Job, codec: Codec, unopened: dict[bytes, str], flags: argparse.Namespace) -> Made:
     """The picture or video of a .bsq file, unless that is there."""
     from bsq_jax.cli.decode import decoded, notes
     from bsq_jax.cli.encode_folder import read_whole
@@ -96,6 +99,13 @@ def _made(job: Job, codec: Codec, flags: argparse.Namespace) -> Made:
         return Made(None)
     with job.source.open("rb") as file:
         header = read_header(file, job.name)
+    if first := unopened.get(header.fingerprint):
+        raise UserError(f"{job.name} was coded by the same model as {first}")
+    try:
+        codec.for_file(header, job.name)
+    except UserError:
+        unopened[header.fingerprint] = job.name
+        raise
     suffix = job.target.suffix
     content, problem = decoded(codec, job.source.read_bytes(), job.name, suffix, quiet=flags.quiet)
     return Made(content, problem and problem + frames_before, tuple(notes(header, suffix)))

@@ -151,13 +151,13 @@ def encoded(
       UserError: the content cannot be read.
     """
     from bsq_jax.coding.frame_source import open_frames
-    from bsq_jax.core.progress import progress
+    from bsq_jax.core.progress import labelled, progress
     from bsq_jax.data.records import BrokenRecord
 
     try:
         with open_frames(name, content, flags.frames) as frames:
             quiet = flags.quiet or frames.count < 2
-            with progress(frames.count, "frames", quiet=quiet) as advance:
+            with labelled(name), progress(frames.count, "frames", quiet=quiet) as advance:
                 data = codec.encode_groups(
                     advance(frames.groups(codec.group), len),
                     rate=frames.rate,

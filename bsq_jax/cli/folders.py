@@ -194,6 +194,7 @@ def run(
         failed += 1
         tell(problem)
     total = len(jobs) + failed
+    writing: tuple[Job, tuple[int, ...]] | None = None  # and what was there before
     try:
         with progress(len(jobs), "files", quiet=quiet) as advance:
             for job in advance(jobs, lambda _: 1):
@@ -208,15 +209,19 @@ def run(
                     tell(_named(job, error.strerror or str(error)))
                     continue
                 if result.data is not None:
+                    writing = job, _state(job.target)
                     _write(job, result.data, f"{made + kept} of {total} files are done")
                 for note in result.notes:
                     notes.setdefault(note, []).append(job.name)
+                writing = None
                 made += result.data is not None and not result.problem
                 kept += result.data is None and not result.problem
                 if result.problem:
                     failed += 1
                     tell(_named(job, result.problem))
     except KeyboardInterrupt as error:
+        if writing is not None:  # the signal may come when the file is in its place already
+            made += _state(writing[0].target) != writing[1]
         raise Interrupted(
             f"{made + kept} of {total} files are done and kept, and the same command goes on"
         ) from error
@@ -227,6 +232,15 @@ def run(
 
 def _named(job: Job, problem: str) -> str:
     return problem if problem.startswith((job.name, str(job.target))) else f"{job.name}: {problem}"
+
+
+def _state(path: pathlib.Path) -> tuple[int, ...]:
+    """Tells one version of a file from another; empty where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _write(job: Job, data: bytes, done: str) -> None:

@@ -4,33 +4,33 @@ from __future__ import annotations
 
 import logging
 import pathlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from bsq_jax.coding.container import Header
 from bsq_jax.core.errors import UserError
 from bsq_jax.training.saved_models import kept_steps
 
 if TYPE_CHECKING:
-    from bsq_jax.coding.codec import Codec
+    from bsq_jax.coding.codec_model import CodecModel
 
+ModelT = TypeVar("ModelT", bound="CodecModel")
 _log = logging.getLogger(__name__)
 
 
-class EarlierSteps:
+class EarlierSteps(Generic[ModelT]):
     """The codecs of a run's other checkpoints, loaded as files ask for them."""
 
-    def __init__(self, workdir: pathlib.Path | None, load: Callable[..., Codec]):
+    def __init__(self, workdir: pathlib.Path | None, kind: type[ModelT]):
         """Takes the run.
 
         Args:
           workdir: its workdir; None: there are no checkpoints.
-          load: `Codec.load`.
+          kind: class of the codecs.
         """
-        self._workdir, self._load = workdir, load
-        self._latest: Codec | None = None  # the one that was found last; they may be large
+        self._workdir, self._kind = workdir, kind
+        self._latest: ModelT | None = None  # the one that was found last; they may be large
 
-    def find(self, header: Header, own: Codec, name: str) -> Codec:
+    def find(self, header: Header, own: ModelT, name: str) -> ModelT:
         """The codec of the checkpoint that coded a file.
 
         Args:
@@ -50,8 +50,9 @@ class EarlierSteps:
             weights = "ema" if origin.averaged else "raw"
             steps = [origin.step] if origin.step in kept else []
         for step in steps:
+            assert self._workdir is not None
             try:
-                found = self._load(self._workdir, step=step, weights=weights)
+                found = self._kind.load(self._workdir, step=step, weights=weights)
             except UserError as error:
                 raise UserError(f"{name} may need step {step} of {own.name}: {error}") from error
             if _made(found, header):
@@ -60,7 +61,7 @@ class EarlierSteps:
                 return found
         raise UserError(self._mismatch(header, own, name, kept))
 
-    def _mismatch(self, header: Header, own: Codec, name: str, kept: list[int]) -> str:
+    def _mismatch(self, header: Header, own: ModelT, name: str, kept: list[int]) -> str:
         origin, mine = header.origin, own.origin(header.mode)
         steps = ", ".join(map(str, kept))
         theirs, ours = header.fingerprint.hex(), own.fingerprint(header.mode).hex()
@@ -87,6 +88,6 @@ class EarlierSteps:
         )
 
 
-def _made(codec: Codec, header: Header) -> bool:
+def _made(codec: CodecModel, header: Header) -> bool:
     """Whether a codec decodes a file."""
     return codec.fingerprint(header.mode) == header.fingerprint

@@ -108,7 +108,7 @@ class Monitor:
                 file=self._stream,
                 dynamic_ncols=True,
                 smoothing=0.05,
-                bar_format="{percentage:3.0f}%|{bar:20}| {n}/{total} [{elapsed}]{postfix}",
+                bar_format="{percentage:3.0f}%|{bar:20}| {n}/{total} [{elapsed}{desc}]{postfix}",
             )
 
     def __enter__(self) -> Self:
@@ -266,24 +266,24 @@ class Monitor:
                 self._board.add_scalar(f"{prefix}/{name}", value, step)
             else:
                 self._board.add_histogram(f"{prefix}/{name}", value, step)
-        words = self._words(metrics, prefix)
+        words, eta = self._words(metrics, prefix), self._eta(step)
         if prefix == "train" and self._bar is not None:
             self.progress(max(step, self._bar.n))
-            words += self._eta(step)
+            self._bar.set_description_str(eta and f"<{eta}", refresh=False)
             self._bar.set_postfix_str("  ".join(words))
         elif prefix == "train":
-            words += self._eta(step)
+            words += [f"eta {eta}"] if eta else []
             self.info("  ".join([f"step {step}/{self._total}", *words]))
         else:
             self.info("  ".join([f"step {step}/{self._total}  {prefix}:", *words]))
 
-    def _eta(self, step: int) -> list[str]:
-        """The time to the end of the run, evaluations included; nothing before it is known."""
+    def _eta(self, step: int) -> str:
+        """The time to the end of the run, evaluations included; empty before it is known."""
         of_step = self._throughput.seconds_of_step()
         if of_step is None:
-            return []
+            return ""
         steps = max(self._total - step, 0) * of_step
-        return [f"eta {duration(steps + self._remaining.beside(step, of_step))}"]
+        return duration(steps + self._remaining.beside(step, of_step))
 
     def _words(self, metrics: dict[str, Any], prefix: str) -> list[str]:
         """The metrics that a line shows, as text."""

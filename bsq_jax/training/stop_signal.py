@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
-import time
 from collections.abc import Callable
 from typing import Any, Protocol, Self
 
@@ -16,12 +14,9 @@ from jax.experimental import multihost_utils
 from bsq_jax.core import failures
 from bsq_jax.core.errors import INTERRUPTED, RUN_AGAIN
 from bsq_jax.core.sharding import gather_strings
+from bsq_jax.core.signals import PRESS_AGAIN, Presses, SignalWatch, leave, say
 
 _NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
-# Seconds in which a second Ctrl-C counts as the first one: a terminal sends it to all processes,
-# and some programs that start others pass it on once more.
-_ONE_PRESS = 0.3
-_AGAIN = "press it again to leave at once"
 
 
 class Saves(Protocol):
@@ -65,9 +60,9 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.saves: Saves | None = None
-        self.say: Callable[[str], None] = _print
+        self.say: Callable[[str], None] = say
         self._received: signal.Signals | None = None
-        self._presses, self._last_press = 0, -_ONE_PRESS  # of Ctrl-C, on the clock `monotonic`
+        self._presses = Presses()
         self._lock = threading.RLock()  # a handler may interrupt the thread that holds it
         self._step: int | None = None  # to be finished, when a signal comes
         self._compiling = False
@@ -75,8 +70,7 @@ class StopSignal:
         self._where, self._kept = "before the first step", "nothing is lost"
         self._goal = "begin"
         self._before: dict[signal.Signals, Any] = {}
-        self._wakeup = self._input = self._output = -1
-        self._thread: threading.Thread | None = None
+        self._watch: SignalWatch | None = None
 
     def __enter__(self) -> Self:
         if threading.current_thread() is not threading.main_thread():
@@ -86,27 +80,19 @@ class StopSignal:
             numbers.append(signal.SIGINT)
         if jax.process_count() == 1:
             numbers.append(signal.SIGTERM)
-        self._output, self._input = os.pipe()
-        os.set_blocking(self._input, False)
-        self._thread = threading.Thread(target=self._watch, name="signals", daemon=True)
-        self._thread.start()
-        self._wakeup = signal.set_wakeup_fd(self._input, warn_on_full_buffer=False)
+        self._watch = SignalWatch(self._noticed)
+        self._watch.start()
         self._before = {number: signal.signal(number, self._handle) for number in numbers}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
-        if self._thread is not None:
+        if self._watch is not None:
             self._over = True  # a signal that comes now raises nothing
             for number, before in self._before.items():
                 signal.signal(number, before)
-            signal.set_wakeup_fd(self._wakeup)
-            os.write(self._input, b"\0")
-            self._thread.join()
-            os.close(self._input)
-            os.close(self._output)
-            self._thread = None
+            self._watch.stop()
         if kind is _Stopped and not jax.process_index():
-            _print(self._stopped())
+            say(self._stopped())
         return kind is _Stopped
 
     @property
@@ -183,39 +169,29 @@ class StopSignal:
         if self._received != signal.SIGINT:  # which tells launchers not to start again
             self._received = number
 
-    def _watch(self) -> None:
-        """In a thread of its own, which also runs while the main one computes."""
-        while True:
-            for number in os.read(self._output, 64):
-                if not number:
-                    return
-                if number == signal.SIGINT:
-                    self._pressed()
-
-    def _pressed(self) -> None:
-        """Answers Ctrl-C."""
-        now = time.monotonic()
+    def _noticed(self, number: int) -> None:
+        """Answers Ctrl-C, in a thread that also runs while the main one computes."""
+        if number != signal.SIGINT:
+            return
         with self._lock:
-            same = now - self._last_press < _ONE_PRESS
-            self._last_press = now
-            if self._over or (same and self._presses):
+            press = 0 if self._over else self._presses.add()
+            if not press:
                 return
-            self._presses += 1
             self._note(signal.SIGINT)
-            first, step = self._presses == 1, self._step
+            step = self._step
             several = jax.process_count() > 1
         if step is None and several:
             failures.end(INTERRUPTED, self._stopped())
-        if not first:
+        if press > 1:
             _leave(self._lost(step))
         elif step is None:
-            self.say(f"Ctrl-C {self._where}: leaving, {self._kept}; {_AGAIN}")
+            self.say(f"Ctrl-C {self._where}: leaving, {self._kept}; {PRESS_AGAIN}")
         elif several:
-            self.say(f"Ctrl-C: all processes finish the same step and save; {_AGAIN}")
+            self.say(f"Ctrl-C: all processes finish the same step and save; {PRESS_AGAIN}")
             os.kill(os.getpid(), signal.SIGTERM)  # which JAX tells all processes
         else:
             compiled = " (it is being compiled, which cannot be cut short)" * self._compiling
-            self.say(f"Ctrl-C: finishing step {step}{compiled} and saving; {_AGAIN}")
+            self.say(f"Ctrl-C: finishing step {step}{compiled} and saving; {PRESS_AGAIN}")
 
     def _lost(self, step: int | None) -> str:
         """What leaving at once means."""
@@ -233,10 +209,4 @@ def _leave(line: str) -> None:
     """Ends this process, and the others of the run with it."""
     if jax.process_count() > 1:
         failures.end(INTERRUPTED, line)
-    _print(line)
-    os._exit(INTERRUPTED)
-
-
-def _print(line: str) -> None:
-    # After the ^C of a terminal, or a bar.
-    print(("\n" if sys.stderr.isatty() else "") + line, file=sys.stderr, flush=True)
+    leave(line)
