@@ -19,7 +19,7 @@ from bsq_jax.config.values import differing_keys
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
 from bsq_jax.training.export import SETS, is_export, load_export
-from bsq_jax.training.workdir import open_checkpoints, read_config, read_meta
+from bsq_jax.training.workdir import CONFIG_FILE, open_checkpoints, read_config, read_meta
 
 TOKENIZER_FOLDER = "tokenizer"  # below the workdir or export of what is trained on its tokens
 
@@ -87,11 +87,19 @@ def with_tokenizer(config: ConfigDict, workdir: str | os.PathLike[str]) -> Confi
     if saved.task != "tokenizer":
         raise UserError(f"{path} ({config.task}.tokenizer) holds a {saved.task}, not a tokenizer")
     config = config.copy_and_resolve_references()
+    if not config.extensions:
+        config.extensions = saved.extensions or _extensions(workdir)
     computed = {key: config.model[key] for key in COMPUTE_KEYS}
     config.model.update(saved.model)
     config.model.update(computed)
     config.quantizer.update(saved.quantizer)
     return config
+
+
+def _extensions(workdir: str | os.PathLike[str]) -> str:
+    """``config.extensions`` of a run that began before; exports have none."""
+    began = (local_path(workdir) / CONFIG_FILE).is_file()
+    return str(read_config(workdir).extensions) if began else ""
 
 
 def load_saved_model(
