@@ -178,6 +178,7 @@ class _Run:
         first += f", workdir {self.workdir}"
         for line in [first, *more, *filter(None, notes)]:
             self.monitor.info(line)
+        self.monitor.describe(self.config)
 
     def train_and_evaluate(self, profiler: Profiler, startup: Startup) -> dict[str, Any] | None:
         """Does the steps that are left, then evaluates.
@@ -235,7 +236,8 @@ class _Run:
             scalars = {k: v for k, v in result.items() if isinstance(v, int | float)}
             self.monitor.log(step, scalars, prefix=f"val_{label}")
         for path in report["pictures"]:
-            self.monitor.image(step, pathlib.Path(path).stem, np.asarray(Image.open(path)))
+            name = pathlib.Path(path).stem.removesuffix(f"_{step:07d}")  # one tag for all steps
+            self.monitor.image(step, name, np.asarray(Image.open(path)))
         return report
 
     def _suffix(self) -> str:
