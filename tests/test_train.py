@@ -319,7 +319,8 @@ class Stopping:
 
     def __init__(self):
         self.log, self.saves, self.evaluated = Log(), Saves(), []
-        self.during = {}  # what to do when a batch is asked for, or an evaluation begins
+        # What to do when a batch is asked for, the step is traced or an evaluation begins.
+        self.during = {}
         self.stop = StopSignal()
         self.stop.say = self.log.info
         self.stop.saves = self.saves
@@ -341,10 +342,16 @@ class Stopping:
         """Whether the loop ended by itself, and the exit status otherwise."""
         mesh = make_mesh()
         state = TrainState(*replicate((np.int32(0), {"seen": np.int32(0)}), mesh), None, None)
-        done = False
+        done, task = False, Counting()
+
+        def train_step(*arguments):
+            self.during.get("step", lambda: None)()  # it is traced once
+            return Counting.train_step(task, *arguments)
+
+        task.train_step = train_step
         with self.stop as stop:
             loop = TrainingLoop(
-                Counting(),
+                task,
                 mesh,
                 Schedule(8, 1, 4, evaluate_every=6),
                 checkpointer=self.saves,
@@ -408,12 +415,26 @@ def test_ctrl_c_beats_sigterm():
     def both():
         send(signal.SIGTERM)
         press(stopping)
-        send(signal.SIGTERM)
         send(signal.SIGINT)  # passed on by another program: the same press
+        send(signal.SIGTERM)
 
     stopping.during[2] = both
     assert stopping.run() == (False, INTERRUPTED)
     assert stopping.saves.steps == [2]
+    assert len([line for line in stopping.log.lines if line.startswith("Ctrl-C")]) == 1
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_signal_while_the_first_step_is_made_is_answered_and_the_step_saved():
+    stopping = Stopping()
+    stopping.during["step"] = lambda: press(stopping)
+    assert stopping.run() == (False, INTERRUPTED)
+    assert stopping.saves.steps == [1]
+    (line,) = (line for line in stopping.log.lines if line.startswith("Ctrl-C"))
+    assert line == (
+        "Ctrl-C: finishing step 1 (it is being compiled, which cannot be cut short) and saving; "
+        "press it again to leave at once"
+    )
 
 
 @pytest.mark.usefixtures("handlers")

@@ -269,7 +269,7 @@ TRAIN: Section = {
     "batch_size": Setting(256, POSITIVE),  # global: over all devices of all hosts
     "accumulate": Setting(1, POSITIVE),  # micro-batches a step
     "log_every": Setting(100, POSITIVE),
-    "checkpoint_every": Setting(5000, POSITIVE),
+    "checkpoint_every": Setting(5000, POSITIVE),  # steps that are evaluated are saved as well
     "keep": Setting(2, POSITIVE),  # complete checkpoints kept
     "evaluate_every": Setting(10_000, NOT_NEGATIVE),  # 0: only at the end
     # 0: only at the end. Pictures are part of an evaluation, so this makes whole evaluations, also

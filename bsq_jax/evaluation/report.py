@@ -95,7 +95,7 @@ def evaluate(
       evaluator: measures them.
       weights: parameters by name, such as ``raw`` and ``ema``; drawings show the last.
       workdir: folder of the run.
-      name: the model's name, for the report.
+      name: of the run, for the report.
       step: training step of the weights, for the report and the names of the drawings.
       wanted: what is drawn.
       suffix: put before the ending of all file names, to keep evaluations on other data apart.

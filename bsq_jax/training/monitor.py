@@ -16,17 +16,21 @@ from typing import Any, Self, TextIO
 
 import jax
 import numpy as np
-import tensorboardX
 import tqdm
+from ml_collections import ConfigDict
 
 from bsq_jax.core.files import write_atomic
 from bsq_jax.core.text import duration
 from bsq_jax.training.deferred_metrics import DeferredMetrics, to_host
 from bsq_jax.training.finite_check import check_finite
 from bsq_jax.training.remaining import Remaining
+from bsq_jax.training.tensorboard import TensorBoard
 from bsq_jax.training.throughput import Throughput
 
 _RESERVED = ("step", "time", "prefix")
+_UNITS = {"psnr": " dB"} | dict.fromkeys(
+    ("token_entropy", "codebook_entropy", "bit_entropy", "cross_entropy"), " bits"
+)
 _HISTORY = 200  # entries at most: enough for a curve, little enough for every checkpoint
 
 
@@ -98,9 +102,7 @@ class Monitor:
         text = "".join(json.dumps(line) + "\n" for line in kept)
         write_atomic(path, text.encode())
         self._file = path.open("a", buffering=1)
-        # Tells TensorBoard to hide what the killed run wrote after the step we resume from.
-        purge = start_step + 1 if start_step else 0
-        self._board = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
+        self._board = TensorBoard(folder / "tensorboard", start_step)
         if _can_draw(self._stream) if bar is None else bar:
             self._bar = tqdm.tqdm(
                 total=total_steps,
@@ -219,7 +221,12 @@ class Monitor:
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
         """Writes a picture, uint8 [height, width, channel 3], to TensorBoard."""
         if self._is_main:
-            self._board.add_image(name, picture, step, dataformats="HWC")
+            self._board.picture(name, picture, step)
+
+    def describe(self, config: ConfigDict) -> None:
+        """Writes the settings of the run, a finalised config, to TensorBoard."""
+        if self._is_main:
+            self._board.describe(config)
 
     def history(self) -> list[dict[str, Any]]:
         """At most 200 of the lines written so far, evenly spread, the newest among them."""
@@ -263,9 +270,9 @@ class Monitor:
             if not np.isfinite(value).all():
                 continue  # TensorBoard cannot draw it; the lines and the error tell of it
             if isinstance(value, float):
-                self._board.add_scalar(f"{prefix}/{name}", value, step)
+                self._board.scalar(f"{prefix}/{name}", value, step)
             else:
-                self._board.add_histogram(f"{prefix}/{name}", value, step)
+                self._board.histogram(f"{prefix}/{name}", value, step)
         words, eta = self._words(metrics, prefix), self._eta(step)
         if prefix == "train" and self._bar is not None:
             self.progress(max(step, self._bar.n))
@@ -293,7 +300,7 @@ class Monitor:
             chosen = [name for name in self._show if name in scalars] or list(scalars)[:3]
         else:
             chosen = list(scalars)[:8]
-        words = [f"{name} {scalars[name]:.4g}" for name in chosen]
+        words = [f"{name} {scalars[name]:.4g}{_UNITS.get(name, '')}" for name in chosen]
         return words + self._throughput.words(rates)
 
 

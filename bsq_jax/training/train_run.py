@@ -178,6 +178,7 @@ class _Run:
         first += f", workdir {self.workdir}"
         for line in [first, *more, *filter(None, notes)]:
             self.monitor.info(line)
+        self.monitor.describe(self.config)
 
     def train_and_evaluate(self, profiler: Profiler, startup: Startup) -> dict[str, Any] | None:
         """Does the steps that are left, then evaluates.
@@ -200,6 +201,9 @@ class _Run:
                 return self._evaluate(state, True)
 
     def _loop(self, profiler: Profiler, startup: Startup) -> TrainingLoop:
+        # Which takes some seconds, and process 0 alone shows the rates.
+        flops_of = functools.partial(step_flops, self.recipe.task)
+        counts = {} if jax.process_index() else {"count_flops": flops_of}
         return TrainingLoop(
             self.recipe.task,
             self.mesh,
@@ -209,9 +213,9 @@ class _Run:
             stop=self.stop,
             meta={"config": to_json(self.config), "batch_sizes": self.start.batch_sizes.parts},
             evaluate=self._evaluate,
-            count_flops=functools.partial(step_flops, self.recipe.task),
             profiler=profiler,
             startup=startup,
+            **counts,
         )
 
     def _batches(self) -> Batches:
@@ -232,7 +236,8 @@ class _Run:
             scalars = {k: v for k, v in result.items() if isinstance(v, int | float)}
             self.monitor.log(step, scalars, prefix=f"val_{label}")
         for path in report["pictures"]:
-            self.monitor.image(step, pathlib.Path(path).stem, np.asarray(Image.open(path)))
+            name = pathlib.Path(path).stem.removesuffix(f"_{step:07d}")  # one tag for all steps
+            self.monitor.image(step, name, np.asarray(Image.open(path)))
         return report
 
     def _suffix(self) -> str:

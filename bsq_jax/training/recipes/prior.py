@@ -22,7 +22,7 @@ from bsq_jax.training.tasks.prior import PriorTask, make_prior_task
 class PriorRecipe(TokensRecipe[PriorTask]):
     """See `bsq_jax.training.recipes.Recipe`."""
 
-    shown: tuple[str, ...] = ("loss", "saved")
+    shown: tuple[str, ...] = ("loss", "saved", "learning_rate")
 
     def __init__(self, config: ConfigDict, workdir: pathlib.Path, mesh: jax.sharding.Mesh):
         """Puts a run together, see `TokensRecipe`."""
@@ -70,7 +70,7 @@ class PriorRecipe(TokensRecipe[PriorTask]):
             self._evaluator,
             weights,
             self._workdir,
-            name=self._config.name,
+            name=self._workdir.resolve().name,
             step=step,
             wanted=Wanted(),
             suffix=suffix,

@@ -38,7 +38,7 @@ class TokenizerRecipe:
 
     shown: tuple[str, ...] = (
         *("loss", "psnr", "perceptual", "logits_real", "logits_fake"),
-        *("token_entropy", "codebook_entropy", "bit_entropy"),
+        *("token_entropy", "codebook_entropy", "bit_entropy", "learning_rate"),
     )
 
     def __init__(self, config: ConfigDict, workdir: pathlib.Path, mesh: jax.sharding.Mesh):
@@ -144,7 +144,7 @@ class TokenizerRecipe:
             self._evaluator,
             weights,
             self._workdir,
-            name=self._config.name,
+            name=self._workdir.resolve().name,
             step=step,
             wanted=make_wanted(self._config) if pictures else Wanted(),
             suffix=suffix,
