@@ -1,11 +1,10 @@
 """The user's own parts. Oracle: the pages' example files, numpy, and lines written by hand."""
 
+import contextlib
 import json
-import os
 import pathlib
 import re
 import shutil
-import subprocess
 import sys
 
 import flax.linen as nn
@@ -121,16 +120,17 @@ def imports():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Copies an example elsewhere and trains it, once each: ``(folder, workdir, last metrics)``."""
+    """Trains an example in another folder, once each: ``(folder, workdir, last metrics)``."""
     done = {}
 
     def train(name):
         if name not in done:
             folder = tmp_path_factory.mktemp("mine") / name
             shutil.copytree(PAGES / "examples" / name, folder)
-            config, workdir = folder / "my_config.py", folder / "run"
-            words = ["train", "--config", str(config), "--workdir", str(workdir), *SMALL]
-            assert cli.main(words) == 0
+            workdir = folder / "run"
+            with contextlib.chdir(folder):
+                words = ["train", "--config", "my_config.py", "--workdir", "run", *SMALL]
+                assert cli.main(words) == 0
             lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
             steps = [line for line in lines if "loss" in line]
             done[name] = folder, workdir, steps[-1]
@@ -190,23 +190,6 @@ def test_an_example_trains_as_it_stands(name, trained, capsys):
             assert "Colorfulness error (0 is best)" in shown
         case "optimizer":
             assert last["learning_rate"] < 5e-4
-
-
-def test_a_real_process_finds_the_module_beside_the_config(tmp_path):
-    shutil.copytree(PAGES / "examples" / "loss", tmp_path, dirs_exist_ok=True)
-    words = ["--config", "my_config.py", "--workdir", "run", *SMALL, "--config.train.steps=1"]
-    root = PAGES.parent.parent
-    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
-    done = subprocess.run(
-        [sys.executable, "-m", "bsq_jax", "train", *words],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(root), "XLA_FLAGS": flags},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "edges" in done.stdout + done.stderr
 
 
 def test_resuming_evaluating_and_coding_with_the_workdir_alone(trained, tmp_path, imports):
@@ -355,6 +338,20 @@ def test_a_quantizer_without_a_step_has_no_stages(parts):
     assert "it has no `step`, which quantizer.stages=2 needs" in message_of(make_quantizer, config)
     parts.model.bits = 36
     assert "quantizer.name=part:Broken" in message_of(finalize, parts)
+
+
+def test_the_ternary_quantizer_in_stages(parts):
+    parts.extensions = str(PAGES / "examples" / "quantizer")
+    parts.quantizer.update(name="my_quantizer:Ternary(digits=5)", stages=2)
+    parts.model.bits = 0
+    quantizer = make_quantizer(finalize(parts))
+    latents = np.random.default_rng(0).normal(size=(64, 5)).astype(np.float32)
+    found = quantizer.apply({}, latents)
+    assert found.bits.shape == (64, 16)  # twice the bits of 3^5 - 1
+    # Oracle: the nearest of the nine multiples of a third.
+    points = 1.5 * np.tanh(latents)
+    wanted = np.clip(np.round(3 * points), -4, 4) / 3
+    np.testing.assert_allclose(found.quantized, wanted, atol=1e-6)
 
 
 def test_positions_with_parameters(parts):
