@@ -5,6 +5,8 @@
 readonly MISTAKE=2
 # shellcheck disable=SC2034  # for the scripts that source this
 readonly RUN_AGAIN=75
+# shellcheck disable=SC2034
+readonly INTERRUPTED=130  # by Ctrl-C: whoever pressed it wants no restart
 DRY_RUN=
 
 # Prints a user error in one line and exits with that status.

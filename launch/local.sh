@@ -13,7 +13,8 @@
 #   --dry-run              print the commands without running them
 #
 # The output of process 0 is shown unchanged, that of the others with their number as a prefix.
-# SIGTERM is forwarded to all processes: they save a checkpoint and end with status 75.
+# SIGTERM is forwarded to all processes: they save a checkpoint and end with status 75. So is Ctrl-C:
+# they save and end with status 130, and at a second one leave at once.
 set -euo pipefail
 # shellcheck source=launch/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
@@ -73,7 +74,13 @@ command_of() {
 # shellcheck disable=SC2317  # called by the trap
 stop() {
   stopping=1
-  tell TERM
+  tell "$1"
+}
+
+# Copies the output of process $1 until it ends, whatever stops this script.
+show() {
+  trap '' INT TERM HUP
+  labelled "[$1] "
 }
 
 tell() {
@@ -90,12 +97,16 @@ attempt() {
   pids=() status=0
   for ((index = 0; index < processes; index++)); do
     command_of "$index" "$@"
+    # A terminal sends Ctrl-C to its foreground only, which these processes leave by job control;
+    # without it they would ignore it. They get it from the trap, once.
+    set -m
     if ((index)); then
-      "${command[@]}" > >(labelled "[$index] ") 2> >(labelled "[$index] " >&2) &
+      "${command[@]}" > >(show "$index") 2> >(show "$index" >&2) &
     else
       "${command[@]}" &
     fi
     pids+=($!)
+    set +m
     left[$!]=1
   done
   while ((${#left[@]})); do
@@ -125,11 +136,12 @@ if [[ -n $DRY_RUN ]]; then
   done
   exit
 fi
-trap stop TERM INT
+trap 'stop TERM' TERM HUP
+trap 'stop INT' INT
 for ((try = 0; ; try++)); do
   attempt_port=${port:-$(free_port)}
   attempt "$@"
-  if ((status == 0 || status == MISTAKE)) || [[ -n $stopping ]]; then
+  if ((status == 0 || status == MISTAKE || status == INTERRUPTED)) || [[ -n $stopping ]]; then
     exit "$status"
   elif ((try >= restarts)); then
     printf 'error: ended with status %d, and ran again %d times already\n' "$status" "$restarts" >&2

@@ -35,7 +35,7 @@ inside() {
   if ((status == RUN_AGAIN)); then
     echo "stopped with everything saved: queued again" >&2
     run scontrol requeue "$SLURM_JOB_ID"
-  elif ((status != 0 && status != MISTAKE)); then
+  elif ((status != 0 && status != MISTAKE && status != INTERRUPTED)); then
     crashes=$crashes/bsq_jax-$SLURM_JOB_ID.crashes
     echo "$status" >>"$crashes"
     if (($(wc -l <"$crashes") <= restarts)); then

@@ -209,7 +209,7 @@ run_to_the_end() {
     if ((status == 0)); then
       echo "done: bash launch/tpu_pod.sh stop deletes the slice" >&2
       return 0
-    elif ((status == MISTAKE)); then
+    elif ((status == MISTAKE || status == INTERRUPTED)); then
       return "$status"
     elif ((again >= restarts)); then
       printf 'error: ended with status %d, and ran again %d times already\n' "$status" "$restarts" >&2

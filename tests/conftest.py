@@ -1,5 +1,6 @@
 """Settings shared by all tests: eight virtual devices, a compilation cache, strict shapes."""
 
+import gc
 import os
 import pathlib
 import tempfile
@@ -31,6 +32,9 @@ import jax
 import numpy as np
 import pytest
 
+# Tracing makes many objects, few of them garbage: looking for it after every 700 of them takes a
+# seventh of all time.
+gc.set_threshold(50_000)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 _ALL = jax.devices  # the function

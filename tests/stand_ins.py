@@ -1,8 +1,10 @@
 """Commands that stand in for gcloud and the like: they write down what they are asked."""
 
+import contextlib
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -68,3 +70,13 @@ class StandIns:
             check=False,
         )
         return done.returncode, done.stdout, done.stderr
+
+
+@contextlib.contextmanager
+def takes_ctrl_c():
+    """What is started inside does not ignore Ctrl-C, though these tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

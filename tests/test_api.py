@@ -106,7 +106,7 @@ def test_videos(video):
     chex.assert_equal_shape([video.decode(bits), pixels])
     # Causal: shorter clips and single images are the beginnings of longer ones.
     np.testing.assert_array_equal(video.encode(pixels[:, :2]), bits[:, :2])
-    np.testing.assert_array_equal(video.encode(pixels[:, 0]), bits[:, 0])
+    np.testing.assert_array_equal(video.encode(pixels[:, 0], layout="NHWC"), bits[:, 0])
     np.testing.assert_allclose(video.decode(bits[:, :2]), video.decode(bits)[:, :2], atol=1e-5)
 
 
@@ -197,9 +197,15 @@ def test_clips_longer_than_trained(video):
 @pytest.mark.parametrize(
     ("pixels", "words"),
     [
-        (np.zeros((16, 16, 3), np.uint8), "pixels have shape (16, 16, 3): this model takes [batch"),
-        (np.zeros((1, 3, 16, 16), np.uint8), "[batch, 16, 16, 3] images"),
-        (np.zeros((1, 16, 24, 3), np.uint8), "[batch, 16, 16, 3] images"),
+        (
+            np.zeros(16, np.uint8),
+            "pixels have shape (16,): give a picture [height, width, 3], a ba",
+        ),
+        (np.zeros((1, 3, 16, 16), np.uint8), "the channels come first: say layout='NCHW'"),
+        (
+            np.zeros((1, 16, 24, 3), np.uint8),
+            "a picture is of 16x24 pixels (height x width), and this model takes 16x16: resize or",
+        ),
         (np.zeros((1, 2, 16, 16, 3), np.uint8), "a clip of 2 frames: this model takes 1 frame"),
         (np.zeros((1, 0, 16, 16, 3), np.uint8), "a clip of 0 frames"),
         (np.zeros((1, 16, 16, 3), np.int32), "pixels are int32: give uint8 in 0..255 or floats"),
@@ -216,8 +222,8 @@ def test_pixels_are_checked(tokenizer, pixels, words):
 @pytest.mark.parametrize(
     ("bits", "words"),
     [
-        (np.zeros((2, 2, 6), int), "bits have shape (2, 2, 6): this model takes [batch, 2, 2, 6]"),
-        (np.zeros((1, 2, 2, 7), int), "this model takes [batch, 2, 2, 6]"),
+        (np.zeros((2, 6), int), "bits have shape (2, 6): this model takes [2, 2, 6], [batch, 2, "),
+        (np.zeros((1, 2, 2, 7), int), "[batch, 2, 2, 6]"),
         (np.zeros((1, 2, 2, 2, 6), int), "a clip of 2 frames"),
         (np.full((1, 2, 2, 6), 2), "bits must be integers or booleans, all 0 or 1"),
         (np.full((1, 2, 2, 6), -1), "all 0 or 1"),
@@ -315,8 +321,8 @@ def test_an_export_is_the_same_tokenizer(tokenizer, video, tmp_path):
         assert loaded.origin == {"weights": "raw", "step": 7}
         assert to_json(loaded.config) == to_json(original.config)
         pixels = images(3, *original.config.model.image_size)
-        bits = original.encode(pixels)
-        np.testing.assert_array_equal(loaded.encode(pixels), bits)
+        bits = original.encode(pixels, layout="NHWC")
+        np.testing.assert_array_equal(loaded.encode(pixels, layout="NHWC"), bits)
         np.testing.assert_array_equal(loaded.decode(bits), original.decode(bits))
     assert "holds no ema weights: load with weights='raw'" in message_of(
         Tokenizer.load, folder, weights="ema"
@@ -376,7 +382,7 @@ def test_loading_from_a_workdir(workdir):
     folder, raw = workdir
     for weights, factor, label in (("raw", 1, "raw"), ("ema", 0.5, "ema"), ("auto", 0.5, "ema")):
         loaded = Tokenizer.load(folder, weights=weights)
-        assert loaded.origin == {"weights": label, "step": 5}
+        assert loaded.origin == {"name": "run", "weights": label, "step": 5}
         jax.tree.map(
             lambda a, b, factor=factor: np.testing.assert_array_equal(a, b * factor),
             loaded._params,
@@ -395,7 +401,7 @@ def test_weights_that_are_not_there(tokenizer, tmp_path):
         meta = {"config": to_json(config), "next_batch": 5, "history": []}
         checkpoints.save(5, state, meta)
     write_config(tmp_path / "run", config)
-    assert Tokenizer.load(tmp_path / "run").origin == {"weights": "raw", "step": 5}
+    assert Tokenizer.load(tmp_path / "run").origin["weights"] == "raw"
     averaged = Tokenizer(tokenizer.config, tokenizer._params, {"weights": "ema"})
     averaged.save(tmp_path / "export")
     for name, missing, other in (("run", "ema", "raw"), ("export", "raw", "ema")):

@@ -141,7 +141,7 @@ def test_what_is_no_mistake_of_the_user_passes():
 
 
 def test_ctrl_c_in_a_real_process(tmp_path):
-    """Training that is interrupted ends with 130 and says how to go on."""
+    """Before training catches it: nothing is claimed that is not there."""
     code = (
         "import signal, sys, time; from bsq_jax import cli; from bsq_jax.training import train_run;"
         "signal.signal(signal.SIGINT, signal.default_int_handler);"  # ignored in the background
@@ -160,7 +160,28 @@ def test_ctrl_c_in_a_real_process(tmp_path):
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert error == "interrupted: the same command goes on from the last checkpoint\n"
+    said = "interrupted: no step was begun, nothing is lost: run the same command again\n"
+    assert error == said
+
+
+def test_ctrl_c_is_answered_where_python_cannot_stop():
+    """As in XLA: a handler in Python runs only once the call has returned, which takes minutes."""
+    code = (
+        "import hashlib, signal; from bsq_jax.core.signals import answered;"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "with answered():\n"
+        "  print('begun', flush=True); hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)"
+    )
+    command = [sys.executable, "-c", code]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **streams) as process:
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGINT)
+        said = "Ctrl-C: stopping as soon as it can be; press it again to leave at once\n"
+        assert process.stderr.readline() == said
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (130, "left at once\n")
 
 
 PRINT = (

@@ -413,7 +413,7 @@ def test_a_video_cut_short_gives_what_is_whole_and_says_so(run, model, tmp_path)
         (("encode", "a.png", "x.mp4"), "what is encoded is a .bsq file"),
         (("encode", "a.png", "folder", "--force"), "folder is a folder"),
         (("decode", "a.bsq", "folder", "--force"), "folder is a folder"),
-        (("encode", "folder", "x.bsq"), "is not a file"),
+        (("encode", "folder", "x.bsq"), "folder is a folder: give a folder for the results"),
         (("encode", "empty.bsq", "x.bsq"), "the file is empty"),
         (("encode", "empty.mp4", "x.bsq"), "the file is empty"),
         (("decode", "a.bsq", "x.gif"), "pictures are written as .png"),

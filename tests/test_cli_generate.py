@@ -75,13 +75,14 @@ def test_exports_say_which_weights_they_hold(pictures, tmp_path):
     kept = load_saved_model(pictures)
     for name in ("raw", "ema"):
         generator = Generator.load(pictures, weights=name)
-        assert generator.origin == {"weights": name, "step": 2}
+        wanted = {"name": pictures.name, "weights": name, "step": 2}
+        assert generator.origin == wanted
         generator.save(tmp_path / name)
         _, weights, origin = load_export(tmp_path / name)
-        assert (list(weights), origin) == ([name], {"weights": name, "step": 2})
+        assert (list(weights), origin) == ([name], wanted)
         for key, array in leaves(kept.weights[name]).items():
             np.testing.assert_array_equal(leaves(weights[name])[key], array, err_msg=key)
-        assert Generator.load(tmp_path / name).origin == {"weights": name, "step": 2}
+        assert Generator.load(tmp_path / name).origin == wanted
     # As exports were: always called ema, of unknown origin.
     save_export(tmp_path / "raw", kept.config, {"ema": kept.weights["raw"]}, origin={})
     assert Generator.load(tmp_path / "raw").origin == {"weights": "ema"}
@@ -110,6 +111,11 @@ def test_inpainting_keeps_tokens(pictures):
     # A mask for each picture; and with a class, something else than without.
     each = np.broadcast_to(keep, (6, 2, 2))
     np.testing.assert_array_equal(generator.inpaint(given, each, classes=7), found)
+    # Pictures one by one: the same, in the form in which they were given.
+    listed = generator.inpaint([Image.fromarray(picture) for picture in given], keep, classes=7)
+    np.testing.assert_array_equal(np.stack(listed), found)
+    alone = generator.inpaint(given[0].transpose(2, 0, 1), keep, classes=7, layout="CHW")
+    np.testing.assert_array_equal(alone, found[0].transpose(2, 0, 1))
     floats = given.astype(np.float32) / 255
     for scale, stated in ((floats, (0, 1)), (given.astype(np.float32), (0, 255))):
         again = generator.inpaint(scale, keep, classes=7, value_range=stated)
@@ -276,3 +282,66 @@ def test_mistakes_on_the_command_line(pictures, tmp_path, capsys, monkeypatch, w
     assert said in error
     assert error.count("\n") == 1
     assert not (tmp_path / "x").exists()
+
+
+def interrupted_after(monkeypatch, writes):
+    """Ctrl-C comes after so many samples were written."""
+    from bsq_jax.media import pictures, videos
+
+    for module, name in ((pictures, "save_png"), (videos, "write_mp4")):
+        write, count = getattr(module, name), []
+
+        def stop(path, *rest, write=write, count=count):
+            if len(count) == writes:
+                raise KeyboardInterrupt
+            count.append(path)
+            write(path, *rest)
+
+        monkeypatch.setattr(module, name, stop)
+
+
+def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(pictures, tmp_path, capsys):
+    out, npz = tmp_path / "out", tmp_path / "samples.npz"
+    words = ("--model", pictures, "--num", 5, "--seed", 3, "--steps", 2, "--out", out, "--npz", npz)
+    with pytest.MonkeyPatch.context() as patch:
+        interrupted_after(patch, 3)
+        assert run(*words) == 130
+    said = f"interrupted: 3 of 5 pictures are in {out}; the same command goes on\n"
+    assert capsys.readouterr().err == said
+    assert not npz.exists()
+    written = {path: path.stat().st_mtime_ns for path in out.glob("0*.png")}
+    assert len(written) == 3
+    # Another command does not go on from these.
+    assert run(*words[:4], "--out", out) == 2
+    assert "holds samples of another command" in capsys.readouterr().err
+    assert run(*words) == 0
+    assert f"3 of 5 are in {out}: going on after them" in capsys.readouterr().err
+    assert all(path.stat().st_mtime_ns == when for path, when in written.items())
+    want = Generator.load(pictures).sample(5, seed=3, steps=2)
+    with np.load(npz) as arrays:
+        np.testing.assert_array_equal(arrays["arr_0"], want)
+    names = sorted(path.name for path in out.iterdir())
+    assert names == [*(f"{i:05d}.png" for i in range(5)), "grid.png", "samples.json"]
+    # Over what is there it begins anew, and what was there is not taken for its own.
+    with pytest.MonkeyPatch.context() as patch:
+        interrupted_after(patch, 1)
+        assert run(*words[:4], "--out", out, "--force") == 130
+    assert "1 of 5 pictures are in" in (said := capsys.readouterr().err)
+    assert said.endswith("the same command without --force goes on\n")
+    assert len(list(out.glob("0*.png"))) == 1
+    assert run(*words[:4], "--out", out) == 0
+    with Image.open(out / "00004.png") as image:
+        want = Generator.load(pictures).sample(5)
+        np.testing.assert_array_equal(np.asarray(image), want[4])
+
+
+def test_clips_go_on_after_ctrl_c(clips, tmp_path, capsys):
+    words = ("--model", clips, "--num", 3, "--out", tmp_path / "out")
+    with pytest.MonkeyPatch.context() as patch:
+        interrupted_after(patch, 2)
+        assert run(*words) == 130
+    assert "2 of 3 clips are in" in capsys.readouterr().err
+    assert run(*words) == 0
+    assert "2 of 3 are in" in capsys.readouterr().err
+    assert len(list((tmp_path / "out").glob("*.mp4"))) == 3
+    assert (tmp_path / "out" / "grid.png").is_file()

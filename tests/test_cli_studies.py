@@ -17,7 +17,7 @@ from bsq_jax.cli.studies.entropy import terms
 from bsq_jax.cli.studies.quantization_error import closed_forms, errors, inputs
 from bsq_jax.cli.studies.variable_length import comparison as variable_length
 from bsq_jax.cli.studies.vocabulary import comparison, points
-from bsq_jax.core.errors import RUN_AGAIN, UserError
+from bsq_jax.core.errors import INTERRUPTED, RUN_AGAIN, Interrupted, UserError
 from bsq_jax.data.clip_lengths import Schedule
 from bsq_jax.data.factory import make_data_config
 from bsq_jax.training import step_cost, train_run
@@ -191,6 +191,8 @@ def test_what_fails_is_an_outcome(tmp_path, monkeypatch):
     assert run("b", -9, **begun)["status"] == "killed, probably for its memory"
     with pytest.raises(SystemExit, match=str(RUN_AGAIN)):
         run("c", RUN_AGAIN, **begun)
+    with pytest.raises(Interrupted, match=r"are kept; in .*/c no step had been saved, the same"):
+        run("c", INTERRUPTED, **begun)
     assert run("c", 0, status="done") == {"status": "done"}  # begun is not done
     with pytest.raises(UserError, match=r"ended with status 3: read .*d/log.txt"):
         run("d", 3)
@@ -212,17 +214,34 @@ def test_a_plan_above_the_limit_is_not_trained(tmp_path, monkeypatch):
     assert made["status"] == "planned"
 
 
-def test_processes_apart(tmp_path):
+def test_processes_apart(tmp_path, capsys):
     def python(source, seconds=20.0):
         return trained.run_apart([sys.executable, "-c", source], tmp_path / "log", seconds)
 
     assert python("print('x'); raise SystemExit(3)") == 3
     assert python("import os; os.kill(os.getpid(), 9)") == -9
     assert python("import time; time.sleep(60)", 0.2) is None
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     told = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM))
     told.start()
     assert python("import time; time.sleep(60)") == RUN_AGAIN
     assert (tmp_path / "log").read_text() == "x\n"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        told = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+        told.start()
+        assert python("import time; time.sleep(60)") == INTERRUPTED
+        # A terminal sends it to both, and the other one ignores it; the second time it is killed.
+        source = "import signal, time; signal.signal(signal.SIGTERM, lambda *_: None)"
+        source += "; print(signal.getsignal(signal.SIGINT).name, flush=True); time.sleep(60)"
+        for wait in (1.0, 1.5):
+            threading.Timer(wait, os.kill, (os.getpid(), signal.SIGINT)).start()
+        assert python(source, 60.0) == INTERRUPTED
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (tmp_path / "log").read_text() == "x\nSIG_IGN\n"
+    assert "finishes its step and saves; press it again" in capsys.readouterr().err
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
 
 
 def test_larger_codebooks_are_estimated_along_a_line():

@@ -41,7 +41,7 @@ def test_there_are_configs():
 
 
 # The terms of the losses in the log of a step, by file and variant.
-PIXELS = {"l1", "l2", "entropy", "loss", "psnr"}
+PIXELS = {"l1", "l2", "quantizer_loss", "loss", "psnr"}
 ALL_LOSSES = PIXELS | {"perceptual", "adversarial", "r1", "logits_real", "logits_fake"}
 TERMS = {
     "digits:tokenizer": PIXELS,

@@ -14,6 +14,7 @@ from bsq_jax.coding.container import (
     Chunk,
     DamagedFile,
     Header,
+    Origin,
     TruncatedFile,
     bits_checksum,
     pack_chunk,
@@ -36,6 +37,8 @@ VIDEO = Header(
 )  # fmt: skip
 TIMES = Timing(fractions.Fraction(90000, 7), np.array([1, 127, 128, 2**14, 2**28, 2**35 - 1, 5]))
 TIMED = Header(**{**vars(VIDEO), "frames": 7, "timing": TIMES, "rate": TIMES.rate})
+OF_A_RUN = Header(**{**vars(PICTURE), "origin": Origin("quick", 300, averaged=True)})
+TIMED_OF_A_RUN = Header(**{**vars(TIMED), "origin": Origin("ä" * 32, 2**35 - 1)})
 
 
 def packed(header, chunks):
@@ -64,15 +67,50 @@ def examples():
 
 
 def test_the_example_of_the_page():
-    example = examples()[1]
+    example = examples()[2]
     parts = [re.match(r"((?:[0-9a-f]{2} ?)+)", line)[1] for line in example.split("\n") if line]
     data = bytes.fromhex("".join(parts))
     assert read(data) == (PICTURE, [Chunk(1, np.packbits(BITS).tobytes(), bits_checksum(BITS))])
     assert data == packed(*read(data))
 
 
-def test_the_times_of_the_page():
+def test_the_origin_of_the_page():
     example = examples()[0]
+    parts = [re.match(r"((?:[0-9a-f]{2} ?)+)", line)[1] for line in example.split("\n") if line]
+    data = bytes.fromhex("".join(parts))
+    assert read_header(io.BytesIO(data), "x.bsq") == OF_A_RUN
+    assert data == OF_A_RUN.pack()
+
+
+def with_origin(step, size, name, flags=20):
+    """A header of version 3 with a right checksum."""
+    body = OF_A_RUN.pack()[: 8 + 2 + 8 + 6]
+    body = body[:9] + bytes([flags]) + body[10:] + varint_of(step) + varint_of(size) + name
+    return body + zlib.crc32(body).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ((300, 65, b"x" * 65), "differs from its checksum"),  # longer than a name may be
+        ((300, 2**34, b"quick"), "differs from its checksum"),
+        ((300, 9, b"quick"), "cut short"),
+        ((300, 5, b"qu\x1b[m"), "the name 'qu.x1b.m' of a model cannot be"),
+        ((300, 5, b"qu\xff\xffk"), "the name of its model is no text"),
+        ((300, 5, b"quick", 20 + 8), "differs from its checksum"),  # those are missing
+        ((300, 5, b"quick", 20 + 32), "does not know"),
+    ],
+)
+def test_absurd_origins(changes, said):
+    assert with_origin(300, 5, b"quick") == OF_A_RUN.pack()
+    with pytest.raises(UserError, match=said) as raised:
+        read_header(io.BytesIO(with_origin(*changes)), "x.bsq")
+    assert str(raised.value).startswith("x.bsq ")
+    assert raised.value.args[0].isprintable()
+
+
+def test_the_times_of_the_page():
+    example = examples()[1]
     parts = [re.match(r"((?:[0-9a-f]{2} ?)+)", line)[1] for line in example.split("\n") if line]
     data = bytes.fromhex("".join(parts))
     timing = Timing(fractions.Fraction(1000), np.array([33, 1000]))
@@ -81,7 +119,7 @@ def test_the_times_of_the_page():
     assert data == header.pack()
 
 
-@pytest.mark.parametrize("header", [PICTURE, VIDEO, TIMED])
+@pytest.mark.parametrize("header", [PICTURE, VIDEO, TIMED, OF_A_RUN, TIMED_OF_A_RUN])
 def test_against_a_reader_of_the_page(header):
     data, place = packed(header, chunks_of(header)), 0
 
@@ -96,21 +134,26 @@ def test_against_a_reader_of_the_page(header):
             parts.append(take(1)[0])
         return sum((part & 127) << 7 * i for i, part in enumerate(parts))
 
-    version = 2 if header is TIMED else 1
-    flags = 4 if header is PICTURE else 7
+    picture, timed = header in (PICTURE, OF_A_RUN), header in (TIMED, TIMED_OF_A_RUN)
+    version = 3 if header.origin else 2 if timed else 1
+    flags = 4 if picture else 7
+    flags |= {OF_A_RUN: 16, TIMED_OF_A_RUN: 8}.get(header, 0)
     assert take(10) == b"\x8bBSQ\r\n\x1a\n" + bytes([version, flags])
     assert take(8) == header.fingerprint
-    numbers = [varint() for _ in range(5 if header is PICTURE else 7)]
+    numbers = [varint() for _ in range(5 if picture else 7)]
     assert numbers[:5] == [header.height, header.width, header.frames, header.bits, header.overlap]
     times_crc = 0
-    if header is TIMED:
+    if timed:
         assert numbers[5:] == [90000, 7]
         times_crc = int.from_bytes(take(4), "little")
     elif header.rate:
         assert numbers[5:] == [30000, 1001]
-    assert place <= (48 if header is TIMED else 44)
+    if header.origin:
+        assert varint() == header.origin.step
+        assert take(varint()).decode() == header.origin.name
+    assert place <= (118 if header.origin else 48 if timed else 44)
     assert zlib.crc32(data[:place]) == (crc := int.from_bytes(take(4), "little"))
-    if header is TIMED:
+    if timed:
         size = varint()
         assert zlib.crc32(data[place : place + size]) == times_crc
         assert [varint() for _ in range(7)] == TIMES.lasting.tolist()
@@ -137,8 +180,10 @@ def test_the_checksum_of_bits_can_be_taken_in_parts():
     [
         packed(PICTURE, [Chunk(1, b"\xb2", bits_checksum(BITS))]),
         packed(TIMED, [Chunk(7, b"\xb2", bits_checksum(BITS))]),
+        packed(OF_A_RUN, [Chunk(1, b"\xb2", bits_checksum(BITS))]),
+        packed(TIMED_OF_A_RUN, [Chunk(7, b"\xb2", bits_checksum(BITS))]),
     ],
-    ids=["picture", "timed"],
+    ids=["picture", "timed", "of a run", "timed, of a run"],
 )
 def test_every_changed_byte_is_noticed(data):
     for place in range(len(data)):
@@ -162,7 +207,7 @@ def frames_until_the_end(data):
     return given, None
 
 
-@pytest.mark.parametrize("header", [VIDEO, TIMED])
+@pytest.mark.parametrize("header", [VIDEO, TIMED, OF_A_RUN, TIMED_OF_A_RUN])
 def test_every_cut_is_noticed(header):
     chunks = chunks_of(header)
     data = packed(header, chunks)
@@ -233,7 +278,7 @@ def test_files_that_went_through_a_text_mode():
 def test_later_versions_and_unknown_flags():
     data = bytearray(PICTURE.pack())
     for place, value, said in (
-        (8, 3, "version 3"),
+        (8, 4, "version 4"),
         (8, 0, "version 0"),
         (9, 12, "does not know"),
         (9, 0, "not know"),

@@ -13,7 +13,7 @@ import venv
 
 import pytest
 import yaml
-from stand_ins import ROOT, StandIns
+from stand_ins import ROOT, StandIns, takes_ctrl_c
 
 import bsq_jax
 
@@ -61,7 +61,9 @@ times=$(wc -l < {folder}/python.$index)
 statuses=()
 if [ -f {folder}/status.$index ]; then mapfile -t statuses < {folder}/status.$index; fi
 status=${{statuses[times - 1]}}
-if [ "$status" = wait ]; then trap 'exit 75' TERM; while true; do sleep 0.05; done; fi
+trap 'exit 75' TERM
+trap 'exit 130' INT
+if [ "$status" = wait ]; then while true; do sleep 0.05; done; fi
 exit "${{status:-0}}"
 """
 
@@ -160,6 +162,13 @@ def test_a_mistake_is_not_run_again_and_restarts_end(machine):
     assert err.splitlines()[-1] == "error: ended with status 75, and ran again 1 times already"
 
 
+def test_what_was_interrupted_is_not_run_again(machine):
+    machine.statuses(0, 130)
+    machine.statuses(1, 130)
+    assert machine.local("--", "--workdir", "w")[0] == 130
+    assert len(machine.runs(0)) == 1
+
+
 def test_who_does_not_end_after_a_failure_is_told_to(machine):
     machine.statuses(0, 1)
     machine.statuses(1, "wait")
@@ -168,22 +177,26 @@ def test_who_does_not_end_after_a_failure_is_told_to(machine):
     assert err.splitlines()[-1] == "error: ended with status 1, and ran again 0 times already"
 
 
-def test_a_sigterm_goes_to_all_and_ends_it(machine):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_goes_to_all_and_ends_it(machine, number, status):
     machine.statuses(0, "wait")
     machine.statuses(1, "wait")
     environment = {**os.environ, "VIRTUAL_ENV": str(machine.environment)}
-    started = subprocess.Popen(
-        ["bash", str(ROOT / "launch" / "local.sh"), "--", "--workdir", "w"],
-        **{"env": environment, "cwd": machine.folder},
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE},
-    )
+    with takes_ctrl_c():
+        started = subprocess.Popen(
+            ["bash", str(ROOT / "launch" / "local.sh"), "--", "--workdir", "w"],
+            **{"env": environment, "cwd": machine.folder},
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE},
+            start_new_session=True,  # a terminal sends Ctrl-C to a group of processes
+        )
     give_up = time.monotonic() + 20
     while not (machine.runs(0) and machine.runs(1)) and time.monotonic() < give_up:
         time.sleep(0.05)
     time.sleep(0.3)  # until they listen
-    started.send_signal(signal.SIGTERM)
-    started.communicate(timeout=20)
-    assert started.returncode == 75
+    os.killpg(started.pid, number)
+    out, err = started.communicate(timeout=20)
+    assert started.returncode == status, err
+    assert sorted(out.splitlines()) == [b"[1] process 1 speaks", b"process 0 speaks"]
     assert len(machine.runs(0)) == len(machine.runs(1)) == 1
 
 
@@ -285,6 +298,7 @@ def test_a_job_is_submitted_and_runs_what_was_asked(commands, per):
         ([0], [False]),
         ([2], [False]),
         ([75] * 5, [True] * 5),
+        ([130], [False]),
         ([137, 75, 75, 1, 75, 1], [True, True, True, True, True, False]),
     ],
 )
@@ -335,7 +349,7 @@ def test_a_jobset(commands):
     job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
     assert (job["completions"], job["parallelism"], job["completionMode"]) == (4, 4, "Indexed")
     (rule,) = job["podFailurePolicy"]["rules"]
-    assert (rule["action"], rule["onExitCodes"]["values"]) == ("FailJob", [2])
+    assert (rule["action"], rule["onExitCodes"]["values"]) == ("FailJob", [2, 130])
     pod = job["template"]["spec"]
     (container,) = pod["containers"]
     assert rule["onExitCodes"]["containerName"] == container["name"]

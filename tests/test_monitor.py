@@ -10,13 +10,19 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tensorboardX.proto import event_pb2
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
+from bsq_jax.config import default_config, finalize
+from bsq_jax.config.settings import declared
 from bsq_jax.core.errors import NonFiniteError, UserError
+from bsq_jax.core.text import duration
 from bsq_jax.training import monitor as monitor_module
-from bsq_jax.training import throughput
+from bsq_jax.training import remaining, throughput
 from bsq_jax.training.deferred_metrics import DeferredMetrics
 from bsq_jax.training.finite_check import check_finite
-from bsq_jax.training.monitor import Monitor, duration
+from bsq_jax.training.monitor import Monitor
+from bsq_jax.training.remaining import Remaining, about
+from bsq_jax.training.schedule import Schedule
 
 
 class Clock:
@@ -34,7 +40,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    for module in (monitor_module, throughput):
+    for module in (monitor_module, throughput, remaining):
         monkeypatch.setattr(module, "time", clock)
     return clock
 
@@ -52,16 +58,21 @@ def lines_of(tmp_path):
 def events_of(tmp_path):
     """(step, tag, kind, value) of everything in TensorBoard's files."""
     found = []
+    for event in events(tmp_path):
+        for value in event.summary.value:
+            kind = value.WhichOneof("value")
+            found.append((event.step, value.tag, kind, getattr(value, kind)))
+    return found
+
+
+def events(tmp_path):
+    """The records of TensorBoard's files, in the order in which they were written."""
     for path in sorted((tmp_path / "tensorboard").iterdir()):
         data = path.read_bytes()
         while data:
             (length,) = struct.unpack("<Q", data[:8])
-            event = event_pb2.Event.FromString(data[12 : 12 + length])
+            yield event_pb2.Event.FromString(data[12 : 12 + length])
             data = data[16 + length :]
-            for value in event.summary.value:
-                kind = value.WhichOneof("value")
-                found.append((event.step, value.tag, kind, getattr(value, kind)))
-    return found
 
 
 @pytest.mark.smoke
@@ -143,6 +154,127 @@ def test_useful_operations_of_a_window_and_their_share_of_the_peak(tmp_path, clo
     assert "2 TFLOP/s" in shown
     assert ("mfu 25.0%" in shown) == bool(peak)
     assert last.get("mfu") == (0.25 if peak else None)
+
+
+class Timed:
+    """A run by the clock: steps, saves and evaluations that take known times."""
+
+    def __init__(self, tmp_path, clock, schedule, *, start=0, examples=0):
+        self.clock, self.schedule, self.start = clock, schedule, start
+        estimate = Remaining(schedule, start, examples, 16)
+        options = {"total_steps": schedule.steps, "start_step": start, "remaining": estimate}
+        self.monitor, self.stream = make(tmp_path, **options)
+
+    def steps(self, last, *, of_step=2.0, save=3.0, evaluation=40.0, drawn=50.0, compiling=20.0):
+        """Up to the end of step `last`; what is left to say of it has been said."""
+        for step in range(self.start + 1, last + 1):
+            if step == self.start + 1:
+                self.clock.now += compiling
+                self.monitor.restart_rates(step)
+            else:
+                self.clock.now += of_step
+            self.monitor.done(step)
+            if step % 10 == 0:
+                self.monitor.log(step, {"loss": 1.0})
+            if self.schedule.saves(step) and step < last:
+                with self.monitor.saving():
+                    self.clock.now += save
+            if self.schedule.evaluates(step) and step < last:
+                draws = self.schedule.draws(step)
+                with self.monitor.evaluating(step, drawn=draws):
+                    self.clock.now += drawn if draws else evaluation
+
+    def lines(self):
+        return self.stream.getvalue().splitlines()
+
+
+@pytest.fixture
+def timed(tmp_path, clock):
+    """Makes such runs, one after the other."""
+    runs = []
+
+    def make_run(schedule, **options):
+        runs.append(Timed(tmp_path / str(len(runs)), clock, schedule, **options))
+        return runs[-1]
+
+    yield make_run
+    for run in runs:
+        run.monitor.close()
+
+
+def test_the_estimated_time_reaches_the_end_of_the_last_evaluation(timed):
+    """Against the sum of all that is to come, with a clock that keeps to it."""
+    schedule = Schedule(100, 10, 15, evaluate_every=20, picture_every=40)
+    last = {}
+    for end in (10, 30, 50, 70, 100):
+        run = timed(schedule, examples=80)
+        run.steps(end)
+        last[end] = run.lines()[-1].rpartition("eta ")[2]
+    # Saved after 15, 20, 30, 40, 45, 60, 75, 80, 90 and 100; evaluated after 20 and 60, with
+    # pictures after 40, 80 and 100.
+    guess = 20 + 80 / 16 * 2  # startup, and its examples as in training
+    want = {
+        10: 90 * 2 + 5 * guess,  # no save and no evaluation has been timed
+        30: 70 * 2 + 8 * 3 + 4 * 40,  # no evaluation with pictures has been timed
+        50: 50 * 2 + 5 * 3 + 40 + 2 * 50,
+        70: 30 * 2 + 4 * 3 + 2 * 50,
+        100: 3 + 50,
+    }
+    assert last == {end: duration(seconds) for end, seconds in want.items()}
+
+
+@pytest.mark.parametrize(
+    ("start", "of_step", "first", "line"),
+    [
+        # 10 steps and 5 seconds after the first one; 2,499 steps and five evaluations, guessed.
+        (0, 0.6, 11, "about 27 minutes for 2,500 steps and 5 evaluations"),
+        (0, 0.125, 41, "about 7 minutes for 2,500 steps and 5 evaluations"),
+        (0, 45.0, 2, "about 31.3 hours for 2,500 steps and 5 evaluations"),
+        (2490, 4.0, 2499, "about 60 seconds for the 10 steps left and 1 evaluation"),
+    ],
+)
+def test_the_first_estimate_comes_once_the_first_steps_are_timed(
+    timed, start, of_step, first, line
+):
+    schedule = Schedule(2500, 50, 500, evaluate_every=500, picture_every=500)
+    run = timed(schedule, start=start, examples=16)
+    for step in range(start + 1, first + 1):
+        assert "about" not in run.stream.getvalue()
+        run.clock.now += 20 if step == start + 1 else of_step
+        if step == start + 1:
+            run.monitor.restart_rates(step)
+            with run.monitor.pause():
+                run.clock.now += 1000
+        run.monitor.done(step)
+    (found,) = run.lines()
+    assert found == f"{line} (whose time is a guess until one is done)"
+    run.monitor.done(first + 1)
+    assert len(run.lines()) == 1
+
+
+def test_an_evaluation_says_how_long_the_last_one_took(timed):
+    run = timed(Schedule(50, 10, 10, evaluate_every=10))
+    run.steps(30)
+    found = [line for line in run.lines() if "evaluating" in line]
+    assert found == [
+        "step 10/50  evaluating",
+        "step 20/50  evaluating: the last time it took 40s",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.2, "about 1 second"),
+        (89.4, "about 89 seconds"),
+        (90, "about 2 minutes"),
+        (351, "about 6 minutes"),
+        (5400, "about 1.5 hours"),
+        (7200, "about 2 hours"),
+    ],
+)
+def test_rough_durations(seconds, text):
+    assert about(seconds) == text
 
 
 def test_time_spent_elsewhere_does_not_count(tmp_path, clock):
@@ -275,6 +407,31 @@ def test_pictures_go_to_tensorboard(tmp_path):
     assert (image.height, image.width) == (4, 6)
 
 
+def test_settings_go_to_tensorboard_as_hyper_parameters_and_as_text(tmp_path):
+    config = default_config()
+    config.optimizer.update(learning_rate=0.003, ema=0.9)
+    monitor, _ = make(tmp_path)
+    with monitor:
+        monitor.describe(finalize(config))
+    found = {}
+    for event in events(tmp_path):
+        for value in event.summary.value:
+            found[value.tag] = value
+    (text,) = found["config/text_summary"].tensor.string_val
+    assert "    optimizer.learning_rate = 0.003\n" in text.decode()
+    session, experiment = (
+        HParamsPluginData.FromString(found[f"_hparams_/{tag}"].metadata.plugin_data.content)
+        for tag in ("session_start_info", "experiment")
+    )
+    values = session.session_start_info.hparams
+    assert values.keys() == declared().keys()
+    assert values["optimizer.learning_rate"].number_value == 0.003
+    assert values["loss.adaptive"].bool_value is False
+    assert values["model.image_size"].string_value == "(256, 256)"
+    compared = [metric.name.tag for metric in experiment.experiment.metric_infos]
+    assert compared == ["val_ema/psnr", "val_ema/ssim", "val_ema/lpips"]
+
+
 def test_a_resumed_run_has_each_step_once(tmp_path):
     monitor, _ = make(tmp_path)
     for step in (100, 200, 300):
@@ -320,10 +477,11 @@ def test_history_is_short_and_ends_with_the_newest(tmp_path):
     assert steps[-3:] == [495, 498, 501]
 
 
-def test_a_bar_shows_progress_and_stays_whole_under_other_lines(tmp_path):
+def test_a_bar_shows_progress_and_stays_whole_under_other_lines(tmp_path, clock):
     monitor, stream = make(tmp_path, start_step=1000, bar=True)
     with monitor:
         monitor.progress(1500)
+        clock.now += 50
         monitor.log(1500, {"loss": 0.125, "psnr": 20.0})
         monitor.info("saved")
     text = stream.getvalue()
@@ -332,6 +490,7 @@ def test_a_bar_shows_progress_and_stays_whole_under_other_lines(tmp_path):
     assert "1500/2000" in text
     assert "loss 0.125  psnr 20" in text
     assert "images/s" in text
+    assert "<50s]" in text  # as many steps as before, beside the time that has passed
     assert "saved\n" in text
 
 

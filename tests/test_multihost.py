@@ -21,10 +21,11 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from PIL import Image
+from stand_ins import takes_ctrl_c
 
 from bsq_jax import main
 from bsq_jax.core import distributed
-from bsq_jax.core.errors import MISTAKE, RUN_AGAIN, UNAVAILABLE, UserError
+from bsq_jax.core.errors import INTERRUPTED, MISTAKE, RUN_AGAIN, UNAVAILABLE, UserError
 from bsq_jax.training.workdir import open_checkpoints, read_config
 
 DEVICES = 4
@@ -81,11 +82,12 @@ def start(*words, devices=2, more=()):
         "OPENBLAS_NUM_THREADS": "1",  # as many threads as cores in each process block each other
         **dict(more),
     }
-    process = subprocess.Popen(
-        [sys.executable, *map(str, words)],
-        **{"env": environment, "cwd": ROOT, "text": True},
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE},
-    )
+    with takes_ctrl_c():
+        process = subprocess.Popen(
+            [sys.executable, *map(str, words)],
+            **{"env": environment, "cwd": ROOT, "text": True},
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE},
+        )
     started.append(process)
     return process
 
@@ -262,7 +264,8 @@ def test_a_killed_process_ends_the_other_and_any_number_goes_on(tmp_path):
     assert killed[0].returncode == RUN_AGAIN, err
     (told,) = (line for line in err.splitlines() if "error: " in line)
     assert "another process was lost, or a device failed (" in told or "not heard of for" in told
-    assert told.endswith(": the same command goes on from the last checkpoint")
+    steps = [int(path.name) for path in (tmp_path / "one" / "checkpoints").glob("[0-9]*")]
+    assert told.rpartition(": the same command goes on from step ")[2] in map(str, steps)
     assert "Traceback" not in err
     killed[1].communicate()
 
@@ -377,7 +380,14 @@ def test_a_mistake_on_all_is_told_once(tmp_path):
     assert "error: " not in outputs[1][1]
 
 
-def test_sigterm_stops_both_processes_at_the_same_step(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "whom", "name", "status"),
+    [
+        (signal.SIGTERM, slice(2), "SIGTERM", RUN_AGAIN),  # as a scheduler does
+        (signal.SIGINT, slice(1, 2), "Ctrl-C", INTERRUPTED),
+    ],
+)
+def test_a_signal_stops_both_processes_at_the_same_step(tmp_path, number, whom, name, status):
     metrics = tmp_path / "metrics.jsonl"
 
     def logged():
@@ -386,14 +396,16 @@ def test_sigterm_stops_both_processes_at_the_same_step(tmp_path):
     command = ["--config", TINY, "--workdir", str(tmp_path), "--config.train.checkpoint_every=1000"]
     processes = two_processes(*command, "--config.train.steps=1000", devices=1)
     wait_for_steps(metrics, 5, processes)
-    for process in processes:  # as a scheduler does
-        process.send_signal(signal.SIGTERM)
+    for process in processes[whom]:
+        process.send_signal(number)
     outputs = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [RUN_AGAIN] * 2, outputs
+    assert [process.returncode for process in processes] == [status] * 2, outputs
     with open_checkpoints(tmp_path) as checkpoints:
         step = checkpoints.latest_step()
     assert 5 <= step < 1000
-    assert f"stopped by a signal after step {step}: saved" in outputs[0][1]
+    assert f"stopped by {name} after step {step}: saved" in outputs[0][1]
+    told = "Ctrl-C: all processes finish the same step and save; press it again to leave at once"
+    assert [told in err for _, err in outputs] == [False, number == signal.SIGINT]
     assert logged() == list(range(1, step + 1))
     # One process goes on with what two have saved together.
     assert main.run([*command, f"--config.train.steps={step + 2}"]) == 0

@@ -1,6 +1,7 @@
 """Runs that are stopped go on as if they had not been. Oracle: the run that was never stopped."""
 
 import json
+import os
 import pathlib
 import shutil
 import signal
@@ -15,7 +16,7 @@ import pytest
 
 from bsq_jax import main
 from bsq_jax.config import finalize
-from bsq_jax.core.errors import RUN_AGAIN
+from bsq_jax.core.errors import INTERRUPTED, RUN_AGAIN
 from bsq_jax.core.sharding import make_mesh
 from bsq_jax.core.trees import leaves
 from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
@@ -51,13 +52,29 @@ found = jax.devices
 jax.devices = lambda *_: found()[:1]
 jax.device_count = lambda *_: 1
 from bsq_jax.main import main
+"""
+RUNS = "main()"
+# A terminal's process takes Ctrl-C, also where these tests run in the background.
+CTRL_C = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""
+# Says when a step begins, the first one by being compiled.
+TELLS = """
+import sys
+from bsq_jax.training.stop_signal import StopSignal
+begins = StopSignal.begins
+def tell(self, step, **more):
+    begins(self, step, **more)
+    print("begins", step, file=sys.stderr, flush=True)
+StopSignal.begins = tell
 main()
 """
 
 
 def start(workdir):
     """The run in a process of its own, on as many devices."""
-    words = ["-c", ON_ONE_DEVICE, "--workdir", str(workdir), *PICTURES]
+    words = ["-c", CTRL_C + ON_ONE_DEVICE + RUNS, "--workdir", str(workdir), *PICTURES]
     root = pathlib.Path(main.__file__).parents[1]
     return subprocess.Popen([sys.executable, *words], cwd=root, stderr=subprocess.PIPE, text=True)
 
@@ -73,6 +90,30 @@ def interrupt(workdir, due, number):
         time.sleep(0.005)
     _, err = process.communicate(timeout=60)
     return process.returncode, err
+
+
+def answer(workdir, *presses, flags=()):
+    """Starts a run and presses Ctrl-C at lines with the words of `presses`, one after the other.
+
+    Returns the status and the lines of standard error.
+    """
+    code = CTRL_C + ON_ONE_DEVICE + TELLS
+    words = ["-c", code, "--workdir", str(workdir), "--config", TINY, *flags]
+    root = pathlib.Path(main.__file__).parents[1]
+    environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}  # compiling takes time
+    waiting, lines = list(presses), []
+    with subprocess.Popen(
+        [sys.executable, *words], cwd=root, env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        for line in process.stderr:
+            lines.append(line.rstrip("\n"))
+            if waiting and waiting[0] in line:
+                if len(waiting) < len(presses):
+                    time.sleep(0.5)  # at once it would be the same press
+                process.send_signal(signal.SIGINT)
+                del waiting[0]
+    assert not waiting, lines
+    return process.returncode, lines
 
 
 def logged(workdir, step):
@@ -147,7 +188,7 @@ def test_a_run_on_clips_of_several_lengths_goes_on_as_if_never_killed(tmp_path, 
     for step in range(2 * CLIP_EVERY, CLIP_STEPS + 1, CLIP_EVERY):
         shutil.rmtree(tmp_path / "checkpoints" / str(step))
     finish(tmp_path, run=CLIPS)
-    assert f"; resuming at step {CLIP_EVERY}\n" in capsys.readouterr().err
+    assert f"; resuming at step {CLIP_EVERY} of {CLIP_STEPS}, workdir " in capsys.readouterr().err
     assert_same(result(tmp_path, CLIP_STEPS, CLIP_PARTS), whole)
 
 
@@ -169,14 +210,15 @@ def test_a_flipped_bit_in_the_newest_checkpoint(killed, tmp_path, uninterrupted,
     assert_same(result(workdir), uninterrupted)
 
 
-def test_sigterm_saves_and_the_run_goes_on(tmp_path, uninterrupted):
+def test_ctrl_c_saves_and_the_run_goes_on(tmp_path, uninterrupted):
     workdir = tmp_path / "run"
-    status, err = interrupt(workdir, logged(workdir, STOP), signal.SIGTERM)
-    assert status == RUN_AGAIN, err
-    assert "stopped by a signal after step" in err
+    status, err = interrupt(workdir, logged(workdir, STOP), signal.SIGINT)
+    assert status == INTERRUPTED, err
     with open_checkpoints(workdir) as checkpoints:
         saved = checkpoints.latest_step()
-    assert f"after step {saved}:" in err
+    assert f"Ctrl-C: finishing step {saved} and saving; press it again to leave at once\n" in err
+    assert f"stopped by Ctrl-C after step {saved}: saved in " in err.splitlines()[-1]
+    assert err.endswith(" s, run the same command again to go on\n")
     assert STOP <= saved < STEPS
     finish(workdir)
     arrays, lines = result(workdir)
@@ -188,11 +230,44 @@ def test_sigterm_after_the_last_step_ends_at_once_with_everything_saved(tmp_path
     table = workdir / "checkpoints" / str(STEPS) / "checksums.json"
     status, err = interrupt(workdir, table.exists, signal.SIGTERM)
     assert status == RUN_AGAIN, err
-    assert "stopped by a signal: all is saved, run again to evaluate" in err
+    last = f"stopped by SIGTERM in the evaluation of step {STEPS}: the step is saved, run the same"
+    assert err.endswith(f"{last} command again to evaluate\n")
     assert not (workdir / "evaluation.json").exists()
     finish(workdir)
     assert (workdir / "evaluation.json").exists()
     assert_same(result(workdir), uninterrupted)
+
+
+def test_ctrl_c_while_compiling_before_the_first_step_and_in_an_evaluation(tmp_path):
+    """The signal is answered at once, though no handler of Python runs while XLA compiles."""
+    flags = ["--config.train.evaluate_every=2"]
+    pressed = (
+        "Ctrl-C: finishing step 1 (it is being compiled, which cannot be cut short) and saving"
+    )
+    status, lines = answer(tmp_path, "begins 1", "Ctrl-C", flags=flags)
+    assert status == INTERRUPTED, lines
+    assert lines[-2].startswith(pressed)
+    assert lines[-1] == "left at once: no step had been saved, all are lost"
+    assert not (tmp_path / "checkpoints").exists()
+
+    status, lines = answer(tmp_path, "begins 1", flags=flags)
+    assert status == INTERRUPTED, lines
+    places = [
+        next(place for place, line in enumerate(lines) if line.startswith(words))
+        for words in (pressed, "first step after", "stopped by Ctrl-C after step 1: saved in ")
+    ]
+    assert places == sorted(places)
+    assert places[-1] == len(lines) - 1
+
+    status, lines = answer(tmp_path, "step 2/6  evaluating", flags=flags)
+    assert status == INTERRUPTED, lines
+    assert any(line.endswith(f"; resuming at step 1 of 6, workdir {tmp_path}") for line in lines)
+    said = "in the evaluation of step 2"
+    assert f"Ctrl-C {said}: leaving, the step is saved; press it again to leave at once" in lines
+    last = f"stopped by Ctrl-C {said}: the step is saved, run the same command again to go on"
+    assert lines[-1] == last
+    with open_checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest_step() == 2
 
 
 def test_looking_at_a_run_does_not_change_it(tmp_path, uninterrupted):

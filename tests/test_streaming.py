@@ -89,7 +89,7 @@ def test_a_stream_is_its_clip_and_all_beginnings_of_it():
         whole = model.encode(pixels[:, :frames])
         np.testing.assert_array_equal(bits[:, :frames], whole)
         np.testing.assert_allclose(decoded[:, :frames], model.decode(whole), atol=1e-5)
-    np.testing.assert_array_equal(model.encode(pixels[:, 0]), bits[:, 0])
+    np.testing.assert_array_equal(model.encode(pixels[:, 0], layout="NHWC"), bits[:, 0])
 
 
 KINDS = {
@@ -202,14 +202,18 @@ def test_mistakes():
     assert stream.encoded == 3
     stream.reset()
     for wrong, words in (
-        (pixels, "pixels have shape (2, 3, 16, 16, 3): this model takes [batch, 16, 16, 3] frames"),
-        (pixels[0, 0], "pixels have shape (16, 16, 3)"),
+        (pixels, "a clip in a stream: give it frame by frame"),
+        (pixels[0, 0], "a batch of 1 in a stream of 2: make the stream with stream(batch=1)"),
         (pixels[:1, 0], "a batch of 1 in a stream of 2: make the stream with stream(batch=1)"),
         (pixels[:, 0] * 1.0, "float pixels must lie in [-1, 1]"),
     ):
         assert words in message_of(stream.encode, wrong)
     for wrong, words in (
-        (bits[0], "bits have shape (2, 2, 6): this model takes [batch, 2, 2, 6] in a stream"),
+        (bits[0], "a batch of 1 in a stream of 2"),
+        (
+            bits[0, 0],
+            "bits have shape (2, 6): this model takes [2, 2, 6], [batch, 2, 2, 6] in a st",
+        ),
         (bits * 2, "all 0 or 1"),
         (bits[:1], "a batch of 1 in a stream of 2"),
     ):

@@ -154,10 +154,10 @@ def test_the_loss_is_its_weighted_terms_with_the_ramp():
     gradients = jax.jit(task.gradients)
     for step, factor in [(0, 3), (1000, 2), (2000, 1), (9000, 1)]:
         *_, terms = gradients(params, None, pixels, None, jnp.int32(step), {})
-        wanted = 0.7 * terms["l1"] + 0.4 * terms["l2"] + 0.1 * factor * terms["entropy"]
+        wanted = 0.7 * terms["l1"] + 0.4 * terms["l2"] + 0.1 * factor * terms["quantizer_loss"]
         np.testing.assert_allclose(terms["loss"], wanted, rtol=1e-5)
         penalty = terms["token_entropy"] - terms["codebook_entropy"] + 0.25 * terms["commitment"]
-        np.testing.assert_allclose(terms["entropy"], penalty, rtol=1e-4)
+        np.testing.assert_allclose(terms["quantizer_loss"], penalty, rtol=1e-4)
 
 
 @pytest.mark.usefixtures("eight_devices")
@@ -170,7 +170,7 @@ def test_a_step_in_full():
     kept = [name for name, leaf in leaves(state).items() if not leaf.is_deleted()]
     assert kept == []
 
-    scalars = {"loss", "l1", "l2", "entropy", "psnr", "gradient_norm", "learning_rate"}
+    scalars = {"loss", "l1", "l2", "quantizer_loss", "psnr", "gradient_norm", "learning_rate"}
     scalars |= {"token_entropy", "codebook_entropy", "commitment"}
     scalars |= {"bit_entropy", "bit_entropy_min", "group_usage"}
     scalars |= {"usage", "perplexity", "codes_dead"}
@@ -260,8 +260,8 @@ def test_a_padded_batch_is_its_clips_without_padding():
         errors = jnp.concatenate([jnp.ravel(fake - part) for fake, part in pairs])
         quantized = model.quantizer(jnp.concatenate([each.reshape(-1, 6) for each in latents]))
         terms = {"l1": jnp.abs(errors).mean(), "l2": jnp.square(errors).mean()}
-        terms |= {"entropy": quantized.loss, "bit_mean": quantized.bits.mean(axis=0)}
-        loss = terms["l1"] + 0.5 * terms["l2"] + 0.1 * 3 * terms["entropy"]
+        terms |= {"quantizer_loss": quantized.loss, "bit_mean": quantized.bits.mean(axis=0)}
+        loss = terms["l1"] + 0.5 * terms["l2"] + 0.1 * 3 * terms["quantizer_loss"]
         return loss, terms | {"loss": loss} | quantized.losses
 
     (_, wanted), wanted_gradients = written_out(first_params(VIDEO))

@@ -1,6 +1,9 @@
 """The training loop. Oracle: what a task that only counts must have seen."""
 
 import contextlib
+import os
+import signal
+import time
 import types
 
 import chex
@@ -10,9 +13,12 @@ import numpy as np
 import optax
 import pytest
 
-from bsq_jax.core.errors import NonFiniteError
+from bsq_jax.core import signals
+from bsq_jax.core.errors import INTERRUPTED, RUN_AGAIN, NonFiniteError
 from bsq_jax.core.sharding import make_mesh, replicate
-from bsq_jax.training.loop import AHEAD, Schedule, TrainingLoop
+from bsq_jax.training import stop_signal
+from bsq_jax.training.loop import AHEAD, TrainingLoop
+from bsq_jax.training.schedule import Left, Schedule
 from bsq_jax.training.state import DiscriminatorState, TrainState
 from bsq_jax.training.stop_signal import StopSignal
 
@@ -68,7 +74,12 @@ class Log:
     def flush(self):
         pass
 
-    data_wait = progress = restart_rates = arrived = lambda self, *values: None
+    data_wait = progress = restart_rates = arrived = done = lambda self, *values: None
+
+    def saving(self, *_, **__):
+        return contextlib.nullcontext()
+
+    evaluating = saving
 
 
 def run(
@@ -275,9 +286,245 @@ def test_an_optimizer_whose_statistics_overflow_never_moves_again():
 )
 def test_an_evaluation_that_a_signal_prevented_is_made_on_resuming(history, looked):
     log, found = Log(), []
-    log.history, log.pause = lambda: history, contextlib.nullcontext
+    log.history = lambda: history
     state = TrainState(*replicate((np.int32(4), {"seen": np.int32(0)}), make_mesh()), None, None)
     every = {"evaluate_every": 2, "picture_every": 4}
     evaluate = lambda state, pictures: found.append((int(state.step), pictures))  # noqa: E731
     run(Counting(), make_mesh(), Batches([1] * 4), 8, log, [], 1, state, evaluate=evaluate, **every)
     assert found == looked
+
+
+# --- signals ---
+
+
+class Saves:
+    """A checkpointer that only notes what it saves, and what was saved when it was waited for."""
+
+    def __init__(self):
+        self.steps, self.waited, self.complete, self.under_way = [], [], None, None
+        self.saving = lambda: None
+
+    def save(self, step, state, meta):
+        self.steps.append(step)
+        self.under_way = step
+        self.saving()
+        self.complete, self.under_way = step, None
+
+    def wait(self):
+        self.waited.append(self.complete)
+
+
+class Stopping:
+    """A run of eight steps with a checkpoint at 4 and an evaluation at 6, and what it said."""
+
+    def __init__(self):
+        self.log, self.saves, self.evaluated = Log(), Saves(), []
+        # What to do when a batch is asked for, the step is traced or an evaluation begins.
+        self.during = {}
+        self.stop = StopSignal()
+        self.stop.say = self.log.info
+        self.stop.saves = self.saves
+
+    def _batches(self):
+        number = [0]
+
+        def asked():
+            number[0] += 1
+            self.during.get(number[0], lambda: None)()
+
+        return Asking([1] * 8, asked)
+
+    def _evaluate(self, state, drawn):
+        self.during.get("evaluation", lambda: None)()
+        self.evaluated.append(int(state.step))
+
+    def run(self):
+        """Whether the loop ended by itself, and the exit status otherwise."""
+        mesh = make_mesh()
+        state = TrainState(*replicate((np.int32(0), {"seen": np.int32(0)}), mesh), None, None)
+        done, task = False, Counting()
+
+        def train_step(*arguments):
+            self.during.get("step", lambda: None)()  # it is traced once
+            return Counting.train_step(task, *arguments)
+
+        task.train_step = train_step
+        with self.stop as stop:
+            loop = TrainingLoop(
+                task,
+                mesh,
+                Schedule(8, 1, 4, evaluate_every=6),
+                checkpointer=self.saves,
+                monitor=self.log,
+                stop=stop,
+                meta={},
+                evaluate=self._evaluate,
+            )
+            done = loop.run(state, self._batches())[1]
+        return done, stop.status
+
+
+def send(number):
+    os.kill(os.getpid(), number)
+
+
+def press(stopping, lines=1):
+    """Ctrl-C, and until it is answered."""
+    send(signal.SIGINT)
+    give_up = time.monotonic() + 30
+    said = lambda: [line for line in stopping.log.lines if "Ctrl-C" in line]  # noqa: E731
+    while len(said()) < lines and time.monotonic() < give_up:
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def handlers():
+    """Those of this process must be the same afterwards."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(signal.SIGINT, signal.default_int_handler), None]
+    found = [signal.getsignal(number) for number in numbers]
+    yield
+    assert [signal.getsignal(number) for number in numbers] == found
+    signal.signal(signal.SIGINT, before[0])
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "status"),
+    [(signal.SIGINT, "Ctrl-C", INTERRUPTED), (signal.SIGTERM, "SIGTERM", RUN_AGAIN)],
+)
+@pytest.mark.usefixtures("handlers")
+def test_a_signal_finishes_the_step_and_saves_it(number, name, status):
+    stopping = Stopping()
+    stopping.during[3] = lambda: send(number)  # while the third step waits for its data
+    assert stopping.run() == (False, status)
+    assert stopping.saves.steps == [3]
+    assert stopping.saves.waited == [3, 3]
+    last = stopping.log.lines[-1]
+    assert last.startswith(f"stopped by {name} after step 3: saved in 0.")
+    assert last.endswith(" s, run the same command again to go on")
+    answered = [line for line in stopping.log.lines if line.startswith("Ctrl-C: ")]
+    told = "Ctrl-C: finishing step 3 and saving; press it again to leave at once"
+    assert answered in ([told], []) if number == signal.SIGINT else answered == []
+
+
+@pytest.mark.usefixtures("handlers")
+def test_ctrl_c_beats_sigterm():
+    """A terminal sends one and a launcher that forwards it the other: nobody starts it again."""
+    stopping = Stopping()
+
+    def both():
+        send(signal.SIGTERM)
+        press(stopping)
+        send(signal.SIGINT)  # passed on by another program: the same press
+        send(signal.SIGTERM)
+
+    stopping.during[2] = both
+    assert stopping.run() == (False, INTERRUPTED)
+    assert stopping.saves.steps == [2]
+    assert len([line for line in stopping.log.lines if line.startswith("Ctrl-C")]) == 1
+
+
+@pytest.mark.usefixtures("handlers")
+def test_a_signal_while_the_first_step_is_made_is_answered_and_the_step_saved():
+    stopping = Stopping()
+    stopping.during["step"] = lambda: press(stopping)
+    assert stopping.run() == (False, INTERRUPTED)
+    assert stopping.saves.steps == [1]
+    (line,) = (line for line in stopping.log.lines if line.startswith("Ctrl-C"))
+    assert line == (
+        "Ctrl-C: finishing step 1 (it is being compiled, which cannot be cut short) and saving; "
+        "press it again to leave at once"
+    )
+
+
+@pytest.mark.usefixtures("handlers")
+def test_before_the_first_step_nothing_is_saved(capsys):
+    stopping = Stopping()
+    stopping.during[1] = lambda: send(signal.SIGINT)
+    assert stopping.run() == (False, INTERRUPTED)
+    assert stopping.saves.steps == []
+    assert capsys.readouterr().err == (
+        "stopped by Ctrl-C before the first step: nothing is lost, run the same command again to "
+        "begin\n"
+    )
+
+
+@pytest.mark.usefixtures("handlers")
+def test_an_evaluation_is_left_once_its_step_is_saved(capsys):
+    stopping = Stopping()
+
+    def pressed():
+        assert (stopping.saves.steps, stopping.saves.waited) == ([4, 6], [6])
+        send(signal.SIGINT)
+        time.sleep(30)
+
+    stopping.during["evaluation"] = pressed
+    assert stopping.run() == (False, INTERRUPTED)
+    assert stopping.evaluated == []
+    assert capsys.readouterr().err == (
+        "stopped by Ctrl-C in the evaluation of step 6: the step is saved, run the same command "
+        "again to go on\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("when", "line"),
+    [
+        (2, "left at once: no step had been saved, all are lost"),
+        (5, "left at once: the steps after 4 are lost"),
+        (
+            "save of 2",
+            "left at once while step 2 was being saved: no step had been saved, all are lost",
+        ),
+        ("save of 5", "left at once while step 5 was being saved: the steps after 4 are lost"),
+        ("evaluation", "left at once in the evaluation of step 6: the step is saved"),
+    ],
+)
+@pytest.mark.usefixtures("handlers")
+def test_a_second_ctrl_c_leaves_at_once(monkeypatch, when, line):
+    monkeypatch.setattr(signals, "ONE_PRESS", 0.0)
+    left, stopping = [], Stopping()
+    monkeypatch.setattr(stop_signal, "_leave", left.append)
+
+    def press_again():
+        with contextlib.suppress(BaseException):  # the first one's reason to end, once more
+            send(signal.SIGINT)
+        give_up = time.monotonic() + 30
+        while not left and time.monotonic() < give_up:
+            time.sleep(0.01)
+
+    def twice():
+        try:
+            press(stopping)
+        finally:
+            press_again()
+
+    if when in ("save of 2", "save of 5"):
+        step = int(when[-1])
+        stopping.during[step] = lambda: press(stopping)
+        stopping.saves.saving = lambda: press_again() if stopping.saves.steps[-1] == step else None
+    else:
+        stopping.during[when] = twice
+    assert stopping.run() == (False, INTERRUPTED)
+    assert left == [line]
+
+
+def test_a_process_in_the_background_goes_on_ignoring_ctrl_c():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        stopping = Stopping()
+        stopping.during[3] = lambda: send(signal.SIGINT)
+        assert stopping.run() == (True, RUN_AGAIN)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("every", [(4, 6, 0), (4, 6, 3), (5, 0, 3), (7, 0, 0), (1, 1, 1)])
+def test_what_is_left_of_a_schedule(every):
+    schedule = Schedule(13, 1, *every)
+    for step in range(1, 14):
+        rest = range(step, 13)
+        evaluated = [each for each in rest if schedule.evaluates(each)]
+        drawn = sum(map(schedule.draws, evaluated))
+        saves = sum(map(schedule.saves, rest)) + 1
+        assert schedule.left(step) == Left(13 - step, saves, len(evaluated) - drawn, drawn + 1)

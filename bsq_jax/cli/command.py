@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from bsq_jax.core.errors import INTERRUPTED, MISTAKE, UserError
+from bsq_jax.core.signals import answered
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,14 +122,15 @@ def exit_status(run: Callable[[], int], command: Command | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
-        status = run()
+        with answered():
+            status = run()
         sys.stdout.flush()  # here, so that a reader that has gone is noticed here
         return status
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return MISTAKE
-    except KeyboardInterrupt:
-        left = command.interrupted if command else "nothing was done"
+    except KeyboardInterrupt as error:
+        left = str(error) or (command.interrupted if command else "nothing was done")
         print(f"interrupted: {left}", file=sys.stderr)
         return INTERRUPTED
     except OSError as error:

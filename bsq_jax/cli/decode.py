@@ -1,11 +1,17 @@
-r"""Opens a .bsq file as a picture or a video.
+r"""Opens .bsq files as pictures and videos.
 
 Examples:
   bsq-jax decode photo.bsq photo.png --model runs/prior
   bsq-jax decode clip.bsq clip.mkv --model runs/prior
+  bsq-jax decode coded/ decoded/ --model runs/prior
 
 Pictures become .png. Videos become .mkv, which keeps every pixel, or .mp4, which is lossy and plays
-everywhere. The model must be the one that encoded.
+everywhere (of a folder with --video mp4). The model must be the one that encoded: of a workdir the
+training step that coded a file is taken, as long as it is kept.
+
+Of a folder each .bsq file is opened and subfolders are kept. What cannot be opened is named and
+passed over. Files that are done are skipped, so after Ctrl-C the same command goes on. Exit status:
+0 all are done, 2 some are not.
 """
 
 from __future__ import annotations
@@ -14,12 +20,15 @@ import argparse
 import io
 import pathlib
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bsq_jax.cli.command import Command
 from bsq_jax.cli.inputs import add_model, model_path, read_input
 from bsq_jax.cli.outputs import check_output_file, say, write_output
 from bsq_jax.core.errors import UserError
+
+if TYPE_CHECKING:
+    from bsq_jax.coding.codec import Codec
 
 _LOSSY = (".mp4", ".mov")
 _EXACT = (".mkv",)
@@ -27,37 +36,68 @@ _EXACT = (".mkv",)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of ``decode``."""
-    parser.add_argument("input", help="a .bsq file, or - for standard input")
+    parser.add_argument("input", help="a .bsq file or a folder of them, or - for standard input")
     parser.add_argument(
-        "output", help="a .png; of a video .mkv (exact) or .mp4 (for players, lossy); or -"
+        "output",
+        help="a .png; of a video .mkv (exact) or .mp4 (for players, lossy); a folder; or -",
     )
     add_model(parser)
+    parser.add_argument(
+        "--video", choices=("mkv", "mp4"), help="what videos in a folder become; default: mkv"
+    )
     parser.add_argument("--force", action="store_true", help="overwrite the output")
-    parser.add_argument("--quiet", action="store_true", help="no progress, no notices")
+    parser.add_argument("--quiet", action="store_true", help="no progress; only errors")
 
 
 def run(flags: argparse.Namespace) -> int:
     """Decodes; of a file that is cut short or damaged, the whole frames before the damage."""
+    if flags.input != "-" and pathlib.Path(flags.input).is_dir():
+        from bsq_jax.cli.decode_folder import decode_folder
+
+        return decode_folder(flags)
+    if flags.video:
+        raise UserError("--video is for folders: the name of the output says what a video becomes")
     check_output_file(flags.output, force=flags.force)
     from bsq_jax.coding.codec import Codec
     from bsq_jax.coding.container import read_header
     from bsq_jax.core.compilation_cache import enable_compilation_cache
-    from bsq_jax.core.progress import progress
 
     data = read_input(flags.input)
     header = read_header(io.BytesIO(data), flags.input)
     suffix = _suffix(flags.output, video=header.is_video)
     path = model_path(flags)
     enable_compilation_cache()
-    whole = _WholeFrames(Codec.load(path).decode_groups(io.BytesIO(data), flags.input))
-    quiet = flags.quiet or header.frames < 2
-    with progress(header.frames, "frames", quiet=quiet) as advance:
-        write_output(flags.output, _file(advance(iter(whole), len), header, suffix))
-    for note in () if flags.quiet else _notes(header, lossy=suffix in _LOSSY):
+    content, problem = decoded(Codec.load(path), data, flags.input, suffix, quiet=flags.quiet)
+    write_output(flags.output, content)
+    for note in () if flags.quiet else notes(header, suffix):
         say(f"{flags.output}: {note}")
-    if whole.problem:
-        raise UserError(f"{whole.problem}; the frames before are in {flags.output}")
+    if problem:
+        raise UserError(f"{problem}; the frames before are in {flags.output}")
     return 0
+
+
+def decoded(codec: Codec, data: bytes, name: str, suffix: str, *, quiet: bool) -> tuple[bytes, str]:
+    """The picture or video of a .bsq file, and what is wrong with it if it is cut short or damaged.
+
+    Args:
+      codec: the model.
+      data: the .bsq file.
+      name: of the file, for messages.
+      suffix: of the kind of file that is made.
+      quiet: no progress.
+
+    Raises:
+      UserError: nothing of it can be decoded.
+    """
+    from bsq_jax.coding.container import read_header
+    from bsq_jax.core.progress import labelled, progress
+
+    header = read_header(io.BytesIO(data), name)
+    whole = _WholeFrames(codec.decode_groups(io.BytesIO(data), name))
+    quiet = quiet or header.frames < 2
+    with labelled(name), progress(header.frames, "frames", quiet=quiet) as advance:
+        content = _file(advance(iter(whole), len), header, suffix)
+    return content, whole.problem
 
 
 def _suffix(output: str, *, video: bool) -> str:
@@ -110,8 +150,9 @@ def _file(groups: Iterator[Any], header: Any, suffix: str) -> bytes:
     return encode_png(next(groups)[0])
 
 
-def _notes(header: Any, *, lossy: bool) -> Iterator[str]:
+def notes(header: Any, suffix: str) -> Iterator[str]:
     """What there is to say of a decoded file."""
+    lossy = suffix in _LOSSY
     if lossy:
         yield "it is for players: .mkv keeps the pixels as they are"
     lost = [
@@ -128,4 +169,6 @@ def _notes(header: Any, *, lossy: bool) -> Iterator[str]:
         yield f"its frames come at a variable rate, {float(header.timing.seconds):.3f} seconds"
 
 
-COMMAND = Command("open a .bsq file as a picture or video", __doc__, add_arguments, run)
+COMMAND = Command(
+    "open .bsq files, one or a folder, as pictures or videos", __doc__, add_arguments, run
+)

@@ -1,13 +1,21 @@
-r"""Compresses a picture or a video of any size to a .bsq file.
+r"""Compresses pictures and videos of any size to .bsq files.
 
 Examples:
   bsq-jax encode photo.jpg photo.bsq --model runs/prior
+  bsq-jax encode photos/ coded/ --model runs/prior
+  bsq-jax encode photos/ coded/ --model runs/prior --export coded/model
   bsq-jax encode clip.mp4 clip.bsq --model runs/prior --frames 100
   bsq-jax encode photo.jpg small.bsq --model runs/residual --stages 1
   BSQ_JAX_MODEL=runs/prior bsq-jax encode - - < photo.png > photo.bsq
 
-The model is the workdir or export of a prior, or of a tokenizer alone. Animated pictures become
-videos, and frames of variable rate keep their times. The format is in docs/format.md.
+The model is the workdir or export of a prior, or of a tokenizer alone. A file is opened by the
+training step that coded it; a run that goes on removes its older steps, and --export keeps this
+one. Animated pictures become videos, and frames of variable rate keep their times.
+
+Of a folder each picture and video is coded, subfolders are kept, and photo.jpg becomes photo.bsq
+(photo.jpg.bsq where there is a photo.png too). What cannot be read is named and passed over. Files
+that are done are skipped, so after Ctrl-C the same command goes on. Exit status: 0 all are done, 2
+some are not. The format is in docs/format.md.
 """
 
 from __future__ import annotations
@@ -16,19 +24,23 @@ import argparse
 import io
 import pathlib
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
 from bsq_jax.cli.command import Command
 from bsq_jax.cli.inputs import add_model, existing_file, model_path
 from bsq_jax.cli.outputs import check_output_file, say, write_output
 from bsq_jax.core.errors import UserError
 
+if TYPE_CHECKING:
+    from bsq_jax.coding.codec import Codec
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of ``encode``."""
-    parser.add_argument("input", help="picture or video, or - for standard input")
-    parser.add_argument("output", help="a .bsq file, or - for standard output")
+    parser.add_argument("input", help="picture, video or a folder of them, or - for standard input")
+    parser.add_argument("output", help="a .bsq file, a folder for a folder, or - for output")
     add_model(parser)
+    parser.add_argument("--step", type=int, help="of the workdir's training; default: its newest")
     parser.add_argument("--mode", choices=("auto", "prior", "raw"), default="auto")
     kept = parser.add_mutually_exclusive_group()
     kept.add_argument("--bits", type=int, help="bits of a token that are kept")
@@ -37,20 +49,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--frames", type=int, help="only the first frames of a video or an animated picture"
     )
-    parser.add_argument("--force", action="store_true", help="overwrite the output")
-    parser.add_argument("--quiet", action="store_true", help="no progress, no notices")
+    parser.add_argument(
+        "--export", metavar="FOLDER", help="write the model there, for decode --model FOLDER"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="overwrite the output, also that of other models"
+    )
+    parser.add_argument(
+        "--quiet", action="store_true", help="no progress; only warnings and errors"
+    )
 
 
 def run(flags: argparse.Namespace) -> int:
     """Encodes."""
-    check_output_file(flags.output, force=flags.force)
-    _check_name(flags.output)
     if flags.frames is not None and flags.frames < 1:
         raise UserError(f"--frames {flags.frames}: give 1 or more")
+    if flags.input != "-" and pathlib.Path(flags.input).is_dir():
+        from bsq_jax.cli.encode_folder import encode_folder
+
+        return encode_folder(flags)
+    check_output_file(flags.output, force=flags.force)
+    _check_name(flags.output)
     name = "standard input" if flags.input == "-" else flags.input
-    data = _encoded(name, _content(flags.input, name), flags)
+    content = content_of(flags.input, name)
+    codec = load_codec(flags)
+    data, notes = encoded(name, content, codec, flags)
+    keep_model(codec, flags)
     write_output(flags.output, data)
     if not flags.quiet:
+        for note in notes:
+            say(f"{name}: {note}")
         say(_summary(flags.output, data))
     return 0
 
@@ -65,7 +93,7 @@ def _check_name(name: str) -> None:
         raise UserError(f"{name}: what is encoded is a .bsq file, no {suffix} file: name it so")
 
 
-def _content(path: str, name: str) -> bytes | pathlib.Path:
+def content_of(path: str, name: str) -> bytes | pathlib.Path:
     """What is to be encoded: bytes, or the path of a video, which is read piece by piece."""
     from bsq_jax.coding.container import MAGIC
     from bsq_jax.data.decoding.video import VIDEO_EXTENSIONS
@@ -81,31 +109,63 @@ def _content(path: str, name: str) -> bytes | pathlib.Path:
     return content
 
 
-def _encoded(name: str, content: bytes | pathlib.Path, flags: argparse.Namespace) -> Any:
-    """The .bsq file as bytes."""
+def load_codec(flags: argparse.Namespace) -> Codec:
+    """The model; the settings are checked too.
+
+    Raises:
+      UserError: it has no such mode, bits, stages or overlap, or ``--export`` cannot be written.
+    """
+    from bsq_jax.cli.export import check_kept_model
     from bsq_jax.coding.codec import Codec
-    from bsq_jax.coding.frame_source import open_frames
     from bsq_jax.core.compilation_cache import enable_compilation_cache
-    from bsq_jax.core.progress import progress
-    from bsq_jax.data.records import BrokenRecord
 
     path = model_path(flags)
     enable_compilation_cache()
-    codec = Codec.load(path)
-    bits = flags.bits if flags.stages is None else codec.bits_of_stages(flags.stages)
+    codec = Codec.load(path, step=flags.step)
+    if flags.stages is not None:
+        flags.bits = codec.bits_of_stages(flags.stages)
+    flags.mode, flags.bits, flags.overlap = codec.settings(
+        None if flags.mode == "auto" else flags.mode, flags.bits, flags.overlap
+    )
+    if flags.export:
+        check_kept_model(codec, flags.export)
+    return codec
+
+
+def keep_model(codec: Codec, flags: argparse.Namespace) -> None:
+    """Writes the model that ``--export`` asks for, or says that it will be gone."""
+    if flags.export:
+        codec.save(flags.export)
+        if not flags.quiet:
+            say(f"{flags.export}: the model of these files, for decode --model {flags.export}")
+    elif removal := codec.removal(flags.mode):
+        say(f"{removal}, and no other step opens what it codes: keep it with --export FOLDER")
+
+
+def encoded(
+    name: str, content: bytes | pathlib.Path, codec: Codec, flags: argparse.Namespace
+) -> tuple[bytes, tuple[str, ...]]:
+    """The .bsq file, and lines on what it leaves out.
+
+    Raises:
+      UserError: the content cannot be read.
+    """
+    from bsq_jax.coding.frame_source import open_frames
+    from bsq_jax.core.progress import labelled, progress
+    from bsq_jax.data.records import BrokenRecord
+
     try:
         with open_frames(name, content, flags.frames) as frames:
-            for note in () if flags.quiet else frames.notes:
-                say(f"{name}: {note}")
             quiet = flags.quiet or frames.count < 2
-            with progress(frames.count, "frames", quiet=quiet) as advance:
-                return codec.encode_groups(
+            with labelled(name), progress(frames.count, "frames", quiet=quiet) as advance:
+                data = codec.encode_groups(
                     advance(frames.groups(codec.group), len),
                     rate=frames.rate,
-                    bits=bits,
-                    mode=None if flags.mode == "auto" else flags.mode,
+                    bits=flags.bits,
+                    mode=flags.mode,
                     overlap=flags.overlap,
                 )
+            return data, frames.notes
     except BrokenRecord as error:
         raise UserError(f"{name} is no picture or video that can be read: {error}") from None
 
@@ -116,11 +176,14 @@ def _summary(output: str, data: bytes) -> str:
 
     header = read_header(io.BytesIO(data), output)
     pixels = header.frames * header.height * header.width
+    coded_by = f", {header.origin}" if header.origin else ""
     return (
         f"{output}: {len(data):,d} bytes, {8 * len(data) / pixels:.4f} bits a pixel "
         f"({header.frames} frame{'s' * (header.frames > 1)} of {header.height}x{header.width}, "
-        f"{header.bits} bits a token, {header.mode})"
+        f"{header.bits} bits a token, {header.mode}{coded_by})"
     )
 
 
-COMMAND = Command("compress a picture or video to a .bsq file", __doc__, add_arguments, run)
+COMMAND = Command(
+    "compress a picture, a video or a folder of them to .bsq", __doc__, add_arguments, run
+)

@@ -35,7 +35,7 @@ COMMAND = Command(
     __doc__,
     add_arguments,
     run,
-    interrupted="the evaluation is not written; the same command begins it again",
+    interrupted=train_or_evaluate.NOT_EVALUATED,
     settings=True,
     os_errors=False,
 )

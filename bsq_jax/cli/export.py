@@ -10,11 +10,15 @@ Every command that takes a model takes such a folder too.
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from bsq_jax.cli.command import Command
 from bsq_jax.cli.outputs import check_new_folder, say
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
+
+if TYPE_CHECKING:
+    from bsq_jax.coding.codec import Codec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +46,33 @@ def run(flags: argparse.Namespace) -> int:
     codec.save(target)
     say(f"{target}: {'tokenizer and prior' if codec.has_prior else 'a tokenizer'}")
     return 0
+
+
+def check_kept_model(codec: Codec, path: str) -> None:
+    """Checks a folder that an export of the codec is written to, before work is done.
+
+    Raises:
+      UserError: there is something else in it, such as another model, which files may need.
+    """
+    from bsq_jax.training.export import is_export
+
+    folder = local_path(path)
+    if folder.is_dir() and not any(folder.iterdir()):
+        return
+    if is_export(folder):
+        there = type(codec).load(folder)
+        if there.has_prior == codec.has_prior and all(
+            there.fingerprint(mode) == codec.fingerprint(mode)
+            for mode in (("raw", "prior") if codec.has_prior else ("raw",))
+        ):
+            return
+        raise UserError(
+            f"--export {folder}: it holds another model ({there.origin() or there.name}), which "
+            "files may need: choose another folder, or code with that one: --model "
+            f"{folder}"
+        )
+    if folder.exists():
+        raise UserError(f"--export {folder}: it exists and is no such model: choose another folder")
 
 
 COMMAND = Command("write a model as one folder without checkpoints", __doc__, add_arguments, run)

@@ -7,25 +7,28 @@ Examples:
       --classes 3 --num 8 --out inpainted/
 
 The folder gets a picture (or an mp4 file) for each sample, grid.png and samples.json, which says
-how they were made. A sample depends on the seed, its number and its class alone.
+how they were made. A sample depends on the seed, its number and its class alone. After Ctrl-C the
+same command goes on after the last picture in the folder.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bsq_jax.cli.command import Command
 from bsq_jax.cli.inputs import add_model, existing_file, model_path
-from bsq_jax.cli.outputs import check_output_file, check_output_folder, write_output
-from bsq_jax.core.errors import UserError
+from bsq_jax.cli.outputs import check_output_file, check_output_folder, say, write_output
+from bsq_jax.core.errors import Interrupted, UserError
 
 _GRID = 64  # samples in the grid, at most
 _DESCRIPTION = "samples.json"
+_UNFINISHED = "samples.unfinished.json"  # in its place until all samples are there
 _SAMPLING = ("steps", "schedule", "order", "temperature", "noise", "guidance")
 
 
@@ -68,26 +71,70 @@ def run(flags: argparse.Namespace) -> int:
         videos.check_encoder()
     labels = generator.labels(flags.num, _classes(flags))
     changes = {name: getattr(flags, name) for name in _SAMPLING if getattr(flags, name) is not None}
-    made = _samples(generator, labels.tolist(), changes, flags)
-    samples = _write_each(made, folder, flags, clips=clips)
+    described = {
+        "model": str(path),
+        "weights": generator.origin,
+        "num": flags.num,
+        "frames": flags.frames,
+        "seed": flags.seed,
+        "sampling": vars(generator.sampling(**changes)),
+        "classes": labels.tolist(),
+    }
+    if flags.given:
+        described |= {"given": flags.given, "region": flags.region}
+    made = _samples(generator, labels.tolist(), changes, flags)  # refuses what cannot be
+    done = _begin(folder, described, flags, clips=clips) if folder else []
+    if done:
+        made = _samples(generator, labels.tolist(), changes, flags, first=len(done))
+    samples = _write_each(made, folder, flags, done, clips=clips)
     if flags.npz:
         _write_npz(flags.npz, samples, labels if generator.classes else None)
     if folder:
         _write_grid(folder / "grid.png", samples)
-        described = {
-            "model": str(path),
-            "num": flags.num,
-            "seed": flags.seed,
-            "sampling": vars(generator.sampling(**changes)),
-            "classes": labels.tolist(),
-        }
-        if flags.given:
-            described |= {"given": flags.given, "region": flags.region}
-        (folder / _DESCRIPTION).write_text(json.dumps(described, indent=2) + "\n")
+        (folder / _UNFINISHED).replace(folder / _DESCRIPTION)
     what = "clips" if clips else "pictures"
     places = [str(place) for place in (folder and folder / "grid.png", flags.npz) if place]
     print(f"{flags.num} {what}: {', '.join(places)}")
     return 0
+
+
+def _begin(
+    folder: pathlib.Path, described: dict[str, Any], flags: argparse.Namespace, *, clips: bool
+) -> list[pathlib.Path]:
+    """Notes in the folder what will be made; the files that the same command has finished there.
+
+    Raises:
+      UserError: another command has left its samples unfinished there.
+    """
+    from bsq_jax.core.files import write_atomic
+
+    mark = folder / _UNFINISHED
+    text = (json.dumps(described, indent=2) + "\n").encode()
+    done: list[pathlib.Path] = []
+    if mark.exists() and not flags.force:
+        if mark.read_bytes() != text:
+            raise UserError(
+                f"{folder} holds samples of another command, which was interrupted (see "
+                f"{_UNFINISHED}): choose another folder, or add --force"
+            )
+        # Clips as arrays are not what their mp4 files hold; parts of a picture are made at once.
+        if not flags.given and not (clips and flags.npz):
+            done = list(itertools.takewhile(pathlib.Path.exists, _files(folder, flags, clips)))
+    if not done:  # what is there from before is not taken for these samples later
+        for path in (folder / _DESCRIPTION, *_files(folder, flags, clips)):
+            path.unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(mark, text)
+    if done:
+        say(f"{len(done)} of {flags.num} are in {folder}: going on after them")
+    return done
+
+
+def _files(folder: pathlib.Path, flags: argparse.Namespace, clips: bool) -> list[pathlib.Path]:
+    """Where each sample goes."""
+    digits = max(5, len(str(flags.num - 1)))
+    ending = "mp4" if clips else "png"
+    return [folder / f"{number:0{digits}d}.{ending}" for number in range(flags.num)]
 
 
 def _checked_folder(flags: argparse.Namespace) -> pathlib.Path | None:
@@ -120,14 +167,18 @@ def _classes(flags: argparse.Namespace) -> int | list[int] | None:
 
 
 def _samples(
-    generator: Any, classes: list[int], changes: Mapping[str, Any], flags: argparse.Namespace
+    generator: Any,
+    classes: list[int],
+    changes: Mapping[str, Any],
+    flags: argparse.Namespace,
+    first: int = 0,
 ) -> Iterator[Any]:
-    """Generated pictures or clips, uint8, in parts."""
+    """Generated pictures or clips from number `first` on, uint8, in parts."""
     import numpy as np
 
     if not flags.given:
         return generator.samples(
-            flags.num, classes=classes, frames=flags.frames, seed=flags.seed, **changes
+            flags.num, classes=classes, frames=flags.frames, seed=flags.seed, first=first, **changes
         )
     if generator.frames > 1:
         raise UserError("--given takes a picture, and this model makes clips")
@@ -179,34 +230,69 @@ def _kept_tokens(region: str, shape: Any) -> Any:
 
 
 def _write_each(
-    made: Iterator[Any], folder: pathlib.Path | None, flags: argparse.Namespace, *, clips: bool
+    made: Iterator[Any],
+    folder: pathlib.Path | None,
+    flags: argparse.Namespace,
+    done: Sequence[pathlib.Path],
+    *,
+    clips: bool,
 ) -> Any:
-    """Writes each sample as a file, if there is a folder.
+    """Writes each sample as a file, if there is a folder; `done` are those of the first ones.
 
     Returns:
       All samples where they are to be written as arrays, else those of the grid.
+
+    Raises:
+      Interrupted: Ctrl-C; the message says which samples are there.
     """
     import numpy as np
 
     from bsq_jax.core.progress import progress
     from bsq_jax.media import pictures, videos
 
-    if folder:
-        folder.mkdir(parents=True, exist_ok=True)
-    kept, first = [], 0
-    digits = max(5, len(str(flags.num - 1)))
-    with progress(flags.num, "samples", quiet=flags.quiet) as advance:
-        for part in advance(made, len):
-            for number, sample in enumerate(part if folder else (), first):
-                assert folder is not None
-                name = folder / f"{number:0{digits}d}"
-                if clips:
-                    videos.write_mp4(name.with_suffix(".mp4"), sample, flags.fps)
-                else:
-                    pictures.save_png(name.with_suffix(".png"), sample)
-            kept.append(part if flags.npz else part[: max(_GRID - first, 0)])
-            first += len(part)
+    files = _files(folder, flags, clips) if folder else []
+    kept = [_read(path, clips)[None] for path in (done if flags.npz else done[:_GRID])]
+    count = first = len(done)
+    try:
+        with progress(flags.num - first, "samples", quiet=flags.quiet) as advance:
+            for part in advance(made, len):
+                for path, sample in zip(files[first:], part, strict=False):
+                    if clips:
+                        videos.write_mp4(path, sample, flags.fps)
+                    else:
+                        pictures.save_png(path, sample)
+                    count += 1
+                kept.append(part if flags.npz else part[: max(_GRID - first, 0)])
+                first += len(part)
+    except KeyboardInterrupt as error:
+        raise Interrupted(_what_is_kept(folder, count, flags, clips)) from error
     return np.concatenate(kept)
+
+
+def _what_is_kept(
+    folder: pathlib.Path | None, count: int, flags: argparse.Namespace, clips: bool
+) -> str:
+    """What Ctrl-C leaves of the samples."""
+    what = "clips" if clips else "pictures"
+    if folder is None:
+        return f"nothing was written; with --out FOLDER the {what} that are finished are kept"
+    if clips and flags.npz:
+        goes_on = "the same command makes them again, without --npz it goes on"
+    else:
+        goes_on = f"the same command{' without --force' * flags.force} goes on"
+    return f"{count} of {flags.num} {what} are in {folder}; {goes_on}"
+
+
+def _read(path: pathlib.Path, clips: bool) -> Any:
+    """A sample that was written before, uint8."""
+    import numpy as np
+
+    from bsq_jax.data.decoding.record_frames import open_record
+    from bsq_jax.data.records import Record
+
+    with open_record(Record(path.name, path if clips else path.read_bytes())) as footage:
+        frames = [render() for _, render in footage.frames(range(len(footage)))]
+    return np.stack(frames) if clips else frames[0]
 
 
 def _write_grid(path: pathlib.Path, samples: Any) -> None:
@@ -234,5 +320,5 @@ COMMAND = Command(
     __doc__,
     add_arguments,
     run,
-    interrupted="the pictures written so far are whole",
+    interrupted="no sample was begun; the same command does",
 )

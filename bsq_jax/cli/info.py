@@ -1,28 +1,39 @@
-"""Says what a .bsq file holds, and whether all of it is whole; needs no model.
+"""Says what .bsq files hold, and whether all of it is whole; needs no model.
 
 Examples:
   bsq-jax info photo.bsq
+  bsq-jax info coded/
+
+Of a folder it prints a line for each file, and the sum. Exit status: 0 all are whole, 2 some are
+not.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import pathlib
+from typing import TYPE_CHECKING
 
 from bsq_jax.cli.command import Command
 from bsq_jax.cli.inputs import read_input
-from bsq_jax.core.errors import UserError
+from bsq_jax.core.errors import MISTAKE, UserError
+
+if TYPE_CHECKING:
+    from bsq_jax.coding.container import Header
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of ``info``."""
-    parser.add_argument("input", help="a .bsq file, or - for standard input")
+    parser.add_argument("input", help="a .bsq file or a folder of them, or - for standard input")
 
 
 def run(flags: argparse.Namespace) -> int:
     """Prints the header, and checks every chunk."""
     from bsq_jax.coding.container import DamagedFile, TruncatedFile, read_chunks, read_header
 
+    if flags.input != "-" and pathlib.Path(flags.input).is_dir():
+        return _folder(pathlib.Path(flags.input))
     data = read_input(flags.input)
     file = io.BytesIO(data)
     header = read_header(file, flags.input)
@@ -33,17 +44,16 @@ def run(flags: argparse.Namespace) -> int:
             chunks, payload = chunks + 1, payload + len(chunk.payload)
     except (DamagedFile, TruncatedFile) as error:
         problem = str(error)
-    pixels = header.frames * header.height * header.width
     rate = "a picture" if header.rate is None else f"{float(header.rate):g} frames a second"
     if header.timing is not None:
         rate += f" on average: their times vary ({float(header.timing.seconds):.3f} seconds)"
     print(f"size      {header.height}x{header.width} pixels, {header.frames} frame(s), {rate}")
     kept = f"{header.bits} bits a token, tiles share {header.overlap} pixels"
     print(f"mode      {header.mode}, {kept}")
-    print(f"model     {header.fingerprint.hex()}")
+    print(f"model     {_model(header)}")
     print(
-        f"bytes     {len(data):,d} ({8 * len(data) / pixels:.4f} bits a pixel): {payload:,d} of "
-        f"tokens in {chunks} chunk(s), {len(data) - payload:,d} around them"
+        f"bytes     {len(data):,d} ({8 * len(data) / _pixels(header):.4f} bits a pixel): "
+        f"{payload:,d} of tokens in {chunks} chunk(s), {len(data) - payload:,d} around them"
     )
     if problem:
         raise UserError(problem)
@@ -51,4 +61,55 @@ def run(flags: argparse.Namespace) -> int:
     return 0
 
 
-COMMAND = Command("show what a .bsq file holds", __doc__, add_arguments, run)
+def _model(header: Header) -> str:
+    """The model that coded a file, as far as the file says it."""
+    if (origin := header.origin) is None:
+        return header.fingerprint.hex()
+    weights = "averaged weights" if origin.averaged else "raw weights"
+    return f"{origin}, {weights} ({header.fingerprint.hex()})"
+
+
+def _pixels(header: Header) -> int:
+    return header.frames * header.height * header.width
+
+
+def _folder(root: pathlib.Path) -> int:
+    """Prints a line for each .bsq file below a folder."""
+    from bsq_jax.cli import folders
+    from bsq_jax.cli.encode_folder import read_whole
+    from bsq_jax.core.text import aligned
+
+    found = folders.find(root, {".bsq"}, root)
+    rows, problems, total, pixels = [], found.problems, 0, 0
+    for name in found.names:
+        try:
+            header, size = read_whole(root / name)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        except OSError as error:
+            problems.append(f"{root / name}: {error.strerror}")
+            continue
+        total, pixels = total + size, pixels + _pixels(header)
+        coded_by = str(header.origin) if header.origin else header.fingerprint.hex()
+        shape = f"{header.height}x{header.width}"
+        frames = f"{header.frames} frames" if header.is_video else "picture"
+        rate = f"{8 * size / _pixels(header):.4f}"
+        rows.append(
+            [name, shape, frames, f"{header.mode} {header.bits}", coded_by, f"{size:,d}", rate]
+        )
+    if not rows and not problems:
+        raise UserError(f"{root} holds no .bsq file")
+    if rows:
+        head = ["file", "pixels", "frames", "mode, bits", "model", "bytes", "bits a pixel"]
+        print("\n".join(aligned([head, *rows])))
+        print(
+            f"{len(rows)} whole file{'s' * (len(rows) > 1)}, {total:,d} bytes, "
+            f"{8 * total / pixels:.4f} bits a pixel"
+        )
+    for problem in problems:
+        folders.tell(problem)
+    return MISTAKE if problems else 0
+
+
+COMMAND = Command("show what .bsq files hold, of one or a folder", __doc__, add_arguments, run)

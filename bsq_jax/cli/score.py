@@ -97,4 +97,5 @@ COMMAND = Command(
     __doc__,
     add_arguments,
     run,
+    interrupted="no result was written; finished statistics of the reference are kept",
 )

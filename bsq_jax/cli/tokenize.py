@@ -15,6 +15,7 @@ import argparse
 
 from bsq_jax.cli.command import Command
 from bsq_jax.cli.inputs import add_model, model_path
+from bsq_jax.cli.outputs import say
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
 
@@ -35,6 +36,7 @@ def run(flags: argparse.Namespace) -> int:
     from bsq_jax.data.tokens import FILE
     from bsq_jax.inference.token_sets import tokenize
     from bsq_jax.inference.tokenizer import Tokenizer
+    from bsq_jax.training.saved_models import will_be_removed
 
     folder = local_path(flags.folder)
     if (folder / FILE).exists() and not flags.force:
@@ -42,7 +44,14 @@ def run(flags: argparse.Namespace) -> int:
     if flags.examples < 0:
         raise UserError(f"--examples {flags.examples}: give 1 or more, or 0 for an epoch")
     enable_compilation_cache()
-    tokenizer = Tokenizer.load(model_path(flags))
+    path = model_path(flags)
+    tokenizer = Tokenizer.load(path)
+    step = tokenizer.origin.get("step")
+    if isinstance(step, int) and (reason := will_be_removed(path, step)):
+        say(
+            f"step {step} of {path} will be removed ({reason}), and its tokens fit no other step: "
+            f"bsq-jax export {path} FOLDER keeps it, for --model and for training"
+        )
     config = tokenizer.config.copy_and_resolve_references()
     set_overrides(config, flags.settings)
     tokens = tokenize(

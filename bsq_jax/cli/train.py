@@ -8,7 +8,10 @@ Examples:
 
 --config takes the path of a config file, or the name of one that comes with the package. Single
 values are changed by --config.KEY=VALUE; the keys and their defaults are in
-bsq_jax/config/settings.py. Exit status: 0 done, 2 a mistake in what was given, 75 stopped with
+bsq_jax/config/settings.py.
+
+Ctrl-C finishes the step and saves it; a second one leaves at once. The same command goes on. Exit
+status: 0 done, 2 a mistake in what was given, 130 stopped by Ctrl-C, 75 stopped by SIGTERM with
 everything saved: run again.
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import pathlib
 import time
 from collections.abc import Sequence
@@ -11,7 +12,9 @@ from typing import Any
 from bsq_jax.core.errors import UserError
 
 CONFIG_HELP = "config file, or the name of a published one, and its variant"
-INTERRUPTED = "the same command goes on from the last checkpoint"
+# What Ctrl-C leaves, before training begins: from then on it is caught.
+INTERRUPTED = "no step was begun, nothing is lost: run the same command again"
+NOT_EVALUATED = "the evaluation is not written; the same command begins it again"
 
 
 def add_config_and_workdir(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +55,7 @@ def run(flags: argparse.Namespace, *, evaluate: bool) -> int:
     from bsq_jax.core.compilation_cache import enable_compilation_cache
     from bsq_jax.core.paths import local_path
     from bsq_jax.training import determinism, evaluate_run, train_run
+    from bsq_jax.training.workdir import goes_on
 
     overrides = parse_overrides(flags.settings)
     workdir = local_path(flags.workdir)
@@ -60,9 +64,10 @@ def run(flags: argparse.Namespace, *, evaluate: bool) -> int:
         determinism.ask_for()
     distributed.initialize(flags.coordinator, flags.processes, flags.process)
     enable_compilation_cache()
-    with failures.shared():
-        if evaluate:
+    if evaluate:
+        with failures.shared(NOT_EVALUATED):
             return evaluate_run.evaluate(config, workdir)
+    with failures.shared(INTERRUPTED, functools.partial(goes_on, workdir)):
         return train_run.train(config, workdir, profile=profile, began=began)
 
 

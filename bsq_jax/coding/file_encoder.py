@@ -7,7 +7,7 @@ import fractions
 
 import numpy as np
 
-from bsq_jax.coding.container import Chunk, Header, bits_checksum, pack_chunk
+from bsq_jax.coding.container import Chunk, Header, Origin, bits_checksum, pack_chunk
 from bsq_jax.coding.prior_coder import PriorCoder, PriorStream
 from bsq_jax.coding.tile_tokenizer import TileTokenizer, checked_frames
 from bsq_jax.coding.tiles import Tiles
@@ -30,12 +30,14 @@ class Coding:
       bits: how many bits of a token are kept.
       overlap: pixels that neighbouring tiles share.
       fingerprint: of the model, eight bytes.
+      origin: which step of which model it is; None where that is not known.
     """
 
     mode: str
     bits: int
     overlap: int
     fingerprint: bytes
+    origin: Origin | None = None
 
 
 class FileEncoder:
@@ -127,4 +129,5 @@ class FileEncoder:
             bits=self._coding.bits,
             overlap=self._tiles.overlap,
             timing=rate if isinstance(rate, Timing) else None,
+            origin=self._coding.origin,
         )

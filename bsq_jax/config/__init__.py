@@ -15,6 +15,7 @@ Configs are locked: an unknown key or a value of the wrong type is an error of o
 ``parsing``        text to values: the command line, the argument of a config file
 ``arguments``      those of config files that choose a quantizer
 ``files``          running a config file; ``published`` finds those of the package by name
+``own_parts``      what settings name of the user's own, and where it lies
 ``saved``          configs in JSON, also of older versions
 ``identity``       what parameters depend on, and the part of it that fingerprints hash
 ``values``         values by dotted keys

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from bsq_jax.config import quantizer
+from bsq_jax.config.own_parts import use_extensions
 from bsq_jax.config.settings import declared, default_config
 from bsq_jax.config.suggestions import did_you_mean
 from bsq_jax.config.values import flatten, put
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.own_parts import parse_weighted
 from bsq_jax.core.text import listed
 
 LEARNING_RATE_PER_EXAMPLE = 4e-7  # published: 4e-7 x global batch
@@ -46,6 +48,7 @@ def finalize(config: ConfigDict) -> ConfigDict:
     for key, setting in settings.items():
         if wanted := setting.refusal(values[key]):
             raise UserError(f"config: {key} is {values[key]!r}: it must be {wanted}")
+    use_extensions(config)
     quantizer.fill_in(config)
     for clash in (*_model(config), *_training(config), *_clips(config), *_models_of_tokens(config)):
         raise UserError(f"config: {clash}")
@@ -81,8 +84,12 @@ def _training(config: ConfigDict) -> Iterator[str]:
             f"train.batch_size {train.batch_size} does not divide by train.accumulate "
             f"{train.accumulate}"
         )
-    if loss.l1 + loss.l2 == 0:
-        yield "loss.l1 and loss.l2 are both 0: there is nothing to reconstruct with"
+    own = sum(parse_weighted("loss.terms", term)[0] for term in loss.terms)
+    if loss.l1 + loss.l2 + own == 0:
+        yield (
+            "loss.l1 and loss.l2 are both 0, and loss.terms has none of your own: there is nothing "
+            "to reconstruct with"
+        )
 
 
 def _clips(config: ConfigDict) -> Iterator[str]:

@@ -27,6 +27,15 @@ def one_of(*choices: str) -> Allowed:
     return Allowed(f"one of {', '.join(choices)}", choices.__contains__, choices)
 
 
+def one_of_or_own(*choices: str) -> Allowed:
+    """One of these words, or a part of the user's own, see `bsq_jax.core.own_parts`."""
+    return Allowed(
+        f"one of {', '.join(choices)}, or one of your own, module:attribute",
+        lambda text: text in choices or ":" in text,
+        choices,
+    )
+
+
 ANY = Allowed("anything", lambda _: True)
 POSITIVE = Allowed("positive", lambda value: value > 0)
 NOT_NEGATIVE = Allowed("0 or more", lambda value: value >= 0)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import traceback
 
 from ml_collections import ConfigDict
 
-from bsq_jax.config.published import find_config_file
+from bsq_jax.config.own_parts import extension_folders, make_importable
+from bsq_jax.config.published import find_config_file, published_folder
 from bsq_jax.config.suggestions import did_you_mean
 from bsq_jax.core.errors import UserError
 
@@ -16,11 +18,18 @@ from bsq_jax.core.errors import UserError
 def load_config_file(spec: str) -> ConfigDict:
     """Runs ``get_config`` of ``file.py:argument``, or of ``name:argument``: a published config.
 
+    The folder of a file that does not come with the package is importable from then on, and is
+    added to ``config.extensions``; `finalize` leaves it there if a setting names a module in it.
+
     Raises:
       UserError: no such file, not Python, no ``get_config`` in it, or a mistake in it.
     """
     text, _, argument = spec.partition(":")
     path = find_config_file(text)
+    folder = path.absolute().parent
+    own = folder.resolve() != published_folder().resolve()
+    if own:
+        make_importable(str(folder))
     module_spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
     assert module_spec is not None
     assert module_spec.loader is not None
@@ -39,6 +48,9 @@ def load_config_file(spec: str) -> ConfigDict:
         raise UserError(f"config file {path}{where}: {_reason(error)}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"get_config of config file {path} must return a ConfigDict")
+    if own and "extensions" in config:
+        folders = dict.fromkeys([str(folder), *extension_folders(config.extensions)])
+        config.extensions = os.pathsep.join(folders)
     return config
 
 

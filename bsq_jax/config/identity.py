@@ -79,7 +79,9 @@ def run_identity(config: ConfigDict) -> dict[str, Any]:
     model = model_identity(config)
     if config.task == "tokenizer" and config.quantizer.name in QUANTIZER["learning"].kinds:
         model["quantizer"]["learning"] = config.quantizer.learning
-    return {**model, "discriminator": found, "optimizer": {"name": config.optimizer.name}}
+    # The arguments of one's own are no more than the other settings of an optimizer.
+    optimizer = config.optimizer.name.partition("(")[0].strip()
+    return {**model, "discriminator": found, "optimizer": {"name": optimizer}}
 
 
 def fingerprint_settings(config: ConfigDict) -> dict[str, Any]:

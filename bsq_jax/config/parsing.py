@@ -11,8 +11,9 @@ from ml_collections import ConfigDict
 
 from bsq_jax.config.settings import declared
 from bsq_jax.config.suggestions import did_you_mean, suggestions
-from bsq_jax.config.values import flatten, nearest, wanted
+from bsq_jax.config.values import flatten, kind_of_parts, nearest, wanted
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.own_parts import split_texts
 
 # What other code bases call the folder of a run.
 _WORKDIR = "out|output|log|logs|save|run|exp|experiment"
@@ -150,6 +151,8 @@ def _convert(text: str, kind: type, current: Any, name: str, *, any_length: bool
             return {"true": True, "1": True, "false": False, "0": False}[lowered]
         if kind in (int, float):
             return _number(lowered, kind)
+        if kind is tuple and kind_of_parts(current) is str:
+            return split_texts(text)
         if kind is tuple:
             parts = [p for p in lowered.strip("()[] ").replace("x", ",").split(",") if p.strip()]
             numbers = tuple(_number(part, type(current[0])) for part in parts)

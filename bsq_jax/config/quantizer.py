@@ -9,7 +9,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from bsq_jax.config.settings import QUANTIZER
+from bsq_jax.core.own_parts import parse_own
 
+BASE = "bsq_jax.quantizers.base:Quantizer"  # of the user's own ones
 LEECH_BITS = 18  # 196,560 codes
 _COMMITMENT = {"bsq": 0.0, "lfq": 0.25, "vq": 0.25}  # published
 
@@ -23,6 +25,8 @@ def stage_bits(quantizer: ConfigDict) -> int | None:
             return (quantizer.codes - 1).bit_length()
         case "leech":
             return LEECH_BITS
+    if ":" in quantizer.name:
+        return parse_own("quantizer.name", quantizer.name).make_module(BASE).bits
     return None
 
 

@@ -20,6 +20,7 @@ from bsq_jax.config.declaration import (
     Allowed,
     Setting,
     one_of,
+    one_of_or_own,
 )
 
 Section = dict[str, Setting]
@@ -35,6 +36,9 @@ TOP: Section = {
         "tokenizer", one_of("tokenizer", "prior", "masked_lm"), identity=True
     ),
     "seed": Setting(0, _SEED),  # of parameters, data order and augmentation
+    # folders of modules of your own that other settings name (docs/extending), absolute, separated
+    # as in PATH; that of the config file by itself
+    "extensions": Setting("", absent=""),
 }
 
 MODEL: Section = {
@@ -42,7 +46,7 @@ MODEL: Section = {
     "image_size": Setting((256, 256), POSITIVE, identity=True),
     "frames": Setting(1, POSITIVE, identity=True),  # longest clip; 1 for images
     "patch_size": Setting(8, POSITIVE, identity=True),  # side of a patch in pixels
-    # L, bits a token; 0: what the quantizer has (fsq, vq and leech)
+    # L, bits a token; 0: what the quantizer has (fsq, vq, leech and your own)
     "bits": Setting(36, NOT_NEGATIVE, identity=True),
     "width": Setting(768, POSITIVE, identity=True),  # channels of a token
     "layers": Setting(12, POSITIVE, identity=True),  # of the encoder, and again of the decoder
@@ -61,7 +65,7 @@ MODEL: Section = {
         "auto", one_of("auto", "dense", "by_head", "blocked", "cudnn", "splash")
     ),
     # published: learned
-    "positions": Setting("learned", one_of("learned", "sincos", "rotary"), identity=True),
+    "positions": Setting("learned", one_of_or_own("learned", "sincos", "rotary"), identity=True),
     "causality": Setting(  # which frames and tokens attention may see
         "block_causal", one_of("block_causal", "token_causal", "full"), identity=True
     ),
@@ -75,7 +79,7 @@ MODEL: Section = {
 _SOFT = ("bsq", "lfq")  # quantizers with a soft assignment, and so with entropy terms
 
 QUANTIZER: Section = {
-    "name": Setting("bsq", one_of("bsq", "lfq", "fsq", "vq", "leech"), identity=True),
+    "name": Setting("bsq", one_of_or_own("bsq", "lfq", "fsq", "vq", "leech"), identity=True),
     # residual quantization: each stage has an equal share of the bits, for what is left
     "stages": Setting(1, POSITIVE, identity=True, absent=1),
     # fsq: values of each channel
@@ -166,6 +170,8 @@ SAMPLING: Section = {
 LOSS: Section = {
     "l1": Setting(1.0, NOT_NEGATIVE),  # weight of the mean absolute error, pixels in [-1, 1]
     "l2": Setting(0.0, NOT_NEGATIVE),  # weight of the mean squared error
+    # losses of your own, each a weight times module:attribute, see docs/extending/loss.md
+    "terms": Setting((), any_length=True, absent=()),
     # weight, after the ramp, of the quantizer's loss where that has entropy terms (bsq, lfq); that
     # of the others counts once from the first step on (vq), or is 0 (fsq, leech)
     "entropy": Setting(0.1, NOT_NEGATIVE),
@@ -208,7 +214,7 @@ DISCRIMINATOR: Section = {
 
 OPTIMIZER: Section = {
     # adamw: published; muon: on the matrices of the blocks, and AdamW on the rest
-    "name": Setting("adamw", one_of("adamw", "muon"), absent="adamw"),
+    "name": Setting("adamw", one_of_or_own("adamw", "muon"), absent="adamw"),
     # muon: its rate, of the same schedule; that of AdamW is learning_rate
     "muon_learning_rate": Setting(0.02, POSITIVE, kinds=("muon",)),
     "momentum": Setting(0.95, DECAY, kinds=("muon",)),  # muon: of the averaged gradients
@@ -229,6 +235,7 @@ OPTIMIZER: Section = {
 DATA: Section = {
     # Pictures: photos | digits | folder:PATH | tfds:NAME | array_record:GLOB | synthetic
     # Clips: motion | clips:PATH | tfds:NAME | array_record:GLOB
+    # Either, of your own: module:attribute, see docs/extending/data_source.md
     # For models of tokens also: tokens:PATH
     "source": Setting("photos"),
     "val_source": Setting(""),  # empty: the validation split of `source`
@@ -262,7 +269,7 @@ TRAIN: Section = {
     "batch_size": Setting(256, POSITIVE),  # global: over all devices of all hosts
     "accumulate": Setting(1, POSITIVE),  # micro-batches a step
     "log_every": Setting(100, POSITIVE),
-    "checkpoint_every": Setting(5000, POSITIVE),
+    "checkpoint_every": Setting(5000, POSITIVE),  # steps that are evaluated are saved as well
     "keep": Setting(2, POSITIVE),  # complete checkpoints kept
     "evaluate_every": Setting(10_000, NOT_NEGATIVE),  # 0: only at the end
     # 0: only at the end. Pictures are part of an evaluation, so this makes whole evaluations, also
@@ -276,6 +283,8 @@ TRAIN: Section = {
 EVAL: Section = {
     "batch_size": Setting(64, POSITIVE),  # global
     "pictures": Setting(8, POSITIVE),  # examples in a picture grid
+    # metrics of your own, each module:attribute, see docs/extending/metric.md
+    "metrics": Setting((), any_length=True, absent=()),
     "lpips": Setting(True),  # LPIPS with AlexNet features
     "frechet": Setting(True),  # Frechet distances of the features of frozen networks
     "inception": Setting(""),  # file of Inception-v3 weights for FID and IS; empty: not measured

@@ -65,15 +65,21 @@ def put(
         return isinstance(value, int | float if kind is float else kind)
 
     if kind is tuple:
-        good = isinstance(value, tuple | list) and len(value) > 0
+        each = kind_of_parts(current)
+        good = isinstance(value, tuple | list) and (len(value) > 0 or each is str)
         good = good and (any_length or len(value) == len(current))
-        good = good and all(fits(number, type(current[0])) for number in value)
-        value = tuple(type(current[0])(number) for number in value) if good else value
+        good = good and all(fits(part, each) for part in value)
+        value = tuple(each(part) for part in value) if good else value
     else:
         good = optional if value is None else fits(value, kind)
     if not good:
         raise TypeError(wanted(kind, current, any_length=any_length))
     target[leaf] = value
+
+
+def kind_of_parts(current: tuple[Any, ...]) -> type:
+    """The type of a tuple's parts: numbers, or text of one that may be empty."""
+    return type(current[0]) if current else str
 
 
 def nearest(key: str, known: Sequence[str]) -> str:
@@ -85,6 +91,8 @@ def nearest(key: str, known: Sequence[str]) -> str:
 def wanted(kind: type, current: Any, *, any_length: bool = False) -> str:
     """What a value must be, in words; `current` is one that is right, `any_length` see `put`."""
     if kind is tuple:
+        if kind_of_parts(current) is str:
+            return "texts, separated by commas"
         whole = "whole " if type(current[0]) is int else ""
         count = "" if any_length else f"{len(current)} "
         return f"{count}{whole}numbers such as {','.join(map(str, current))}"

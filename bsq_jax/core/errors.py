@@ -16,5 +16,9 @@ class UserError(ValueError):
     """
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, where it is known what is kept: the message says so, and how to go on."""
+
+
 class NonFiniteError(UserError):
     """A loss or metric became NaN or infinite: the message names the step, the term and cures."""

@@ -19,12 +19,12 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, NoReturn
 
 import jax
 
-from bsq_jax.core.errors import INTERRUPTED, MISTAKE, RUN_AGAIN, UserError
+from bsq_jax.core.errors import INTERRUPTED, MISTAKE, RUN_AGAIN, Interrupted, UserError
 from bsq_jax.core.jax_private import coordination_client
 
 _KEY = "bsq_jax/failure"
@@ -48,44 +48,62 @@ class Failure(NamedTuple):
     message: str
 
 
+_AGAIN = "run the same command again"
+
+
+def _again() -> str:
+    return _AGAIN
+
+
+_goes_on: Callable[[], str] = _again
+
+
 @contextlib.contextmanager
-def shared() -> Iterator[None]:
+def shared(interrupted: str = _AGAIN, goes_on: Callable[[], str] = _again) -> Iterator[None]:
     """Inside, a failure of one process ends all processes of the run.
 
     In a run of one process errors pass through, but for what has a clearer line.
 
+    Args:
+      interrupted: what Ctrl-C leaves.
+      goes_on: says what the same command would do, for the message of a process that was lost.
+
     Raises:
       UserError: a device has too little memory.
+      Interrupted: Ctrl-C.
     """
     if jax.process_count() == 1:
         try:
             yield
+        except KeyboardInterrupt as error:
+            raise Interrupted(interrupted) from error
         except jax.errors.JaxRuntimeError as error:
             raise _told(error) from error
         return
+    global _goes_on
+    _goes_on = goes_on
     _over.clear()
     atexit.register(_over.set)  # before JAX's own handler, which waits for the others
     threading.Thread(target=_listen, name="failures", daemon=True).start()
     try:
         yield
     except UserError as error:
-        _end(MISTAKE, str(error))
+        end(MISTAKE, str(error))
     except KeyboardInterrupt:
-        _end(INTERRUPTED, "interrupted: the same command goes on from the last checkpoint")
+        end(INTERRUPTED, f"interrupted: {interrupted}")
     except jax.errors.JaxRuntimeError as error:
         told = _told(error)
         if isinstance(told, UserError):
-            _end(MISTAKE, str(told))
+            end(MISTAKE, str(told))
         reason = " ".join(str(error).split())[:200]
-        _end(
+        end(
             RUN_AGAIN,
-            f"another process was lost, or a device failed ({reason}): the same command goes on "
-            "from the last checkpoint",
+            f"another process was lost, or a device failed ({reason}): {_goes_on()}",
             blame_others=True,
         )
     except Exception as error:
         traceback.print_exc()
-        _end(1, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
+        end(1, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
     finally:
         _over.set()
 
@@ -150,8 +168,8 @@ def _check_heartbeats(seen: dict[str, tuple[str, float]], now: float) -> None:
     for name, (_, when) in seen.items():
         if now - when > _LOST:
             message = (
-                f"not heard of for {_LOST:.0f} s, it was killed or its machine is gone: the same "
-                "command goes on from the last checkpoint"
+                f"not heard of for {_LOST:.0f} s, it was killed or its machine is gone: "
+                f"{_goes_on()}"
             )
             announce(Failure(int(name.rpartition("/")[2]), RUN_AGAIN, message))
 
@@ -159,12 +177,12 @@ def _check_heartbeats(seen: dict[str, tuple[str, float]], now: float) -> None:
 def _follow(failure: Failure) -> NoReturn:
     """Ends this process because another one has failed."""
     if jax.process_index() == 0:
-        _say(f"process {failure.process}: {failure.message}")
+        _say(failure.status, f"process {failure.process}: {failure.message}")
         time.sleep(2 * _POLL)  # the others read it from this process, which serves the messages
     _leave(failure.status)
 
 
-def _end(status: int, message: str, *, blame_others: bool = False) -> NoReturn:
+def end(status: int, message: str, *, blame_others: bool = False) -> NoReturn:
     """Ends this process, and with it the others.
 
     Args:
@@ -181,14 +199,15 @@ def _end(status: int, message: str, *, blame_others: bool = False) -> NoReturn:
         _follow(first)
     announce(mine)
     if first is None or first.message != message or index == 0:
-        _say(message)
+        _say(status, message)
     if index == 0:
         time.sleep(2 * _POLL)  # the others read it from this process, which serves the messages
     _leave(status)
 
 
-def _say(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr, flush=True)
+def _say(status: int, message: str) -> None:
+    kind = "" if status == INTERRUPTED else "error: "
+    print(f"{kind}{message}", file=sys.stderr, flush=True)
 
 
 def _leave(status: int) -> NoReturn:

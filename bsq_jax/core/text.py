@@ -23,3 +23,16 @@ def listed(numbers: Sequence[int]) -> str:
     if len(numbers) > 2 and last - first == len(numbers) - 1:
         return f"{first} to {last}"
     return " or ".join(filter(None, (", ".join(map(str, numbers[:-1])), str(last))))
+
+
+def duration(seconds: float) -> str:
+    """A time, short enough for a line of progress: ``48s``, ``3m12s``, ``2h05m``, ``3d11h``."""
+    whole = max(0, round(seconds))
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
+    if not minutes:
+        return f"{whole}s"
+    if not hours:
+        return f"{minutes}m{whole % 60:02d}s"
+    if not days:
+        return f"{hours}h{minutes % 60:02d}m"
+    return f"{days}d{hours % 24:02d}h"

@@ -51,6 +51,7 @@ class TokenSet(NamedTuple):
       classes: names of the classes; empty if there are none.
       made: how frames were cut out, see `how_made`; empty in sets from before it was recorded.
       files: (bytes, SHA-256 in hex) of the file of each split; empty likewise.
+      tokenizer: ``name`` and training ``step`` of the tokenizer, as far as it tells them.
     """
 
     folder: pathlib.Path
@@ -63,6 +64,7 @@ class TokenSet(NamedTuple):
     classes: tuple[str, ...] = ()
     made: Mapping[str, Any] = MappingProxyType({})
     files: Mapping[str, tuple[int, str]] = MappingProxyType({})
+    tokenizer: Mapping[str, Any] = MappingProxyType({})
 
 
 def _array_record() -> Any:
@@ -151,6 +153,7 @@ def write_description(tokens: TokenSet) -> None:
     described = {"format": _FORMAT, "version": _VERSION, **tokens._asdict()}
     del described["folder"]
     described["made"] = dict(tokens.made)
+    described["tokenizer"] = dict(tokens.tokenizer)
     described["files"] = {
         split: _entry(split_path(tokens.folder, split)) for split in tokens.counts
     }
@@ -183,6 +186,7 @@ def read_description(place: str | os.PathLike[str]) -> TokenSet:
                 split: (int(size), str(digest))
                 for split, (size, digest) in described.get("files", {}).items()
             },
+            tokenizer=dict(described.get("tokenizer", {})),
         )
     except OSError as error:
         raise UserError(

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from bsq_jax.core.clips import real_frames
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.progress import progress
 from bsq_jax.core.sharding import (
     batch_shards,
     gather_strings,
@@ -120,12 +121,13 @@ class EvaluationLoop:
             shard_count=self.shard.count,
         )
         count = self.shorter = 0
-        for local in batches:
-            batch = self._on_host(to_global(local, self._mesh), compute)
-            count += int(batch.counted.sum())
-            self.shorter += int(np.sum(batch.counted & (batch.frames < self.frames)))
-            for accumulator in accumulators:
-                accumulator.update(batch)
+        done = (self._on_host(to_global(local, self._mesh), compute) for local in batches)
+        with progress(self.examples, "examples", quiet=jax.process_index() > 0) as advance:
+            for batch in advance(done, lambda batch: int(np.sum(batch.index >= 0))):
+                count += int(batch.counted.sum())
+                self.shorter += int(np.sum(batch.counted & (batch.frames < self.frames)))
+                for accumulator in accumulators:
+                    accumulator.update(batch)
         self.unreadable = gather_strings(batches.stats()["broken_ids"])
         batches.close()
         if not count:

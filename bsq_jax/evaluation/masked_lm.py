@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.progress import progress
 from bsq_jax.core.sharding import batch_sharding, batch_shards, jit_on, replicated
 from bsq_jax.data.tokens import measured_words
 from bsq_jax.evaluation.catalog import FEATURE_METRICS
@@ -168,14 +169,16 @@ class MaskedLmEvaluator:
         """Statistics of samples of all classes in turn."""
         count, first = self._samples.number, 0
         found = features.new_statistics(count)
-        for _, pixels in self._sample(params, self._labels(count)):
-            assert pixels is not None
-            rows = np.arange(first, first + len(pixels))
-            placed, index = self._filled(pixels, rows)
-            seen = jax.device_get(features.features(placed))
-            mask = np.repeat((index >= 0)[:, None], pixels.shape[1], axis=1)
-            found.update(seen, mask, index)
-            first += len(pixels)
+        samples = self._sample(params, self._labels(count))
+        with progress(count, "samples", quiet=jax.process_index() > 0) as advance:
+            for _, pixels in advance(samples, lambda sample: len(sample[0])):
+                assert pixels is not None
+                rows = np.arange(first, first + len(pixels))
+                placed, index = self._filled(pixels, rows)
+                seen = jax.device_get(features.features(placed))
+                mask = np.repeat((index >= 0)[:, None], pixels.shape[1], axis=1)
+                found.update(seen, mask, index)
+                first += len(pixels)
         return found
 
     def _filled(self, pixels: np.ndarray, rows: np.ndarray) -> tuple[jax.Array, np.ndarray]:

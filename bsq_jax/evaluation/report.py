@@ -12,6 +12,7 @@ import jax
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.files import write_atomic
+from bsq_jax.core.progress import labelled
 from bsq_jax.core.sharding import gather_strings
 from bsq_jax.media import videos
 
@@ -94,7 +95,7 @@ def evaluate(
       evaluator: measures them.
       weights: parameters by name, such as ``raw`` and ``ema``; drawings show the last.
       workdir: folder of the run.
-      name: the model's name, for the report.
+      name: of the run, for the report.
       step: training step of the weights, for the report and the names of the drawings.
       wanted: what is drawn.
       suffix: put before the ending of all file names, to keep evaluations on other data apart.
@@ -113,7 +114,10 @@ def evaluate(
     if wanted.videos and evaluator.frames > 1:
         videos.check_encoder()
     on_first_process(workdir, lambda: _check_writable(folders))
-    results = {label: evaluator.measure(params, wanted) for label, params in weights.items()}
+    results = {}
+    for label, params in weights.items():
+        with labelled(f"evaluating, {label} weights"):
+            results[label] = evaluator.measure(params, wanted)
     report: dict[str, Any] = {
         **{"name": name, "step": step, "results": results},
         **evaluator.describe(results),

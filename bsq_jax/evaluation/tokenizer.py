@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import pathlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any, Protocol
 
@@ -23,7 +23,7 @@ from bsq_jax.evaluation.comparison_pictures import CLIPS, ORACLE, Examples, Kept
 from bsq_jax.evaluation.feature_metrics import FeatureMetrics
 from bsq_jax.evaluation.frame_metrics import FrameMetrics, split_oracle
 from bsq_jax.evaluation.loop import Accumulator, EvaluationLoop, HostBatch, Validation
-from bsq_jax.evaluation.metric import NetworkSettings, Row, TokenMetric
+from bsq_jax.evaluation.metric import FrameMetric, NetworkSettings, Row, TokenMetric
 from bsq_jax.evaluation.metrics import FeatureStatistics
 from bsq_jax.evaluation.photographs import load_photographs, reconstruct_photograph
 from bsq_jax.evaluation.report import Drawing, Wanted
@@ -57,6 +57,7 @@ class TokenizerEvaluator:
       mesh: the run's mesh.
       batch_size: global; rounded up to a multiple of the number of shards.
       networks: which metrics of frozen networks are measured besides; none by default.
+      own: metrics of the user's own, measured besides.
 
     Raises:
       UserError: the split cannot be read, or the weights of a network.
@@ -70,6 +71,7 @@ class TokenizerEvaluator:
         *,
         batch_size: int,
         networks: NetworkSettings | None = None,
+        own: Sequence[FrameMetric] = (),
     ):
         examples = eval_examples(data)
         make = functools.partial(eval_batches, data, examples=examples)
@@ -81,7 +83,14 @@ class TokenizerEvaluator:
         # Replicated: every host then holds the reconstructions of all examples.
         self._step = jit_on(mesh, task.evaluate_step, out_shardings=replicated(mesh))
         settings, clip = networks or NetworkSettings(), (examples.frames, *data.crop)
-        self._frames = FrameMetrics(settings, mesh, clip=clip, patch=self._shape.patch_size)
+        self._own = own
+        self._frames = FrameMetrics(
+            settings,
+            mesh,
+            clip=clip,
+            patch=self._shape.patch_size,
+            metrics=(*FRAME_METRICS, *own),
+        )
         self._features = FeatureMetrics(settings, mesh, clip=clip)
         # Statistics of the originals, the same for all sets of weights.
         self._originals: FeatureStatistics | None = None
@@ -153,6 +162,7 @@ class TokenizerEvaluator:
             "oracle": {"name": ORACLE, "bits_a_patch": 24, **self._oracle},
             "judges": record,
             "notes": [note.text for note in notes],
+            "own_metrics": [list(metric.row) for metric in self._own],
             "measured": self._measured(next(iter(results.values()))["count"]),
         }
 
@@ -256,11 +266,16 @@ class _TokenCounts:
         return self._accumulator.result()
 
 
-def tokenizer_rows() -> tuple[Row, ...]:
-    """The lines of the table, in the order of the lists of metrics."""
+def tokenizer_rows(own: Sequence[Row] = ()) -> tuple[Row, ...]:
+    """The lines of the table, in the order of the lists of metrics.
+
+    Args:
+      own: lines of metrics of the user's own.
+    """
     rows: list[Row] = []
     for metric in FRAME_METRICS:
         rows += [metric.row, *([metric.of_clip.row] if metric.of_clip else [])]
+    rows += own
     rows += [row for metric in FEATURE_METRICS for row in metric.rows]
     rows += [row for metric in TOKEN_METRICS for row in metric.rows]
     return tuple(rows)
@@ -271,7 +286,8 @@ def tokenizer_table(report: Mapping[str, Any]) -> str:
     results, measured = report["results"], report["measured"]
     k = report["judges"].get("neighbours", {}).get("k", 0)
     columns = {**results, report["oracle"]["name"]: report["oracle"]}
-    lines = value_lines(tokenizer_rows(), columns, k=k)
+    own = [Row(*row) for row in report.get("own_metrics", ())]
+    lines = value_lines(tokenizer_rows(own), columns, k=k)
     side = "x".join(map(str, measured["image_size"]))
     kind, stride = "crops", ""
     if measured["frames"] > 1:

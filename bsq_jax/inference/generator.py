@@ -9,14 +9,14 @@ from typing import Any, Self
 
 import jax
 import numpy as np
-import numpy.typing as npt
 from ml_collections import ConfigDict
 
 from bsq_jax.config.settings import MASKED_LM, SAMPLING
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
 from bsq_jax.core.sharding import make_mesh, replicate
-from bsq_jax.inference.checked_arrays import SIGNED, checked_pixels
+from bsq_jax.inference.given import as_array
+from bsq_jax.inference.given_pixels import SIGNED, given_pixels
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.models.factory import make_masked_lm
 from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
@@ -178,53 +178,58 @@ class Generator:
         classes: int | Sequence[int] | None = None,
         frames: int | None = None,
         seed: int = 0,
+        first: int = 0,
         **sampling: Any,
     ) -> Iterator[np.ndarray]:
-        """As `sample`, a batch at a time as they are made."""
+        """As `sample`, a batch at a time as they are made, from number `first` on."""
         if count < 1:
             raise UserError(f"{count} samples: ask for 1 or more")
         labels = self.labels(count, classes)
         length = self._length(frames)
-        made = self._run(labels, length, None, None, seed, self.sampling(**sampling))
+        settings = self.sampling(**sampling)
+        made = self._run(labels, length, None, None, seed, settings, first=first)
         return (clips if self.frames > 1 else clips[:, 0] for clips in made)
 
     def inpaint(
         self,
-        pixels: npt.ArrayLike,
-        keep: npt.ArrayLike,
+        pixels: Any,
+        keep: Any,
         *,
         classes: int | Sequence[int] | None = -1,
         value_range: tuple[float, float] | None = None,
+        layout: str | None = None,
         seed: int = 0,
         **sampling: Any,
-    ) -> np.ndarray:
+    ) -> Any:
         """Makes parts of pictures anew, given the rest: inpainting, and editing with a class.
 
         The tokens that are kept stay what they are; their pixels may change a little, because the
         tokenizer's decoder sees the whole picture. Of clips a frame is made given those before it.
 
         Args:
-          pixels: as `Tokenizer.encode` takes them.
+          pixels: all that `Tokenizer.encode` takes; a list counts as a batch.
           keep: booleans, True where a token is kept: ``[row, column]`` for all alike, or
             ``[batch, row, column]``, or of clips ``[batch, time, row, column]``.
           classes: as in `sample`; the default is to tell none.
           value_range: of floats, as in `Tokenizer.encode`.
+          layout: of the axes, as in `Tokenizer.encode`.
           seed: another one gives other parts.
           **sampling: as in `sample`.
 
         Returns:
-          uint8 pixels of the shape of the input.
+          uint8 pixels in the form and layout of the input.
 
         Raises:
           UserError: wrong shapes, an unknown setting or class, or a value out of range.
         """
-        array, clip = checked_pixels(
-            pixels, self.tokenizer.shape, value_range=value_range, limit=False
+        inputs = given_pixels(
+            pixels, self.tokenizer.shape, value_range=value_range, layout=layout, limit=False
         )
+        array, clip = inputs.joined(), inputs.clips
         stated = None if array.dtype == np.uint8 else SIGNED
         given = self.tokenizer.encode_parts(array, value_range=stated)
         count, time, rows, columns, length = given.shape
-        mask = np.asarray(keep)
+        mask = as_array(keep, "keep")
         if mask.dtype != np.bool_:
             raise UserError(f"keep is {mask.dtype}: give booleans, True for tokens that are kept")
         shapes = ((rows, columns), (count, rows, columns), (count, time, rows, columns))
@@ -243,8 +248,7 @@ class Generator:
             seed,
             self.sampling(**sampling),
         )
-        result = np.concatenate(list(made))
-        return result if clip else result[:, 0]
+        return inputs.like(np.concatenate(list(made)), layout)
 
     def labels(self, count: int, classes: int | Sequence[int] | None) -> np.ndarray:
         """The class of each of `count` samples, int64; -1 for none.
@@ -282,13 +286,21 @@ class Generator:
         keep: np.ndarray | None,
         seed: int,
         sampling: Sampling,
+        *,
+        first: int = 0,
     ) -> Iterator[np.ndarray]:
         """Pixels uint8 ``[batch, time, height, width, 3]``, a batch at a time."""
         if not 0 <= seed < 2**31:
             raise UserError(f"seed {seed}: it must be from 0 to 2**31 - 1")
         sampler = self._sampler(sampling)
         made = sampler(
-            self._placed, {}, labels, seed=seed, frames=frames, given=given, keep=keep, pixels=False
+            *(self._placed, {}, labels),
+            seed=seed,
+            frames=frames,
+            given=given,
+            keep=keep,
+            pixels=False,
+            first=first,
         )
         grid = self.tokenizer.shape.grid
         for bits, _ in made:

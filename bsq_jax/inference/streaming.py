@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.once import say_once
@@ -24,10 +23,10 @@ from bsq_jax.core.target import full_precision, platform
 from bsq_jax.inference.checked_arrays import (
     checked_bits,
     checked_dtype,
-    checked_pixels,
     chunks,
     filled,
 )
+from bsq_jax.inference.given_pixels import given_pixels
 from bsq_jax.models.attention.self_attention import KVCache
 from bsq_jax.models.positions import FramePositions, check_length
 from bsq_jax.models.tokenizer import TokenizerModel
@@ -193,44 +192,54 @@ class Stream:
         return self._decoder.done
 
     def encode(
-        self, frame: npt.ArrayLike, *, value_range: tuple[float, float] | None = None
-    ) -> np.ndarray:
+        self,
+        frame: Any,
+        *,
+        value_range: tuple[float, float] | None = None,
+        layout: str | None = None,
+    ) -> Any:
         """Tokens of the next frame.
 
         Args:
-          frame: ``[batch, height, width, 3]``, uint8 or floats.
+          frame: ``[batch, height, width, 3]``; of a single video also a picture without a batch, of
+            several a list of pictures: all that `Tokenizer.encode` takes.
           value_range: of floats, as in `Tokenizer.encode`.
+          layout: of the axes, as in `Tokenizer.encode`.
 
         Returns:
-          uint8 zeros and ones ``[batch, row, column, L]``.
+          uint8 zeros and ones ``[batch, row, column, L]``, in the form of the frame.
 
         Raises:
           UserError: wrong shape, type or range, or more frames than the model has positions for.
             The stream stays as it was.
         """
-        array, _ = checked_pixels(frame, self._programs.shape, value_range=value_range, clips=False)
+        given = given_pixels(
+            frame, self._programs.shape, value_range=value_range, layout=layout, clips=False
+        )
+        array = given.joined()
         self._check(array, self._encoder)
         bits, self._encoder = self._programs.next("encode", array, self._encoder)
-        return bits[:, 0]
+        return given.like(bits)
 
-    def decode(self, bits: npt.ArrayLike, *, dtype: str = "float32") -> np.ndarray:
+    def decode(self, bits: Any, *, dtype: str = "float32") -> Any:
         """Pixels of the next frame.
 
         Args:
-          bits: ``[batch, row, column, L]``, zeros and ones.
+          bits: ``[batch, row, column, L]``, zeros and ones; or as `encode` returned them.
           dtype: ``float32`` for values in [-1, 1], ``uint8`` for bytes.
 
         Returns:
-          ``[batch, height, width, 3]``.
+          ``[batch, height, width, 3]``, in the form of the bits.
 
         Raises:
           UserError: as `encode`, or an unknown dtype.
         """
         programs = self._programs
-        array, _ = checked_bits(bits, programs.shape, programs.layout, clips=False)
+        given = checked_bits(bits, programs.shape, programs.layout, clips=False)
+        array = given.joined()
         self._check(array, self._decoder)
         pixels, self._decoder = self._programs.next(checked_dtype(dtype), array, self._decoder)
-        return pixels[:, 0]
+        return given.like(pixels)
 
     def _check(self, array: np.ndarray, cache: StreamCache) -> None:
         if len(array) != self._batch:

@@ -127,4 +127,5 @@ def _described(
             "frames": frames,
             "made_from": data.val_source or data.source,
         },
+        tokenizer=tokenizer.origin,
     )

@@ -10,7 +10,6 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
 from ml_collections import ConfigDict
 
 from bsq_jax.config import finalize
@@ -18,15 +17,18 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
 from bsq_jax.core.pixels import to_float, to_uint8
 from bsq_jax.core.target import full_precision, platform
+from bsq_jax.core.text import listed
 from bsq_jax.inference.checked_arrays import (
     checked_bits,
     checked_dtype,
-    checked_pixels,
     chunks,
     filled,
     least_batch,
 )
+from bsq_jax.inference.given import is_list
+from bsq_jax.inference.given_pixels import given_pixels
 from bsq_jax.inference.streaming import MOST_FRAMES, Programs, Stream
+from bsq_jax.inference.token_ids import from_ids, to_ids
 from bsq_jax.models.attention.choice import Blocking
 from bsq_jax.models.factory import make_tokenizer
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
@@ -48,13 +50,15 @@ class Tokenizer:
         tokenizer = Tokenizer.load("runs/quickstart")
         bits = tokenizer.encode(images)  # uint8 0/1 [batch, row, column, L]
         pixels = tokenizer.decode(bits)  # float32 in [-1, 1] [batch, height, width, 3]
+        ids = tokenizer.ids(bits)  # int64 [batch, row, column]
 
     Large batches are cut into chunks of a bounded size, powers of two, and each shape is compiled
     once; so are long clips of models with a window. Runs on JAX's default device.
 
     Attributes:
       config: the config of the model, locked.
-      origin: where the weights come from: ``weights`` (raw or ema) and training ``step``.
+      origin: where the weights come from: ``weights`` (raw or ema), training ``step`` and ``name``
+        of the run, as far as they are known.
     """
 
     def __init__(self, config: ConfigDict, params: Any, origin: dict[str, Any] | None = None):
@@ -93,7 +97,12 @@ class Tokenizer:
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], *, weights: str = "auto", dtype: str | None = None
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        weights: str = "auto",
+        dtype: str | None = None,
+        step: int | None = None,
     ) -> Self:
         """Loads a tokenizer from a workdir or an export.
 
@@ -103,6 +112,7 @@ class Tokenizer:
           dtype: ``float32`` or ``bfloat16`` to compute in. By default float32 on CPUs, and what the
             config says on accelerators. `repr` shows which; the log says so where the config says
             another. Bits are the same to the bit only in one dtype (docs/differences.md).
+          step: of a checkpoint that the workdir keeps; None: the newest complete one.
 
         Raises:
           UserError: the folder is missing, neither of the two, damaged, or has no such weights.
@@ -121,7 +131,7 @@ class Tokenizer:
             inside = folder / TOKENIZER_FOLDER
             raise UserError(f"{folder} holds a {task}; its tokenizer is in {inside}")
         for name in ("ema", "raw") if weights == "auto" else (weights,):
-            initial = load_saved_model(folder, (name,))
+            initial = load_saved_model(folder, (name,), step=step)
             if name in initial.weights:
                 break
         else:  # one of the two is always there
@@ -182,54 +192,116 @@ class Tokenizer:
         return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self._params))
 
     def encode(
-        self, pixels: npt.ArrayLike, *, value_range: tuple[float, float] | None = None
-    ) -> np.ndarray:
+        self,
+        pixels: Any,
+        *,
+        value_range: tuple[float, float] | None = None,
+        layout: str | None = None,
+    ) -> Any:
         """Tokens of pictures or clips.
 
         Args:
-          pixels: uint8, or floats; images ``[batch, height, width, 3]`` or videos
-            ``[batch, time, height, width, 3]`` of the model's size.
+          pixels: a picture, a batch of them or clips, of the model's size: an array of numpy or
+            JAX or a tensor of PyTorch (on any device), uint8 or floats; the path of a picture or
+            video file; a PIL image of any mode; or a list of these.
           value_range: black and white of floats: ``(-1, 1)``, ``(0, 1)`` or ``(0, 255)``. Left out,
             floats count as [-1, 1], with a warning if all of them lie in [0, 1].
+          layout: what the axes of arrays are: N (batch), T (time), H, W and C (channel), such as
+            ``CHW``, ``NCHW`` or ``THWC``; axes in front of those are N and T. Left out: ``HWC``,
+            ``NHWC`` or ``NTHWC``, by their number.
 
         Returns:
-          uint8 zeros and ones, ``[batch, row, column, L]`` or ``[batch, time, row, column, L]``.
+          uint8 zeros and ones: ``[row, column, L]`` of a picture, ``[batch, row, column, L]`` of a
+          batch, ``[batch, time, row, column, L]`` of clips, also of one alone. Of a list a list of
+          what each would give.
 
         Raises:
-          UserError: wrong shape, type or range.
+          UserError: wrong shape, size, type or range, or a file that cannot be read.
         """
-        array, is_video = checked_pixels(pixels, self._model.shape, value_range=value_range)
-        bits = self._in_chunks("encode", array)
-        return bits if is_video else bits[:, 0]
+        given = given_pixels(pixels, self._model.shape, value_range=value_range, layout=layout)
+        return given.each(functools.partial(self._in_chunks, "encode"))
 
-    def decode(self, bits: npt.ArrayLike, *, dtype: str = "float32") -> np.ndarray:
+    def decode(self, bits: Any, *, dtype: str = "float32", layout: str | None = None) -> Any:
         """Pixels of tokens.
 
         Args:
-          bits: zeros and ones of any integer or boolean type, shaped as `encode` returns them.
+          bits: zeros and ones of any integer or boolean type, as `encode` returns them; an array of
+            any library.
           dtype: ``float32`` for values in [-1, 1], ``uint8`` for bytes.
+          layout: the order of the axes of the result, as in `encode`; axes that it does not have
+            are left out.
 
         Returns:
-          ``[batch, height, width, 3]`` or ``[batch, time, height, width, 3]``.
+          ``[height, width, 3]``, ``[batch, height, width, 3]`` or
+          ``[batch, time, height, width, 3]``; of a list a list.
 
         Raises:
           UserError: wrong shape, values other than 0 and 1, tokens that name no code, or an unknown
-            dtype.
+            dtype or layout.
         """
         what = checked_dtype(dtype)
-        array, is_video = checked_bits(bits, self._model.shape, self._model.quantizer.layout)
-        pixels = self._in_chunks(what, array)
-        return pixels if is_video else pixels[:, 0]
+        given = checked_bits(bits, self._model.shape, self._model.quantizer.layout)
+        return given.each(functools.partial(self._in_chunks, what), layout)
 
     def reconstruct(
         self,
-        pixels: npt.ArrayLike,
+        pixels: Any,
         *,
         value_range: tuple[float, float] | None = None,
+        layout: str | None = None,
         dtype: str = "float32",
-    ) -> np.ndarray:
-        """``decode(encode(pixels))``, in the shape of the input; the range is that of `decode`."""
-        return self.decode(self.encode(pixels, value_range=value_range), dtype=dtype)
+    ) -> Any:
+        """``decode(encode(pixels))``, in the layout of the input; the range is that of `decode`."""
+        bits = self.encode(pixels, value_range=value_range, layout=layout)
+        return self.decode(bits, dtype=dtype, layout=layout)
+
+    def ids(self, bits: Any, *, group_size: int | None = None) -> Any:
+        """Tokens as integers, the first bit being the most significant.
+
+        Without a group size a token of at most 62 bits is one integer. It is unique per token, and
+        with a quantizer of one stage it is the number of the code: in ``[0, 2^L)`` for BSQ and LFQ,
+        in ``[0, codes)`` for FSQ, VQ (the row of the codebook) and Leech. A residual quantizer has
+        the number of the first stage's code in the upper bits; ``group_size`` equal to the bits of
+        a stage gives the number of each stage's code.
+
+        Args:
+          bits: of `encode`, ``[..., L]``, or the first bits of tokens, as many as can be decoded.
+          group_size: bits of an integer, 1 to 62; the last has what is left. None: one integer, of
+            tokens of more than 62 bits as few as can be, of about equal size.
+
+        Returns:
+          int64 ``[...]``, or ``[..., groups]`` with a group size and for more than 62 bits; of a
+          list a list.
+
+        Raises:
+          UserError: as `decode`, or a group size that is out of range.
+        """
+        if is_list(bits):
+            return [self.ids(each, group_size=group_size) for each in bits]
+        quantizer, prefixes = self._model.quantizer, self._model.shape.prefixes
+        return to_ids(bits, quantizer.layout, prefixes, group_size)
+
+    def bits(self, ids: Any, *, group_size: int | None = None, length: int | None = None) -> Any:
+        """The inverse of `ids`: zeros and ones that `decode` takes.
+
+        Args:
+          ids: integers of any type, as `ids` returns them.
+          group_size: as it was in `ids`.
+          length: bits of a token, where that is fewer than L; None: L.
+
+        Returns:
+          uint8 ``[..., L]``; of a list a list.
+
+        Raises:
+          UserError: integers that are out of range or name no code, or another number of them.
+        """
+        if is_list(ids):
+            return [self.bits(each, group_size=group_size, length=length) for each in ids]
+        quantizer, shape = self._model.quantizer, self._model.shape
+        length = shape.bits if length is None else length
+        if length not in shape.prefixes:
+            raise UserError(f"length={length}: tokens of this model have {listed(shape.prefixes)}")
+        return from_ids(ids, quantizer.layout, length, group_size)
 
     def encode_parts(
         self, clips: np.ndarray, *, value_range: tuple[float, float] | None = None

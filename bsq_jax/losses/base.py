@@ -1,7 +1,6 @@
 """What a loss of reconstructions is, and the weighted sum of several.
 
-To add one: a class like those in `bsq_jax.losses.reconstruction`, a line in
-`bsq_jax.losses.factory.make_losses`, and its weight in ``config.loss``.
+One of the user's own is named in ``config.loss.terms``, see docs/extending/loss.md.
 """
 
 from __future__ import annotations

@@ -7,12 +7,25 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 import optax
 
+from bsq_jax.core.errors import UserError
 from bsq_jax.losses.base import ReconstructionLoss
+from bsq_jax.losses.own import make_own_loss
 from bsq_jax.losses.perceptual import Perceptual
 from bsq_jax.losses.reconstruction import L1, L2
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
+
+
+# Metrics of a training step that have these names already.
+TAKEN = frozenset(
+    {"loss", "entropy", "psnr", "squared_error", "learning_rate", "gradient_norm"}
+    | {"adversarial", "adversarial_weight", "discriminator", "discriminator_gradient_norm"}
+    | {"logits_real", "logits_fake", "r1", "lecam"}
+    | {"commitment", "codebook", "token_entropy", "codebook_entropy"}
+    | {"bit_mean", "bit_entropy", "bit_entropy_min", "group_usage", "usage", "perplexity"}
+    | {"codes_seen", "code_shares", "codes_dead", "codes_restarted"}
+)
 
 
 def make_losses(config: ConfigDict) -> tuple[ReconstructionLoss, ...]:
@@ -22,13 +35,24 @@ def make_losses(config: ConfigDict) -> tuple[ReconstructionLoss, ...]:
 
     Args:
       config: a finalised config.
+
+    Raises:
+      UserError: a term of the user's own cannot be made, or has the name of another metric.
     """
     loss = config.loss
     losses: tuple[ReconstructionLoss, ...] = (
         L1(loss.l1),
         L2(loss.l2),
         Perceptual(loss.perceptual, jnp.dtype(config.model.dtype)),
+        *map(make_own_loss, loss.terms),
     )
+    names = [each.name for each in losses]
+    for name in names:
+        if names.count(name) > 1 or name in TAKEN:
+            raise UserError(
+                f"loss.terms: the name {name!r} of a term is that of another metric: give it one "
+                "of its own"
+            )
     return tuple(each for each in losses if each.weight or each.needs is None)
 
 

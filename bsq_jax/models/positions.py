@@ -10,6 +10,8 @@ sincos      adds fixed sines and cosines of     allowed; positions that were nev
 rotary      turns queries and keys in every     allowed; with a window of frames attention sees
             layer by angles of frame, row and   no distance that it has not seen in training
             column; attention sees distances
+the user's  adds what a function of frame       allowed for a function, an error for a module
+            numbers or a Flax module gives
 ==========  ==================================  ================================================
 
 The numbers of a frame are made by numpy in float64, for clips and for streams alike, so that both
@@ -28,6 +30,7 @@ from einops import rearrange
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.models.initializers import bias, embedding
+from bsq_jax.models.own_positions import own_module
 
 KINDS = ("learned", "sincos", "rotary")
 _LONGEST_PERIOD = 10_000.0  # Vaswani et al. 2017; Su et al. 2021 take it for rotary positions
@@ -38,7 +41,8 @@ class FramePositions(NamedTuple):
 
     Attributes:
       number: int32 ``[frame]``, each frame's place in its clip or stream, from 0.
-      added: float32 ``[frame, width]``, the temporal sines and cosines; width 0 for other kinds.
+      added: float32 ``[frame, width]``, the temporal sines and cosines, or what
+        `bsq_jax.models.own_positions.own_sums` gives; width 0 for other kinds.
       angles: float32 ``[frame, pairs, 2]``, cosine and sine of the temporal rotations; 0 pairs for
         other kinds.
     """
@@ -59,7 +63,8 @@ def frame_positions(kind: str, first: int, frames: int, width: int, heads: int) 
     """Positions of frames ``first .. first + frames - 1``.
 
     Args:
-      kind: ``learned``, ``sincos`` or ``rotary``.
+      kind: ``learned``, ``sincos``, ``rotary`` or ``module:attribute``, whose own numbers are not
+        among these.
       first: place of the first frame.
       frames: how many.
       width: channels of a token.
@@ -68,7 +73,7 @@ def frame_positions(kind: str, first: int, frames: int, width: int, heads: int) 
     Raises:
       UserError: an unknown kind.
     """
-    if kind not in KINDS:
+    if kind not in KINDS and ":" not in kind:
         raise UserError(f"positions '{kind}': it must be one of {', '.join(KINDS)}")
     number = np.arange(first, first + frames)
     added = _sines(number, width) if kind == "sincos" else np.zeros((frames, 0))
@@ -171,14 +176,17 @@ def check_length(kind: str, last: int, frames: int) -> None:
     """Refuses frames that a model has no positions for.
 
     Args:
-      kind: ``learned``, ``sincos`` or ``rotary``.
+      kind: ``learned``, ``sincos``, ``rotary`` or ``module:attribute``.
       last: place of the last frame, from 0.
       frames: the model's longest clip.
 
     Raises:
       UserError: the positions are learned, or this is an image model, and there are too few.
     """
-    if last < frames or (frames > 1 and kind != "learned"):
+    if last < frames:
+        return
+    learned = own_module(kind) is not None if ":" in kind else kind == "learned"
+    if frames > 1 and not learned:
         return
     if frames == 1:
         raise UserError(

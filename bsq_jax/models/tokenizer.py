@@ -21,6 +21,7 @@ from bsq_jax.models.attention.causality import Causality
 from bsq_jax.models.attention.choice import Blocking, Choice, choose_implementation
 from bsq_jax.models.attention.self_attention import KVCache
 from bsq_jax.models.initializers import bias, kernel
+from bsq_jax.models.own_positions import OwnPositions, own_sums
 from bsq_jax.models.pixel_convolutions import PixelConvolutions
 from bsq_jax.models.positions import (
     FramePositions,
@@ -100,7 +101,11 @@ class TokenizerShape:
           UserError: there are no positions for them.
         """
         check_length(self.positions, first + frames - 1, self.frames)
-        return frame_positions(self.positions, first, frames, self.width, self.heads)
+        found = frame_positions(self.positions, first, frames, self.width, self.heads)
+        if ":" in self.positions:
+            added = own_sums(self.positions, found.number, self.grid, self.width)
+            found = found._replace(added=added)
+        return found
 
 
 class TokenizerOutput(NamedTuple):
@@ -154,9 +159,14 @@ class _Trunk(nn.Module):
     ) -> tuple[jax.Array, KVCache | None]:
         shape, dtype = self.shape, self.compute.dtype
         rows = shape.grid[0]
-        x = PositionEmbedding(shape.positions, shape.grid, shape.frames, dtype, name="positions")(
-            x, positions
-        )
+        if ":" in shape.positions:
+            own = OwnPositions(shape.positions, shape.grid, dtype, name="positions")
+            x = own(x, positions.number, positions.added)
+        else:
+            embedded = PositionEmbedding(
+                shape.positions, shape.grid, shape.frames, dtype, name="positions"
+            )
+            x = embedded(x, positions)
         x = rearrange(x, "b t h w d -> b t (h w) d")
         x = layer_norm(dtype, name="norm_pre")(x)
         turned = None

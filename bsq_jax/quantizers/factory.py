@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.own_parts import parse_own
 from bsq_jax.quantizers.base import Quantizer
 from bsq_jax.quantizers.bsq import BinarySphericalQuantizer
 from bsq_jax.quantizers.fsq import FiniteScalarQuantizer
@@ -57,16 +58,30 @@ KINDS: dict[str, Callable[[ConfigDict, int], Quantizer]] = {
 }
 
 
+def _own(name: str, stages: int) -> Quantizer:
+    """A quantizer of the user's own, see docs/extending/quantizer.md."""
+    part = parse_own("quantizer.name", name)
+    made: Quantizer = part.make_module(f"{Quantizer.__module__}:{Quantizer.__name__}")
+    if stages > 1 and type(made).step is Quantizer.step:
+        raise part.error(
+            f"it has no `step`, which quantizer.stages={stages} needs: define it, or 1"
+        )
+    return made
+
+
 def make_quantizer(config: ConfigDict) -> Quantizer:
     """The quantizer that ``config.quantizer`` describes, of tokens of ``config.model.bits``.
 
     Raises:
-      UserError: an unknown name.
+      UserError: an unknown name, or one of the user's own that cannot be made.
     """
     settings = config.quantizer
-    if settings.name not in KINDS:
+    if ":" in settings.name:
+        stage = _own(settings.name, settings.stages)
+    elif settings.name in KINDS:
+        stage = KINDS[settings.name](settings, config.model.bits // settings.stages)
+    else:
         raise UserError(
             f"config.quantizer.name is '{settings.name}': the quantizers are: {', '.join(KINDS)}"
         )
-    stage = KINDS[settings.name](settings, config.model.bits // settings.stages)
     return stage if settings.stages == 1 else ResidualQuantizer(stage, settings.stages)

@@ -56,6 +56,8 @@ class Checkpointer:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._current: int | None = None  # the step that was restored or saved last
+        self._complete: int | None = None
+        self._under_way: int | None = None
         self._room_made = False
 
     def __enter__(self) -> Self:
@@ -67,6 +69,16 @@ class Checkpointer:
         elif self._thread is not None:
             # The others may never come to a barrier, so this process waits for its own part alone.
             self._thread.join(_PATIENCE)
+
+    @property
+    def complete(self) -> int | None:
+        """The newest step that was restored or completely saved; None if there is none."""
+        return self._complete
+
+    @property
+    def under_way(self) -> int | None:
+        """The step that is being saved, if one is."""
+        return self._under_way
 
     def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
         """Starts to save and returns; waits first for a save that still runs.
@@ -90,6 +102,7 @@ class Checkpointer:
             from_process_zero(self._make_room)
             self._room_made = True
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        self._under_way = step
         try:
             self._orbax.save(self._folder.of_step(step), args=args)
         except (OSError, ValueError) as error:
@@ -135,13 +148,24 @@ class Checkpointer:
         self.wait()
         return self._folder.latest()
 
-    def read_meta(self) -> dict[str, Any] | None:
-        """The ``meta`` of the checkpoint that ``restore_latest`` would take, or None.
+    def kept_steps(self) -> list[int]:
+        """Steps of all checkpoints that were completed, newest first; their files are not read."""
+        self.wait()
+        return self._folder.kept()
+
+    def read_meta(self, step: int | None = None) -> dict[str, Any] | None:
+        """The ``meta`` of a complete checkpoint, or None where there is none.
+
+        Args:
+          step: one of `kept_steps`; None: that which ``restore_latest`` would take.
 
         Raises:
-          UserError: there are checkpoints, and all are damaged.
+          UserError: there are checkpoints, and all are damaged, or that of `step` is.
         """
-        step = self.latest_step()
+        if step is not None:
+            self._folder.check(step)
+        else:
+            step = self.latest_step()
         return None if step is None else self._read_meta(step)
 
     def restore_latest(self, abstract_state: Any) -> tuple[int, Any, dict[str, Any]] | None:
@@ -190,16 +214,19 @@ class Checkpointer:
         if later:
             state = dataclasses.replace(abstract_state, **state)
         meta = self._read_meta(step)
-        self._current = step
+        self._current = self._complete = step
         return step, state, meta
 
-    def restore_partial(self, keys: Sequence[str]) -> tuple[int, dict[str, Any], dict[str, Any]]:
-        """Reads some fields of the newest complete checkpoint into host memory, and nothing else.
+    def restore_partial(
+        self, keys: Sequence[str], step: int | None = None
+    ) -> tuple[int, dict[str, Any], dict[str, Any]]:
+        """Reads some fields of a complete checkpoint into host memory, and nothing else.
 
         This is how a model is taken from a workdir without its optimizer state.
 
         Args:
           keys: names at the top of the state, such as ``params`` or ``ema``.
+          step: one of `kept_steps`; None: the newest complete one.
 
         Returns:
           ``(step, {key: nested dict of numpy arrays}, meta)``.
@@ -207,7 +234,10 @@ class Checkpointer:
         Raises:
           UserError: there is no checkpoint, all are damaged, or it has no such key.
         """
-        step = self.latest_step()
+        if step is not None:
+            self._folder.check(step)
+        else:
+            step = self.latest_step()
         if step is None:
             raise UserError(f"there is no checkpoint in {self._folder.path}: train first")
         folder = self._folder.of_step(step)
@@ -248,6 +278,7 @@ class Checkpointer:
         try:
             self._orbax.wait_until_finished()
             self._folder.finish(step)
+            self._complete, self._under_way = step, None
         except BaseException as error:  # raised where the next call of this object meets it
             self._error = error
 

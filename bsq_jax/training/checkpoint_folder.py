@@ -45,6 +45,25 @@ class CheckpointFolder:
                 return step
             self._verify(step)
 
+    def kept(self) -> list[int]:
+        """Steps whose checkpoints were complete once, newest first (a collective call)."""
+        return from_process_zero(
+            lambda: [
+                step for step in self._steps() if (self.of_step(step) / checksums.NAME).exists()
+            ]
+        )
+
+    def check(self, step: int) -> None:
+        """Reads a checkpoint's files, unless that was done before (a collective call).
+
+        Raises:
+          UserError: it is damaged or not complete.
+        """
+        if step not in self._problems:
+            self._verify(step)
+        if (problem := self._problems[step]) is not None:
+            raise UserError(f"checkpoint {self.of_step(step)} cannot be used: {problem}")
+
     def finish(self, step: int) -> None:
         """Completes a checkpoint that Orbax has written, then removes those that are too old.
 

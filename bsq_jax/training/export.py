@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import pathlib
 from collections.abc import Collection, Mapping
@@ -21,6 +22,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from bsq_jax.config import fingerprint_settings, from_json, to_json
+from bsq_jax.config.own_parts import leave_out_own_code
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.files import write_atomic
 from bsq_jax.core.paths import local_path
@@ -74,7 +76,7 @@ def save_export(
         "version": VERSION,
         "origin": dict(origin),
         "weights": {},
-        "config": to_json(config),
+        "config": {**to_json(config), "extensions": ""},  # folders of this machine
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -120,6 +122,13 @@ def load_export(
         if name in names
     }
     config = from_json(described["config"], str(folder / CONFIG_FILE))
+    if left_out := leave_out_own_code(config):
+        logging.getLogger(__name__).warning(
+            "%s was trained with code of its makers, which is not called: %s; set these anew where "
+            "they are wanted",
+            folder,
+            "; ".join(left_out),
+        )
     return config, weights, described["origin"]
 
 

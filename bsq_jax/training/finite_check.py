@@ -90,7 +90,7 @@ class StateCheck:
             raise NonFiniteError(
                 f"step {step}: not finite any more: {found}; a gradient was too large: {_CURES} "
                 "(optimizer.clip, discriminator.clip) or float32, and look at gradient_norm in "
-                "metrics.jsonl; it is not saved, the last checkpoint is sound"
+                "metrics.jsonl; it is not saved, checkpoints before it are sound"
             )
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +21,7 @@ from bsq_jax.training.checkpoint import Checkpointer
 from bsq_jax.training.finite_check import StateCheck, check_finite
 from bsq_jax.training.monitor import Monitor
 from bsq_jax.training.profiling import Profiler, Startup
+from bsq_jax.training.schedule import Schedule
 from bsq_jax.training.state import TrainState, jit_step
 from bsq_jax.training.stop_signal import StopSignal
 
@@ -31,42 +31,6 @@ from bsq_jax.training.stop_signal import StopSignal
 AHEAD = 2
 _CONTENTS = ("pixels", "bits")  # a batch has one of them, ``[batch, time, ...]``
 _PER_EXAMPLE = ("frames", "label")  # passed to the step where the batch has them
-
-
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-    """The step to end at, and how often the loop does what.
-
-    Attributes:
-      steps: the last step.
-      log_every: steps between log lines; the last step is always logged.
-      checkpoint_every: steps between checkpoints; the last step is always saved.
-      evaluate_every: steps between evaluations; 0: none before the end.
-      picture_every: steps between evaluations that also make pictures; 0: none before the end.
-    """
-
-    steps: int
-    log_every: int
-    checkpoint_every: int
-    evaluate_every: int = 0
-    picture_every: int = 0
-
-    def logs(self, step: int) -> bool:
-        """Whether the metrics of a step are logged."""
-        return step % self.log_every == 0 or step == self.steps
-
-    def saves(self, step: int) -> bool:
-        """Whether there is a checkpoint after a step."""
-        return step % self.checkpoint_every == 0 or step == self.steps
-
-    def draws(self, step: int) -> bool:
-        """Whether the evaluation after a step makes pictures."""
-        return bool(self.picture_every) and step % self.picture_every == 0
-
-    def evaluates(self, step: int) -> bool:
-        """Whether there is an evaluation after a step; who trains evaluates the last one."""
-        due = bool(self.evaluate_every) and step % self.evaluate_every == 0
-        return (due or self.draws(step)) and step != self.steps
 
 
 class TrainingLoop:
@@ -118,7 +82,7 @@ class TrainingLoop:
 
         Returns:
           The last state, which is saved completely, and whether all steps were done (False after
-          SIGTERM).
+          SIGTERM or Ctrl-C).
 
         Raises:
           NonFiniteError: a metric, or anything in the state, is NaN or infinite. The state is
@@ -132,25 +96,25 @@ class TrainingLoop:
             if start and self._schedule.evaluates(start) and not self._is_evaluated(start):
                 self._evaluate(start)
             for step in range(start + 1, self._schedule.steps + 1):
-                metrics = self._dispatch(step, self._next_batch(step, batches))
+                batch = self._next_batch(step, batches)
+                self._stop.begins(step, first=step == start + 1)
+                metrics = self._dispatch(step, batch)
                 if step == start + 1:
                     self._report_startup(step)
                 self._record(step, metrics, batches)
                 self._wait(AHEAD)
-                stopping = self._stop.asked(step)
-                if self._schedule.saves(step) or stopping:
-                    self._save(step, metrics)
-                if stopping and step < self._schedule.steps:
+                last = step == self._schedule.steps
+                stopping = self._stop.asked(step, last=last)
+                if stopping and not last:
                     finished = False
-                    self._profiler.close(self._state)
+                    self._save_and_stop(step, metrics)
                     break
+                if self._schedule.saves(step):
+                    self._save(step, metrics)
                 if self._schedule.evaluates(step):
-                    self._finish_steps()
                     self._evaluate(step)
         self._monitor.flush()
         self._checkpointer.wait()
-        if not finished:
-            self._monitor.info(f"stopped by a signal after step {step}: saved, run again to go on")
         return self._state, finished
 
     def _prepare(self, state: TrainState) -> None:
@@ -208,6 +172,7 @@ class TrainingLoop:
         while len(self._in_flight) > ahead:
             step, metrics, codes = self._in_flight.popleft()
             jax.block_until_ready(metrics)
+            self._monitor.done(step)
             if codes is not None:
                 self._monitor.arrived(step)
                 self._finite.check(step, codes)
@@ -220,17 +185,30 @@ class TrainingLoop:
         check_finite(step, {name: np.asarray(value) for name, value in metrics.items()})
         self._finite.check(step, self._finite.codes(self._state))
         meta = {**self._meta, "history": self._monitor.history()}
-        self._checkpointer.save(step, self._state, meta)
+        with self._monitor.saving():
+            self._checkpointer.save(step, self._state, meta)
 
-    def _finish_steps(self) -> None:
-        """Waits for the steps in flight, whose time belongs to training, not to evaluation."""
+    def _save_and_stop(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Saves a step after which a signal stops the run, and says so."""
         self._wait(0)
-        self._monitor.flush()
-        jax.block_until_ready(self._state)
+        began = time.monotonic()
+        self._save(step, metrics)
+        self._checkpointer.wait()
+        seconds = time.monotonic() - began
+        self._profiler.close(self._state)
+        self._monitor.info(
+            f"stopped by {self._stop.name} after step {step}: saved in {seconds:.1f} s, run the "
+            "same command again to go on"
+        )
 
     def _evaluate(self, step: int) -> None:
-        with self._monitor.pause():
-            self._evaluate_state(self._state, self._schedule.draws(step))
+        """Evaluates a step once it is saved, so that a signal may end the evaluation."""
+        self._monitor.flush()
+        self._checkpointer.wait()
+        self._stop.all_saved(step)
+        drawn = self._schedule.draws(step)
+        with self._monitor.evaluating(step, drawn=drawn):
+            self._evaluate_state(self._state, drawn)
 
     def _is_evaluated(self, step: int) -> bool:
         """Whether the metrics' history has an evaluation of a step; the same on all processes."""

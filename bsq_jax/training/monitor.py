@@ -16,29 +16,22 @@ from typing import Any, Self, TextIO
 
 import jax
 import numpy as np
-import tensorboardX
 import tqdm
+from ml_collections import ConfigDict
 
 from bsq_jax.core.files import write_atomic
+from bsq_jax.core.text import duration
 from bsq_jax.training.deferred_metrics import DeferredMetrics, to_host
 from bsq_jax.training.finite_check import check_finite
+from bsq_jax.training.remaining import Remaining
+from bsq_jax.training.tensorboard import TensorBoard
 from bsq_jax.training.throughput import Throughput
 
 _RESERVED = ("step", "time", "prefix")
+_UNITS = {"psnr": " dB"} | dict.fromkeys(
+    ("token_entropy", "codebook_entropy", "bit_entropy", "cross_entropy"), " bits"
+)
 _HISTORY = 200  # entries at most: enough for a curve, little enough for every checkpoint
-
-
-def duration(seconds: float) -> str:
-    """A time, short enough for a progress line: ``48s``, ``3m12s``, ``2h05m``, ``3d11h``."""
-    whole = max(0, round(seconds))
-    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
-    if not minutes:
-        return f"{whole}s"
-    if not hours:
-        return f"{minutes}m{whole % 60:02d}s"
-    if not days:
-        return f"{hours}h{minutes % 60:02d}m"
-    return f"{days}d{hours % 24:02d}h"
 
 
 def _to_json(value: Any) -> Any:
@@ -71,6 +64,7 @@ class Monitor:
       show: names of the training metrics to show in lines and bar, where present.
       history: what an earlier `history` gave, used if ``metrics.jsonl`` has been lost.
       peak_flops: FLOP/s of all devices of the run together, for the utilization; None: unknown.
+      remaining: estimates what saves and evaluations take; None: there are none.
     """
 
     def __init__(
@@ -87,8 +81,10 @@ class Monitor:
         show: Sequence[str] = ("loss", "psnr"),
         history: Sequence[dict[str, Any]] = (),
         peak_flops: float | None = None,
+        remaining: Remaining | None = None,
     ):
         self._total = total_steps
+        self._remaining = remaining or Remaining()
         self._show = tuple(show)
         self._is_main = jax.process_index() == 0 if is_main is None else is_main
         self._stream = sys.stderr if stream is None else stream
@@ -106,9 +102,7 @@ class Monitor:
         text = "".join(json.dumps(line) + "\n" for line in kept)
         write_atomic(path, text.encode())
         self._file = path.open("a", buffering=1)
-        # Tells TensorBoard to hide what the killed run wrote after the step we resume from.
-        purge = start_step + 1 if start_step else 0
-        self._board = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
+        self._board = TensorBoard(folder / "tensorboard", start_step)
         if _can_draw(self._stream) if bar is None else bar:
             self._bar = tqdm.tqdm(
                 total=total_steps,
@@ -116,8 +110,7 @@ class Monitor:
                 file=self._stream,
                 dynamic_ncols=True,
                 smoothing=0.05,
-                bar_format="{percentage:3.0f}%|{bar:20}| {n}/{total} "
-                "[{elapsed}<{remaining}]{postfix}",
+                bar_format="{percentage:3.0f}%|{bar:20}| {n}/{total} [{elapsed}{desc}]{postfix}",
             )
 
     def __enter__(self) -> Self:
@@ -194,6 +187,12 @@ class Monitor:
     def restart_rates(self, step: int) -> None:
         """Counts the rates from now on, when `step` is done: before it there was compilation."""
         self._throughput.restart(step)
+        self._remaining.started(step)
+
+    def done(self, step: int) -> None:
+        """Says how long the run will take, once the first steps that are done are timed."""
+        if line := self._remaining.first_estimate(step):
+            self.info(line)
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
@@ -201,13 +200,33 @@ class Monitor:
 
         The device should have finished what it was given before: its time would not count either.
         """
-        with self._throughput.pause():
+        with self._throughput.pause(), self._remaining.pause():
+            yield
+
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """As `pause`, while training waits for a checkpoint."""
+        with self.pause(), self._remaining.saving():
+            yield
+
+    @contextlib.contextmanager
+    def evaluating(self, step: int, *, drawn: bool) -> Iterator[None]:
+        """As `pause`, while a step is evaluated, with pictures or without."""
+        seconds = self._remaining.last_evaluation(drawn=drawn)
+        last = "" if seconds is None else f": the last time it took {duration(seconds)}"
+        self.info(f"step {step}/{self._total}  evaluating{last}")
+        with self.pause(), self._remaining.evaluating(drawn=drawn):
             yield
 
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
         """Writes a picture, uint8 [height, width, channel 3], to TensorBoard."""
         if self._is_main:
-            self._board.add_image(name, picture, step, dataformats="HWC")
+            self._board.picture(name, picture, step)
+
+    def describe(self, config: ConfigDict) -> None:
+        """Writes the settings of the run, a finalised config, to TensorBoard."""
+        if self._is_main:
+            self._board.describe(config)
 
     def history(self) -> list[dict[str, Any]]:
         """At most 200 of the lines written so far, evenly spread, the newest among them."""
@@ -251,19 +270,27 @@ class Monitor:
             if not np.isfinite(value).all():
                 continue  # TensorBoard cannot draw it; the lines and the error tell of it
             if isinstance(value, float):
-                self._board.add_scalar(f"{prefix}/{name}", value, step)
+                self._board.scalar(f"{prefix}/{name}", value, step)
             else:
-                self._board.add_histogram(f"{prefix}/{name}", value, step)
-        words = self._words(metrics, prefix)
+                self._board.histogram(f"{prefix}/{name}", value, step)
+        words, eta = self._words(metrics, prefix), self._eta(step)
         if prefix == "train" and self._bar is not None:
             self.progress(max(step, self._bar.n))
+            self._bar.set_description_str(eta and f"<{eta}", refresh=False)
             self._bar.set_postfix_str("  ".join(words))
         elif prefix == "train":
-            left = self._throughput.seconds_left(self._total - step)
-            words += [] if left is None else [f"eta {duration(left)}"]
+            words += [f"eta {eta}"] if eta else []
             self.info("  ".join([f"step {step}/{self._total}", *words]))
         else:
             self.info("  ".join([f"step {step}/{self._total}  {prefix}:", *words]))
+
+    def _eta(self, step: int) -> str:
+        """The time to the end of the run, evaluations included; empty before it is known."""
+        of_step = self._throughput.seconds_of_step()
+        if of_step is None:
+            return ""
+        steps = max(self._total - step, 0) * of_step
+        return duration(steps + self._remaining.beside(step, of_step))
 
     def _words(self, metrics: dict[str, Any], prefix: str) -> list[str]:
         """The metrics that a line shows, as text."""
@@ -273,7 +300,7 @@ class Monitor:
             chosen = [name for name in self._show if name in scalars] or list(scalars)[:3]
         else:
             chosen = list(scalars)[:8]
-        words = [f"{name} {scalars[name]:.4g}" for name in chosen]
+        words = [f"{name} {scalars[name]:.4g}{_UNITS.get(name, '')}" for name in chosen]
         return words + self._throughput.words(rates)
 
 

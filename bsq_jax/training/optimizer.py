@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bsq_jax.core.own_parts import parse_own
 from bsq_jax.models.transformer import STACK
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 # By the last name of a parameter, because shapes do not decide it: a table of positions has two
 # axes like a matrix, and so have the biases of scanned layers. Every parameter of every model is in
-# one of the two sets, see `decays`.
+# one of the two sets, see `decays`, but for those of the user's own quantizers and positions.
 _MATRICES = frozenset(
     {"kernel"}  # linear layers and convolutions
     | {"qkv", "out", "up", "down", "embed", "before", "context", "earlier", "later"}  # of the prior
@@ -29,6 +30,8 @@ _OTHERS = frozenset(
     # Of the prior: biases, positions, and the learned token and key of what has none.
     | {"up_bias", "context_bias", "logit_bias", "near", "place", "unknown", "null"}
 )
+
+_OWN = frozenset({"quantizer", "own"})  # modules whose other parameters do not decay
 
 
 def _is_stacked(path: tuple[Any, ...]) -> bool:
@@ -79,12 +82,14 @@ def decays(params: Any) -> Any:
 
     def one(path: tuple[Any, ...], _: Any) -> bool:
         name = getattr(path[-1], "key", None)
-        if name not in _MATRICES | _OTHERS:
-            raise ValueError(
-                f"weight decay of the parameter {jax.tree_util.keystr(path)} is not declared: add "
-                "its name to the matrices or the others in bsq_jax/training/optimizer.py"
-            )
-        return name in _MATRICES
+        if name in _MATRICES | _OTHERS:
+            return name in _MATRICES
+        if any(getattr(entry, "key", None) in _OWN for entry in path[:-1]):
+            return False
+        raise ValueError(
+            f"weight decay of the parameter {jax.tree_util.keystr(path)} is not declared: add "
+            "its name to the matrices or the others in bsq_jax/training/optimizer.py"
+        )
 
     return jax.tree_util.tree_map_with_path(one, params)
 
@@ -168,8 +173,12 @@ def make_optimizer(
       clip: the kind of clipping, if it is not that of ``config.optimizer``.
       steps: how many steps the schedule is laid out over, if not ``config.train.steps``.
       name: of the optimizer, if it is not that of ``config.optimizer``.
+
+    Raises:
+      UserError: an optimizer of the user's own cannot be made.
     """
     optimizer = config.optimizer
+    name = name or optimizer.name
     clipping = {
         "none": optax.identity,
         "global": lambda: optax.clip_by_global_norm(optimizer.clip_norm),
@@ -183,7 +192,9 @@ def make_optimizer(
         weight_decay=optimizer.weight_decay,
         mask=_all if optimizer.decay_all else decays,
     )
-    if (name or optimizer.name) == "muon":
+    if ":" in name:
+        trained = _own(name, make_schedule(config, learning_rate, steps))
+    if name == "muon":
         muon = optax.contrib.muon(
             make_schedule(config, optimizer.muon_learning_rate, steps),
             beta=optimizer.momentum,
@@ -192,6 +203,18 @@ def make_optimizer(
         )
         trained = optax.partition({"muon": muon, "adamw": trained}, _is_block_matrix)
     return optax.chain(clipping, trained)
+
+
+def _own(name: str, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """An optimizer of the user's own, see docs/extending/optimizer.md."""
+    part = parse_own("optimizer.name", name)
+    made = part.make(schedule)
+    if not isinstance(made, optax.GradientTransformation):
+        raise part.error(
+            f"it returned {type(made).__name__}: it must be an optax.GradientTransformation, such "
+            "as optax.lion(schedule)"
+        )
+    return made
 
 
 def make_discriminator_optimizer(config: ConfigDict) -> optax.GradientTransformation:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -19,7 +19,7 @@ from bsq_jax.config.values import differing_keys
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
 from bsq_jax.training.export import SETS, is_export, load_export
-from bsq_jax.training.workdir import open_checkpoints, read_config, read_meta
+from bsq_jax.training.workdir import CONFIG_FILE, open_checkpoints, read_config, read_meta
 
 TOKENIZER_FOLDER = "tokenizer"  # below the workdir or export of what is trained on its tokens
 
@@ -31,7 +31,8 @@ class SavedModel(NamedTuple):
       config: the config they belong to.
       weights: nested dicts of numpy arrays by name: ``raw``, ``ema``, ``discriminator``, as far as
         they exist.
-      origin: where they come from, for the log; ``step`` where it is known.
+      origin: where they come from, for the log; ``step`` and ``name``, that of the run, where they
+        are known.
     """
 
     config: ConfigDict
@@ -86,6 +87,8 @@ def with_tokenizer(config: ConfigDict, workdir: str | os.PathLike[str]) -> Confi
     if saved.task != "tokenizer":
         raise UserError(f"{path} ({config.task}.tokenizer) holds a {saved.task}, not a tokenizer")
     config = config.copy_and_resolve_references()
+    if not config.extensions:
+        config.extensions = saved.extensions or _extensions(workdir)
     computed = {key: config.model[key] for key in COMPUTE_KEYS}
     config.model.update(saved.model)
     config.model.update(computed)
@@ -93,23 +96,39 @@ def with_tokenizer(config: ConfigDict, workdir: str | os.PathLike[str]) -> Confi
     return config
 
 
-def load_saved_model(path: str | os.PathLike[str], names: Collection[str] = SETS) -> SavedModel:
-    """Reads the weights of an export, or of the newest complete checkpoint of a workdir.
+def _extensions(workdir: str | os.PathLike[str]) -> str:
+    """``config.extensions`` of a run that began before; exports have none."""
+    began = (local_path(workdir) / CONFIG_FILE).is_file()
+    return str(read_config(workdir).extensions) if began else ""
+
+
+def load_saved_model(
+    path: str | os.PathLike[str], names: Collection[str] = SETS, *, step: int | None = None
+) -> SavedModel:
+    """Reads the weights of an export, or of a complete checkpoint of a workdir.
 
     Args:
       path: the folder.
       names: which sets to read; those that are not there are left out.
+      step: of the checkpoint of a workdir; None: the newest complete one.
 
     Raises:
-      UserError: it is neither of the two, or damaged.
+      UserError: it is neither of the two, or damaged, or does not hold this step.
     """
     folder = local_path(path)
     if is_export(folder):
         config, weights, origin = load_export(folder, names)
+        if step is not None and origin.get("step") != step:
+            raise UserError(
+                f"{folder} is an export of step {origin.get('step', 'unknown')}, not of {step}"
+            )
         return SavedModel(finalize(config), weights, origin)
     read_config(folder)  # says so where this is no workdir at all
     with open_checkpoints(folder) as checkpoints:
-        meta = read_meta(checkpoints, folder)
+        if step is not None and step not in (kept := checkpoints.kept_steps()):
+            steps = ", ".join(map(str, kept[::-1])) or "none"
+            raise UserError(f"{folder} does not keep step {step} (it keeps: {steps})")
+        meta = read_meta(checkpoints, folder, step)
         config = finalize(from_json(meta["config"], f"the checkpoint in {folder}"))
         fields = {"raw": "params"}
         if config.optimizer.ema:
@@ -118,12 +137,57 @@ def load_saved_model(path: str | os.PathLike[str], names: Collection[str] = SETS
             fields["discriminator"] = "adversary"
         fields = {name: field for name, field in fields.items() if name in names}
         if not fields:
-            return SavedModel(config, {}, {"step": checkpoints.latest_step()})
-        step, state, _ = checkpoints.restore_partial(list(fields.values()))
+            found = checkpoints.latest_step() if step is None else step
+            return SavedModel(config, {}, {"name": run_name(folder), "step": found})
+        found, state, _ = checkpoints.restore_partial(list(fields.values()), step)
     weights = {name: state[field] for name, field in fields.items()}
     if "discriminator" in weights:
         weights["discriminator"] = weights["discriminator"]["params"]
-    return SavedModel(config, weights, {"step": step})
+    return SavedModel(config, weights, {"name": run_name(folder), "step": found})
+
+
+def run_name(path: str | os.PathLike[str]) -> str:
+    """What a run is called: the name of its workdir."""
+    folder = local_path(path)
+    return folder.name or folder.absolute().name or str(folder)
+
+
+def origin_words(origin: Mapping[str, Any], fingerprint: str) -> str:
+    """Which model it is, for a message: ``step 300 of quickstart, 64b5d2c0``."""
+    known = [f"step {origin['step']}"] if "step" in origin else []
+    known += [f"of {origin['name']}"] if "name" in origin else []
+    return ", ".join(filter(None, (" ".join(known), fingerprint)))
+
+
+def kept_steps(path: str | os.PathLike[str]) -> list[int]:
+    """Steps of which a workdir keeps a checkpoint, increasing; none of an export."""
+    folder = local_path(path)
+    if is_export(folder):
+        return []
+    with open_checkpoints(folder) as checkpoints:
+        return checkpoints.kept_steps()[::-1]
+
+
+def will_be_removed(path: str | os.PathLike[str], step: int) -> str:
+    """Why the checkpoint of a step will not stay in a workdir, for a message; empty if it stays.
+
+    A run keeps its newest checkpoints, ``train.keep`` of them, and saves one more for each time
+    that it is interrupted, of which one is allowed for.
+
+    Raises:
+      UserError: it is neither a workdir nor an export.
+    """
+    train, kept = read_saved_config(path).train, kept_steps(path)
+    if not kept or kept[-1] >= train.steps:  # an export, or a run that has ended
+        return ""
+    planned = -(-train.steps // train.checkpoint_every) - kept[-1] // train.checkpoint_every
+    later = planned + sum(other > step for other in kept)
+    if later + 1 < train.keep:
+        return ""
+    return (
+        f"this run goes on to step {train.steps} and keeps its last "
+        f"{train.keep} checkpoint{'s' * (train.keep > 1)}"
+    )
 
 
 def check_same_model(

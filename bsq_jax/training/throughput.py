@@ -83,9 +83,9 @@ class Throughput:
                 rates["mfu"] = flops / self._peak_flops
         return rates
 
-    def seconds_left(self, steps: int) -> float | None:
-        """An estimate for so many more steps; None before the first window ended."""
-        return steps * float(np.mean(self._seconds)) if self._seconds else None
+    def seconds_of_step(self) -> float | None:
+        """The mean of the last windows; None before the first one ended."""
+        return float(np.mean(self._seconds)) if self._seconds else None
 
     def words(self, rates: dict[str, float]) -> list[str]:
         """The rates of `finished` for a log line."""

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from bsq_jax.config import to_json
-from bsq_jax.core.errors import RUN_AGAIN, UserError
+from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import host_shard, make_mesh
 from bsq_jax.data.batches import Batches
 from bsq_jax.evaluation.report import weight_sets
@@ -23,11 +23,13 @@ from bsq_jax.training.checkpoint import Checkpointer
 from bsq_jax.training.evaluate_run import file_suffix, print_report
 from bsq_jax.training.export import is_export
 from bsq_jax.training.flops import total_peak_flops
-from bsq_jax.training.loop import Schedule, TrainingLoop
+from bsq_jax.training.loop import TrainingLoop
 from bsq_jax.training.monitor import Monitor
 from bsq_jax.training.profiling import Profiler, Startup
 from bsq_jax.training.recipes import Recipe, make_recipe
+from bsq_jax.training.remaining import Remaining
 from bsq_jax.training.run_start import RunStart, begin, resume
+from bsq_jax.training.schedule import Schedule
 from bsq_jax.training.state import TrainState
 from bsq_jax.training.stop_signal import StopSignal
 from bsq_jax.training.useful_flops import step_flops
@@ -54,7 +56,8 @@ def train(
       began: when the program began, on the clock `time.monotonic`; None for now.
 
     Returns:
-      Exit status: 0 when done, `RUN_AGAIN` when stopped by SIGTERM with everything saved.
+      Exit status: 0 when done; stopped with everything saved, `RUN_AGAIN` after SIGTERM and
+      `INTERRUPTED` after Ctrl-C.
 
     Raises:
       UserError: the workdir holds another model, the data cannot be read, a loss is not finite.
@@ -64,9 +67,24 @@ def train(
         raise UserError(
             f"{workdir} is an export: give another --workdir with --config.train.init={workdir}"
         )
+    with StopSignal() as stop:
+        if _train(config, workdir, profile, startup, stop):
+            return 0
+    return stop.status
+
+
+def _train(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    profile: tuple[int, int] | None,
+    startup: Startup,
+    stop: StopSignal,
+) -> bool:
+    """Trains and evaluates; False if a signal stopped the run before its last step."""
     mesh = make_mesh(**config.mesh.to_dict())
     check_divides(config.train.batch_size, config.train.accumulate, mesh)
     with open_checkpoints(workdir, keep=config.train.keep) as checkpointer:
+        stop.saves = checkpointer
         meta = checkpointer.read_meta()
         if meta is not None:
             config = with_saved_init(config, meta, workdir)
@@ -76,18 +94,24 @@ def train(
             start = begin(config, recipe)
         else:
             start = resume(config, recipe, workdir, mesh, checkpointer, meta)
+            stop.resumes(start.step)
         _check_steps(config, start.step, profile, workdir)
         if start.step < config.train.steps:
             write_config(workdir, config)
             start = start.with_batch_size(config.train.batch_size)
         with _open_monitor(config, workdir, mesh, recipe, start) as monitor:
-            run = _Run(config, workdir, mesh, recipe, start, checkpointer, monitor)
+            run = _Run(config, workdir, mesh, recipe, start, checkpointer, monitor, stop)
             run.greet()
             report = run.train_and_evaluate(Profiler(workdir / "profile", profile), startup)
-    if report is None:
-        return RUN_AGAIN
-    print_report(recipe, report)
-    return 0
+        if report is None:
+            return False
+        print_report(recipe, report)
+    return True
+
+
+def _schedule(config: ConfigDict) -> Schedule:
+    names = (field.name for field in dataclasses.fields(Schedule))
+    return Schedule(**{name: config.train[name] for name in names})
 
 
 def _check_steps(
@@ -121,7 +145,15 @@ def _open_monitor(
         show=recipe.shown,
         history=start.history,
         peak_flops=total_peak_flops(mesh),
+        remaining=Remaining(
+            _schedule(config), start.step, _examples(start, recipe), config.train.batch_size
+        ),
     )
+
+
+def _examples(start: RunStart, recipe: Recipe) -> float:
+    """Training examples that take about as long as an evaluation of all sets of weights."""
+    return len(weight_sets(start.state.params, start.state.ema)) * recipe.evaluated_examples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,13 +167,18 @@ class _Run:
     start: RunStart
     checkpointer: Checkpointer
     monitor: Monitor
+    stop: StopSignal
 
     def greet(self) -> None:
         """Logs what the run is and where it begins."""
         notes = determinism.described(self.config.train.deterministic), self.start.note
-        greeting = self.recipe.greeting(self.start.state, self.start.step)
-        for line in [*greeting, *filter(None, notes)]:
+        first, *more = self.recipe.greeting(self.start.state, self.start.step)
+        steps = self.config.train.steps
+        first += f" of {steps:,d}" if self.start.step else f": {steps:,d} steps"
+        first += f", workdir {self.workdir}"
+        for line in [first, *more, *filter(None, notes)]:
             self.monitor.info(line)
+        self.monitor.describe(self.config)
 
     def train_and_evaluate(self, profiler: Profiler, startup: Startup) -> dict[str, Any] | None:
         """Does the steps that are left, then evaluates.
@@ -149,29 +186,28 @@ class _Run:
         Returns:
           The report of the evaluation; None if a signal stopped the run before there was one.
         """
-        state, finished, report = self.start.state, True, None
-        steps = self.config.train.steps
-        with StopSignal() as stop, maintenance.watched():
+        state, steps, stop = self.start.state, self.config.train.steps, self.stop
+        if not jax.process_index():
+            stop.say = self.monitor.info
+        with maintenance.watched():
             if self.start.step < steps:
-                state, finished = self._loop(stop, profiler, startup).run(state, self._batches())
+                state, finished = self._loop(profiler, startup).run(state, self._batches())
+                if not finished:
+                    return None
             else:
                 self.monitor.info(f"all {steps} steps are done: raise config.train.steps to go on")
-            if finished:
-                stop.all_saved()
-                report = self._evaluate(state, True)
-        if finished and report is None:
-            self.monitor.info("stopped by a signal: all is saved, run again to evaluate")
-        return report
+            stop.all_saved(steps, "evaluate")
+            with self.monitor.evaluating(steps, drawn=True):
+                return self._evaluate(state, True)
 
-    def _loop(self, stop: StopSignal, profiler: Profiler, startup: Startup) -> TrainingLoop:
-        names = (field.name for field in dataclasses.fields(Schedule))
+    def _loop(self, profiler: Profiler, startup: Startup) -> TrainingLoop:
         return TrainingLoop(
             self.recipe.task,
             self.mesh,
-            Schedule(**{name: self.config.train[name] for name in names}),
+            _schedule(self.config),
             checkpointer=self.checkpointer,
             monitor=self.monitor,
-            stop=stop,
+            stop=self.stop,
             meta={"config": to_json(self.config), "batch_sizes": self.start.batch_sizes.parts},
             evaluate=self._evaluate,
             count_flops=functools.partial(step_flops, self.recipe.task),
@@ -197,7 +233,8 @@ class _Run:
             scalars = {k: v for k, v in result.items() if isinstance(v, int | float)}
             self.monitor.log(step, scalars, prefix=f"val_{label}")
         for path in report["pictures"]:
-            self.monitor.image(step, pathlib.Path(path).stem, np.asarray(Image.open(path)))
+            name = pathlib.Path(path).stem.removesuffix(f"_{step:07d}")  # one tag for all steps
+            self.monitor.image(step, name, np.asarray(Image.open(path)))
         return report
 
     def _suffix(self) -> str:

@@ -16,6 +16,7 @@ from bsq_jax.config.values import differing_keys
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.files import write_atomic
 from bsq_jax.core.paths import local_path
+from bsq_jax.training import checksums
 from bsq_jax.training.checkpoint import Checkpointer
 
 CONFIG_FILE = "config.json"
@@ -35,6 +36,15 @@ def has_checkpoints(workdir: str | os.PathLike[str]) -> bool:
     """Whether there is a checkpoint in a workdir, complete or not."""
     folder = local_path(workdir) / CHECKPOINTS
     return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+
+
+def goes_on(workdir: str | os.PathLike[str]) -> str:
+    """What the same command would do after a failure, by the checkpoints that are on the disk."""
+    tables = (local_path(workdir) / CHECKPOINTS).glob(f"*/{checksums.NAME}")
+    steps = [int(path.parent.name) for path in tables if path.parent.name.isdecimal()]
+    if not steps:
+        return "no step had been saved, the same command begins anew"
+    return f"the same command goes on from step {max(steps)}"
 
 
 def read_config(workdir: str | os.PathLike[str]) -> ConfigDict:
@@ -108,13 +118,15 @@ def with_saved_init(
     return config.lock()
 
 
-def read_meta(checkpoints: Checkpointer, workdir: str | os.PathLike[str]) -> dict[str, Any]:
-    """The ``meta`` of the newest complete checkpoint of a workdir.
+def read_meta(
+    checkpoints: Checkpointer, workdir: str | os.PathLike[str], step: int | None = None
+) -> dict[str, Any]:
+    """The ``meta`` of the checkpoint of a step, or of the newest complete one, of a workdir.
 
     Raises:
       UserError: there is none.
     """
-    meta = checkpoints.read_meta()
+    meta = checkpoints.read_meta(step)
     if meta is None:
         raise UserError(f"there is no checkpoint in {workdir}: train first")
     return meta

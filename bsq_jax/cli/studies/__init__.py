@@ -40,6 +40,6 @@ COMMAND = Command(
     __doc__,
     add_arguments,
     run,
-    interrupted="the same command goes on from the last checkpoint",
+    interrupted="finished trainings are kept; the same command goes on after them",
     os_errors=False,
 )

@@ -24,8 +24,9 @@ from ml_collections import ConfigDict
 
 from bsq_jax.config import finalize, from_json, to_json
 from bsq_jax.config.values import differing_keys
-from bsq_jax.core.errors import RUN_AGAIN, NonFiniteError, UserError
+from bsq_jax.core.errors import INTERRUPTED, RUN_AGAIN, Interrupted, NonFiniteError, UserError
 from bsq_jax.core.files import write_atomic
+from bsq_jax.training.workdir import goes_on
 
 REQUEST, OUTCOME, LOG = "request.json", "outcome.json", "log.txt"
 _BEGUN = "begun"
@@ -65,6 +66,7 @@ def outcome(
 
     Raises:
       UserError: the folder has a training with other settings, or the process failed otherwise.
+      Interrupted: Ctrl-C; the training is saved.
     """
     request = {"config": to_json(config), "limits": dataclasses.asdict(limits), "trains": trains}
     found = _found(folder, request)
@@ -77,6 +79,8 @@ def outcome(
     status = run_apart(command, folder / LOG, limits.seconds)
     if status == RUN_AGAIN:
         raise SystemExit(RUN_AGAIN)
+    if status == INTERRUPTED:
+        raise Interrupted(f"finished trainings are kept; in {folder} {goes_on(folder)}")
     made = _read(folder / OUTCOME)
     if status is None:
         done = f"{_saved_steps(folder)} of {config.train.steps} steps"
@@ -106,31 +110,53 @@ def _found(folder: pathlib.Path, request: dict[str, Any]) -> dict[str, Any] | No
 def run_apart(command: Sequence[str], log: pathlib.Path, seconds: float) -> int | None:
     """Runs a command whose output goes to the end of a file; SIGTERM is passed on to it.
 
-    Returns:
-      Its exit status; `RUN_AGAIN` after SIGTERM; None if `seconds` were over, and it was stopped.
-    """
-    told = []
+    So is Ctrl-C, as a SIGTERM; a second one kills it.
 
-    def stop(*_: object) -> None:
-        told.append(True)
+    Returns:
+      Its exit status; `RUN_AGAIN` after SIGTERM and `INTERRUPTED` after Ctrl-C; None if `seconds`
+      were over, and it was stopped.
+    """
+    told: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        again = number == signal.SIGINT and number in told
+        told.append(number)
+        if again:
+            process.kill()
+            return
         process.terminate()
+        if number == signal.SIGINT:
+            print(
+                f"Ctrl-C: the training in {log.parent} finishes its step and saves; press it again "
+                "to leave at once",
+                file=sys.stderr,
+            )
 
     with log.open("ab") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file)
-        before = signal.signal(signal.SIGTERM, stop)
+        # What a terminal sends to both of them the command ignores: it is told by this process.
+        before = {signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN)}
         try:
-            status = process.wait(seconds)
-            return RUN_AGAIN if told else status
-        except subprocess.TimeoutExpired:
-            return None
-        finally:
-            signal.signal(signal.SIGTERM, before)
-            process.terminate()
+            process = subprocess.Popen(command, stdout=file, stderr=file)
+            before[signal.SIGTERM] = signal.signal(signal.SIGTERM, stop)
+            if before[signal.SIGINT] != signal.SIG_IGN:
+                signal.signal(signal.SIGINT, stop)
             try:
-                process.wait(_PATIENCE)
+                status = process.wait(seconds)
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+                return None
+            finally:
+                process.terminate()
+                try:
+                    process.wait(_PATIENCE)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    if signal.SIGINT in told:
+        return INTERRUPTED
+    return RUN_AGAIN if told else status
 
 
 def _saved_steps(folder: pathlib.Path) -> int:

@@ -60,6 +60,18 @@ def decode(image: Still, *, draft_side: int = 0) -> np.ndarray:
     return _opened(image, pixels)
 
 
+def from_image(image: Image.Image) -> np.ndarray:
+    """An opened or made PIL image as `decode` would give it; the image stays as it was.
+
+    Raises:
+      BrokenRecord: its pixels are of an unknown range.
+    """
+    image.load()
+    # Pillow turns a TIFF itself.
+    turn = None if image.format == "TIFF" else metadata.TURNS.get(metadata.orientation(image))
+    return to_rgb(image.copy() if turn is None else image.transpose(turn))
+
+
 def image_size(image: Still) -> tuple[int, int]:
     """(height, width) that `decode` will give, read from the header alone.
 

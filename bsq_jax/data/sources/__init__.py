@@ -10,10 +10,12 @@ import os
 from collections.abc import Callable
 
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.own_parts import is_own
 from bsq_jax.data.records import SPLITS, Source
 from bsq_jax.data.settings import DataConfig
 from bsq_jax.data.sources import array_record_files, embedded, folders, tfds
 from bsq_jax.data.sources.motion import MotionSource
+from bsq_jax.data.sources.own import make_own_source
 
 # Sources that a name alone selects, opened with the split.
 _NAMED: dict[str, Callable[[str], Source]] = {
@@ -77,6 +79,11 @@ def make_source(spec: str, split: str, *, divide: bool = True) -> Source:
       Files whose records are encoded pictures or video files, sorted by path. With one glob every
       tenth record, from the first, is val.
 
+    Of the user's own, see docs/extending/data_source.md:
+
+    ``module:attribute`` or ``module:attribute(key=value)``
+      What a function or class of an importable module gives for the split.
+
     Args:
       spec: one of the above.
       split: 'train' or 'val'.
@@ -88,6 +95,8 @@ def make_source(spec: str, split: str, *, divide: bool = True) -> Source:
     """
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}")
+    if not spec:
+        raise UserError("data.source is empty: set it, for instance to folder:PATH")
     scheme, colon, rest = spec.partition(":")
     if scheme in _NAMED:
         if colon:
@@ -108,9 +117,10 @@ def make_source(spec: str, split: str, *, divide: bool = True) -> Source:
         )
     known = [*_NAMED, *_PLACED]
     near = difflib.get_close_matches(scheme.lower(), known, n=1, cutoff=0)[0]
-    raise UserError(
-        f"unknown data source {spec!r}: did you mean {near!r}? (known: {', '.join(known)})"
-    )
+    unknown = f"unknown data source {spec!r}: did you mean {near!r}? (known: {', '.join(known)})"
+    if is_own(spec):
+        return make_own_source(spec, split, unknown=unknown)
+    raise UserError(unknown)
 
 
 def open_source(config: DataConfig, split: str) -> Source:

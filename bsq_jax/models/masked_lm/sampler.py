@@ -196,6 +196,7 @@ class Sampler:
         given: np.ndarray | None = None,
         keep: np.ndarray | None = None,
         pixels: bool = True,
+        first: int = 0,
     ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         """Generates examples, a batch at a time; the same on all hosts.
 
@@ -208,6 +209,7 @@ class Sampler:
           given: tokens that are kept, uint8 bits ``[example, time, token, L]``; None for none.
           keep: booleans ``[example, time, token]``, which of them are.
           pixels: decode as well.
+          first: the example to begin with; those before it are left out.
 
         Yields:
           Bits uint8 ``[batch, time, token, L]``, and pixels uint8 ``[batch, time, height, width,
@@ -215,8 +217,8 @@ class Sampler:
         """
         shape, count = self._model.shape, len(labels)
         params = self._programs("gather")(params)
-        for first in range(0, count, self.batch):
-            numbers = np.arange(first, first + self.batch)
+        for begin in range(first, count, self.batch):
+            numbers = np.arange(begin, begin + self.batch)
             rows = np.minimum(numbers, count - 1)  # the last one again fills the batch
             label = self._place(labels[rows].astype(np.int32))
             number = self._place(numbers.astype(np.int32))
@@ -233,7 +235,7 @@ class Sampler:
                 done.append(self._programs("frame")(params, *arguments, *frame_numbers))
             clip = self._programs("stack")(*done)
             shown = self._programs("decode")(frozen, clip) if pixels else None
-            real = min(self.batch, count - first)
+            real = min(self.batch, count - begin)
             yield to_host(clip)[:real], None if shown is None else to_host(shown)[:real]
 
     def _place(self, array: np.ndarray) -> jax.Array:

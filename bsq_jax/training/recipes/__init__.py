@@ -23,7 +23,7 @@ class Recipe(Protocol):
     """What a run is made of.
 
     Attributes:
-      task: what one step is, see `bsq_jax.training.loop.train`.
+      task: what one step is, see `bsq_jax.training.loop`.
       shown: metrics of a step that progress lines show.
     """
 
@@ -33,6 +33,11 @@ class Recipe(Protocol):
     @property
     def unit(self) -> str:
         """What a row of a batch is called."""
+        ...
+
+    @property
+    def evaluated_examples(self) -> float:
+        """Training examples that take about as long as measuring one set of weights."""
         ...
 
     def new_state(self) -> tuple[TrainState, str]:

@@ -27,7 +27,7 @@ from bsq_jax.training.tasks.masked_lm import MaskedLmTask, make_masked_lm_task
 class MaskedLmRecipe(TokensRecipe[MaskedLmTask]):
     """See `bsq_jax.training.recipes.Recipe`."""
 
-    shown: tuple[str, ...] = ("loss", "cross_entropy", "accuracy")
+    shown: tuple[str, ...] = ("loss", "cross_entropy", "accuracy", "learning_rate")
 
     def __init__(self, config: ConfigDict, workdir: pathlib.Path, mesh: jax.sharding.Mesh):
         """Puts a run together, see `TokensRecipe`."""
@@ -98,6 +98,13 @@ class MaskedLmRecipe(TokensRecipe[MaskedLmTask]):
             measured=measured(self._data, self._tokens),
         )
 
+    @property
+    def evaluated_examples(self) -> float:
+        """See `bsq_jax.training.recipes.Recipe`."""
+        # A sample takes a forward pass in each step of sampling, a third of a training step.
+        samples = self._config.eval.samples * self._config.sampling.steps / 3
+        return self._validation.examples + samples
+
     def evaluate(
         self, weights: Mapping[str, Any], step: int, *, pictures: bool, suffix: str = ""
     ) -> dict[str, Any]:
@@ -106,7 +113,7 @@ class MaskedLmRecipe(TokensRecipe[MaskedLmTask]):
             self._evaluator,
             weights,
             self._workdir,
-            name=self._config.name,
+            name=self._workdir.resolve().name,
             step=step,
             wanted=make_wanted(self._config) if pictures else Wanted(),
             suffix=suffix,

@@ -35,6 +35,7 @@ from bsq_jax.training.saved_models import (
     SavedModel,
     check_same_model,
     load_saved_model,
+    origin_words,
 )
 from bsq_jax.training.state import TrainState
 from bsq_jax.training.workdir import has_checkpoints
@@ -72,6 +73,7 @@ class TokensRecipe(Generic[Task]):
         self._config, self._workdir, self._mesh = config, workdir, mesh
         self._data = make_data_config(config)
         name, tokenizer = self._load_tokenizer()
+        self._origin = tokenizer.origin
         self._frozen = FrozenTokenizer(make_tokenizer(config), tokenizer.weights[name])
         self.task = make_task(self._frozen)
         self._tokens = self._open_tokens()
@@ -115,9 +117,11 @@ class TokensRecipe(Generic[Task]):
         tokens = read_description(self._data.source.removeprefix(SCHEME))
         mine = identity(_tokenizer_of(self._config), self._frozen.params)
         if tokens.model != mine.hex():
+            theirs = origin_words(tokens.tokenizer, tokens.model[:16])
             raise UserError(
-                f"{tokens.folder} holds tokens of another tokenizer ({tokens.model[:16]}) than "
-                f"{self._flag} ({mine.hex()[:16]}): tokenize with that one"
+                f"{tokens.folder} holds tokens of another tokenizer ({theirs}) than {self._flag} "
+                f"({origin_words(self._origin, mine.hex()[:16])}): tokenize with that one, or give "
+                f"as {self._flag} an export of the one that made the tokens"
             )
         shape = self._frozen.model.shape
         if (tokens.grid, tokens.bits) != (tuple(shape.grid), shape.bits):

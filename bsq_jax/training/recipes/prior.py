@@ -22,7 +22,7 @@ from bsq_jax.training.tasks.prior import PriorTask, make_prior_task
 class PriorRecipe(TokensRecipe[PriorTask]):
     """See `bsq_jax.training.recipes.Recipe`."""
 
-    shown: tuple[str, ...] = ("loss", "saved")
+    shown: tuple[str, ...] = ("loss", "saved", "learning_rate")
 
     def __init__(self, config: ConfigDict, workdir: pathlib.Path, mesh: jax.sharding.Mesh):
         """Puts a run together, see `TokensRecipe`."""
@@ -56,6 +56,11 @@ class PriorRecipe(TokensRecipe[PriorTask]):
             measured=measured(self._data, self._tokens),
         )
 
+    @property
+    def evaluated_examples(self) -> float:
+        """See `bsq_jax.training.recipes.Recipe`."""
+        return self._validation.examples
+
     def evaluate(
         self, weights: Mapping[str, Any], step: int, *, pictures: bool, suffix: str = ""
     ) -> dict[str, Any]:
@@ -65,7 +70,7 @@ class PriorRecipe(TokensRecipe[PriorTask]):
             self._evaluator,
             weights,
             self._workdir,
-            name=self._config.name,
+            name=self._workdir.resolve().name,
             step=step,
             wanted=Wanted(),
             suffix=suffix,

@@ -20,6 +20,7 @@ from bsq_jax.data.settings import DataConfig
 from bsq_jax.data.sources import open_source
 from bsq_jax.data.train_pipeline import batch_frames, train_batches
 from bsq_jax.evaluation.factory import make_network_settings, make_wanted
+from bsq_jax.evaluation.own import make_own_metrics
 from bsq_jax.evaluation.report import Wanted, evaluate
 from bsq_jax.evaluation.tokenizer import TokenizerEvaluator, tokenizer_table
 from bsq_jax.models.attention.choice import Choice
@@ -37,7 +38,7 @@ class TokenizerRecipe:
 
     shown: tuple[str, ...] = (
         *("loss", "psnr", "perceptual", "logits_real", "logits_fake"),
-        *("token_entropy", "codebook_entropy", "bit_entropy"),
+        *("token_entropy", "codebook_entropy", "bit_entropy", "learning_rate"),
     )
 
     def __init__(self, config: ConfigDict, workdir: pathlib.Path, mesh: jax.sharding.Mesh):
@@ -50,6 +51,8 @@ class TokenizerRecipe:
         """
         self._config, self._workdir, self._mesh = config, workdir, mesh
         self.task = make_tokenizer_task(config)
+        own = [each.name for each in self.task.losses[len(config.loss.terms) * -1 :]]
+        self.shown += tuple(own if config.loss.terms else ())
 
     @functools.cached_property
     def _data(self) -> DataConfig:
@@ -113,7 +116,13 @@ class TokenizerRecipe:
             self._mesh,
             batch_size=self._config.eval.batch_size,
             networks=make_network_settings(self._config),
+            own=make_own_metrics(self._config.eval.metrics),
         )
+
+    @property
+    def evaluated_examples(self) -> float:
+        """See `bsq_jax.training.recipes.Recipe`."""
+        return self._evaluator.loop.examples
 
     def check(self) -> None:
         """See `bsq_jax.training.recipes.Recipe`."""
@@ -135,7 +144,7 @@ class TokenizerRecipe:
             self._evaluator,
             weights,
             self._workdir,
-            name=self._config.name,
+            name=self._workdir.resolve().name,
             step=step,
             wanted=make_wanted(self._config) if pictures else Wanted(),
             suffix=suffix,

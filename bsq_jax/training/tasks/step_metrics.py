@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bsq_jax.core.clips import weighted_mean
 from bsq_jax.quantizers import Quantized
@@ -15,6 +16,9 @@ from bsq_jax.quantizers.health import COUNTS, code_counts, health_of
 from bsq_jax.quantizers.layout import TokenLayout
 
 Metrics = dict[str, jax.Array]
+
+ENTROPIES = ("token_entropy", "codebook_entropy")
+"""Terms of the quantizer's loss that are entropies: in nats there, in bits wherever they show."""
 
 
 def reconstruction_metrics(
@@ -55,10 +59,12 @@ def finish(metrics: Metrics, layout: TokenLayout, tokens: jax.Array | int, most:
 
     Returns:
       The same, with ``psnr`` (dB, of the batch as a whole; evaluation averages over pictures) in
-      place of the squared error, and the statistics of the tokens in place of their counts.
+      place of the squared error, the statistics of the tokens in place of their counts, and
+      ``token_entropy`` and ``codebook_entropy`` in bits.
     """
     counts = {name: metrics[name] for name in COUNTS if name in metrics}
     error = jnp.maximum(metrics["squared_error"], 1e-10)
     rest = {k: v for k, v in metrics.items() if k not in (*counts, "squared_error")}
+    entropies = {name: rest[name] / np.float32(np.log(2)) for name in ENTROPIES if name in rest}
     health = health_of(counts, layout, tokens, most)
-    return {**rest, **health, "psnr": 10.0 * jnp.log10(4.0 / error)}
+    return {**rest, **entropies, **health, "psnr": 10.0 * jnp.log10(4.0 / error)}

@@ -190,7 +190,7 @@ class TokenizerTask(TrainingTask):
         (loss, terms), pixel_gradient = jax.value_and_grad(pixel_loss, has_aux=True)(fake)
         entropy_weight = jnp.asarray(self.entropy_weight(step), entropy.dtype)
         loss += entropy_weight * entropy
-        watched = {**terms, "entropy": entropy}
+        watched = {**terms, "quantizer_loss": entropy}
         discriminator_gradient = None
         if self.adversarial is not None:
             assert discriminator is not None

@@ -105,7 +105,7 @@ def arm_config(
 
 def term_rows(compared: Sequence[Row]) -> list[list[str]]:
     """The cells of the table of terms, titles first."""
-    titles = ["bits", "bits a group", "bias, independent", "bias, dependent (nats)", "ms"]
+    titles = ["bits", "bits a group", "bias, independent", "bias, dependent (bits)", "ms"]
     cells = [[*titles, "memory, compiled", "memory, measured"]]
     for row in compared:
         bias = [f"{row[key]:.4f}" if key in row else "-" for key in terms.KINDS]
@@ -152,7 +152,7 @@ def draw(path: pathlib.Path, compared: Sequence[Row], trained: Sequence[Row]) ->
     for row in compared:
         for kind in terms.KINDS:
             if kind in row:
-                add("bias (nats)", f"{kind} bits", row["group"], row[kind])
+                add("bias (bits)", f"{kind} bits", row["group"], row[kind])
         add("ms", f"{row['bits']} bits", row["group"], row["ms"])
         add("memory (MiB)", f"{row['bits']} bits", row["group"], row["compiled_bytes"] / 2**20)
     ends = sorted({row["group"] for row in compared})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import pathlib
 import re
 import statistics
@@ -63,7 +64,7 @@ def measure(
 
     Returns:
       ``bits``, ``group``; ``independent`` and ``dependent``, the entropy less the exact one in
-      nats, of tokens for which that exists; ``ms``, ``compiled_bytes`` and ``measured_bytes`` of
+      bits, of tokens for which that exists; ``ms``, ``compiled_bytes`` and ``measured_bytes`` of
       value and gradient: of the compiled program, and how much the process grew while it ran (None
       where the system does not tell).
     """
@@ -86,7 +87,7 @@ def measure(
         own = [row for row in rows if row["bits"] == bits]
         true = {kind: own[-1][kind] for kind in KINDS}
         for row in own:
-            row |= {kind: row[kind] - true[kind] for kind in KINDS}
+            row |= {kind: (row[kind] - true[kind]) / math.log(2) for kind in KINDS}
     return rows
 
 

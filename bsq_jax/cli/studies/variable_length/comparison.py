@@ -149,7 +149,8 @@ def study(
         for arm in ARMS:
             config = arm_config(arm, frames, steps, seed, overrides)
             folder = workdir / f"{arm}_{seed}"
-            train_run.train(config, folder)
+            if status := train_run.train(config, folder):
+                raise SystemExit(status)  # stopped by a signal, and saved
             tokenizer = Tokenizer.load(folder)
             result["steps"][arm] = config.train.steps
             result["psnr"][arm] = measure(config, tokenizer)

@@ -1,0 +1,121 @@
+"""``decode`` of a folder: each .bsq file becomes a picture or a video, what is done is skipped."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+from typing import TYPE_CHECKING
+
+from bsq_jax.cli import folders
+from bsq_jax.cli.folders import Job, Made
+from bsq_jax.cli.inputs import model_path
+from bsq_jax.core.errors import UserError
+
+if TYPE_CHECKING:
+    from bsq_jax.coding.codec import Codec
+
+
+def decode_folder(flags: argparse.Namespace) -> int:
+    """Decodes what is in a folder."""
+    from bsq_jax.coding.codec import Codec
+    from bsq_jax.core.compilation_cache import enable_compilation_cache
+
+    root, target = pathlib.Path(flags.input), folders.output_folder(flags.output, flags.input)
+    found = folders.find(root, {".bsq"}, target)
+    others = found.passed_over("no .bsq file")
+    if not found.names and not found.problems:
+        raise UserError(f"{root} holds no .bsq file{others and f' ({others})'}")
+    endings, problems = _endings(root, found.names, f".{flags.video or 'mkv'}")
+    results = folders.results_of(endings)
+    jobs = [Job(str(root / name), root / name, target / results[name]) for name in endings]
+    _check_older(jobs, flags)
+    path = model_path(flags)
+    enable_compilation_cache()
+    codec = Codec.load(path)
+    unopened: dict[bytes, str] = {}  # by fingerprint, the first file of a model that is not there
+
+    def make(job: Job) -> Made:
+        return _made(job, codec, unopened, flags)
+
+    outcome = folders.run(jobs, make, [*found.problems, *problems], quiet=flags.quiet)
+    if not flags.quiet:
+        for line in _summary(target, outcome, others):
+            folders.tell(line)
+    return outcome.status
+
+
+def _endings(root: pathlib.Path, names: list[str], video: str) -> tuple[dict[str, str], list[str]]:
+    """What each file becomes, as an ending; and lines on those that say nothing of themselves."""
+    from bsq_jax.coding.container import read_header
+
+    endings, problems = {}, []
+    for name in names:
+        path = root / name
+        try:
+            with path.open("rb") as file:
+                header = read_header(file, str(path))
+        except UserError as error:
+            problems.append(str(error))
+        except OSError as error:
+            problems.append(f"{path}: {error.strerror}")
+        else:
+            endings[name] = video if header.is_video else ".png"
+    return endings, problems
+
+
+def _check_older(jobs: list[Job], flags: argparse.Namespace) -> None:
+    """Pictures and videos that are older than the files may be the originals.
+
+    Raises:
+      UserError: there are some, and they are to stay.
+    """
+    if flags.force:
+        return
+    older = [job.target for job in jobs if job.target.exists() and not _is_newer(job)]
+    if older:
+        files = f"{len(older)} files that are" if len(older) > 1 else "a file that is"
+        raise UserError(
+            f"{flags.output} holds {files} older than the .bsq file of that name, such as "
+            f"{older[0]}: choose another folder, or add --force to overwrite"
+        )
+
+
+def _is_newer(job: Job) -> bool:
+    return job.target.stat().st_mtime_ns >= job.source.stat().st_mtime_ns
+
+
+def _made(job: Job, codec: Codec, unopened: dict[bytes, str], flags: argparse.Namespace) -> Made:
+    """The picture or video of a .bsq file, unless that is there."""
+    from bsq_jax.cli.decode import decoded, notes
+    from bsq_jax.cli.encode_folder import read_whole
+    from bsq_jax.coding.container import DamagedFile, read_header
+
+    frames_before = f"; the frames before are in {job.target}"
+    if job.target.exists() and _is_newer(job):
+        try:
+            read_whole(job.source)
+        except DamagedFile as error:
+            return Made(None, f"{error}{frames_before}")
+        return Made(None)
+    with job.source.open("rb") as file:
+        header = read_header(file, job.name)
+    if first := unopened.get(header.fingerprint):
+        raise UserError(f"{job.name} was coded by the same model as {first}")
+    try:
+        codec.for_file(header, job.name)
+    except UserError:
+        unopened[header.fingerprint] = job.name
+        raise
+    suffix = job.target.suffix
+    content, problem = decoded(codec, job.source.read_bytes(), job.name, suffix, quiet=flags.quiet)
+    return Made(content, problem and problem + frames_before, tuple(notes(header, suffix)))
+
+
+def _summary(target: pathlib.Path, outcome: folders.Outcome, others: str) -> list[str]:
+    """What was done, and what was not."""
+    whole = outcome.made + outcome.kept
+    kept = f", of which {outcome.kept} were done before" if outcome.kept else ""
+    lines = [f"{target}: {whole} file{'s' * (whole != 1)}{kept}"]
+    if outcome.failed:
+        lines.append(f"not whole: {outcome.failed}, each named above")
+    return [*lines, *filter(None, [others])]

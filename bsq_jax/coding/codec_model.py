@@ -1,0 +1,243 @@
+"""The models of a codec: loaded and saved, what they can code, and which files are theirs."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from typing import Any, Self, cast
+
+from ml_collections import ConfigDict
+
+from bsq_jax.coding.container import Header, Origin
+from bsq_jax.coding.earlier_steps import EarlierSteps
+from bsq_jax.coding.prior_coder import check_prior
+from bsq_jax.coding.tile_tokenizer import MOST_PIXELS, TileTokenizer
+from bsq_jax.config import finalize
+from bsq_jax.core.errors import UserError
+from bsq_jax.core.paths import local_path
+from bsq_jax.core.text import listed
+from bsq_jax.inference.tokenizer import Tokenizer
+from bsq_jax.models.factory import make_prior
+from bsq_jax.training.export import identity, is_export, save_export
+from bsq_jax.training.saved_models import (
+    TOKENIZER_FOLDER,
+    load_saved_model,
+    read_saved_config,
+    run_name,
+    will_be_removed,
+)
+
+MODES = ("prior", "raw")
+
+
+class CodecModel:
+    """A tokenizer, and maybe a prior on its tokens; `Codec` codes files with them.
+
+    Attributes:
+      tokenizer: the tokenizer.
+      has_prior: whether there is a prior.
+      name: what to call it.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        prior: tuple[ConfigDict, Any] | None = None,
+        *,
+        name: str = "bsq",
+        origin: dict[str, Any] | None = None,
+        workdir: str | os.PathLike[str] | None = None,
+    ):
+        """Puts a codec together.
+
+        Args:
+          tokenizer: the tokenizer.
+          prior: a prior's config and its parameters.
+          name: what to call it.
+          origin: where the prior's parameters come from: ``weights`` (raw or ema), training
+            ``step`` and ``name`` of the run; kept in exports, and named in files.
+          workdir: of the run that they are a checkpoint of; files of its other checkpoints are then
+            decoded too. None: there are no others.
+
+        Raises:
+          UserError: the prior is for other tokens.
+        """
+        self.tokenizer, self.name = tokenizer, name
+        self.has_prior = prior is not None
+        self._prior, self._origin = prior, dict(origin or {})
+        self._workdir = None if workdir is None else local_path(workdir)
+        self._others = EarlierSteps(self._workdir, cast("type[Self]", type(self)))
+        self._shape, self._tiled = tokenizer.shape, TileTokenizer(tokenizer)
+        if prior is not None:
+            check_prior(make_prior(prior[0]), *self._shape.grid, self._shape.bits)
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], *, step: int | None = None, weights: str = "auto"
+    ) -> Self:
+        """Loads a codec from the workdir or export of a prior, or of a tokenizer alone.
+
+        Args:
+          path: the folder.
+          step: of a checkpoint that the workdir keeps; None: the newest complete one.
+          weights: ``ema``, ``raw``, or ``auto`` for the averaged ones where there are some.
+
+        Raises:
+          UserError: the folder is neither, or damaged, or has no such step or weights.
+        """
+        folder = local_path(path)
+        name = run_name(folder)
+        if not folder.is_dir():
+            raise UserError(f"{folder} does not exist or is not a folder: give a workdir or export")
+        task = read_saved_config(folder).task
+        workdir = None if is_export(folder) else folder
+        if task == "tokenizer":
+            tokenizer = Tokenizer.load(folder, weights=weights, step=step)
+            return cls(tokenizer, name=name, workdir=workdir)
+        if task != "prior":
+            raise UserError(
+                f"{folder} holds a {task}, which codes nothing: give a prior, or the tokenizer in "
+                f"{folder / TOKENIZER_FOLDER}"
+            )
+        initial = load_saved_model(folder, ("raw", "ema"), step=step)
+        which = ("ema" if "ema" in initial.weights else "raw") if weights == "auto" else weights
+        if which not in initial.weights:
+            raise UserError(f"{folder} holds no {which} weights: load with weights='auto'")
+        tokenizer = Tokenizer.load(folder / TOKENIZER_FOLDER)
+        prior = finalize(initial.config), initial.weights[which]
+        origin = initial.origin | {"weights": which}
+        return cls(tokenizer, prior, name=name, origin=origin, workdir=workdir)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes an export of all that coding needs; `load` reads it.
+
+        The prior's weights lie in ``raw.safetensors`` or ``ema.safetensors``, by what they are.
+
+        Raises:
+          UserError: the folder cannot be written.
+        """
+        if self._prior is None:
+            self.tokenizer.save(path)
+            return
+        self.tokenizer.save(local_path(path) / TOKENIZER_FOLDER)
+        name = "ema" if self._origin.get("weights") == "ema" else "raw"
+        save_export(path, self._prior[0], {name: self._prior[1]}, origin=self._origin)
+
+    @property
+    def variable_bits(self) -> tuple[int, ...]:
+        """Numbers of bits a token that can be kept, increasing; the last keeps all."""
+        return self._shape.prefixes
+
+    def bits_of_stages(self, stages: int) -> int:
+        """Bits a token of its first stages, for tokenizers with residual quantization.
+
+        Raises:
+          UserError: there are no stages, or not as many.
+        """
+        layout = self.tokenizer.model.quantizer.layout
+        if layout.stages == 1:
+            raise UserError(
+                f"{stages} stages of a token: {self.name} has no residual stages (train a "
+                "tokenizer with quantizer.stages for them)"
+            )
+        if not 1 <= stages <= layout.stages:
+            raise UserError(
+                f"{stages} stages of a token: the tokens of {self.name} have {layout.stages}"
+            )
+        return stages * layout.bits
+
+    def origin(self, mode: str | None = None) -> Origin | None:
+        """Which step of which model codes files of a mode; None where the model does not say.
+
+        Args:
+          mode: ``prior`` or ``raw``; None: with the prior if there is one.
+        """
+        prior = self.has_prior and mode != "raw"
+        source = self._origin if prior else self.tokenizer.origin
+        name, step = source.get("name"), source.get("step")
+        if not isinstance(name, str) or not isinstance(step, int):
+            return None
+        return Origin.of(name, step, averaged=source.get("weights") == "ema")
+
+    def removal(self, mode: str | None = None) -> str:
+        """Why files of this model will lack a model that decodes them, for a message.
+
+        The model is a checkpoint of a run that goes on and removes its older checkpoints. `save`
+        keeps the model.
+
+        Args:
+          mode: ``prior`` or ``raw``; None: with the prior if there is one.
+
+        Returns:
+          Which step is removed and why; empty where the model stays.
+        """
+        origin = self.origin(mode)
+        if self._workdir is None or origin is None or (self.has_prior and mode == "raw"):
+            return ""  # the tokenizer in the workdir of a prior stays
+        reason = will_be_removed(self._workdir, origin.step)
+        return f"{origin} will be removed ({reason})" if reason else ""
+
+    def fingerprint(self, mode: str) -> bytes:
+        """Eight bytes that tell this model from others; those of a prior count if it is used."""
+        trees = [self._fingerprints[0]]
+        if mode == "prior":
+            trees.append(self._fingerprints[1])
+        return hashlib.sha256(b"".join(trees)).digest()[:8]
+
+    @functools.cached_property
+    def _fingerprints(self) -> tuple[bytes, bytes]:
+        own = identity(self.tokenizer.config, self.tokenizer.params)
+        if self._prior is None:
+            return own, b""
+        return own, identity(*self._prior)
+
+    def settings(
+        self, mode: str | None, bits: int | None, overlap: int | None
+    ) -> tuple[str, int, int]:
+        """Mode, bits and overlap of `encode`, each by itself where it is None.
+
+        Raises:
+          UserError: a setting is not one of this model.
+        """
+        mode = mode or ("prior" if self.has_prior else "raw")
+        if mode not in MODES:
+            raise UserError(f"mode '{mode}': it must be one of {', '.join(MODES)}")
+        if mode == "prior" and not self.has_prior:
+            raise UserError(f"{self.name} has no prior: code with mode raw, or train a prior on it")
+        bits = self._shape.bits if bits is None else bits
+        if bits not in self.variable_bits:
+            able = self.variable_bits
+            more = "" if len(able) > 1 else (
+                " (train a tokenizer with model.min_bits or quantizer.stages for fewer)"
+            )  # fmt: skip
+            raise UserError(f"{bits} bits a token: {self.name} takes {listed(able)}{more}")
+        if overlap is None:  # of tokenizers of one patch tiles can share but half of it
+            overlap = min(self._shape.patch_size, min(self._tiled.tile) // 2)
+        self._tiled.tiles(*self._tiled.tile, overlap)  # refuses what is no overlap of its tiles
+        return mode, bits, overlap
+
+    def for_file(self, header: Header, name: str = "the data") -> Self:
+        """The codec that decodes a file: this one, or that of another checkpoint of its run.
+
+        Raises:
+          UserError: the file is of another model, or claims impossible frames.
+        """
+        if header.mode == "prior" and not self.has_prior:
+            raise UserError(
+                f"{name} was coded with a prior, and {self.name} has none: give the workdir or "
+                "export of the prior as --model"
+            )
+        codec = self
+        if header.fingerprint != self.fingerprint(header.mode):
+            # Of a prior's workdir all checkpoints have the same tokenizer.
+            same = self.has_prior == (header.mode == "prior")
+            others = self._others if same else EarlierSteps(None, type(self))
+            codec = others.find(header, self, name)
+        if header.height * header.width > MOST_PIXELS:
+            raise UserError(
+                f"{name} claims frames of {header.height}x{header.width} pixels, more than "
+                f"{MOST_PIXELS:,d}: it is damaged"
+            )
+        codec.settings(header.mode, header.bits, header.overlap)
+        return codec
