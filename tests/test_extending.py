@@ -177,10 +177,6 @@ def test_an_example_trains_as_it_stands(name, trained, capsys):
         case "loss":
             assert last["loss"] == pytest.approx(last["l2"] + 0.5 * last["edges"], rel=1e-5)
             assert re.search(r"step 2/2 .* edges 0\.\d", shown)
-            # Oracle of the names that a loss may not have: what a step says.
-            of_the_run = {"step", "time", "prefix", "broken_records", "data_wait"}
-            of_the_run |= {"images_per_second", "tflops_per_device"}
-            assert last.keys() - of_the_run - {"edges", "l1", "l2"} <= TAKEN
         case "quantizer":
             assert saved["model"]["bits"] == 18
         case "data_source":
@@ -401,6 +397,17 @@ def test_extensions_are_kept_where_a_part_is_named_and_found_once(tmp_path, part
     message = message_of(make_losses, finalize(config))
     assert "the module part is in use from" in message
     assert str(other / "part.py") in message
+
+
+@pytest.mark.smoke
+def test_a_loss_may_not_have_the_name_of_another_metric():
+    # Oracle: the page of all metrics, which has a test of its own.
+    page = (PAGES.parent / "metrics.md").read_text()
+    training = page[page.index("## Training, all") : page.index("## Training, prior")]
+    rows = [line.split("|")[1] for line in training.splitlines() if line.startswith("| `")]
+    names = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert {"loss", "psnr", "quantizer_loss", "r1", "mfu"} < names
+    assert names - {"l1", "l2", "perceptual"} <= TAKEN
 
 
 @pytest.mark.smoke
