@@ -58,7 +58,7 @@ def model_of(case):
     name, positions, causality, window, dtype = CASES[case]
     implementation, blocking = how(name)
     shape = tokenizer_shape(
-        SIDE, SIDE, FRAMES, 8, 6, 24, 2, 2, 2.0, 0, positions, causality, window
+        SIDE, SIDE, FRAMES, 8, 6, 24, 2, 2, 2.0, 0, 0, positions, causality, window
     )
     return TokenizerModel(
         shape,

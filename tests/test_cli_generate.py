@@ -111,6 +111,11 @@ def test_inpainting_keeps_tokens(pictures):
     # A mask for each picture; and with a class, something else than without.
     each = np.broadcast_to(keep, (6, 2, 2))
     np.testing.assert_array_equal(generator.inpaint(given, each, classes=7), found)
+    # Pictures one by one: the same, in the form in which they were given.
+    listed = generator.inpaint([Image.fromarray(picture) for picture in given], keep, classes=7)
+    np.testing.assert_array_equal(np.stack(listed), found)
+    alone = generator.inpaint(given[0].transpose(2, 0, 1), keep, classes=7, layout="CHW")
+    np.testing.assert_array_equal(alone, found[0].transpose(2, 0, 1))
     floats = given.astype(np.float32) / 255
     for scale, stated in ((floats, (0, 1)), (given.astype(np.float32), (0, 255))):
         again = generator.inpaint(scale, keep, classes=7, value_range=stated)

@@ -11,6 +11,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from small_codec import TILE, make_codec, picture
 
 from bsq_jax import Codec
@@ -18,6 +19,7 @@ from bsq_jax.coding import container
 from bsq_jax.coding.prior_coder import PriorCoder
 from bsq_jax.core.errors import UserError
 from bsq_jax.media.timing import Timing
+from bsq_jax.media.videos import encode_video
 from bsq_jax.training.export import load_export, save_export
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "codec"
@@ -123,6 +125,36 @@ def test_tiles_of_one_patch_share_what_they_can():
     codec = Codec(Tokenizer(config, params, {"step": 0}))
     decoded = codec.decode(codec.encode(picture(20, 33)))
     assert decoded.header.overlap == 8
+
+
+def test_frames_in_every_form(codec, tmp_path):
+    frames = picture(12, 20)
+    data, made = codec.encode(frames), codec.reconstruct(frames)
+    path = tmp_path / "a.png"
+    Image.fromarray(frames[0]).save(path)
+    chw = frames[0].transpose(2, 0, 1)
+    for given, options in (
+        (frames[0], {}),
+        (path, {}),
+        (str(path), {}),
+        (Image.open(path), {}),
+        ([frames[0]], {}),
+        (chw, {"layout": "CHW"}),
+        (frames / 127.5 - 1, {}),
+        (chw / np.float32(255), {"layout": "CHW", "value_range": (0, 1)}),
+    ):
+        assert codec.encode(given, **options) == data
+        np.testing.assert_array_equal(codec.reconstruct(given, **options), made)
+    clip = picture(12, 20, 3)
+    coded = codec.encode(clip, RATE)
+    assert codec.encode([Image.fromarray(frame) for frame in clip], RATE) == coded
+    assert codec.encode(clip.transpose(0, 3, 1, 2), RATE, layout="TCHW") == coded
+    assert codec.encode(clip.transpose(0, 3, 1, 2), RATE, layout="CHW") == coded
+    film = tmp_path / "a.mkv"
+    film.write_bytes(encode_video([clip], fractions.Fraction(25), exact=True))
+    found = codec.decode(codec.encode(film))
+    np.testing.assert_array_equal(found.frames, codec.reconstruct(clip))
+    assert found.header.rate == 25
 
 
 def test_clips_of_a_video_tokenizer():
@@ -267,8 +299,17 @@ def test_files_from_another_process(tmp_path):
 @pytest.mark.parametrize(
     ("frames", "settings", "said"),
     [
-        (np.zeros((2, 4, 4, 3), np.float32), {}, "must be uint8"),
-        (np.zeros((4, 4, 3), np.uint8), {}, "must be uint8"),
+        (np.full((2, 4, 4, 3), 7.0), {}, "float pixels must lie in"),
+        (np.zeros((2, 2, 4, 4, 3), np.uint8), {}, "one picture or video at a time"),
+        (np.zeros((3, 4, 4), np.uint8), {}, "say layout='CHW'"),
+        ("no/such.png", {}, "no/such.png does not exist"),
+        (__file__, {}, "no picture or video that can be read"),
+        ([], {}, "an empty list of frames"),
+        (
+            [np.zeros((4, 4, 3), np.uint8), np.zeros((5, 4, 3), np.uint8)],
+            {},
+            "must have one size, not 4x4 and 5x4",
+        ),
         (np.zeros((0, 4, 4, 3), np.uint8), {}, "must be uint8"),
         (np.zeros((2, 4, 4, 3), np.uint8), {}, "picture of 2 frames"),
         (np.zeros((2, 4, 4, 3), np.uint8), {"rate": 0}, "rate of 0"),

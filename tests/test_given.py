@@ -1,7 +1,9 @@
 """What the API takes, and tokens as integers. Oracle: batches uint8 NHWC; integers of Python."""
 
 import functools
+import importlib.util
 import pathlib
+import re
 import warnings
 
 import flax.linen as nn
@@ -393,6 +395,37 @@ def test_ids_of_a_tokenizer(tokenizer):
         (lambda: tokenizer.ids(bits, group_size=2.0), "give a whole number from 1 to 6"),
     ):
         assert words in message_of(call)
+
+
+@pytest.mark.parametrize("section", ["Tokenizer", "Codec"])
+def test_the_page_of_the_python_api_runs(section, tmp_path, monkeypatch):
+    """Each line of a section; arrays are what the comments behind them say."""
+    monkeypatch.chdir(tmp_path)
+    config = load_config_file("quickstart")
+    config.model.update(width=16, layers=1, heads=2)
+    config = finalize(config)
+    pixels = jax.ShapeDtypeStruct((1, 1, 64, 64, 3), np.float32)
+    shapes = jax.eval_shape(make_tokenizer(config).init, jax.random.key(0), pixels)["params"]
+    drawn = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: np.float32(drawn.normal(0, 0.1, leaf.shape)), nn.meta.unbox(shapes)
+    )
+    for name in ("quickstart", "prior"):  # a codec takes a tokenizer alone as well
+        Tokenizer(config, params, {"step": 1}).save(f"runs/{name}")
+    text = (pathlib.Path(__file__).parents[1] / "docs/python_api.md").read_text()
+    text = text.split(f"## {section}\n")[1].split("\n## ")[0]
+    names, checked = {}, 0
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        if "import torch" in block and importlib.util.find_spec("torch") is None:
+            continue
+        for line in block.splitlines():
+            exec(line, names)
+            said = re.match(r"(\w+) = .*# (uint8|int64|float32) [a-z ]*\[([\d, ]+)\]", line)
+            if said:
+                found = names[said[1]]
+                assert f"{found.dtype} {list(found.shape)}" == f"{said[2]} [{said[3]}]", line
+                checked += 1
+    assert checked >= {"Tokenizer": 6, "Codec": 1}[section]
 
 
 def test_nothing_warns_that_is_stated(tokenizer):

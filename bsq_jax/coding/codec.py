@@ -7,7 +7,7 @@ import fractions
 import functools
 import io
 from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from bsq_jax.coding.codec_model import CodecModel
 from bsq_jax.coding.container import DamagedFile, Header, TruncatedFile, read_header
 from bsq_jax.coding.file_decoder import FileDecoder
 from bsq_jax.coding.file_encoder import Coding, FileEncoder
+from bsq_jax.coding.frame_source import open_given
 from bsq_jax.coding.prior_coder import PriorCoder
 from bsq_jax.coding.tile_tokenizer import checked_frames
 from bsq_jax.core.errors import UserError
@@ -70,48 +71,69 @@ class Codec(CodecModel):
         return self._tiled.group
 
     def reconstruct(
-        self, frames: np.ndarray, *, bits: int | None = None, overlap: int | None = None
+        self,
+        frames: Any,
+        *,
+        bits: int | None = None,
+        overlap: int | None = None,
+        value_range: tuple[float, float] | None = None,
+        layout: str | None = None,
     ) -> np.ndarray:
-        """What `decode` gives for `encode`, without the bytes; uint8 of the shape of `frames`."""
-        frames = checked_frames(frames)
-        _, bits, overlap = self.settings("raw", bits, overlap)
-        tiles = self._tiled.tiles(frames.shape[1], frames.shape[2], overlap)
-        groups = (self._tiled.encode(group, tiles, bits) for group in self._groups(frames))
-        return np.concatenate([self._tiled.decode(tokens, tiles) for tokens in groups])
+        """What `decode` gives for `encode`, without the bytes.
 
-    def _groups(self, frames: np.ndarray) -> Iterator[np.ndarray]:
-        return (frames[first : first + self.group] for first in range(0, len(frames), self.group))
+        Args are those of `encode`; returns uint8 ``[time, height, width, 3]``.
+        """
+        _, bits, overlap = self.settings("raw", bits, overlap)
+        with open_given(frames, value_range=value_range, layout=layout) as given:
+            made = []
+            for group in given.groups(self.group):
+                tiles = self._tiled.tiles(group.shape[1], group.shape[2], overlap)
+                made.append(self._tiled.decode(self._tiled.encode(group, tiles, bits), tiles))
+        return np.concatenate(made)
 
     # --- files ---
 
     def encode(
         self,
-        frames: np.ndarray,
+        frames: Any,
         rate: fractions.Fraction | Timing | int | None = None,
         bits: int | None = None,
         mode: str | None = None,
         overlap: int | None = None,
+        *,
+        value_range: tuple[float, float] | None = None,
+        layout: str | None = None,
     ) -> bytes:
         """A picture or a video as the bytes of a file.
 
         Args:
-          frames: uint8 ``[time, height, width, 3]`` of any size.
-          rate: frames a second of a video, or how long each frame is shown; None for a picture.
+          frames: of any size: uint8 ``[time, height, width, 3]`` or a picture
+            ``[height, width, 3]``; arrays, tensors and PIL images as `Tokenizer.encode` takes them;
+            a list of pictures, the frames; or the path of a picture, an animation or a video.
+          rate: frames a second of a video, or how long each frame is shown; None for a picture, and
+            for what a file says.
           bits: how many bits of a token are kept, one of `variable_bits`; None: all.
           mode: ``prior`` or ``raw``; None: with the prior if there is one.
           overlap: pixels that neighbouring tiles share; None: the side of a patch.
+          value_range: black and white of floats, as in `Tokenizer.encode`; they are rounded to
+            bytes.
+          layout: of the axes of arrays, as in `Tokenizer.encode`.
 
         Raises:
-          UserError: the frames or a setting are not such.
+          UserError: the frames or a setting are not such, or a file cannot be read.
         """
-        frames = checked_frames(frames)
         if rate is not None and not isinstance(rate, Timing):
             rate = _fraction(rate)
         if removal := self.removal(mode):
             say_once(f"{removal}: codec.save(FOLDER) keeps the model that decodes its files")
-        return self.encode_groups(
-            self._groups(frames), rate=rate, bits=bits, mode=mode, overlap=overlap
-        )
+        with open_given(frames, value_range=value_range, layout=layout) as given:
+            return self.encode_groups(
+                given.groups(self.group),
+                rate=given.rate if rate is None else rate,
+                bits=bits,
+                mode=mode,
+                overlap=overlap,
+            )
 
     def encode_groups(
         self,

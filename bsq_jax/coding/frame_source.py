@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -11,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from bsq_jax.coding.tile_tokenizer import checked_frames
 from bsq_jax.core.errors import UserError
 from bsq_jax.data.decoding.animation import Animation, count_pictures
 from bsq_jax.data.decoding.record_frames import is_video, open_record
 from bsq_jax.data.decoding.video import Video
-from bsq_jax.data.records import Record
+from bsq_jax.data.records import BrokenRecord, Record
+from bsq_jax.inference.given_pixels import given_frames, read_picture
 from bsq_jax.media.timing import Timing
 
 
@@ -71,6 +74,33 @@ def open_frames(name: str, content: bytes | pathlib.Path, most: int | None) -> I
         picture = next(iter(footage.frames([0])))[1]()
     note = f"holds {pictures} pictures: the first is taken"
     yield Frames(lambda size: iter([picture[None]]), 1, None, (note,) * (pictures > 1))
+
+
+@contextlib.contextmanager
+def open_given(
+    frames: Any, *, value_range: tuple[float, float] | None = None, layout: str | None = None
+) -> Iterator[Frames]:
+    """Opens what `Codec.encode` takes: a path, or frames in memory.
+
+    Raises:
+      UserError: the file cannot be read, or they are no frames.
+    """
+    if not isinstance(frames, str | os.PathLike):
+        held = checked_frames(given_frames(frames, value_range=value_range, layout=layout))
+
+        def groups(size: int) -> Iterator[np.ndarray]:
+            return (held[first : first + size] for first in range(0, len(held), size))
+
+        yield Frames(groups, len(held), None, ())
+        return
+    path, content = read_picture(frames)
+    try:
+        with open_frames(str(path), content, None) as opened:
+            yield opened
+    except BrokenRecord as error:
+        raise UserError(f"{path} is no picture or video that can be read: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
 
 
 def _on_rate(video: Video, timing: Fraction | Timing, count: int) -> tuple[str, ...]:

@@ -67,8 +67,7 @@ def _code(
     setting: int,
     rate: Fraction | None,
 ) -> Coded:
-    more = {} if overlap is None else {"overlap": overlap}
-    data = codec.encode(frames, rate=rate, bits=setting, mode=mode, **more)
+    data = codec.encode(frames, rate=rate, bits=setting, mode=mode, overlap=overlap)
     decoded = codec.decode(data)
     return Coded(decoded.frames, len(data), len(data) - len(decoded.header.pack()))
 

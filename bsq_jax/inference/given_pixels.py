@@ -15,6 +15,7 @@ from PIL import Image
 import bsq_jax
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
+from bsq_jax.core.pixels import pixels_to_bytes
 from bsq_jax.data.decoding import stills
 from bsq_jax.data.decoding.record_frames import is_video, open_record
 from bsq_jax.data.decoding.video import VIDEO_EXTENSIONS
@@ -33,6 +34,14 @@ _RANGES: dict[tuple[float, float], tuple[float, float]] = {
     (0, 255): (127.5, -1.0),
 }
 _TOLERANCE = 1e-3  # of a range of 2, for what arithmetic in 16 bits leaves
+_DOUBTFUL = (
+    "float pixels count as [-1, 1], but all of these lie in [0, 1]: say which it is with "
+    "value_range=(0, 1) or value_range=(-1, 1)"
+)
+_AMBIGUOUS = (
+    "4 axes count as a batch of pictures, and this model also takes clips: say which it is with "
+    "layout='NHWC' or, for a clip, layout='THWC'"
+)
 TAKEN = (
     "a picture [height, width, 3], a batch [batch, height, width, 3] or clips "
     "[batch, time, height, width, 3]; a path, a PIL image; or a list of these"
@@ -90,18 +99,56 @@ def given_pixels(
 
     given = gather(pixels, convert)
     if doubtful:
-        warnings.warn(
-            "float pixels count as [-1, 1], but all of these lie in [0, 1]: say which it is with "
-            "value_range=(0, 1) or value_range=(-1, 1)",
-            stacklevel=_levels(),
-        )
+        _warn(_DOUBTFUL)
     if ambiguous:
-        warnings.warn(
-            "4 axes count as a batch of pictures, and this model also takes clips: say which it is "
-            "with layout='NHWC' or, for a clip, layout='THWC'",
-            stacklevel=_levels(),
-        )
+        _warn(_AMBIGUOUS)
     return given
+
+
+def given_frames(
+    frames: Any, *, value_range: tuple[float, float] | None = None, layout: str | None = None
+) -> np.ndarray:
+    """A picture or the frames of a video, of any size, as bytes.
+
+    Args:
+      frames: a picture ``[height, width, 3]`` or frames ``[time, height, width, 3]``, arrays of any
+        library; a PIL image; or a list of pictures, which are the frames.
+      value_range: as in `given_pixels`.
+      layout: of the axes, see `canonical`; the one in front of those that it names is T.
+
+    Returns:
+      uint8 ``[time, height, width, 3]``.
+
+    Raises:
+      UserError: they are something else, or frames of several sizes.
+    """
+    doubtful = False
+
+    def convert(item: Any) -> tuple[np.ndarray, str]:
+        nonlocal doubtful
+        if isinstance(item, Image.Image):
+            return of_image(item)[None, None], ""
+        array, axes = _of_array(as_array(item, "frames"), layout, clips=True)
+        if min(array.shape[:2]) > 1:
+            raise UserError(f"frames have shape {array.shape}: give one picture or video at a time")
+        scaled, unsure = _in_signed_range(array, value_range)
+        doubtful |= unsure
+        if scaled.dtype != np.uint8:
+            scaled = pixels_to_bytes(scaled)
+        return scaled.reshape(1, -1, *scaled.shape[2:]), axes
+
+    given = gather(frames, convert)
+    if doubtful:
+        _warn(_DOUBTFUL)
+    if not given.arrays:
+        raise UserError("an empty list of frames: give one or more")
+    sizes = ["x".join(map(str, array.shape[2:4])) for array in given.arrays]
+    if other := next((size for size in sizes if size != sizes[0]), None):
+        raise UserError(
+            f"frames of a video must have one size, not {sizes[0]} and {other}: give pictures one "
+            "by one"
+        )
+    return np.concatenate([array[0] for array in given.arrays])
 
 
 def of_image(image: Image.Image) -> np.ndarray:
@@ -234,10 +281,10 @@ def _in_signed_range(
     return array if signed else array / np.float32(scale) + np.float32(offset), doubtful
 
 
-def _levels() -> int:
-    """The ``stacklevel`` at which a warning of the caller shows a line outside this package."""
+def _warn(text: str) -> None:
+    """Warns of the line outside this package that called it."""
     inside = str(pathlib.Path(bsq_jax.__file__).parent)
-    frame, levels = sys._getframe(1), 1
+    frame, levels = sys._getframe(0), 1
     while frame.f_back is not None and frame.f_code.co_filename.startswith(inside):
         frame, levels = frame.f_back, levels + 1
-    return levels
+    warnings.warn(text, stacklevel=levels)
