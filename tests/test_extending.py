@@ -268,6 +268,7 @@ def test_code_that_an_export_names_is_not_called(trained, tmp_path, caplog):
 SOURCE = "unknown data source .* there must be a module mine"
 LINES = [
     ("loss.terms", "nope:edges", "there is no module nope: give the folder .*--config.extensions="),
+    ("loss.terms", "partt:edges", r"there is no module partt \(did you mean part\?\): give the"),
     ("loss.terms", "part.sub:edges", "there is no module part.sub: give the folder"),
     ("loss.terms", "part:haf", r"part.py has no haf: did you mean half\?"),
     ("loss.terms", "part:NUMBER", "NUMBER is of type int: it must be a function or class"),

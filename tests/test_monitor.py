@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tensorboardX.proto import event_pb2
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
+from bsq_jax.config import default_config, finalize
+from bsq_jax.config.settings import declared
 from bsq_jax.core.errors import NonFiniteError, UserError
 from bsq_jax.core.text import duration
 from bsq_jax.training import monitor as monitor_module
@@ -55,16 +58,21 @@ def lines_of(tmp_path):
 def events_of(tmp_path):
     """(step, tag, kind, value) of everything in TensorBoard's files."""
     found = []
+    for event in events(tmp_path):
+        for value in event.summary.value:
+            kind = value.WhichOneof("value")
+            found.append((event.step, value.tag, kind, getattr(value, kind)))
+    return found
+
+
+def events(tmp_path):
+    """The records of TensorBoard's files, in the order in which they were written."""
     for path in sorted((tmp_path / "tensorboard").iterdir()):
         data = path.read_bytes()
         while data:
             (length,) = struct.unpack("<Q", data[:8])
-            event = event_pb2.Event.FromString(data[12 : 12 + length])
+            yield event_pb2.Event.FromString(data[12 : 12 + length])
             data = data[16 + length :]
-            for value in event.summary.value:
-                kind = value.WhichOneof("value")
-                found.append((event.step, value.tag, kind, getattr(value, kind)))
-    return found
 
 
 @pytest.mark.smoke
@@ -397,6 +405,31 @@ def test_pictures_go_to_tensorboard(tmp_path):
     ((step, tag, kind, image),) = events_of(tmp_path)
     assert (step, tag, kind) == (5, "validation/grid", "image")
     assert (image.height, image.width) == (4, 6)
+
+
+def test_settings_go_to_tensorboard_as_hyper_parameters_and_as_text(tmp_path):
+    config = default_config()
+    config.optimizer.update(learning_rate=0.003, ema=0.9)
+    monitor, _ = make(tmp_path)
+    with monitor:
+        monitor.describe(finalize(config))
+    found = {}
+    for event in events(tmp_path):
+        for value in event.summary.value:
+            found[value.tag] = value
+    (text,) = found["config/text_summary"].tensor.string_val
+    assert "    optimizer.learning_rate = 0.003\n" in text.decode()
+    session, experiment = (
+        HParamsPluginData.FromString(found[f"_hparams_/{tag}"].metadata.plugin_data.content)
+        for tag in ("session_start_info", "experiment")
+    )
+    values = session.session_start_info.hparams
+    assert values.keys() == declared().keys()
+    assert values["optimizer.learning_rate"].number_value == 0.003
+    assert values["loss.adaptive"].bool_value is False
+    assert values["model.image_size"].string_value == "(256, 256)"
+    compared = [metric.name.tag for metric in experiment.experiment.metric_infos]
+    assert compared == ["val_ema/psnr", "val_ema/ssim", "val_ema/lpips"]
 
 
 def test_a_resumed_run_has_each_step_once(tmp_path):

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from PIL import Image
+from small_codec import make_codec
 from stand_ins import takes_ctrl_c
 
 from bsq_jax import main
@@ -166,8 +167,7 @@ def compared(tmp_path_factory):
         for number, coarse in enumerate(random.integers(0, 256, (count, 5, 5, 3), np.uint8)):
             picture = Image.fromarray(coarse).resize((32, 32))
             picture.save(folder / "pictures" / split / f"{number:02d}.png")
-    words = ["--config", TINY, "--workdir", str(folder / "tokenizer"), "--config.train.steps=1"]
-    assert main.run([*words, "--config.data.source=digits"]) == 0
+    make_codec(prior=False).tokenizer.save(folder / "tokenizer")
     commands = {name: [word.format(folder=folder) for word in run] for name, run in RUNS.items()}
     texts = [
         json.dumps(["--workdir", str(folder / name / "two"), *run])
@@ -250,12 +250,19 @@ def wait_for_steps(metrics, count, processes):
 
 
 def test_a_killed_process_ends_the_other_and_any_number_goes_on(tmp_path):
-    """What is resumed on one process and on two is what a run without interruption does."""
+    """What is resumed on one process and on two is what a run without interruption does.
+
+    A signal stops both processes at the same step, SIGTERM to both, as from a scheduler, and Ctrl-C
+    to one of them.
+    """
     flags = ["--config", TINY, "--config.mesh.data=1", "--config.mesh.fsdp=4"]
-    flags += ["--config.train.checkpoint_every=3", "--config.optimizer.ema=0"]
+    flags += ["--config.optimizer.ema=0"]
     # A rate that does not depend on the number of steps.
     flags += ["--config.optimizer.warmup_steps=0", "--config.optimizer.final=1.0"]
-    killed = two_processes(*flags, "--workdir", tmp_path / "one", "--config.train.steps=1000000")
+    endless = [*flags, "--config.train.steps=1000000"]
+    killed = two_processes(
+        *endless, "--config.train.checkpoint_every=3", "--workdir", tmp_path / "one"
+    )
     wait_for_steps(tmp_path / "one" / "metrics.jsonl", 8, killed)
     killed[1].kill()
     began = time.monotonic()
@@ -273,18 +280,42 @@ def test_a_killed_process_ends_the_other_and_any_number_goes_on(tmp_path):
         step = checkpoints.latest_step()
     assert step >= 3
     shutil.copytree(tmp_path / "one", tmp_path / "two")
+    flags.append("--config.train.checkpoint_every=1000000")  # from now on a signal alone saves
     steps = f"--config.train.steps={step + 3}"
-    on_two = two_processes(*flags, steps, "--workdir", tmp_path / "two")
     assert main.run([*flags, steps, "--workdir", str(tmp_path / "one")]) == 0
-    outputs = [process.communicate(timeout=300) for process in on_two]
-    assert [process.returncode for process in on_two] == [0, 0], outputs
-    assert f"resuming at step {step}" in outputs[0][1]
     assert main.run([*flags, steps, "--workdir", str(tmp_path / "whole")]) == 0
-    whole, one, two = (read(tmp_path / name) for name in ("whole", "one", "two"))
-    for resumed in (one, two):
-        assert list(resumed["lines"]) == list(whole["lines"])
-        for kind in ("lines", "report"):
-            same(whole[kind], resumed[kind])
+    whole, one = (read(tmp_path / name) for name in ("whole", "one"))
+    assert list(one["lines"]) == list(whole["lines"])
+    for kind in ("lines", "report"):
+        same(whole[kind], one[kind])
+
+    endless = [*flags, "--config.train.steps=1000000", "--workdir", tmp_path / "two"]
+    metrics = tmp_path / "two" / "metrics.jsonl"
+    for number, whom, name, status in (
+        (signal.SIGTERM, slice(2), "SIGTERM", RUN_AGAIN),
+        (signal.SIGINT, slice(1, 2), "Ctrl-C", INTERRUPTED),
+    ):
+        before, logged = step, len(metrics.read_text().splitlines())
+        processes = two_processes(*endless)
+        wait_for_steps(metrics, logged + 4, processes)
+        for process in processes[whom]:
+            process.send_signal(number)
+        outputs = [process.communicate(timeout=120) for process in processes]
+        assert [process.returncode for process in processes] == [status] * 2, outputs
+        assert f"resuming at step {before}" in outputs[0][1]
+        with open_checkpoints(tmp_path / "two") as checkpoints:
+            step = checkpoints.latest_step()
+        assert before + 3 < step < 1000000
+        assert f"stopped by {name} after step {step}: saved" in outputs[0][1]
+        told = "Ctrl-C: all processes finish the same step and save; press it again to leave at"
+        assert [told in err for _, err in outputs] == [False, number == signal.SIGINT]
+    # One process goes on with what two have saved together.
+    words = ["--workdir", str(tmp_path / "two"), f"--config.train.steps={step + 2}"]
+    assert main.run([*flags, *words]) == 0
+    two = read(tmp_path / "two")["lines"]
+    assert list(two)[: step + 2] == [f"train {number}" for number in range(1, step + 3)]
+    trained = {name: line for name, line in whole["lines"].items() if name.startswith("train")}
+    same(trained, {name: two[name] for name in trained})
 
 
 def test_a_mistake_on_one_process_ends_both_with_its_message(tmp_path):
@@ -305,70 +336,74 @@ def test_a_mistake_on_one_process_ends_both_with_its_message(tmp_path):
     assert str(missing) in errors[1][0]
 
 
-COMPARES_DATA = """
-import sys
+TOGETHER = """
+import sys, time
+import jax
 from bsq_jax.core import distributed, failures
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.sharding import make_mesh, replicate
 from bsq_jax.data.sources import make_source
+from bsq_jax.training.checkpoint import Checkpointer
 from bsq_jax.training.recipes.same_data import check_same_data
 
-coordinator, index, *folders = sys.argv[1:]
-distributed.initialize(coordinator, 2, int(index))
+checkpoints, *folders = sys.argv[1:]
+distributed.initialize()
+print("the numbers:", jax.process_index(), jax.process_count(), jax.device_count())
 for folder in folders:
     try:
         check_same_data([make_source(f"folder:{folder}", "train", divide=False)])
         print("the same")
     except UserError as error:
         print(error)
-"""
-
-
-def test_processes_with_other_files_are_told_apart(tmp_path):
-    for name, files in {"one": "abc", "other": "abd"}.items():
-        (tmp_path / name).mkdir()
-        for file in files:
-            Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / name / f"{file}.png")
-    address, one, other = f"localhost:{free_port()}", tmp_path / "one", tmp_path / "other"
-    processes = [
-        start("-c", COMPARES_DATA, address, 0, one, one),
-        start("-c", COMPARES_DATA, address, 1, one, other),
-    ]
-    outputs = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    (first, second), (_, third) = (  # Gloo writes lines of its own
-        [line for line in out.splitlines() if line.startswith("the ")] for out, _ in outputs
-    )
-    assert first == "the same"
-    assert second == third
-    assert "the processes do not see the same data" in second
-    assert f"folder:{one} (3 records" in second
-    assert f"folder:{other} (3 records" in second
-
-
-FAILS_AFTER_A_SAVE = """
-import sys, time
-from bsq_jax.core import distributed, failures
-from bsq_jax.training.checkpoint import Checkpointer
-from bsq_jax.core.errors import UserError
-from bsq_jax.core.sharding import make_mesh, replicate
-
-folder, coordinator, index = sys.argv[1], sys.argv[2], int(sys.argv[3])
-distributed.initialize(coordinator, 2, index)
-with failures.shared(), Checkpointer(folder) as checkpointer:
+sys.stdout.flush()
+with failures.shared(), Checkpointer(checkpoints) as checkpointer:
     checkpointer.save(1, replicate({"w": 1.0}, make_mesh()), {})
-    if index:
+    if jax.process_index():
         raise UserError("a mistake")
     time.sleep(120)
 """
 
 
-def test_who_fails_waits_for_nobody(tmp_path):
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """What two processes do: their statuses, and of each the lines it wrote and its errors."""
+    folder = tmp_path_factory.mktemp("together")
+    for name, files in {"one": "abc", "other": "abd"}.items():
+        (folder / name).mkdir()
+        for file in files:
+            Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(folder / name / f"{file}.png")
+    where = {VARIABLES[0]: f"localhost:{free_port()}", VARIABLES[1]: "2"}
+    words = ["-c", TOGETHER, folder / "checkpoints", folder / "one"]
+    processes = [
+        start(*words, folder / name, more={**where, VARIABLES[2]: str(index)})
+        for index, name in enumerate(("one", "other"))
+    ]
+    outputs = [process.communicate(timeout=100) for process in processes]
+    lines = [  # Gloo writes lines of its own
+        [line for line in out.splitlines() if line.startswith("the ")] for out, _ in outputs
+    ]
+    statuses = [process.returncode for process in processes]
+    return statuses, lines, [err for _, err in outputs], folder
+
+
+def test_variables_take_the_place_of_flags(together):
+    assert [lines[0] for lines in together[1]] == ["the numbers: 0 2 4", "the numbers: 1 2 4"]
+
+
+def test_processes_with_other_files_are_told_apart(together):
+    _, ((_, first, second), (_, _, third)), _, folder = together
+    assert first == "the same"
+    assert second == third
+    assert "the processes do not see the same data" in second
+    assert f"folder:{folder / 'one'} (3 records" in second
+    assert f"folder:{folder / 'other'} (3 records" in second
+
+
+def test_who_fails_waits_for_nobody(together):
     """Neither for the other's part of a checkpoint, nor for its step, which never ends."""
-    words = [tmp_path / "checkpoints", f"localhost:{free_port()}"]
-    processes = [start("-c", FAILS_AFTER_A_SAVE, *words, index, devices=1) for index in range(2)]
-    outputs = [process.communicate(timeout=60) for process in processes]
-    assert [process.returncode for process in processes] == [MISTAKE] * 2, outputs
-    assert "error: process 1: a mistake" in outputs[0][1]
+    statuses, _, errors, _ = together
+    assert statuses == [MISTAKE] * 2, errors
+    assert "error: process 1: a mistake" in errors[0]
 
 
 def test_a_mistake_on_all_is_told_once(tmp_path):
@@ -378,38 +413,6 @@ def test_a_mistake_on_all_is_told_once(tmp_path):
     assert [process.returncode for process in processes] == [MISTAKE] * 2, outputs
     assert outputs[0][1].count("error: ") == 1
     assert "error: " not in outputs[1][1]
-
-
-@pytest.mark.parametrize(
-    ("number", "whom", "name", "status"),
-    [
-        (signal.SIGTERM, slice(2), "SIGTERM", RUN_AGAIN),  # as a scheduler does
-        (signal.SIGINT, slice(1, 2), "Ctrl-C", INTERRUPTED),
-    ],
-)
-def test_a_signal_stops_both_processes_at_the_same_step(tmp_path, number, whom, name, status):
-    metrics = tmp_path / "metrics.jsonl"
-
-    def logged():
-        return [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
-
-    command = ["--config", TINY, "--workdir", str(tmp_path), "--config.train.checkpoint_every=1000"]
-    processes = two_processes(*command, "--config.train.steps=1000", devices=1)
-    wait_for_steps(metrics, 5, processes)
-    for process in processes[whom]:
-        process.send_signal(number)
-    outputs = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [status] * 2, outputs
-    with open_checkpoints(tmp_path) as checkpoints:
-        step = checkpoints.latest_step()
-    assert 5 <= step < 1000
-    assert f"stopped by {name} after step {step}: saved" in outputs[0][1]
-    told = "Ctrl-C: all processes finish the same step and save; press it again to leave at once"
-    assert [told in err for _, err in outputs] == [False, number == signal.SIGINT]
-    assert logged() == list(range(1, step + 1))
-    # One process goes on with what two have saved together.
-    assert main.run([*command, f"--config.train.steps={step + 2}"]) == 0
-    assert logged()[: step + 2] == list(range(1, step + 3))
 
 
 @pytest.mark.parametrize(
@@ -469,20 +472,6 @@ def test_variables_that_cannot_be(monkeypatch, variables, words):
             monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=words):
         distributed.initialize()
-
-
-def test_variables_take_the_place_of_flags():
-    program = (
-        "from bsq_jax.core.distributed import initialize; import jax; initialize(); "
-        "print(jax.process_index(), jax.process_count(), jax.device_count())"
-    )
-    where = {VARIABLES[0]: f"localhost:{free_port()}", VARIABLES[1]: "2"}
-    processes = [
-        start("-c", program, devices=2, more={**where, VARIABLES[2]: str(index)})
-        for index in range(2)
-    ]
-    outputs = [process.communicate(timeout=60)[0] for process in processes]
-    assert [out.splitlines()[-1] for out in outputs] == ["0 2 4", "1 2 4"]
 
 
 ON_A_SLICE = """

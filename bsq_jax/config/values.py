@@ -92,7 +92,7 @@ def wanted(kind: type, current: Any, *, any_length: bool = False) -> str:
     """What a value must be, in words; `current` is one that is right, `any_length` see `put`."""
     if kind is tuple:
         if kind_of_parts(current) is str:
-            return "texts, separated by commas"
+            return "a tuple of texts such as ('module:attribute',)"
         whole = "whole " if type(current[0]) is int else ""
         count = "" if any_length else f"{len(current)} "
         return f"{count}{whole}numbers such as {','.join(map(str, current))}"

@@ -71,8 +71,8 @@ class OwnPart:
         except ModuleNotFoundError as error:
             if error.name is not None and f"{self.module}.".startswith(f"{error.name}."):
                 raise self.error(
-                    f"there is no module {error.name}: give the folder it lies in as "
-                    "--config.extensions=FOLDER, or put it on PYTHONPATH"
+                    f"there is no module {error.name}{_similar(error.name)}: give the folder it "
+                    "lies in as --config.extensions=FOLDER, or put it on PYTHONPATH"
                 ) from None
             raise self.error(where_and_what(error)) from error
         except UserError:
@@ -246,6 +246,13 @@ def where_and_what(error: Exception) -> str:
         return what  # says where it is
     own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
     return f"{own[-1].filename}, line {own[-1].lineno}: {what}"
+
+
+def _similar(module: str) -> str:
+    """What a module was probably to be, among those in the folder that comes first."""
+    beside = [path.stem for path in pathlib.Path(sys.path[0]).glob("*.py")]
+    near = difflib.get_close_matches(module, beside, n=1, cutoff=0.8)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def _file_of(module: Any) -> str:

@@ -201,6 +201,9 @@ class _Run:
                 return self._evaluate(state, True)
 
     def _loop(self, profiler: Profiler, startup: Startup) -> TrainingLoop:
+        # Which takes some seconds, and process 0 alone shows the rates.
+        flops_of = functools.partial(step_flops, self.recipe.task)
+        counts = {} if jax.process_index() else {"count_flops": flops_of}
         return TrainingLoop(
             self.recipe.task,
             self.mesh,
@@ -210,9 +213,9 @@ class _Run:
             stop=self.stop,
             meta={"config": to_json(self.config), "batch_sizes": self.start.batch_sizes.parts},
             evaluate=self._evaluate,
-            count_flops=functools.partial(step_flops, self.recipe.task),
             profiler=profiler,
             startup=startup,
+            **counts,
         )
 
     def _batches(self) -> Batches:
