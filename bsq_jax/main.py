@@ -32,7 +32,8 @@ several hosts find each other on TPU pods, under Slurm and Open MPI; elsewhere, 
   ... --coordinator HOST:PORT --processes N --process I
 or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID in the environment (docs/launch.md)
 
-exit status: 0 done, 2 a mistake in what was given, 75 stopped with everything saved: run again
+exit status: 0 done, 2 a mistake in what was given, 130 stopped by Ctrl-C, 75 stopped by SIGTERM
+with everything saved: run again
 """
 
 

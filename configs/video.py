@@ -39,7 +39,8 @@ def get_config(argument: str = "") -> ConfigDict:
     config.model.update(
         image_size=(64, 64), bits=18, width=128, layers=2, heads=2, head_hidden=0, dtype="float32"
     )
-    config.model.frames = 16
+    config.model.update(frames=16, head_channels=16)
+    config.quantizer.stages = 3
     config.loss.update(l1=0.0, l2=1.0, entropy=0.0, perceptual=0.0, adversarial=0.0)
     config.optimizer.update(
         learning_rate=2e-3, warmup_steps=100, final=0.01, clip="global", ema=0.99

@@ -1,12 +1,17 @@
 """What an evaluation shows. Oracle: the grid and the movies laid out by hand."""
 
+import io
+
 import chex
 import numpy as np
+from PIL import Image
+from skimage import data
 
 from bsq_jax.evaluation.comparison_pictures import (
     ORACLE,
     Examples,
     examples_picture,
+    jpeg_within,
     one_color_per_patch,
     photographs_picture,
     side_by_side,
@@ -77,9 +82,29 @@ def test_photographs_of_any_sizes():
     made = [255 - image for image in originals]
     sheet = photographs_picture(originals, made, patch=8, bits=18)
     rows = []
-    for images in (originals, made, [one_color_per_patch(image, 8) for image in originals]):
+    smallest = [jpeg_within(image, 0)[0] for image in originals]  # noise, which no JPEG makes small
+    colors = [one_color_per_patch(image, 8) for image in originals]
+    for images in (originals, made, smallest, colors):
         row = np.full((2, 32, 24, 3), 255, np.uint8)
         row[0, 8:24], row[1, :, 8:16] = images
         rows.append(row)
-    labels = ["original", "18 bits per patch", "24 bits: one color"]
-    np.testing.assert_array_equal(sheet, grid(rows, labels=labels, columns=2))
+    labels = ["original", "18 bits per patch", "JPEG, its smallest", "24 bits: one color"]
+    np.testing.assert_array_equal(sheet, grid(rows, labels=labels, columns=2, scale=8))
+
+
+def test_a_jpeg_has_the_best_quality_that_fits():
+    """Oracle: all qualities, one by one."""
+    image = data.astronaut()[:64, 128:256]
+
+    def coded(quality):
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "jpeg", quality=quality, optimize=True)
+        return file.getvalue()
+
+    files = [coded(quality) for quality in range(1, 96)]
+    for most in (len(files[0]), 1500, 4000.5, 10**6):
+        best = max((file for file in files if len(file) <= most), key=len)
+        found, size = jpeg_within(image, most)
+        assert size == len(best)
+        np.testing.assert_array_equal(found, np.asarray(Image.open(io.BytesIO(best))))
+    assert jpeg_within(image, 10)[1] == len(files[0])

@@ -50,7 +50,8 @@ TERMS = {
     "prior:pictures": {"loss", "saved"},
     "prior:clips": {"loss", "saved"},
     "prior:published": {"loss", "saved"},
-    "quickstart:l2": PIXELS,
+    "quickstart:muon": PIXELS,
+    "quickstart:adamw": PIXELS,
     "quickstart:l1": PIXELS,
     "quickstart:perceptual": ALL_LOSSES,
     "tokenizer:imagenet256": ALL_LOSSES,
@@ -226,15 +227,37 @@ def parameters_on_tokens(config):
     return sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
 
-def test_the_variants_of_the_quickstart_differ_in_their_losses():
+def test_the_variants_of_the_quickstart():
     path = FOLDER / "quickstart.py"
-    plain, l1, perceptual = (load_config_file(f"{path}:{v}") for v in ("", "l1", "perceptual"))
-    assert plain.to_dict() == load_config_file(f"{path}:l2").to_dict()
-    ours, theirs = perceptual.to_dict(), l1.to_dict()
-    assert {k for k in ours if ours[k] != theirs[k]} == {"name", "loss", "discriminator"}
-    assert (ours["loss"]["perceptual"], theirs["loss"]["perceptual"]) == (0.5, 0.0)
-    with pytest.raises(UserError, match=r"variant 'l3' does not exist: did you mean l2\?"):
+    plain, adamw, l1, perceptual = (
+        load_config_file(f"{path}:{variant}").to_dict()
+        for variant in ("", "adamw", "l1", "perceptual")
+    )
+    assert plain == load_config_file(f"{path}:muon").to_dict()
+    assert {k for k in plain if plain[k] != adamw[k]} == {
+        *("name", "model", "quantizer", "optimizer", "train"),
+    }
+    assert (plain["quantizer"]["stages"], adamw["quantizer"]["stages"]) == (3, 1)
+    assert plain["model"] == adamw["model"] | {"head_channels": 16}
+    assert {k for k in perceptual if perceptual[k] != l1[k]} == {"name", "loss", "discriminator"}
+    assert (perceptual["loss"]["perceptual"], l1["loss"]["perceptual"]) == (0.5, 0.0)
+    assert perceptual["model"] == adamw["model"]
+    with pytest.raises(UserError, match=r"variant 'l3' does not exist: did you mean l1\?"):
         load_config_file(f"{path}:l3")
+
+
+@pytest.mark.parametrize(
+    ("argument", "name", "stages"),
+    [
+        ("stages=1", "quickstart", 1),
+        ("stages=2", "quickstart, 2 stages, 18 bits", 2),
+        ("bits=10", "quickstart, 10 bits", 1),
+        ("quantizer=leech", "quickstart, leech, 18 bits", 1),
+    ],
+)
+def test_arguments_choose_other_stages_for_the_quickstart(argument, name, stages):
+    config = finalize(load_config_file(f"{FOLDER / 'quickstart.py'}:{argument}"))
+    assert (config.name, config.quantizer.stages) == (name, stages)
 
 
 def test_the_image_model_of_the_quickstart_can_begin_the_laptops_video_model():

@@ -83,7 +83,9 @@ class Tensor:
             raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
         if self.device != "cpu":
             raise TypeError("can't convert cuda:0 device type tensor to numpy.")
-        return self.array.astype({"bfloat16": None}.get(self.dtype[6:], self.dtype[6:]))
+        if self.dtype == "torch.bfloat16":
+            raise TypeError("Got unsupported ScalarType BFloat16")
+        return self.array.astype(self.dtype[6:])
 
     def __array__(self, *_, **__):
         raise TypeError("Got unsupported ScalarType BFloat16")

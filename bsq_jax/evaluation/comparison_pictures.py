@@ -5,10 +5,13 @@ Pixels are uint8 in 0..255. The oracle is the best picture with one color per pa
 
 from __future__ import annotations
 
+import bisect
+import io
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from bsq_jax.evaluation import metrics
 from bsq_jax.evaluation.loop import HostBatch
@@ -21,6 +24,9 @@ CLIPS = 3
 """The most clips in the picture of clips."""
 
 _COLUMNS = 8  # the most frames of a clip in a row
+_WIDTH = 1700  # pixels, about that of the picture of photographs
+_LARGEST_SCALE = 8  # of it
+_QUALITIES = range(1, 96)  # of JPEGs; above 95 Pillow's files grow and hardly improve
 
 
 class Examples(NamedTuple):
@@ -134,15 +140,46 @@ def side_by_side(shown: Examples | None, count: int, bits: int) -> list[np.ndarr
 def photographs_picture(
     originals: Sequence[np.ndarray], reconstructions: Sequence[np.ndarray], *, patch: int, bits: int
 ) -> np.ndarray:
-    """A picture of whole photographs ``[height, width, 3]`` of any sizes, all in one row."""
+    """A picture of whole photographs ``[height, width, 3]`` of any sizes, all in one row.
+
+    Below the reconstructions are JPEGs of at most as many bytes as the tokens take.
+    """
     oracle = [one_color_per_patch(image, patch) for image in originals]
+    most = [image.shape[0] * image.shape[1] * bits / (8 * patch**2) for image in originals]
+    coded = [jpeg_within(image, size) for image, size in zip(originals, most, strict=True)]
+    fits = all(size <= limit for (_, size), limit in zip(coded, most, strict=True))
+    by_label = {
+        "original": originals,
+        f"{bits} bits per patch": reconstructions,
+        "JPEG, equal bytes" if fits else "JPEG, its smallest": [image for image, _ in coded],
+        "24 bits: one color": oracle,
+    }
     sides = [max(image.shape[i] for image in originals) for i in (0, 1)]
-    rows = [
-        np.stack([_centre(image, sides) for image in row])
-        for row in (originals, reconstructions, oracle)
-    ]
-    labels = ["original", f"{bits} bits per patch", "24 bits: one color"]
-    return pictures.grid(rows, labels=labels, columns=len(originals))
+    rows = [np.stack([_centre(image, sides) for image in row]) for row in by_label.values()]
+    scale = min(max(1, round(_WIDTH / (len(originals) * sides[1]))), _LARGEST_SCALE)
+    return pictures.grid(rows, labels=list(by_label), columns=len(originals), scale=scale)
+
+
+def jpeg_within(image: np.ndarray, most: float) -> tuple[np.ndarray, int]:
+    """The best JPEG of at most so many bytes; where none is so small, the smallest there is.
+
+    Args:
+      image: uint8 ``[height, width, 3]``.
+      most: bytes, headers included.
+
+    Returns:
+      The decoded picture, like `image`, and its size in bytes.
+    """
+
+    def coded(quality: int) -> bytes:
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "jpeg", quality=quality, optimize=True)
+        return file.getvalue()
+
+    fitting = bisect.bisect_right(_QUALITIES, most, key=lambda quality: len(coded(quality)))
+    data = coded(_QUALITIES[max(fitting - 1, 0)])
+    with Image.open(io.BytesIO(data)) as decoded:
+        return np.asarray(decoded.convert("RGB")), len(data)
 
 
 def _centre(image: np.ndarray, sides: list[int]) -> np.ndarray:

@@ -27,9 +27,9 @@ from bsq_jax.inference.checked_arrays import (
 )
 from bsq_jax.inference.given import is_list
 from bsq_jax.inference.given_pixels import given_pixels
+from bsq_jax.inference.prepared import cast_matrices, check_params, frame_by_frame
 from bsq_jax.inference.streaming import MOST_FRAMES, Programs, Stream
 from bsq_jax.inference.token_ids import from_ids, to_ids
-from bsq_jax.models.attention.choice import Blocking
 from bsq_jax.models.factory import make_tokenizer
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
 from bsq_jax.training.export import is_export, save_export
@@ -75,10 +75,10 @@ class Tokenizer:
         self.config = config
         self.origin = dict(origin or {})
         self._saved_dtype: str = config.model.dtype  # of exports: not what this machine prefers
-        self._model = _frame_by_frame(make_tokenizer(config))
+        self._model = frame_by_frame(make_tokenizer(config))
         self._params = params
-        self._check_params()
-        self._device_params = jax.device_put(self._cast(params))
+        check_params(self._model, params)
+        self._device_params = jax.device_put(cast_matrices(params, config.model.dtype))
         model = self._model
 
         def apply(params: Any, x: jax.Array, method: str) -> Any:
@@ -334,32 +334,6 @@ class Tokenizer:
         """
         return Stream(self._programs, batch)
 
-    # --- checks ---
-
-    def _check_params(self) -> None:
-        shape = self._model.shape
-        pixels = jax.ShapeDtypeStruct((1, 1, shape.image_height, shape.image_width, 3), jnp.float32)
-        wanted = jax.eval_shape(self._model.init, jax.random.key(0), pixels)["params"]
-        want = {jax.tree_util.keystr(k[:-1]): v.shape for k, v in _leaves(wanted)}
-        have = {jax.tree_util.keystr(k): v.shape for k, v in _leaves(self._params)}
-        for key in sorted(want | have):
-            if want.get(key) != have.get(key):
-                raise UserError(
-                    f"the weights do not fit the config: {key} is {have.get(key, 'missing')}, "
-                    f"the config's model has {want.get(key, 'no such parameter')}"
-                )
-
-    def _cast(self, params: Any) -> Any:
-        """Matrices in the computation's dtype once, instead of at every call."""
-        dtype = jnp.dtype(self.config.model.dtype)
-
-        def cast(path: tuple[Any, ...], leaf: Any) -> Any:
-            names = [entry.key for entry in path]
-            keep = names[0] == "to_latent" or names[-1] != "kernel"
-            return leaf if keep else np.asarray(leaf).astype(dtype)
-
-        return jax.tree_util.tree_map_with_path(cast, params)
-
     # --- computation ---
 
     @functools.cached_property
@@ -393,18 +367,3 @@ class Tokenizer:
         shape = self._model.shape
         fitting = max(_MAX_TOKENS // (frames * shape.tokens), 1)
         return max(2 ** (fitting.bit_length() - 1), least_batch(shape))
-
-
-def _frame_by_frame(model: TokenizerModel) -> TokenizerModel:
-    """The model with blocked attention that computes each frame by itself.
-
-    A frame of a stream, of a short clip and of a long one then comes out the same to the bit.
-    """
-    usual = model.clone(attention="auto").attention_used(2).name
-    if "blocked" in (model.attention, usual) and model.attention in ("auto", "blocked"):
-        return model.clone(attention="blocked", blocking=Blocking.PER_FRAME)
-    return model
-
-
-def _leaves(tree: Any) -> list[tuple[tuple[Any, ...], Any]]:
-    return jax.tree_util.tree_flatten_with_path(tree)[0]

@@ -98,7 +98,7 @@ def with_tokenizer(config: ConfigDict, workdir: str | os.PathLike[str]) -> Confi
 
 def _extensions(workdir: str | os.PathLike[str]) -> str:
     """``config.extensions`` of a run that began before; exports have none."""
-    began = (local_path(workdir) / CONFIG_FILE).is_file()
+    began = (local_path(workdir) / CONFIG_FILE).is_file() and not is_export(workdir)
     return str(read_config(workdir).extensions) if began else ""
 
 

@@ -30,6 +30,11 @@ class Ternary(Quantizer):
         """How many patterns of the bits name a code: the others, up to 2^bits, never occur."""
         return 3**self.digits
 
+    @property
+    def step(self):
+        """What codes are multiplied by in each further stage, if there are any."""
+        return 1 / 3
+
     def project(self, latents):
         """Float32 latents to points near the codes, both ``[..., channels]``."""
         return 1.5 * jnp.tanh(latents)
