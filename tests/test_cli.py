@@ -79,6 +79,7 @@ def test_every_command_explains_itself(name, capsys):
         (("encode", "--modle", "x"), "unknown flag --modle: did you mean --mode or --model?"),
         (("studies", "vocabulary", "--workdri", "x"), "did you mean --workdir?"),
         (("train", "--wrokdir", "W"), "unknown flag --wrokdir: did you mean --workdir?"),
+        (("train", "--config.train.steps", "3", "--wrokdir=W"), "did you mean --workdir?"),
         (("train", "--output-dir", "W"), "did you mean --workdir?"),
         (("train", "--lr=1"), "unknown flag --lr: did you mean --config.optimizer.learning_rate ("),
         (

@@ -68,14 +68,16 @@ def parse(parser: Parser, command: Command, words: Sequence[str]) -> argparse.Na
         flags, rest = parser.parse_known_args(words)
     except UserError:
         # What is missing may be there under a name that does not exist.
-        _check_names(parser, command, [word for word in words if word.startswith("--")])
+        _check_names(parser, command, words, flags_only=True)
         raise
     _check_names(parser, command, rest)
     flags.settings = rest
     return flags
 
 
-def _check_names(parser: Parser, command: Command, words: Sequence[str]) -> None:
+def _check_names(
+    parser: Parser, command: Command, words: Sequence[str], *, flags_only: bool = False
+) -> None:
     """Refuses a flag or an argument that the command does not have; the closest is named.
 
     Raises:
@@ -87,6 +89,8 @@ def _check_names(parser: Parser, command: Command, words: Sequence[str]) -> None
         setting = word.startswith("--config.") and command.settings
         if value or setting or word.partition("=")[0] in own:
             value = setting and not value and "=" not in word  # which is the next word
+            continue
+        if flags_only and not word.startswith("--"):
             continue
         if command.settings:
             from bsq_jax.config.parsing import unknown_flag

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -127,7 +127,7 @@ def is_list(inputs: Any) -> bool:
     return isinstance(inputs, list | tuple) and not isinstance(inner, numbers.Number | np.generic)
 
 
-def as_array(given: Any, what: str) -> np.ndarray:
+def as_array(given: Any, what: str, taken: str = "an array") -> np.ndarray:
     """Numbers as a numpy array, on the host.
 
     Tensors of PyTorch are recognized by their methods: they may need gradients, be on any device,
@@ -136,6 +136,7 @@ def as_array(given: Any, what: str) -> np.ndarray:
     Args:
       given: an array, a tensor, or numbers in nested lists.
       what: what to call it in messages, in the plural.
+      taken: what could have been given, for messages.
 
     Raises:
       UserError: it is none of them.
@@ -155,5 +156,7 @@ def as_array(given: Any, what: str) -> np.ndarray:
         reason = " ".join(str(error).split())
         raise UserError(f"{what} of type {kind} cannot be read as an array: {reason}") from error
     if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == np.bool_):
-        raise UserError(f"{what} are of type {kind}, not an array of numbers")
+        if isinstance(given, Iterator):
+            taken = "list(...) of it"
+        raise UserError(f"{what} are of type {kind}, not an array of numbers: give {taken}")
     return array

@@ -86,7 +86,7 @@ def given_pixels(
         elif isinstance(item, Image.Image):
             array, axes = of_image(item)[None, None], ""
         else:
-            array, axes = _of_array(as_array(item, "pixels"), layout, clips=clips)
+            array, axes = _of_array(as_array(item, "pixels", TAKEN), layout, clips=clips)
             ambiguous |= axes == "N" and layout is None and clips and shape.frames > 1
         if axes == "NT" and not clips:
             raise UserError("a clip in a stream: give it frame by frame")
@@ -128,7 +128,7 @@ def given_frames(
         nonlocal doubtful
         if isinstance(item, Image.Image):
             return of_image(item)[None, None], ""
-        array, axes = _of_array(as_array(item, "frames"), layout, clips=True)
+        array, axes = _of_array(as_array(item, "frames", TAKEN), layout, clips=True)
         if min(array.shape[:2]) > 1:
             raise UserError(f"frames have shape {array.shape}: give one picture or video at a time")
         scaled, unsure = _in_signed_range(array, value_range)
