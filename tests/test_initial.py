@@ -72,7 +72,7 @@ def test_an_export_is_evaluated_like_its_run(first, export, capsys):
     reports = [json.loads((path / "evaluation.json").read_text()) for path in (first, export)]
     assert reports[0]["results"] == reports[1]["results"]
     assert reports[1]["step"] == 3
-    assert "export, step 3" in capsys.readouterr().out
+    assert f"{export.name}, step 3" in capsys.readouterr().out
     words = ("--mode", "evaluate", "--workdir", export, "--config.model.bits=5")
     assert "holds another model (model.bits: 6 -> 5)" in message_of(*words)
 

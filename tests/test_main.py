@@ -143,7 +143,7 @@ def test_evaluation_alone_gives_the_same_numbers(trained, command):
     assert status == 0
     assert json.loads((trained / "evaluation.json").read_text()) == before
     assert "PSNR (dB)" in out
-    assert "run, step 3: 64 crops of 16x16 (center) from synthetic" in out
+    assert f"{trained.name}, step 3: 64 crops of 16x16 (center) from synthetic" in out
     for path in before["pictures"]:
         assert f"picture: {path}\n" in out
 
