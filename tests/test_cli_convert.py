@@ -555,7 +555,7 @@ def test_flags_that_cannot_be(tmp_path, command, state):
         (("--image-size=33",), "33x33 (flag) does not divide into patches of 8x8: give --image"),
         (("--image-size=0x8",), "0x8 (flag) does not divide into patches of 8x8: give --image"),
         (("--image-size=big",), "'big' is not like 256 or 128x256 (height x width)"),
-        (("--hedas=4",), "unknown flag --hedas=4: see --help"),
+        (("--hedas=4",), "unknown flag --hedas=4: did you mean --heads?"),
     ):
         status, _, errors = command(path, out, *words)
         assert status == 2
