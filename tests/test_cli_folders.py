@@ -14,7 +14,7 @@ from PIL import Image
 from small_codec import make_codec, picture
 
 from bsq_jax import cli
-from bsq_jax.cli import encode as encode_command
+from bsq_jax.cli import encode_folder as encode_command
 from bsq_jax.cli.folders import find, results_of
 from bsq_jax.media.pictures import save_png
 from bsq_jax.media.videos import encode_video

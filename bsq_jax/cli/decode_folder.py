@@ -7,6 +7,8 @@ import pathlib
 from typing import TYPE_CHECKING
 
 from bsq_jax.cli import folders
+from bsq_jax.cli.decode_file import decoded, notes
+from bsq_jax.cli.encode_folder import read_whole
 from bsq_jax.cli.folders import Job, Made
 from bsq_jax.cli.inputs import model_path
 from bsq_jax.core.errors import UserError
@@ -86,8 +88,6 @@ def _is_newer(job: Job) -> bool:
 
 def _made(job: Job, codec: Codec, unopened: dict[bytes, str], flags: argparse.Namespace) -> Made:
     """The picture or video of a .bsq file, unless that is there."""
-    from bsq_jax.cli.decode import decoded, notes
-    from bsq_jax.cli.encode_folder import read_whole
     from bsq_jax.coding.container import DamagedFile, read_header
 
     frames_before = f"; the frames before are in {job.target}"

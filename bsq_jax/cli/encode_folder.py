@@ -8,6 +8,7 @@ import pathlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from bsq_jax.cli import folders
+from bsq_jax.cli.encode_file import content_of, encoded, keep_model, load_codec
 from bsq_jax.cli.folders import Job, Made
 from bsq_jax.core.errors import UserError
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 def encode_folder(flags: argparse.Namespace) -> int:
     """Encodes what is in a folder."""
-    from bsq_jax.cli.encode import keep_model, load_codec
     from bsq_jax.data.decoding.video import VIDEO_EXTENSIONS
     from bsq_jax.data.sources.folders import IMAGE_EXTENSIONS
 
@@ -93,8 +93,6 @@ def _results_there(
 
 def _made(job: Job, there: _There | None, codec: Codec, flags: argparse.Namespace) -> Made:
     """The .bsq file of a picture or video, unless that is there."""
-    from bsq_jax.cli.encode import content_of, encoded
-
     if (
         there is not None
         and there.changed >= job.source.stat().st_mtime_ns
@@ -108,7 +106,6 @@ def _made(job: Job, there: _There | None, codec: Codec, flags: argparse.Namespac
 
 def _frames(job: Job, flags: argparse.Namespace) -> int:
     """How many frames of a video are to be coded."""
-    from bsq_jax.cli.encode import content_of
     from bsq_jax.coding.frame_source import open_frames
 
     with open_frames(job.name, content_of(str(job.source), job.name), flags.frames) as frames:

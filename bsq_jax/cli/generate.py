@@ -276,7 +276,9 @@ def _what_is_kept(
     what = "clips" if clips else "pictures"
     if folder is None:
         return f"nothing was written; with --out FOLDER the {what} that are finished are kept"
-    if clips and flags.npz:
+    if flags.given:
+        goes_on = "the same command makes them again"
+    elif clips and flags.npz:
         goes_on = "the same command makes them again, without --npz it goes on"
     else:
         goes_on = f"the same command{' without --force' * flags.force} goes on"
