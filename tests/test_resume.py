@@ -33,7 +33,11 @@ FLAGS += ["--config.discriminator.name=patchgan", "--config.discriminator.width=
 FLAGS += ["--config.discriminator.layers=1"]
 # A codebook of moving averages, most of whose codes are replaced now and then.
 FLAGS += ["--config.quantizer.name=vq", "--config.quantizer.codes=64"]
-FLAGS += ["--config.quantizer.learning=ema", "--config.quantizer.restart=0.9"]
+FLAGS += [
+    "--config.quantizer.learning=ema",
+    "--config.quantizer.restart=0.9",
+    "--config.optimizer.name=muon",
+]
 
 PARTS = ["params", "ema", "opt_state", "adversary", "codebooks"]  # of the state
 PICTURES = ["--config", TINY, *FLAGS]
