@@ -103,6 +103,7 @@ def read(workdir):
             line.pop(name, None)
         lines[f"{line.pop('prefix')} {line['step']}"] = line
     report = json.loads((workdir / "evaluation.json").read_text())
+    assert report.pop("name") == workdir.name
     del report["path"], report["pictures"], report["videos"]
     both = read_config(workdir).loss.adversarial > 0
     with open_checkpoints(workdir) as checkpoints:
