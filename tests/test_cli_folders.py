@@ -1,5 +1,8 @@
 """encode, decode and info of folders. Oracles: the Python API, the commands of single files."""
 
+import dataclasses
+import errno
+import io
 import os
 import pathlib
 import re
@@ -16,6 +19,7 @@ from small_codec import make_codec, picture
 from bsq_jax import cli
 from bsq_jax.cli import encode_folder as encode_command
 from bsq_jax.cli.folders import find, results_of
+from bsq_jax.coding.container import Origin, read_header
 from bsq_jax.media.pictures import save_png
 from bsq_jax.media.videos import encode_video
 
@@ -202,6 +206,28 @@ def test_damaged_files_of_a_folder(run, model):
     assert len(said.splitlines()) == 2
 
 
+def test_one_file_with_impossible_settings_leaves_the_others(run, model):
+    """Of the right model, or of one that is claimed wrongly."""
+    pathlib.Path("coded").mkdir()
+    data = model[1].encode(picture(16, 16))
+    header = read_header(io.BytesIO(data), "x")
+    rest = data[len(header.pack()) :]
+    changed = (
+        {"bits": 999},
+        {"height": 2**16, "width": 2**16},
+        {"mode": "prior"},
+        {"origin": Origin("nobody", 7)},
+    )
+    for number, change in enumerate(changed):
+        forged = dataclasses.replace(header, **change)
+        pathlib.Path(f"coded/{number}.bsq").write_bytes(forged.pack() + rest)
+    pathlib.Path("coded/good.bsq").write_bytes(data)
+    status, _, said = run("decode", "coded", "decoded", "--quiet")
+    assert status == 2
+    assert "good" not in said
+    assert "good.png" in files_below("decoded")
+
+
 def test_originals_are_not_overwritten(run):
     """Decoded into the folder that was encoded."""
     write_photos()
@@ -238,11 +264,13 @@ def test_links_are_followed_and_circles_are_not(tmp_path):
         (tmp_path / name).write_text("")
     (tmp_path / "a" / "b" / "up").symlink_to(tmp_path / "a")
     (tmp_path / "a" / "results").symlink_to(tmp_path / "out")
+    (tmp_path / "a" / "self").symlink_to(tmp_path / "a" / "self")
     (tmp_path / "a" / "twice").symlink_to(tmp_path / "a" / "b")
     found = find(tmp_path / "a", {".png"}, tmp_path / "out")
     assert found.names == ["1.png", "b/2.PNG", "twice/2.PNG"]
     assert not found.others
     assert not found.passed_over("x")
+    assert found.problems == [f"{tmp_path / 'a' / 'self'}: {os.strerror(errno.ELOOP)}"]
 
 
 def test_files_that_would_become_one():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import pathlib
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from bsq_jax.cli import folders
 from bsq_jax.cli.decode_file import decoded, notes
@@ -15,6 +16,7 @@ from bsq_jax.core.errors import UserError
 
 if TYPE_CHECKING:
     from bsq_jax.coding.codec import Codec
+    from bsq_jax.coding.container import Header, Origin
 
 
 def decode_folder(flags: argparse.Namespace) -> int:
@@ -27,14 +29,18 @@ def decode_folder(flags: argparse.Namespace) -> int:
     others = found.passed_over("no .bsq file")
     if not found.names and not found.problems:
         raise UserError(f"{root} holds no .bsq file{others and f' ({others})'}")
-    endings, problems = _endings(root, found.names, f".{flags.video or 'mkv'}")
+    headers, problems = _headers(root, found.names)
+    video = f".{flags.video or 'mkv'}"
+    endings = {name: video if header.is_video else ".png" for name, header in headers.items()}
     results = folders.results_of(endings)
-    jobs = [Job(str(root / name), root / name, target / results[name]) for name in endings]
+    jobs = [
+        Job(str(root / name), root / name, target / results[name]) for name in _by_model(headers)
+    ]
     _check_older(jobs, flags)
     path = model_path(flags)
     enable_compilation_cache()
     codec = Codec.load(path)
-    unopened: dict[bytes, str] = {}  # by fingerprint, the first file of a model that is not there
+    unopened: dict[_Model, str] = {}  # the first file of each model that is not there
 
     def make(job: Job) -> Made:
         return _made(job, codec, unopened, flags)
@@ -46,23 +52,41 @@ def decode_folder(flags: argparse.Namespace) -> int:
     return outcome.status
 
 
-def _endings(root: pathlib.Path, names: list[str], video: str) -> tuple[dict[str, str], list[str]]:
-    """What each file becomes, as an ending; and lines on those that say nothing of themselves."""
+def _headers(root: pathlib.Path, names: list[str]) -> tuple[dict[str, Header], list[str]]:
+    """What each file says of itself; and lines on those that say nothing."""
     from bsq_jax.coding.container import read_header
 
-    endings, problems = {}, []
+    headers, problems = {}, []
     for name in names:
         path = root / name
         try:
             with path.open("rb") as file:
-                header = read_header(file, str(path))
+                headers[name] = read_header(file, str(path))
         except UserError as error:
             problems.append(str(error))
         except OSError as error:
             problems.append(f"{path}: {error.strerror}")
-        else:
-            endings[name] = video if header.is_video else ".png"
-    return endings, problems
+    return headers, problems
+
+
+class _Model(NamedTuple):
+    """What a file says of the model that coded it."""
+
+    mode: str
+    fingerprint: bytes
+    origin: Origin | None
+
+    @classmethod
+    def of(cls, header: Header) -> Self:
+        return cls(header.mode, header.fingerprint, header.origin)
+
+
+def _by_model(headers: Mapping[str, Header]) -> list[str]:
+    """The files, those of a model together: the checkpoints of a run are loaded one at a time."""
+    models: dict[_Model, list[str]] = {}
+    for name, header in headers.items():
+        models.setdefault(_Model.of(header), []).append(name)
+    return [name for names in models.values() for name in names]
 
 
 def _check_older(jobs: list[Job], flags: argparse.Namespace) -> None:
@@ -86,9 +110,10 @@ def _is_newer(job: Job) -> bool:
     return job.target.stat().st_mtime_ns >= job.source.stat().st_mtime_ns
 
 
-def _made(job: Job, codec: Codec, unopened: dict[bytes, str], flags: argparse.Namespace) -> Made:
+def _made(job: Job, codec: Codec, unopened: dict[_Model, str], flags: argparse.Namespace) -> Made:
     """The picture or video of a .bsq file, unless that is there."""
     from bsq_jax.coding.container import DamagedFile, read_header
+    from bsq_jax.coding.earlier_steps import MissingModel
 
     frames_before = f"; the frames before are in {job.target}"
     if job.target.exists() and _is_newer(job):
@@ -99,12 +124,12 @@ def _made(job: Job, codec: Codec, unopened: dict[bytes, str], flags: argparse.Na
         return Made(None)
     with job.source.open("rb") as file:
         header = read_header(file, job.name)
-    if first := unopened.get(header.fingerprint):
+    if first := unopened.get(_Model.of(header)):
         raise UserError(f"{job.name} was coded by the same model as {first}")
     try:
         codec.for_file(header, job.name)
-    except UserError:
-        unopened[header.fingerprint] = job.name
+    except MissingModel:
+        unopened[_Model.of(header)] = job.name
         raise
     suffix = job.target.suffix
     content, problem = decoded(codec, job.source.read_bytes(), job.name, suffix, quiet=flags.quiet)
