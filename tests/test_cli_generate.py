@@ -335,6 +335,18 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(pictures, tmp_pa
         np.testing.assert_array_equal(np.asarray(image), want[4])
 
 
+def test_files_that_are_there_are_not_replaced_unasked(pictures, tmp_path, capsys):
+    theirs = tmp_path / "00001.png"
+    theirs.write_text("of the user")
+    words = ("--model", pictures, "--num", 3, "--steps", 2, "--out", tmp_path)
+    assert run(*words) == 2
+    assert f"{theirs} exists already: choose another folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [theirs.name]
+    assert theirs.read_text() == "of the user"
+    assert run(*words, "--force") == 0
+    Image.open(theirs).verify()
+
+
 def test_clips_go_on_after_ctrl_c(clips, tmp_path, capsys):
     words = ("--model", clips, "--num", 3, "--out", tmp_path / "out")
     with pytest.MonkeyPatch.context() as patch:

@@ -247,6 +247,10 @@ def test_samples_depend_on_seed_number_and_class_alone():
     np.testing.assert_array_equal(bits_of(one, params, labels, seed=5), whole)
     np.testing.assert_array_equal(bits_of(split, params, labels, seed=5), whole)
     np.testing.assert_array_equal(bits_of(one, params, labels[:7], seed=5), whole[:7])
+    # Going on after some, each stays in its row: 32 to 63 are one batch, of which 5 are left out.
+    parts = [bits for bits, _ in one(params, {}, labels, pixels=False, seed=5, first=37)]
+    assert [len(part) for part in parts] == [27, 6]
+    np.testing.assert_array_equal(np.concatenate(parts), whole[37:])
     changed = labels.copy()
     changed[40] = (changed[40] + 1) % 3
     other = bits_of(one, params, changed, seed=5)

@@ -120,6 +120,10 @@ def _begin(
         # Clips as arrays are not what their mp4 files hold; parts of a picture are made at once.
         if not flags.given and not (clips and flags.npz):
             done = list(itertools.takewhile(pathlib.Path.exists, _files(folder, flags, clips)))
+    elif not flags.force and (there := [p for p in _files(folder, flags, clips) if p.exists()]):
+        raise UserError(
+            f"{there[0]} exists already: choose another folder, or add --force to replace it"
+        )
     if not done:  # what is there from before is not taken for these samples later
         for path in (folder / _DESCRIPTION, *_files(folder, flags, clips)):
             path.unlink(missing_ok=True)

@@ -22,6 +22,7 @@ from bsq_jax.models.factory import make_prior
 from bsq_jax.training.export import identity, is_export, save_export
 from bsq_jax.training.saved_models import (
     TOKENIZER_FOLDER,
+    exported_tokenizer,
     load_saved_model,
     read_saved_config,
     run_name,
@@ -104,7 +105,7 @@ class CodecModel:
         which = ("ema" if "ema" in initial.weights else "raw") if weights == "auto" else weights
         if which not in initial.weights:
             raise UserError(f"{folder} holds no {which} weights: load with weights='auto'")
-        tokenizer = Tokenizer.load(folder / TOKENIZER_FOLDER)
+        tokenizer = Tokenizer.load(exported_tokenizer(folder))
         prior = finalize(initial.config), initial.weights[which]
         origin = initial.origin | {"weights": which}
         return cls(tokenizer, prior, name=name, origin=origin, workdir=workdir)

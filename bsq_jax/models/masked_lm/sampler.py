@@ -217,7 +217,8 @@ class Sampler:
         """
         shape, count = self._model.shape, len(labels)
         params = self._programs("gather")(params)
-        for begin in range(first, count, self.batch):
+        # A batch begins where it would without `first`, so that each example stays in its row.
+        for begin in range(first - first % self.batch, count, self.batch):
             numbers = np.arange(begin, begin + self.batch)
             rows = np.minimum(numbers, count - 1)  # the last one again fills the batch
             label = self._place(labels[rows].astype(np.int32))
@@ -235,8 +236,8 @@ class Sampler:
                 done.append(self._programs("frame")(params, *arguments, *frame_numbers))
             clip = self._programs("stack")(*done)
             shown = self._programs("decode")(frozen, clip) if pixels else None
-            real = min(self.batch, count - begin)
-            yield to_host(clip)[:real], None if shown is None else to_host(shown)[:real]
+            real = slice(max(first - begin, 0), min(self.batch, count - begin))
+            yield to_host(clip)[real], None if shown is None else to_host(shown)[real]
 
     def _place(self, array: np.ndarray) -> jax.Array:
         return jax.make_array_from_callback(
