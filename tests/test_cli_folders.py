@@ -2,10 +2,12 @@
 
 import dataclasses
 import errno
+import hashlib
 import io
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -229,16 +231,47 @@ def test_one_file_with_impossible_settings_leaves_the_others(run, model):
 
 
 def test_originals_are_not_overwritten(run):
-    """Decoded into the folder that was encoded."""
+    """Decoded into the folder that was encoded, or into a newer copy of it."""
     write_photos()
     assert run("encode", "photos", "coded")[0] == 0
-    before = files_below("photos")
-    status, _, said = run("decode", "coded", "photos")
+    shutil.copytree("photos", "copy", copy_function=shutil.copy)
+    for folder in ("photos", "copy"):
+        before = files_below(folder)
+        status, _, said = run("decode", "coded", folder)
+        assert status == 2
+        assert f"{folder} holds 3 files that are not decoded from the .bsq file of that " in said
+        assert said.count("\n") == 1
+        assert files_below(folder) == before
+        status, _, said = run("decode", "coded", folder, "--force")
+        assert (status, said) == (0, f"{folder}: 3 files\n")
+        results = {"0.png", "1.png", "deep/er/clip.mkv"}
+        after = files_below(folder)
+        assert {name for name in before if after[name] != before[name]} == results
+        assert "3 were done before" in run("decode", "coded", folder)[2]
+
+
+@pytest.mark.parametrize("video", ["mkv", "mp4"])
+def test_a_result_names_its_file(run, video):
+    """It is known by that alone, not by its time; of another file it stays."""
+    write_photos(1)
+    assert run("encode", "photos", "coded")[0] == 0
+    words = ("decode", "coded", "back", "--video", video)
+    assert run(*words)[0] == 0
+    digest = hashlib.sha256(pathlib.Path("coded/0.bsq").read_bytes()).hexdigest()
+    with Image.open("back/0.png") as image:
+        assert image.info["Comment"] == f"decoded by bsq_jax from sha256:{digest}"
+    for name in files_below("back"):
+        os.utime(f"back/{name}", ns=(10**9, 10**9))
+    before = files_below("back")
+    assert "of which 2 were done before" in run(*words)[2]
+    os.replace(f"back/deep/er/clip.{video}", "back/0.png")
+    status, _, said = run(*words)
     assert status == 2
-    assert "photos holds 3 files that are older than the .bsq file of that name, such as" in said
-    assert files_below("photos") == before
-    assert run("decode", "coded", "photos", "--force")[0] == 0
-    assert files_below("photos") != before
+    assert "back holds a file that is not decoded from the .bsq file of that name, such as" in said
+    pathlib.Path("back/0.png").write_bytes(b"")
+    assert "not decoded from" in run(*words)[2]
+    assert run(*words, "--force", "--quiet")[0] == 0
+    assert set(files_below("back")) == set(before)
 
 
 def test_the_results_may_lie_in_the_folder(run):

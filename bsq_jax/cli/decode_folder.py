@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from bsq_jax.cli import folders
-from bsq_jax.cli.decode_file import decoded, notes
-from bsq_jax.cli.encode_folder import read_whole
+from bsq_jax.cli.decode_file import decoded, is_decoded_from, notes
 from bsq_jax.cli.folders import Job, Made
 from bsq_jax.cli.inputs import model_path
 from bsq_jax.core.errors import UserError
@@ -36,14 +35,14 @@ def decode_folder(flags: argparse.Namespace) -> int:
     jobs = [
         Job(str(root / name), root / name, target / results[name]) for name in _by_model(headers)
     ]
-    _check_older(jobs, flags)
+    there = frozenset() if flags.force else _results_there(jobs, flags.output)
     path = model_path(flags)
     enable_compilation_cache()
     codec = Codec.load(path)
     unopened: dict[_Model, str] = {}  # the first file of each model that is not there
 
     def make(job: Job) -> Made:
-        return _made(job, codec, unopened, flags)
+        return _made(job, job in there, codec, unopened, flags)
 
     outcome = folders.run(jobs, make, [*found.problems, *problems], quiet=flags.quiet)
     if not flags.quiet:
@@ -89,34 +88,40 @@ def _by_model(headers: Mapping[str, Header]) -> list[str]:
     return [name for names in models.values() for name in names]
 
 
-def _check_older(jobs: list[Job], flags: argparse.Namespace) -> None:
-    """Pictures and videos that are older than the files may be the originals.
+def _results_there(jobs: list[Job], output: str) -> frozenset[Job]:
+    """The files that are decoded already, as their pictures and videos say in a comment.
 
     Raises:
-      UserError: there are some, and they are to stay.
+      UserError: there are others in their place, such as the originals.
     """
-    if flags.force:
-        return
-    older = [job.target for job in jobs if job.target.exists() and not _is_newer(job)]
-    if older:
-        files = f"{len(older)} files that are" if len(older) > 1 else "a file that is"
+    there: list[Job] = []
+    foreign: list[Job] = []
+    for job in jobs:
+        if not job.target.exists():
+            continue
+        try:
+            data = job.source.read_bytes()
+        except OSError:
+            continue  # told when its turn comes
+        (there if is_decoded_from(data, job.target) else foreign).append(job)
+    if foreign:
+        files = f"{len(foreign)} files that are" if len(foreign) > 1 else "a file that is"
         raise UserError(
-            f"{flags.output} holds {files} older than the .bsq file of that name, such as "
-            f"{older[0]}: choose another folder, or add --force to overwrite"
+            f"{output} holds {files} not decoded from the .bsq file of that name, such as "
+            f"{foreign[0].target}: choose another folder, or add --force to overwrite"
         )
+    return frozenset(there)
 
 
-def _is_newer(job: Job) -> bool:
-    return job.target.stat().st_mtime_ns >= job.source.stat().st_mtime_ns
-
-
-def _made(job: Job, codec: Codec, unopened: dict[_Model, str], flags: argparse.Namespace) -> Made:
+def _made(
+    job: Job, there: bool, codec: Codec, unopened: dict[_Model, str], flags: argparse.Namespace
+) -> Made:
     """The picture or video of a .bsq file, unless that is there."""
-    from bsq_jax.coding.container import DamagedFile, read_header
+    from bsq_jax.coding.container import DamagedFile, read_header, read_whole
     from bsq_jax.coding.earlier_steps import MissingModel
 
     frames_before = f"; the frames before are in {job.target}"
-    if job.target.exists() and _is_newer(job):
+    if there:
         try:
             read_whole(job.source)
         except DamagedFile as error:
