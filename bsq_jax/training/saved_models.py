@@ -21,6 +21,7 @@ from bsq_jax.config.values import differing_keys
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
 from bsq_jax.training.export import SETS, is_export, load_export
+from bsq_jax.training.schedule import Schedule
 from bsq_jax.training.workdir import CONFIG_FILE, open_checkpoints, read_config, read_meta
 
 TOKENIZER_FOLDER = "tokenizer"  # below the workdir or export of what is trained on its tokens
@@ -204,11 +205,11 @@ def will_be_removed(path: str | os.PathLike[str], step: int) -> str:
     Raises:
       UserError: it is neither a workdir nor an export.
     """
-    train, kept = read_saved_config(path).train, kept_steps(path)
+    config, kept = read_saved_config(path), kept_steps(path)
+    train = config.train
     if not kept or kept[-1] >= train.steps:  # an export, or a run that has ended
         return ""
-    planned = -(-train.steps // train.checkpoint_every) - kept[-1] // train.checkpoint_every
-    later = planned + sum(other > step for other in kept)
+    later = Schedule.of(config).left(kept[-1] + 1).saves + sum(other > step for other in kept)
     if later + 1 < train.keep:
         return ""
     return (
