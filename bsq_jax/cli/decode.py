@@ -39,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--video", choices=("mkv", "mp4"), help="what videos in a folder become; default: mkv"
     )
-    parser.add_argument("--force", action="store_true", help="overwrite the output")
+    parser.add_argument(
+        "--force", action="store_true", help="decode again, and overwrite what is there"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress; only errors")
 
 
