@@ -1,8 +1,13 @@
 """encode, decode and info of folders. Oracles: the Python API, the commands of single files."""
 
+import dataclasses
+import errno
+import hashlib
+import io
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +21,7 @@ from small_codec import make_codec, picture
 from bsq_jax import cli
 from bsq_jax.cli import encode_folder as encode_command
 from bsq_jax.cli.folders import find, results_of
+from bsq_jax.coding.container import Origin, read_header
 from bsq_jax.media.pictures import save_png
 from bsq_jax.media.videos import encode_video
 
@@ -202,17 +208,70 @@ def test_damaged_files_of_a_folder(run, model):
     assert len(said.splitlines()) == 2
 
 
+def test_one_file_with_impossible_settings_leaves_the_others(run, model):
+    """Of the right model, or of one that is claimed wrongly."""
+    pathlib.Path("coded").mkdir()
+    data = model[1].encode(picture(16, 16))
+    header = read_header(io.BytesIO(data), "x")
+    rest = data[len(header.pack()) :]
+    changed = (
+        {"bits": 999},
+        {"height": 2**16, "width": 2**16},
+        {"mode": "prior"},
+        {"origin": Origin("nobody", 7)},
+    )
+    for number, change in enumerate(changed):
+        forged = dataclasses.replace(header, **change)
+        pathlib.Path(f"coded/{number}.bsq").write_bytes(forged.pack() + rest)
+    pathlib.Path("coded/good.bsq").write_bytes(data)
+    status, _, said = run("decode", "coded", "decoded", "--quiet")
+    assert status == 2
+    assert "good" not in said
+    assert "good.png" in files_below("decoded")
+
+
 def test_originals_are_not_overwritten(run):
-    """Decoded into the folder that was encoded."""
+    """Decoded into the folder that was encoded, or into a newer copy of it."""
     write_photos()
     assert run("encode", "photos", "coded")[0] == 0
-    before = files_below("photos")
-    status, _, said = run("decode", "coded", "photos")
+    shutil.copytree("photos", "copy", copy_function=shutil.copy)
+    for folder in ("photos", "copy"):
+        before = files_below(folder)
+        status, _, said = run("decode", "coded", folder)
+        assert status == 2
+        assert f"{folder} holds 3 files that are not decoded from the .bsq file of that " in said
+        assert said.count("\n") == 1
+        assert files_below(folder) == before
+        status, _, said = run("decode", "coded", folder, "--force")
+        assert (status, said) == (0, f"{folder}: 3 files\n")
+        results = {"0.png", "1.png", "deep/er/clip.mkv"}
+        after = files_below(folder)
+        assert {name for name in before if after[name] != before[name]} == results
+        assert "3 were done before" in run("decode", "coded", folder)[2]
+
+
+@pytest.mark.parametrize("video", ["mkv", "mp4"])
+def test_a_result_names_its_file(run, video):
+    """It is known by that alone, not by its time; of another file it stays."""
+    write_photos(1)
+    assert run("encode", "photos", "coded")[0] == 0
+    words = ("decode", "coded", "back", "--video", video)
+    assert run(*words)[0] == 0
+    digest = hashlib.sha256(pathlib.Path("coded/0.bsq").read_bytes()).hexdigest()
+    with Image.open("back/0.png") as image:
+        assert image.info["Comment"] == f"decoded by bsq_jax from sha256:{digest}"
+    for name in files_below("back"):
+        os.utime(f"back/{name}", ns=(10**9, 10**9))
+    before = files_below("back")
+    assert "of which 2 were done before" in run(*words)[2]
+    os.replace(f"back/deep/er/clip.{video}", "back/0.png")
+    status, _, said = run(*words)
     assert status == 2
-    assert "photos holds 3 files that are older than the .bsq file of that name, such as" in said
-    assert files_below("photos") == before
-    assert run("decode", "coded", "photos", "--force")[0] == 0
-    assert files_below("photos") != before
+    assert "back holds a file that is not decoded from the .bsq file of that name, such as" in said
+    pathlib.Path("back/0.png").write_bytes(b"")
+    assert "not decoded from" in run(*words)[2]
+    assert run(*words, "--force", "--quiet")[0] == 0
+    assert set(files_below("back")) == set(before)
 
 
 def test_the_results_may_lie_in_the_folder(run):
@@ -238,11 +297,13 @@ def test_links_are_followed_and_circles_are_not(tmp_path):
         (tmp_path / name).write_text("")
     (tmp_path / "a" / "b" / "up").symlink_to(tmp_path / "a")
     (tmp_path / "a" / "results").symlink_to(tmp_path / "out")
+    (tmp_path / "a" / "self").symlink_to(tmp_path / "a" / "self")
     (tmp_path / "a" / "twice").symlink_to(tmp_path / "a" / "b")
     found = find(tmp_path / "a", {".png"}, tmp_path / "out")
     assert found.names == ["1.png", "b/2.PNG", "twice/2.PNG"]
     assert not found.others
     assert not found.passed_over("x")
+    assert found.problems == [f"{tmp_path / 'a' / 'self'}: {os.strerror(errno.ELOOP)}"]
 
 
 def test_files_that_would_become_one():

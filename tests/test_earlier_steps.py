@@ -79,6 +79,26 @@ def test_which_codec_decodes(tmp_path, kind):
         Codec.load(tmp_path / "export").for_file(averaged)
 
 
+def test_each_step_is_loaded_once_for_a_folder(run, tmp_path, monkeypatch):
+    workdir, coded = tmp_path / "run", tmp_path / "coded"
+    save_steps(workdir, [2, 4, 6], keep=3)
+    coded.mkdir()
+    for step, names in ((2, "ace"), (4, "bdf")):
+        data = Codec.load(workdir, step=step).encode(FRAMES)
+        for name in names:
+            (coded / f"{name}.bsq").write_bytes(data)
+    loaded, real = [], Codec.load.__func__
+
+    def load(cls, path, *, step=None, weights="auto"):
+        loaded.append(step)
+        return real(cls, path, step=step, weights=weights)
+
+    monkeypatch.setattr(Codec, "load", classmethod(load))
+    assert run("decode", coded, tmp_path / "back", "--model", workdir)[0] == 0
+    assert loaded == [None, 2, 4]
+    assert len(list((tmp_path / "back").glob("?.png"))) == 6
+
+
 def test_the_tokenizer_of_a_prior_stays(tmp_path):
     save_steps(tmp_path / "prior", [2], prior=True)
     codec = Codec.load(tmp_path / "prior")
@@ -137,21 +157,26 @@ def test_steps_that_are_not_there(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kept", "last", "keep", "step", "removed"),
+    ("kept", "last", "keep", "step", "removed", "evaluated"),
     [
-        ([2, 4], 8, 2, 4, True),  # by 6 and 8
-        ([2, 4], 4, 2, 4, False),  # the last
-        ([2, 4], 4, 2, 2, False),  # stays beside it
-        ([2, 4], 8, 9, 4, False),  # all are kept
-        ([2, 4, 6], 7, 3, 6, False),  # by 7 and one interruption it is not
-        ([2, 4, 6], 7, 3, 4, True),
-        ([2], 7, 5, 2, False),  # 4, 6, 7 and one interruption leave it
-        ([2], 7, 4, 2, True),
+        ([2, 4], 8, 2, 4, True, (0, 0)),  # by 6 and 8
+        ([2, 4], 4, 2, 4, False, (0, 0)),  # the last
+        ([2, 4], 4, 2, 2, False, (0, 0)),  # stays beside it
+        ([2, 4], 8, 9, 4, False, (0, 0)),  # all are kept
+        ([2, 4, 6], 7, 3, 6, False, (0, 0)),  # by 7 and one interruption it is not
+        ([2, 4, 6], 7, 3, 4, True, (0, 0)),
+        ([2], 7, 5, 2, False, (0, 0)),  # 4, 6, 7 and one interruption leave it
+        ([2], 7, 4, 2, True, (0, 0)),
+        ([2], 7, 6, 2, True, (1, 0)),  # every step is evaluated and saved: 3, 4, 5, 6, 7
+        ([2], 7, 7, 2, False, (1, 0)),
+        ([2], 7, 5, 2, True, (0, 3)),  # 3, 4, 6, 7: pictures are part of an evaluation
+        ([2], 7, 6, 2, False, (3, 3)),
     ],
 )
-def test_whether_a_step_stays(tmp_path, kept, last, keep, step, removed):
+def test_whether_a_step_stays(tmp_path, kept, last, keep, step, removed, evaluated):
     config = tiny.get_config()
     config.train.update(steps=last, checkpoint_every=2, keep=keep)
+    config.train.evaluate_every, config.train.picture_every = evaluated
     write_config(tmp_path, finalize(config))
     for number in kept:
         folder = tmp_path / "checkpoints" / str(number)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -12,8 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
+from small_codec import make_codec
 
 from bsq_jax import cli
+from bsq_jax.coding.codec import Codec
 from bsq_jax.config import (
     default_config,
     finalize,
@@ -28,6 +32,7 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.data.sources import _PLACED, make_source
 from bsq_jax.data.tokens import SCHEME
 from bsq_jax.evaluation.own import make_own_metrics
+from bsq_jax.inference.generator import Generator
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.losses import make_losses
 from bsq_jax.losses.factory import TAKEN
@@ -35,7 +40,7 @@ from bsq_jax.models.factory import make_tokenizer
 from bsq_jax.quantizers import make_quantizer
 from bsq_jax.training.export import load_export
 from bsq_jax.training.optimizer import decays, make_optimizer
-from bsq_jax.training.saved_models import with_tokenizer
+from bsq_jax.training.saved_models import read_saved_config, with_tokenizer
 
 PAGES = pathlib.Path(__file__).parent.parent / "docs" / "extending"
 NAMES = sorted(path.name for path in (PAGES / "examples").iterdir())
@@ -57,8 +62,15 @@ import numpy as np
 import optax
 from bsq_jax.data.records import Record
 from bsq_jax.losses import ReconstructionLoss
+from bsq_jax.models.own_positions import position_embedding
 from bsq_jax.quantizers.base import Quantizer
 NUMBER = 3
+@position_embedding
+def few(original):
+    return original
+@position_embedding
+def broken(original, reconstruction, scale=1.0):
+    return [][0]
 def half(original, reconstruction, scale=1.0):
     return scale * jnp.abs(original - reconstruction).mean(axis=(2, 3, 4))
 def l1(original, reconstruction):
@@ -87,6 +99,7 @@ class Table(nn.Module):
         start = nn.initializers.constant(self.start)
         table = self.param("table", start, (*grid, width))
         return jnp.broadcast_to(table, (len(frames), *grid, width))
+@position_embedding
 def flat(frames, grid, width):
     return np.zeros((len(frames), width))
 def bad(split):
@@ -244,6 +257,76 @@ def test_code_that_an_export_names_is_not_called(trained, tmp_path, caplog):
     assert "subprocess is a module of Python itself" in message_of(finalize, config)
 
 
+@pytest.mark.parametrize("where", ["tokenizer", "other"])
+def test_an_export_does_not_lead_to_a_workdir_whose_code_is_called(where, tmp_path, capsys):
+    export, ran = tmp_path / "export", tmp_path / "ran"
+    make_codec().save(export)
+    planted = export / where
+    shutil.rmtree(export / "tokenizer")
+    planted.mkdir()
+    (planted / "my_planted.py").write_text(f"open({str(ran)!r}, 'w')\n")
+    theirs = tiny.get_config()
+    theirs.extensions, theirs.quantizer.name = str(planted), "my_planted:Q"
+    (planted / "config.json").write_text(json.dumps(to_json(theirs)))
+    described = json.loads((export / "config.json").read_text())
+    described["config"]["prior"]["tokenizer"] = str(planted)
+    (export / "config.json").write_text(json.dumps(described))
+    line = f"error: {export / 'tokenizer'} is missing or no export"
+    for words in (
+        ["evaluate", "--workdir", str(export)],
+        ["train", "--workdir", str(tmp_path / "run"), f"--config.train.init={export}"],
+    ):
+        assert cli.main(words) != 0
+        assert line in capsys.readouterr().err
+    for load in (Codec.load, Generator.load, with_tokenizer):
+        arguments = [export] if load != with_tokenizer else [tiny.get_prior(planted), export]
+        message_of(load, *arguments)
+    assert not ran.exists()
+    # The tokenizer in the export counts, not the path.
+    make_codec().tokenizer.save(export / "tokenizer")
+    if where == "other":
+        assert read_saved_config(export).prior.tokenizer == str(export / "tokenizer")
+        Codec.load(export)
+        assert not ran.exists()
+
+
+def test_a_function_that_is_installed_is_not_called_as_positions(parts, tmp_path):
+    """As an export of other people may name it, with arguments that they chose."""
+    ran = tmp_path / "ran"
+    (tmp_path / "part.py").write_text(
+        "def probe(frames, grid, width, path=''):\n    open(path, 'w')\n"
+    )
+    parts.model.positions = f"part:probe(path={str(ran)!r})"
+    message = message_of(make_tokenizer(finalize(parts)).shape.frame_positions, 1)
+    assert "probe is not marked as positions" in message
+    assert not ran.exists()
+
+
+def test_folders_of_a_model_of_tokens_and_of_its_tokenizer_are_joined(tmp_path):
+    """Each has code of its own in another folder."""
+    one, other, gone = tmp_path / "one", tmp_path / "other", tmp_path / "gone"
+    workdir, run = tmp_path / "workdir", tmp_path / "run"
+    for folder in (one, other, workdir, run):
+        folder.mkdir()
+    shutil.copy(PAGES / "examples" / "quantizer" / "my_quantizer.py", one)
+    (other / "my_prior.py").write_text("def no(*_): raise NotImplementedError\n")
+    tokenizer = tiny.get_config()
+    tokenizer.quantizer.name, tokenizer.model.bits = "my_quantizer:Ternary(digits=5)", 0
+    tokenizer.extensions = os.pathsep.join(map(str, (one, gone)))
+    (workdir / "config.json").write_text(json.dumps(to_json(tokenizer)))
+    config = tiny.get_prior(workdir)
+    config.extensions, config.optimizer.name = str(other), "my_prior:no"
+    made = finalize(with_tokenizer(config, run))
+    assert made.extensions == os.pathsep.join(map(str, (other, one)))
+    assert make_quantizer(made).codes == 3**5
+    assert "NotImplementedError" in message_of(make_optimizer, made)
+    # Later only the run's own config knows of both, its tokenizer is an export.
+    make_codec().tokenizer.save(run / "tokenizer")
+    (run / "config.json").write_text(json.dumps(to_json(made)))
+    config.extensions = str(other)
+    assert with_tokenizer(config, run).extensions == made.extensions
+
+
 SOURCE = "unknown data source .* there must be a module mine"
 LINES = [
     ("loss.terms", "nope:edges", "there is no module nope: give the folder .*--config.extensions="),
@@ -267,8 +350,10 @@ LINES = [
     ("quantizer.name", "part:half", "half must be a class that inherits from bsq_jax.quantizers"),
     ("quantizer.name", "part:Broken(digits=2)", "unexpected keyword argument 'digits': it takes"),
     ("model.positions", "part:Plain", "Plain must be a class that inherits from flax.linen"),
-    ("model.positions", "part:one", r"too many positional arguments: it takes \(original\)"),
-    ("model.positions", "part:half", r"part.py, line \d+: IndexError"),
+    ("model.positions", "part:few", r"too many positional arguments: it takes \(original\)"),
+    ("model.positions", "part:half", "half is not marked as positions: write @position_embedding"),
+    ("model.positions", "part:NUMBER", "NUMBER must be a class that inherits from flax.linen"),
+    ("model.positions", "part:broken", r"part.py, line \d+: IndexError"),
     ("model.positions", "part:flat", r"shape \[1, 768\]: it must be .*, here \[1, 32, 32, 768\]"),
     ("optimizer.name", "part:number", "it returned int: it must be an optax.GradientTransform"),
     ("eval.metrics", "part:psnr", "there is another metric with the name 'psnr'"),

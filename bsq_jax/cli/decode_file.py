@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import mmap
+import pathlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +15,28 @@ if TYPE_CHECKING:
 LOSSY = (".mp4", ".mov")
 EXACT = (".mkv",)
 """What videos become: for players, and with every pixel as it is."""
+
+
+def mark(data: bytes) -> str:
+    """The comment in a picture or video that says which .bsq file it is decoded from."""
+    return f"decoded by bsq_jax from sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def is_decoded_from(data: bytes, path: pathlib.Path) -> bool:
+    """Whether a file is the picture or video that a .bsq file was decoded to.
+
+    Args:
+      data: the .bsq file.
+      path: of the other one, which exists.
+    """
+    try:
+        with (
+            path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+        ):
+            return content.find(mark(data).encode()) >= 0
+    except (OSError, ValueError):  # a folder, or an empty file
+        return False
 
 
 def decoded(codec: Codec, data: bytes, name: str, suffix: str, *, quiet: bool) -> tuple[bytes, str]:
@@ -34,7 +59,7 @@ def decoded(codec: Codec, data: bytes, name: str, suffix: str, *, quiet: bool) -
     whole = _WholeFrames(codec.decode_groups(io.BytesIO(data), name))
     quiet = quiet or header.frames < 2
     with labelled(name), progress(header.frames, "frames", quiet=quiet) as advance:
-        content = _file(advance(iter(whole), len), header, suffix)
+        content = _file(advance(iter(whole), len), header, suffix, mark(data))
     return content, whole.problem
 
 
@@ -63,15 +88,17 @@ class _WholeFrames:
             self.problem = str(error)
 
 
-def _file(groups: Iterator[Any], header: Any, suffix: str) -> bytes:
+def _file(groups: Iterator[Any], header: Any, suffix: str, comment: str) -> bytes:
     """The picture or video as the bytes of a file."""
     if header.rate is not None:
         from bsq_jax.media.videos import encode_video
 
-        return encode_video(groups, header.timing or header.rate, exact=suffix in EXACT)
+        return encode_video(
+            groups, header.timing or header.rate, exact=suffix in EXACT, comment=comment
+        )
     from bsq_jax.media.pictures import encode_png
 
-    return encode_png(next(groups)[0])
+    return encode_png(next(groups)[0], comment=comment)
 
 
 def notes(header: Any, suffix: str) -> Iterator[str]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 import pathlib
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from bsq_jax.cli import folders
-from bsq_jax.cli.decode_file import decoded, notes
-from bsq_jax.cli.encode_folder import read_whole
+from bsq_jax.cli.decode_file import decoded, is_decoded_from, notes
 from bsq_jax.cli.folders import Job, Made
 from bsq_jax.cli.inputs import model_path
 from bsq_jax.core.errors import UserError
 
 if TYPE_CHECKING:
     from bsq_jax.coding.codec import Codec
+    from bsq_jax.coding.container import Header, Origin
 
 
 def decode_folder(flags: argparse.Namespace) -> int:
@@ -27,17 +28,21 @@ def decode_folder(flags: argparse.Namespace) -> int:
     others = found.passed_over("no .bsq file")
     if not found.names and not found.problems:
         raise UserError(f"{root} holds no .bsq file{others and f' ({others})'}")
-    endings, problems = _endings(root, found.names, f".{flags.video or 'mkv'}")
+    headers, problems = _headers(root, found.names)
+    video = f".{flags.video or 'mkv'}"
+    endings = {name: video if header.is_video else ".png" for name, header in headers.items()}
     results = folders.results_of(endings)
-    jobs = [Job(str(root / name), root / name, target / results[name]) for name in endings]
-    _check_older(jobs, flags)
+    jobs = [
+        Job(str(root / name), root / name, target / results[name]) for name in _by_model(headers)
+    ]
+    there = frozenset() if flags.force else _results_there(jobs, flags.output)
     path = model_path(flags)
     enable_compilation_cache()
     codec = Codec.load(path)
-    unopened: dict[bytes, str] = {}  # by fingerprint, the first file of a model that is not there
+    unopened: dict[_Model, str] = {}  # the first file of each model that is not there
 
     def make(job: Job) -> Made:
-        return _made(job, codec, unopened, flags)
+        return _made(job, job in there, codec, unopened, flags)
 
     outcome = folders.run(jobs, make, [*found.problems, *problems], quiet=flags.quiet)
     if not flags.quiet:
@@ -46,52 +51,77 @@ def decode_folder(flags: argparse.Namespace) -> int:
     return outcome.status
 
 
-def _endings(root: pathlib.Path, names: list[str], video: str) -> tuple[dict[str, str], list[str]]:
-    """What each file becomes, as an ending; and lines on those that say nothing of themselves."""
+def _headers(root: pathlib.Path, names: list[str]) -> tuple[dict[str, Header], list[str]]:
+    """What each file says of itself; and lines on those that say nothing."""
     from bsq_jax.coding.container import read_header
 
-    endings, problems = {}, []
+    headers, problems = {}, []
     for name in names:
         path = root / name
         try:
             with path.open("rb") as file:
-                header = read_header(file, str(path))
+                headers[name] = read_header(file, str(path))
         except UserError as error:
             problems.append(str(error))
         except OSError as error:
             problems.append(f"{path}: {error.strerror}")
-        else:
-            endings[name] = video if header.is_video else ".png"
-    return endings, problems
+    return headers, problems
 
 
-def _check_older(jobs: list[Job], flags: argparse.Namespace) -> None:
-    """Pictures and videos that are older than the files may be the originals.
+class _Model(NamedTuple):
+    """What a file says of the model that coded it."""
+
+    mode: str
+    fingerprint: bytes
+    origin: Origin | None
+
+    @classmethod
+    def of(cls, header: Header) -> Self:
+        return cls(header.mode, header.fingerprint, header.origin)
+
+
+def _by_model(headers: Mapping[str, Header]) -> list[str]:
+    """The files, those of a model together: the checkpoints of a run are loaded one at a time."""
+    models: dict[_Model, list[str]] = {}
+    for name, header in headers.items():
+        models.setdefault(_Model.of(header), []).append(name)
+    return [name for names in models.values() for name in names]
+
+
+def _results_there(jobs: list[Job], output: str) -> frozenset[Job]:
+    """The files that are decoded already, as their pictures and videos say in a comment.
 
     Raises:
-      UserError: there are some, and they are to stay.
+      UserError: there are others in their place, such as the originals.
     """
-    if flags.force:
-        return
-    older = [job.target for job in jobs if job.target.exists() and not _is_newer(job)]
-    if older:
-        files = f"{len(older)} files that are" if len(older) > 1 else "a file that is"
+    there: list[Job] = []
+    foreign: list[Job] = []
+    for job in jobs:
+        if not job.target.exists():
+            continue
+        try:
+            data = job.source.read_bytes()
+        except OSError:
+            continue  # told when its turn comes
+        (there if is_decoded_from(data, job.target) else foreign).append(job)
+    if foreign:
+        files = f"{len(foreign)} files that are" if len(foreign) > 1 else "a file that is"
         raise UserError(
-            f"{flags.output} holds {files} older than the .bsq file of that name, such as "
-            f"{older[0]}: choose another folder, or add --force to overwrite"
+            f"{output} holds {files} not decoded from the .bsq file of that name, such as "
+            f"{foreign[0].target}: choose another folder, or add --force to overwrite"
         )
+    return frozenset(there)
 
 
-def _is_newer(job: Job) -> bool:
-    return job.target.stat().st_mtime_ns >= job.source.stat().st_mtime_ns
-
-
-def _made(job: Job, codec: Codec, unopened: dict[bytes, str], flags: argparse.Namespace) -> Made:
+def _made(
+    job: Job, there: bool, codec: Codec, unopened: dict[_Model, str], flags: argparse.Namespace
+) -> Made:
     """The picture or video of a .bsq file, unless that is there."""
-    from bsq_jax.coding.container import DamagedFile, read_header
+    from bsq_jax.coding.container import DamagedFile, read_header, read_whole
+    from bsq_jax.coding.earlier_steps import MissingModel
 
     frames_before = f"; the frames before are in {job.target}"
-    if job.target.exists() and _is_newer(job):
+    if there:
         try:
             read_whole(job.source)
         except DamagedFile as error:
@@ -99,12 +129,12 @@ def _made(job: Job, codec: Codec, unopened: dict[bytes, str], flags: argparse.Na
         return Made(None)
     with job.source.open("rb") as file:
         header = read_header(file, job.name)
-    if first := unopened.get(header.fingerprint):
+    if first := unopened.get(_Model.of(header)):
         raise UserError(f"{job.name} was coded by the same model as {first}")
     try:
         codec.for_file(header, job.name)
-    except UserError:
-        unopened[header.fingerprint] = job.name
+    except MissingModel:
+        unopened[_Model.of(header)] = job.name
         raise
     suffix = job.target.suffix
     content, problem = decoded(codec, job.source.read_bytes(), job.name, suffix, quiet=flags.quiet)

@@ -28,7 +28,7 @@ from bsq_jax.cli.command import Command
 from bsq_jax.cli.encode_file import content_of, encoded, keep_model, load_codec
 from bsq_jax.cli.encode_folder import encode_folder
 from bsq_jax.cli.inputs import add_model
-from bsq_jax.cli.outputs import check_output_file, say, write_output
+from bsq_jax.cli.outputs import check_output_file, say, size_and_rate, write_output
 from bsq_jax.core.errors import UserError
 
 
@@ -93,10 +93,9 @@ def _summary(output: str, data: bytes) -> str:
     from bsq_jax.coding.container import read_header
 
     header = read_header(io.BytesIO(data), output)
-    pixels = header.frames * header.height * header.width
     coded_by = f", {header.origin}" if header.origin else ""
     return (
-        f"{output}: {len(data):,d} bytes, {8 * len(data) / pixels:.4f} bits a pixel "
+        f"{output}: {size_and_rate(len(data), header.pixels)} "
         f"({header.frames} frame{'s' * (header.frames > 1)} of {header.height}x{header.width}, "
         f"{header.bits} bits a token, {header.mode}{coded_by})"
     )

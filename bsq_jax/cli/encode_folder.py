@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import io
 import pathlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from bsq_jax.cli import folders
 from bsq_jax.cli.encode_file import content_of, encoded, keep_model, load_codec
 from bsq_jax.cli.folders import Job, Made
+from bsq_jax.cli.outputs import size_and_rate
 from bsq_jax.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _results_there(
     Raises:
       UserError: there are results of other models or settings, and they are to stay.
     """
-    from bsq_jax.coding.container import DamagedFile
+    from bsq_jax.coding.container import DamagedFile, read_whole
 
     there, foreign = {}, []
     wanted = (codec.fingerprint(flags.mode), flags.mode, flags.bits, flags.overlap)
@@ -112,23 +112,6 @@ def _frames(job: Job, flags: argparse.Namespace) -> int:
         return frames.count
 
 
-def read_whole(path: pathlib.Path) -> tuple[Header, int]:
-    """Header of a .bsq file and its number of bytes, of which each checksum was compared.
-
-    Raises:
-      DamagedFile: it is not whole.
-      UserError: it is no such file.
-    """
-    from bsq_jax.coding.container import read_chunks, read_header
-
-    data = path.read_bytes()
-    file = io.BytesIO(data)
-    header = read_header(file, str(path))
-    for _ in read_chunks(file, header, str(path), lambda _: len(data)):
-        pass
-    return header, len(data)
-
-
 def _summary(
     jobs: list[Job], outcome: folders.Outcome, target: pathlib.Path, others: str
 ) -> list[str]:
@@ -143,14 +126,13 @@ def _summary(
             size += job.target.stat().st_size
         except (UserError, OSError):
             continue  # told before
-        pixels += header.frames * header.height * header.width
+        pixels += header.pixels
         count += 1
     lines = []
     if count:
         kept = f", of which {outcome.kept} were done before" if outcome.kept else ""
         lines.append(
-            f"{target}: {count} file{'s' * (count > 1)}, {size:,d} bytes, "
-            f"{8 * size / pixels:.4f} bits a pixel{kept}"
+            f"{target}: {count} file{'s' * (count > 1)}, {size_and_rate(size, pixels)}{kept}"
         )
     if outcome.failed:
         lines.append(f"not coded: {outcome.failed}, each named above")

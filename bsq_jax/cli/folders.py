@@ -24,7 +24,7 @@ class Found(NamedTuple):
     Attributes:
       names: paths below the folder of those that a command takes, sorted.
       others: how many have another ending, by ending.
-      problems: a line for each folder that cannot be listed.
+      problems: a line for each folder that cannot be listed, and each link that leads nowhere.
     """
 
     names: list[str]
@@ -64,7 +64,12 @@ def find(root: pathlib.Path, endings: Iterable[str], leave_out: pathlib.Path) ->
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            try:
+                is_folder = entry.is_dir()
+            except OSError as error:  # such as a link to itself
+                found.problems.append(f"{folder / entry.name}: {error.strerror}")
+                continue
+            if is_folder:
                 search(folder / entry.name, (*above, real))
             elif (ending := os.path.splitext(entry.name)[1].lower()) in wanted:
                 found.names.append((folder / entry.name).relative_to(root).as_posix())

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from bsq_jax.cli.command import Command
 from bsq_jax.cli.inputs import read_input
+from bsq_jax.cli.outputs import bits_a_pixel, size_and_rate
 from bsq_jax.core.errors import MISTAKE, UserError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def run(flags: argparse.Namespace) -> int:
     print(f"mode      {header.mode}, {kept}")
     print(f"model     {_model(header)}")
     print(
-        f"bytes     {len(data):,d} ({8 * len(data) / _pixels(header):.4f} bits a pixel): "
+        f"bytes     {len(data):,d} ({bits_a_pixel(len(data), header.pixels)}): "
         f"{payload:,d} of tokens in {chunks} chunk(s), {len(data) - payload:,d} around them"
     )
     if problem:
@@ -69,14 +70,10 @@ def _model(header: Header) -> str:
     return f"{origin}, {weights} ({header.fingerprint.hex()})"
 
 
-def _pixels(header: Header) -> int:
-    return header.frames * header.height * header.width
-
-
 def _folder(root: pathlib.Path) -> int:
     """Prints a line for each .bsq file below a folder."""
     from bsq_jax.cli import folders
-    from bsq_jax.cli.encode_folder import read_whole
+    from bsq_jax.coding.container import read_whole
     from bsq_jax.core.text import aligned
 
     found = folders.find(root, {".bsq"}, root)
@@ -90,11 +87,11 @@ def _folder(root: pathlib.Path) -> int:
         except OSError as error:
             problems.append(f"{root / name}: {error.strerror}")
             continue
-        total, pixels = total + size, pixels + _pixels(header)
+        total, pixels = total + size, pixels + header.pixels
         coded_by = str(header.origin) if header.origin else header.fingerprint.hex()
         shape = f"{header.height}x{header.width}"
         frames = f"{header.frames} frames" if header.is_video else "picture"
-        rate = f"{8 * size / _pixels(header):.4f}"
+        rate = bits_a_pixel(size, header.pixels).split()[0]
         rows.append(
             [name, shape, frames, f"{header.mode} {header.bits}", coded_by, f"{size:,d}", rate]
         )
@@ -103,10 +100,7 @@ def _folder(root: pathlib.Path) -> int:
     if rows:
         head = ["file", "pixels", "frames", "mode, bits", "model", "bytes", "bits a pixel"]
         print("\n".join(aligned([head, *rows])))
-        print(
-            f"{len(rows)} whole file{'s' * (len(rows) > 1)}, {total:,d} bytes, "
-            f"{8 * total / pixels:.4f} bits a pixel"
-        )
+        print(f"{len(rows)} whole file{'s' * (len(rows) > 1)}, {size_and_rate(total, pixels)}")
     for problem in problems:
         folders.tell(problem)
     return MISTAKE if problems else 0

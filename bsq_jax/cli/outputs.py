@@ -86,6 +86,16 @@ def write_output(path: str, data: bytes) -> None:
     write_atomic(pathlib.Path(path), data)
 
 
+def bits_a_pixel(size: int, pixels: int) -> str:
+    """The rate of coded pictures and videos, of so many bytes for the pixels of all frames."""
+    return f"{8 * size / pixels:.4f} bits a pixel"
+
+
+def size_and_rate(size: int, pixels: int) -> str:
+    """Such as ``1,234 bytes, 0.2411 bits a pixel``."""
+    return f"{size:,d} bytes, {bits_a_pixel(size, pixels)}"
+
+
 def say(text: str) -> None:
     """Tells the user something on standard error, so that standard output holds results only."""
     print(text, file=sys.stderr)

@@ -10,7 +10,7 @@ from typing import Any, Self, cast
 from ml_collections import ConfigDict
 
 from bsq_jax.coding.container import Header, Origin
-from bsq_jax.coding.earlier_steps import EarlierSteps
+from bsq_jax.coding.earlier_steps import EarlierSteps, MissingModel
 from bsq_jax.coding.prior_coder import check_prior
 from bsq_jax.coding.tile_tokenizer import MOST_PIXELS, TileTokenizer
 from bsq_jax.config import finalize
@@ -22,6 +22,7 @@ from bsq_jax.models.factory import make_prior
 from bsq_jax.training.export import identity, is_export, save_export
 from bsq_jax.training.saved_models import (
     TOKENIZER_FOLDER,
+    exported_tokenizer,
     load_saved_model,
     read_saved_config,
     run_name,
@@ -104,7 +105,7 @@ class CodecModel:
         which = ("ema" if "ema" in initial.weights else "raw") if weights == "auto" else weights
         if which not in initial.weights:
             raise UserError(f"{folder} holds no {which} weights: load with weights='auto'")
-        tokenizer = Tokenizer.load(folder / TOKENIZER_FOLDER)
+        tokenizer = Tokenizer.load(exported_tokenizer(folder))
         prior = finalize(initial.config), initial.weights[which]
         origin = initial.origin | {"weights": which}
         return cls(tokenizer, prior, name=name, origin=origin, workdir=workdir)
@@ -221,10 +222,11 @@ class CodecModel:
         """The codec that decodes a file: this one, or that of another checkpoint of its run.
 
         Raises:
-          UserError: the file is of another model, or claims impossible frames.
+          MissingModel: the file is of another model.
+          UserError: it claims impossible frames or settings.
         """
         if header.mode == "prior" and not self.has_prior:
-            raise UserError(
+            raise MissingModel(
                 f"{name} was coded with a prior, and {self.name} has none: give the workdir or "
                 "export of the prior as --model"
             )

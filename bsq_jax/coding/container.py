@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import io
+import pathlib
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -24,6 +26,7 @@ __all__ = [
     "pack_chunk",
     "read_chunks",
     "read_header",
+    "read_whole",
 ]
 
 
@@ -97,6 +100,21 @@ def read_chunks(
     if rest := len(file.read(PIECE)):
         more = "or more " if rest == PIECE else ""
         raise DamagedFile(f"{name} has {rest} {more}bytes behind its end: was it joined?", done)
+
+
+def read_whole(path: pathlib.Path) -> tuple[Header, int]:
+    """Header of a ``.bsq`` file and its number of bytes, of which each checksum was compared.
+
+    Raises:
+      DamagedFile: it is not whole.
+      UserError: it is no such file.
+    """
+    data = path.read_bytes()
+    file = io.BytesIO(data)
+    header = read_header(file, str(path))
+    for _ in read_chunks(file, header, str(path), lambda _: len(data)):
+        pass
+    return header, len(data)
 
 
 @functools.lru_cache(maxsize=8)

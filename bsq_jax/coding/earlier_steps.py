@@ -17,6 +17,10 @@ ModelT = TypeVar("ModelT", bound="CodecModel")
 _log = logging.getLogger(__name__)
 
 
+class MissingModel(UserError):  # noqa: N818  # named for what it is
+    """The model that coded a file is not at hand, so no file of that model opens."""
+
+
 class EarlierSteps(Generic[ModelT]):
     """The codecs of a run's other checkpoints, loaded as files ask for them."""
 
@@ -39,7 +43,7 @@ class EarlierSteps(Generic[ModelT]):
           name: of the file, for messages.
 
         Raises:
-          UserError: it is not among those that are kept, or damaged.
+          MissingModel: it is not among those that are kept, or damaged.
         """
         if self._latest is not None and _made(self._latest, header):
             return self._latest
@@ -54,12 +58,12 @@ class EarlierSteps(Generic[ModelT]):
             try:
                 found = self._kind.load(self._workdir, step=step, weights=weights)
             except UserError as error:
-                raise UserError(f"{name} may need step {step} of {own.name}: {error}") from error
+                raise MissingModel(f"{name} may need step {step} of {own.name}: {error}") from error
             if _made(found, header):
                 _log.info("%s: decoded with the checkpoint of step %d", name, step)
                 self._latest = found
                 return found
-        raise UserError(self._mismatch(header, own, name, kept))
+        raise MissingModel(self._mismatch(header, own, name, kept))
 
     def _mismatch(self, header: Header, own: ModelT, name: str, kept: list[int]) -> str:
         origin, mine = header.origin, own.origin(header.mode)

@@ -155,6 +155,11 @@ class Header:
         """Whether it is a video; a video may have a single frame."""
         return self.rate is not None
 
+    @property
+    def pixels(self) -> int:
+        """Of all frames."""
+        return self.frames * self.height * self.width
+
     def pack(self) -> bytes:
         """The bytes of the header, its checksum and the block of times included."""
         body, block = self._body(), b""

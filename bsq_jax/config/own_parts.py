@@ -57,8 +57,9 @@ def use_extensions(config: ConfigDict) -> None:
 def leave_out_own_code(config: ConfigDict) -> list[str]:
     """Takes from a config of others what would have code called that its makers chose.
 
-    Quantizer and positions stay, which the model cannot do without: a class or function of a module
-    that the user has made importable, and only one that is a quantizer or positions.
+    Quantizer and positions stay, which the model cannot do without: of a module that the user has
+    made importable, and only a class that is a quantizer or a Flax module, or a function that is
+    marked as positions.
 
     Args:
       config: changed in place: losses, metrics and data sources of their own, their optimizer, and
@@ -83,6 +84,14 @@ def extension_folders(text: str) -> list[str]:
     """The folders that ``config.extensions`` names, absolute."""
     parts = filter(None, (part.strip() for part in text.split(os.pathsep)))
     return [str(pathlib.Path(part).expanduser().absolute()) for part in parts]
+
+
+def join_extensions(first: str, *others: str) -> str:
+    """The folders of several configs, each once; of `others` those that are still there."""
+    folders = extension_folders(first)
+    for text in others:
+        folders += [folder for folder in extension_folders(text) if os.path.isdir(folder)]
+    return os.pathsep.join(dict.fromkeys(folders))
 
 
 def make_importable(*folders: str) -> None:

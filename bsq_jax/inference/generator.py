@@ -21,8 +21,13 @@ from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.models.factory import make_masked_lm
 from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
 from bsq_jax.models.masked_lm.sampler import Sampler, Sampling
-from bsq_jax.training.export import is_export, save_export
-from bsq_jax.training.saved_models import TOKENIZER_FOLDER, load_saved_model, read_saved_config
+from bsq_jax.training.export import save_export
+from bsq_jax.training.saved_models import (
+    TOKENIZER_FOLDER,
+    exported_tokenizer,
+    load_saved_model,
+    read_saved_config,
+)
 
 
 class Generator:
@@ -96,9 +101,7 @@ class Generator:
                 break
         else:
             raise UserError(f"{folder} holds no {weights} weights: load with weights='auto'")
-        inside = folder / TOKENIZER_FOLDER
-        if not is_export(inside):
-            raise UserError(f"{inside} is missing: the tokenizer of the tokens belongs there")
+        inside = exported_tokenizer(folder)
         origin = initial.origin | {"weights": name}
         return cls(initial.config, initial.weights[name], Tokenizer.load(inside), origin)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.files import write_atomic
@@ -157,8 +158,10 @@ def save_png(path: str | os.PathLike[str], picture: np.ndarray) -> None:
     write_atomic(target, encode_png(picture))
 
 
-def encode_png(picture: np.ndarray) -> bytes:
+def encode_png(picture: np.ndarray, *, comment: str = "") -> bytes:
     """A picture, uint8 [height, width, channel 3], as the bytes of a PNG file.
+
+    The comment, of ASCII, is kept as its text ``Comment``; empty: there is none.
 
     Raises:
       UserError: it is no such picture.
@@ -169,5 +172,8 @@ def encode_png(picture: np.ndarray) -> bytes:
             f"a picture must be uint8 [height, width, 3], not {picture.dtype} {list(picture.shape)}"
         )
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG")
+    text = PngInfo()
+    if comment:
+        text.add_text("Comment", comment)
+    Image.fromarray(picture).save(buffer, format="PNG", pnginfo=text)
     return buffer.getvalue()

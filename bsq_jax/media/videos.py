@@ -109,7 +109,11 @@ def write_mp4(path: str | os.PathLike[str], frames: np.ndarray, fps: int = 8) ->
 
 
 def encode_video(
-    groups: Iterable[np.ndarray], rate: fractions.Fraction | Timing, *, exact: bool = False
+    groups: Iterable[np.ndarray],
+    rate: fractions.Fraction | Timing,
+    *,
+    exact: bool = False,
+    comment: str = "",
 ) -> bytes:
     """Frames as the bytes of a video file.
 
@@ -123,6 +127,7 @@ def encode_video(
         milliseconds.
       exact: Matroska with FFV1, which keeps every pixel; else MP4 with H.264, which any browser
         plays. It stores one color for each two by two pixels, so odd sides lose a line.
+      comment: kept in the tag of this name; empty: there is none.
 
     Raises:
       UserError: frames of this size or at this rate cannot be written.
@@ -131,6 +136,8 @@ def encode_video(
     size: tuple[int, ...] = ()
     try:
         with av.open(buffer, "w", format="matroska" if exact else "mp4") as container:
+            if comment:
+                container.metadata["comment"] = comment
             writer: _Writer | None = None
             for frames in groups:
                 size = frames.shape[1:3]

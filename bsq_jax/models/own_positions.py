@@ -3,10 +3,15 @@
 A function of frame numbers is called on the host, for clips and streams alike, so that a frame has
 the same numbers in both; a Flax module has parameters and is part of the network. Both give what is
 added to the tokens; see docs/extending/positions.md.
+
+Models of others name their positions too, with arguments. So no function is called that was not
+written to be positions, which `position_embedding` says of it.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -19,15 +24,43 @@ from bsq_jax.core.own_parts import parse_own
 _KEY = "model.positions"
 
 
+class PositionFunction:
+    """A function that `position_embedding` marks; called as the function itself."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *given: Any, **arguments: Any) -> Any:
+        """What the function returns."""
+        return self._function(*given, **arguments)
+
+
+def position_embedding(function: Callable[..., Any]) -> PositionFunction:
+    """Decorator of a function of your own that ``model.positions`` may name.
+
+    Args:
+      function: of frame numbers ``[frame]``, (rows, columns) of a frame and the channels of a
+        token, by place, and keyword arguments; it returns ``[frame, row, column, width]``.
+    """
+    return PositionFunction(function)
+
+
 def own_module(kind: str) -> nn.Module | None:
     """The Flax module that ``module:attribute`` names; None if it names a function.
 
     Raises:
-      UserError: it cannot be loaded, or is neither.
+      UserError: it cannot be loaded, or is neither, or a function that is not marked.
     """
     part = parse_own(_KEY, kind)
-    if not isinstance(part.load(), type):
+    found = part.load()
+    if isinstance(found, PositionFunction):
         return None
+    if callable(found) and not isinstance(found, type):
+        raise part.error(
+            f"{part.attribute} is not marked as positions: write @position_embedding, from "
+            "bsq_jax.models.own_positions, above the function"
+        )
     made: nn.Module = part.make_module("flax.linen.module:Module")
     return made
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -15,10 +16,12 @@ from bsq_jax.config import (
     from_json,
     model_identity,
 )
+from bsq_jax.config.own_parts import join_extensions
 from bsq_jax.config.values import differing_keys
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
 from bsq_jax.training.export import SETS, is_export, load_export
+from bsq_jax.training.schedule import Schedule
 from bsq_jax.training.workdir import CONFIG_FILE, open_checkpoints, read_config, read_meta
 
 TOKENIZER_FOLDER = "tokenizer"  # below the workdir or export of what is trained on its tokens
@@ -49,10 +52,33 @@ class SavedModel(NamedTuple):
 def read_saved_config(path: str | os.PathLike[str]) -> ConfigDict:
     """The config of an export or a workdir.
 
+    The tokenizer of an exported model of tokens is the export in it, whatever path its maker had.
+
     Raises:
-      UserError: it is neither of the two, or damaged.
+      UserError: it is neither of the two, or damaged, or an export without that tokenizer.
     """
-    return load_export(path, ())[0] if is_export(path) else read_config(path)
+    if not is_export(path):
+        return read_config(path)
+    config = load_export(path, ())[0]
+    if config.task != "tokenizer":
+        config[config.task].tokenizer = str(exported_tokenizer(path))
+    return config
+
+
+def exported_tokenizer(path: str | os.PathLike[str]) -> pathlib.Path:
+    """The tokenizer below the workdir or export of what is trained on its tokens.
+
+    It is an export itself: a workdir in its place, whose code would be called, is refused.
+
+    Raises:
+      UserError: it is missing.
+    """
+    inside = local_path(path) / TOKENIZER_FOLDER
+    if not is_export(inside):
+        raise UserError(
+            f"{inside} is missing or no export: the exported tokenizer of the tokens belongs there"
+        )
+    return inside
 
 
 def read_initial_config(path: str | os.PathLike[str]) -> ConfigDict:
@@ -79,16 +105,18 @@ def with_tokenizer(config: ConfigDict, workdir: str | os.PathLike[str]) -> Confi
     """
     if config.task == "tokenizer":
         return config
-    inside = local_path(workdir) / TOKENIZER_FOLDER
-    path = inside if is_export(inside) else config[config.task].tokenizer
+    if is_export(workdir):
+        path = exported_tokenizer(workdir)
+    else:
+        inside = local_path(workdir) / TOKENIZER_FOLDER
+        path = inside if is_export(inside) else config[config.task].tokenizer
     if not path:
         return config  # finalize says so
     saved = read_saved_config(path)
     if saved.task != "tokenizer":
         raise UserError(f"{path} ({config.task}.tokenizer) holds a {saved.task}, not a tokenizer")
     config = config.copy_and_resolve_references()
-    if not config.extensions:
-        config.extensions = saved.extensions or _extensions(workdir)
+    config.extensions = join_extensions(config.extensions, saved.extensions, _extensions(workdir))
     computed = {key: config.model[key] for key in COMPUTE_KEYS}
     config.model.update(saved.model)
     config.model.update(computed)
@@ -177,11 +205,11 @@ def will_be_removed(path: str | os.PathLike[str], step: int) -> str:
     Raises:
       UserError: it is neither a workdir nor an export.
     """
-    train, kept = read_saved_config(path).train, kept_steps(path)
+    config, kept = read_saved_config(path), kept_steps(path)
+    train = config.train
     if not kept or kept[-1] >= train.steps:  # an export, or a run that has ended
         return ""
-    planned = -(-train.steps // train.checkpoint_every) - kept[-1] // train.checkpoint_every
-    later = planned + sum(other > step for other in kept)
+    later = Schedule.of(config).left(kept[-1] + 1).saves + sum(other > step for other in kept)
     if later + 1 < train.keep:
         return ""
     return (

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import NamedTuple, Self
+
+from ml_collections import ConfigDict
 
 
 class Left(NamedTuple):
@@ -40,6 +42,11 @@ class Schedule:
     checkpoint_every: int
     evaluate_every: int = 0
     picture_every: int = 0
+
+    @classmethod
+    def of(cls, config: ConfigDict) -> Self:
+        """The schedule of a run with this config."""
+        return cls(**{field.name: config.train[field.name] for field in dataclasses.fields(cls)})
 
     def logs(self, step: int) -> bool:
         """Whether the metrics of a step are logged."""

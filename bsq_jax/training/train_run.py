@@ -109,11 +109,6 @@ def _train(
     return True
 
 
-def _schedule(config: ConfigDict) -> Schedule:
-    names = (field.name for field in dataclasses.fields(Schedule))
-    return Schedule(**{name: config.train[name] for name in names})
-
-
 def _check_steps(
     config: ConfigDict, first: int, profile: tuple[int, int] | None, workdir: pathlib.Path
 ) -> None:
@@ -146,7 +141,7 @@ def _open_monitor(
         history=start.history,
         peak_flops=total_peak_flops(mesh),
         remaining=Remaining(
-            _schedule(config), start.step, _examples(start, recipe), config.train.batch_size
+            Schedule.of(config), start.step, _examples(start, recipe), config.train.batch_size
         ),
     )
 
@@ -207,7 +202,7 @@ class _Run:
         return TrainingLoop(
             self.recipe.task,
             self.mesh,
-            _schedule(self.config),
+            Schedule.of(self.config),
             checkpointer=self.checkpointer,
             monitor=self.monitor,
             stop=self.stop,

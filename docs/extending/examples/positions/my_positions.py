@@ -2,7 +2,10 @@
 
 import numpy as np
 
+from bsq_jax.models.own_positions import position_embedding
 
+
+@position_embedding
 def fourier(frames, grid, width, scale=1.0):
     """Random Fourier features of frame, row and column (Tancik et al. 2020).
 
