@@ -116,6 +116,35 @@ def test_a_state_may_gain_a_field_without_leaves_alone(tmp_path):
             checkpointer.restore_latest(abstract(Grown(**fields, another=(jnp.zeros(2),))))
 
 
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_step_is_complete_once_process_zero_has_completed_it(process, tmp_path, monkeypatch):
+    """Process 0 writes the table of checksums after the others have written their parts."""
+    seen = []
+    with Checkpointer(tmp_path) as saves:
+        saves.save(1, make_state(), {})
+        saves.wait()
+        assert saves.complete == 1
+        finished = []
+        monkeypatch.setattr(saves._folder, "finish", finished.append)
+        monkeypatch.setattr(saves._orbax, "save", lambda *_, **__: None)
+        saves.save(2, make_state(), {})
+        saves._thread.join()
+        saves._complete, saves._under_way = 1, 2
+        with monkeypatch.context() as several:
+            several.setattr(jax, "process_index", lambda: process)
+            several.setattr(jax, "process_count", lambda: 2)
+            several.setattr(
+                jax.experimental.multihost_utils,
+                "sync_global_devices",
+                lambda _: seen.append((saves.complete, saves.under_way)),
+            )
+            saves._finish(2)
+            saves.wait()
+        assert finished == [2, 2]
+        assert seen == [(1, 2) if process else (2, None)]
+        assert (saves.complete, saves.under_way) == (2, None)
+
+
 @pytest.mark.smoke
 def test_round_trip_to_the_bit(tmp_path):
     state, meta = make_state(7), {"config": {"bits": 18}, "history": [[1, 0.5]], "text": "ü"}

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import signal
+import subprocess
 import sys
 import threading
 
@@ -242,6 +243,31 @@ def test_processes_apart(tmp_path, capsys):
     assert (tmp_path / "log").read_text() == "x\nSIG_IGN\n"
     assert "finishes its step and saves; press it again" in capsys.readouterr().err
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
+
+
+def test_ctrl_c_just_before_the_time_limit_is_no_result(tmp_path, monkeypatch):
+    class Slow:
+        """A process whose time is over while it saves."""
+
+        def __init__(self, command, **streams):
+            self.asked = 0
+
+        def wait(self, seconds=None):
+            self.asked += 1
+            if self.asked == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+                raise subprocess.TimeoutExpired("it", seconds)
+            return RUN_AGAIN
+
+        def terminate(self):
+            pass
+
+    monkeypatch.setattr(subprocess, "Popen", Slow)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert trained.run_apart(["it"], tmp_path / "log", 1.0) == INTERRUPTED
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_larger_codebooks_are_estimated_along_a_line():

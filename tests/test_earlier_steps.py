@@ -1,6 +1,8 @@
 """Coded files of a run that goes on. Oracles: the checkpoints' own codecs, messages."""
 
+import errno
 import io
+import os
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from run_files import save_steps
 from small_codec import make_codec, picture
 
 from bsq_jax import Codec, cli
+from bsq_jax.coding import codec_model
 from bsq_jax.coding.container import Header, Origin, read_header
 from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
@@ -218,6 +221,44 @@ def test_encode_says_that_the_step_goes_and_export_keeps_it(run, tmp_path):
     assert status == 0
     assert "removed" not in said  # the run has ended
     assert "step 6 of run)" in said
+
+
+@pytest.mark.parametrize("made", ["missing", "empty"])
+def test_an_export_that_is_killed_leaves_no_half(run, tmp_path, monkeypatch, made):
+    """Between the files of the tokenizer and those of the prior, and then again."""
+    workdir, photo, export = tmp_path / "run", tmp_path / "a.png", tmp_path / "deep" / "kept"
+    save_steps(workdir, [2], prior=True)
+    save_png(photo, FRAMES[0])
+    if made == "empty":
+        export.mkdir(parents=True)
+
+    def killed(*words, **named):
+        raise KeyboardInterrupt
+
+    encode = ("encode", photo, tmp_path / "a.bsq", "--model", workdir, "--export", export)
+    for words in (encode, ("export", workdir, export, "--force")):
+        with monkeypatch.context() as changed:
+            changed.setattr(codec_model, "save_export", killed)
+            assert run(*words)[0] == 130
+        assert not list((tmp_path / "deep").rglob("*.*"))
+        assert not export.is_dir() or not list(export.iterdir())
+    assert run(*encode)[0] == 0
+    assert [path.name for path in export.parent.iterdir()] == ["kept"]
+    assert Codec.load(export).fingerprint("prior") == Codec.load(workdir).fingerprint("prior")
+    before = {path: path.stat().st_mtime_ns for path in export.rglob("*")}
+    assert run(*encode, "--force")[0] == 0  # the model is there
+    assert {path: path.stat().st_mtime_ns for path in export.rglob("*")} == before
+
+
+def test_an_export_into_a_folder_that_cannot_be_made(run, tmp_path):
+    save_steps(tmp_path / "run", [2])
+    (tmp_path / "file").write_text("")
+    status, said = run("export", tmp_path / "run", tmp_path / "file" / "kept")
+    assert status == 2
+    assert said == (
+        f"error: cannot write the export {tmp_path / 'file' / 'kept'}: "
+        f"{os.strerror(errno.ENOTDIR)}\n"
+    )
 
 
 def test_python_says_it_too(tmp_path, caplog):

@@ -467,6 +467,17 @@ def test_an_evaluation_is_left_once_its_step_is_saved(capsys):
     )
 
 
+@pytest.mark.usefixtures("handlers")
+def test_after_an_evaluation_a_signal_is_not_said_to_be_in_it(capsys):
+    stopping = Stopping()
+    stopping.during[7] = lambda: send(signal.SIGINT)
+    assert stopping.run() == (False, INTERRUPTED)
+    assert stopping.evaluated == [6]
+    assert capsys.readouterr().err == (
+        "stopped by Ctrl-C after step 6: the step is saved, run the same command again to go on\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("when", "line"),
     [

@@ -56,8 +56,10 @@ def load_codec(flags: argparse.Namespace) -> Codec:
 
 def keep_model(codec: Codec, flags: argparse.Namespace) -> None:
     """Writes the model that ``--export`` asks for, or says that it will be gone."""
+    from bsq_jax.cli import export
+
     if flags.export:
-        codec.save(flags.export)
+        export.keep_model(codec, flags.export)
         if not flags.quiet:
             say(f"{flags.export}: the model of these files, for decode --model {flags.export}")
     elif removal := codec.removal(flags.mode):

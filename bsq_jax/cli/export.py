@@ -10,15 +10,19 @@ Every command that takes a model takes such a folder too.
 from __future__ import annotations
 
 import argparse
+import os
+import pathlib
 from typing import TYPE_CHECKING
 
 from bsq_jax.cli.command import Command
 from bsq_jax.cli.outputs import check_new_folder, say
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.files import new_folder
 from bsq_jax.core.paths import local_path
 
 if TYPE_CHECKING:
     from bsq_jax.coding.codec import Codec
+    from bsq_jax.inference.generator import Generator
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,17 +43,53 @@ def run(flags: argparse.Namespace) -> int:
     if not source.is_dir():
         raise UserError(f"{source} does not exist or is not a folder: give a workdir or export")
     if read_saved_config(source).task == "masked_lm":
-        Generator.load(source).save(target)
+        _save(Generator.load(source), target)
         say(f"{target}: masked language model and tokenizer")
         return 0
     codec = Codec.load(source)
-    codec.save(target)
+    _save(codec, target)
     say(f"{target}: {'tokenizer and prior' if codec.has_prior else 'a tokenizer'}")
     return 0
 
 
-def check_kept_model(codec: Codec, path: str) -> None:
+def _save(model: Codec | Generator, folder: pathlib.Path) -> None:
+    """Writes an export, into a new or empty folder whole or not at all.
+
+    A folder that cannot be replaced, such as one with files or where a disk is mounted, gets the
+    files one by one.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    if folder.is_dir() and (
+        any(folder.iterdir())
+        or folder.is_mount()
+        or not os.access(folder.resolve().parent, os.W_OK | os.X_OK)
+    ):
+        model.save(folder)
+        return
+    try:
+        with new_folder(folder) as temporary:
+            model.save(temporary)
+    except OSError as error:
+        raise UserError(f"cannot write the export {folder}: {error.strerror}") from error
+
+
+def keep_model(codec: Codec, path: str) -> None:
+    """Writes an export of the codec, unless it is there.
+
+    Raises:
+      UserError: as `check_kept_model`, or the folder cannot be written.
+    """
+    if not check_kept_model(codec, path):
+        _save(codec, local_path(path))
+
+
+def check_kept_model(codec: Codec, path: str) -> bool:
     """Checks a folder that an export of the codec is written to, before work is done.
+
+    Returns:
+      Whether the export is there already.
 
     Raises:
       UserError: there is something else in it, such as another model, which files may need.
@@ -58,14 +98,14 @@ def check_kept_model(codec: Codec, path: str) -> None:
 
     folder = local_path(path)
     if folder.is_dir() and not any(folder.iterdir()):
-        return
+        return False
     if is_export(folder):
         there = type(codec).load(folder)
         if there.has_prior == codec.has_prior and all(
             there.fingerprint(mode) == codec.fingerprint(mode)
             for mode in (("raw", "prior") if codec.has_prior else ("raw",))
         ):
-            return
+            return True
         raise UserError(
             f"--export {folder}: it holds another model ({there.origin() or there.name}), which "
             "files may need: choose another folder, or code with that one: --model "
@@ -73,6 +113,7 @@ def check_kept_model(codec: Codec, path: str) -> None:
         )
     if folder.exists():
         raise UserError(f"--export {folder}: it exists and is no such model: choose another folder")
+    return False
 
 
 COMMAND = Command("write a model as one folder without checkpoints", __doc__, add_arguments, run)

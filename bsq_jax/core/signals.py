@@ -84,12 +84,20 @@ def answered() -> Iterator[None]:
         return
     presses, over = Presses(), threading.Event()
 
+    def noticed() -> None:
+        if not over.is_set():
+            say(f"Ctrl-C: stopping as soon as it can be; {PRESS_AGAIN}")
+
+    # Not in the thread that reads the signals: presses count by when they are read.
+    patience = threading.Timer(_PATIENCE, noticed)
+    patience.daemon = True
+
     def called(number: int) -> None:
         if number != signal.SIGINT or signal.getsignal(number) != signal.default_int_handler:
             return  # another one handles it
         press = presses.add()
-        if press == 1 and not over.wait(_PATIENCE):
-            say(f"Ctrl-C: stopping as soon as it can be; {PRESS_AGAIN}")
+        if press == 1:
+            patience.start()
         elif press > 1 and not over.is_set():
             leave("left at once")
 
@@ -100,6 +108,7 @@ def answered() -> Iterator[None]:
     finally:
         over.set()
         watch.stop()
+        patience.cancel()
 
 
 def leave(line: str) -> None:

@@ -72,7 +72,7 @@ class Checkpointer:
 
     @property
     def complete(self) -> int | None:
-        """The newest step that was restored or completely saved; None if there is none."""
+        """The newest step that is known here to be complete on disk; None if there is none."""
         return self._complete
 
     @property
@@ -128,6 +128,7 @@ class Checkpointer:
             self._raise(step, error)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("checkpoint complete")
+        self._complete, self._under_way = self._current, None
 
     def close(self) -> None:
         """Waits for the save under way and frees Orbax's threads."""
@@ -278,7 +279,8 @@ class Checkpointer:
         try:
             self._orbax.wait_until_finished()
             self._folder.finish(step)
-            self._complete, self._under_way = step, None
+            if jax.process_index() == 0:  # the others know only after the barrier in `wait`
+                self._complete, self._under_way = step, None
         except BaseException as error:  # raised where the next call of this object meets it
             self._error = error
 

@@ -209,6 +209,7 @@ class TrainingLoop:
         drawn = self._schedule.draws(step)
         with self._monitor.evaluating(step, drawn=drawn):
             self._evaluate_state(self._state, drawn)
+        self._stop.evaluated(step)
 
     def _is_evaluated(self, step: int) -> bool:
         """Whether the metrics' history has an evaluation of a step; the same on all processes."""

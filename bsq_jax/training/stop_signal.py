@@ -145,6 +145,11 @@ class StopSignal:
         if self._received is not None:
             raise _Stopped
 
+    def evaluated(self, step: int) -> None:
+        """The evaluation that `all_saved` announced has ended; there is nothing new to save."""
+        with self._lock:
+            self._where = f"after step {step}"
+
     def _agree(self) -> None:
         """All processes take one that received Ctrl-C as their own (a collective call)."""
         mine = self._received == signal.SIGINT

@@ -117,6 +117,7 @@ def run_apart(command: Sequence[str], log: pathlib.Path, seconds: float) -> int 
       were over, and it was stopped.
     """
     told: list[int] = []
+    status: int | None
 
     def stop(number: int, _: object) -> None:
         again = number == signal.SIGINT and number in told
@@ -143,7 +144,7 @@ def run_apart(command: Sequence[str], log: pathlib.Path, seconds: float) -> int 
             try:
                 status = process.wait(seconds)
             except subprocess.TimeoutExpired:
-                return None
+                status = None  # unless it was told to stop before, see below
             finally:
                 process.terminate()
                 try:
