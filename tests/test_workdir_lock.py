@@ -15,9 +15,9 @@ from bsq_jax.training.workdir_lock import FILE, held
 def test_a_second_run_is_refused_until_the_first_has_ended(tmp_path):
     workdir = tmp_path / "run"
     with held(workdir):
-        with pytest.raises(UserError, match=f"process {os.getpid()} is training in .*run already"):
-            with held(workdir):
-                pass
+        said = f"process {os.getpid()} is training in .*run already"
+        with pytest.raises(UserError, match=said), held(workdir):
+            pass
         # The refused one has not freed it, and its note says whose it is.
         owner = {"host": socket.gethostname(), "process": os.getpid()}
         assert json.loads((workdir / FILE).read_text()) == owner

@@ -11,7 +11,6 @@ from bsq_jax.evaluation.frozen_networks import NETWORKS
 from bsq_jax.evaluation.metric import FeatureMetric, NetworkSettings, Note, Row
 from bsq_jax.evaluation.metrics import FeatureStatistics
 
-
 _MEANINGFUL = 300  # frames, below which precision and recall depend on single ones
 
 
