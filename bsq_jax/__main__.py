@@ -1,8 +1,6 @@
 """``python -m bsq_jax COMMAND``."""
 
-import sys
-
-from bsq_jax.cli import main
+from bsq_jax.cli import run_and_leave
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_leave()

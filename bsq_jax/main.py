@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from bsq_jax import __version__
 from bsq_jax.cli import train, train_or_evaluate
-from bsq_jax.cli.command import Parser, exit_status, parse
+from bsq_jax.cli.command import Parser, exit_status, leave, parse
 
 USAGE = """\
 train, or resume what was stopped:
@@ -55,7 +55,7 @@ def run(argv: Sequence[str]) -> int:
 
 def main() -> None:
     """Entry point of ``python -m bsq_jax.main``."""
-    sys.exit(exit_status(functools.partial(run, sys.argv[1:]), train.COMMAND))
+    leave(exit_status(functools.partial(run, sys.argv[1:]), train.COMMAND))
 
 
 if __name__ == "__main__":

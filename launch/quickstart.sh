@@ -9,6 +9,12 @@
 # Afterwards the environment has the package from every folder (import bsq_jax) and the command
 # bsq-jax; without an active environment, after `source .venv/bin/activate`.
 set -euo pipefail
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then
+  # shellcheck source=launch/common.sh
+  source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+  help_of "${BASH_SOURCE[0]}"
+  exit
+fi
 # shellcheck source=launch/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 

@@ -222,6 +222,7 @@ def test_pixels_are_checked(tokenizer, pixels, words):
 @pytest.mark.parametrize(
     ("bits", "words"),
     [
+        (np.zeros((2, 2), int), "of integers from Tokenizer.ids give Tokenizer.bits(ids)"),
         (np.zeros((2, 6), int), "bits have shape (2, 6): this model takes [2, 2, 6], [batch, 2, "),
         (np.zeros((1, 2, 2, 7), int), "[batch, 2, 2, 6]"),
         (np.zeros((1, 2, 2, 2, 6), int), "a clip of 2 frames"),

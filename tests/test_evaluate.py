@@ -393,6 +393,7 @@ def test_the_table_has_a_column_for_each_set_of_weights():
     measured = {"count": 3, "crop": "center", "image_size": [16, 16], "source": "photos"}
     measured |= {"frames": 1, "stride": 1, "shorter": 0, "dtype": "float32"}
     measured |= {"split": "val", "resize": "short side to 16 pixels, box", "unreadable": []}
+    measured |= {"stages": 1, "codes": 64}
     report = {
         "name": "x",
         "step": 7,
@@ -410,6 +411,11 @@ def test_the_table_has_a_column_for_each_set_of_weights():
     assert "2,468 tokens" in tokenizer_table(report)
     assert "x, step 7: 3 crops of 16x16 (center) from photos (val)" in tokenizer_table(report)
     assert "FID" not in tokenizer_table(report)
+    assert "stages" not in tokenizer_table(report)
+    measured["stages"] = 3
+    result["codes_dead"] = 21
+    assert tokenizer_table(report).endswith("\ndead codes: of 3 stages together, each with 64")
+    measured["stages"] = 1
 
     for name in report["results"]:
         report["results"][name] |= {"lpips": 0.25, "fid": 12.345, "precision": 0.5, "recall": 0.75}

@@ -237,7 +237,12 @@ def test_too_few_samples_are_told(stand_ins):
     assert set(comparison.metrics.compare(real, fake)) == {"inception_score"}
     notes = {note.metric: note.text for note in comparison.metrics.notes(real)}
     assert "at least 2 frames" in notes["fid"]
-    assert "features of 1 frames, which are too few" in notes["precision"]
+    assert notes["precision"].endswith("features of 1 frames, which are too few")
+    more = np.zeros((5, *original.shape[1:]), np.uint8)
+    notes = {
+        note.metric: note.text for note in comparison.metrics.notes(comparison.statistics(more))
+    }
+    assert notes["precision"].endswith("of 5 frames, which are too few to say anything")
 
 
 def test_what_cannot_be_measured_is_told(tmp_path):

@@ -94,7 +94,7 @@ class Process:
 
 # As in a terminal; a suite in the background of a script ignores Ctrl-C, and so would its children.
 CATCHES = "signal.signal(signal.SIGINT, signal.default_int_handler)"
-MAIN = "import sys; from bsq_jax.cli import main; sys.exit(main())"
+MAIN = "from bsq_jax.cli import run_and_leave; run_and_leave()"
 
 
 def run(*words):

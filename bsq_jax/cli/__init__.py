@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 from bsq_jax import __version__
 from bsq_jax.cli import (
@@ -22,10 +23,10 @@ from bsq_jax.cli import (
     tokenize,
     train,
 )
-from bsq_jax.cli.command import Command, Parser, exit_status, parse
+from bsq_jax.cli.command import Command, Parser, exit_status, leave, parse
 from bsq_jax.core.errors import UserError
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "main", "run_and_leave"]
 
 # Other words for the commands.
 _SYNONYMS = {
@@ -60,6 +61,11 @@ COMMANDS: Mapping[str, Command] = {
     "convert": convert.COMMAND,
     "studies": studies.COMMAND,
 }
+
+
+def run_and_leave() -> NoReturn:
+    """Entry point of ``bsq-jax`` and ``python -m bsq_jax``: runs the words of this process."""
+    leave(main())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

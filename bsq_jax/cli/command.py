@@ -112,6 +112,20 @@ def _flags(parser: argparse.ArgumentParser) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def leave(status: int) -> NoReturn:
+    """Ends the process of a command line.
+
+    After Ctrl-C at once, unless other processes of a run are to be told: threads of XLA may be at
+    work still, and would fail while Python takes itself apart.
+    """
+    jax = sys.modules.get("jax")
+    if status == INTERRUPTED and not (jax and jax.distributed.is_initialized()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 def exit_status(run: Callable[[], int], command: Command | None = None) -> int:
     """Runs a command line; errors that speak to its user become a line and an exit status.
 

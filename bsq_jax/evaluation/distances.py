@@ -11,6 +11,8 @@ from bsq_jax.evaluation.frozen_networks import NETWORKS
 from bsq_jax.evaluation.metric import FeatureMetric, NetworkSettings, Note, Row
 from bsq_jax.evaluation.metrics import FeatureStatistics
 
+_MEANINGFUL = 300  # frames, below which precision and recall depend on single ones
+
 
 @dataclasses.dataclass(frozen=True)
 class FrechetDistance(FeatureMetric):
@@ -151,6 +153,8 @@ class PrecisionRecall(FeatureMetric):
     def notes(self, network: str, real: FeatureStatistics, k: int) -> list[Note]:
         """See `FeatureMetric`."""
         count = len(real.sample())
-        few = ", which are too few" if count <= k else ""
+        few = ""
+        if count < _MEANINGFUL:
+            few = f", which are too few{' to say anything' * (count > k)}"
         features = f"{NETWORKS[network].name} features of {count:,d} frames{few}"
         return [Note(self.precision.key, f"precision and recall: k={k}, {features}")]

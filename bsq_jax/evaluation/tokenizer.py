@@ -183,6 +183,8 @@ class TokenizerEvaluator:
             "image_size": list(data.crop),
             "resize": f"short side to {data.eval_resize} pixels, {data.eval_filter}",
             "crop": data.eval_crop,
+            "stages": self._layout.stages,
+            "codes": self._layout.codes,
             "values": f"8 bits a channel, mean over {mean}",
             "dtype": jnp.dtype(self._dtype).name,
             "backend": jax.default_backend(),
@@ -308,4 +310,6 @@ def tokenizer_table(report: Mapping[str, Any]) -> str:
         lines.append(f"clips with fewer frames than that: {measured['shorter']:,d}")
     tokens = next(iter(results.values()))["tokens"]
     lines.append(f"codebook usage: codes used of the most possible, min(codes, {tokens:,d} tokens)")
+    if (stages := measured["stages"]) > 1 and "codes_dead" in next(iter(results.values())):
+        lines.append(f"dead codes: of {stages} stages together, each with {measured['codes']:,d}")
     return "\n".join([*lines, *report["notes"], *unreadable_lines(measured["unreadable"])])

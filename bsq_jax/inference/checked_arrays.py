@@ -54,10 +54,13 @@ def _check_shape(array: np.ndarray, shape: TokenizerShape, *, clips: bool) -> No
     fits = array.ndim in (3, 4, 5)[: 2 + clips] and array.shape[-3:-1] == (rows, columns)
     if not fits or array.shape[-1] not in shape.prefixes:
         length = listed(shape.prefixes)
+        ids = array.shape[-2:] == (rows, columns)
+        hint = "; of integers from Tokenizer.ids give Tokenizer.bits(ids)" if ids else ""
         raise UserError(
             f"bits have shape {array.shape}: this model takes [{rows}, {columns}, {length}], "
             f"[batch, {rows}, {columns}, {length}]"
             + (f" or [batch, time, {rows}, {columns}, {length}]" if clips else " in a stream")
+            + hint
         )
     if array.ndim == 5:
         if not array.shape[1]:

@@ -17,7 +17,7 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import host_shard, make_mesh
 from bsq_jax.data.batches import Batches
 from bsq_jax.evaluation.report import weight_sets
-from bsq_jax.training import determinism, maintenance
+from bsq_jax.training import determinism, maintenance, workdir_lock
 from bsq_jax.training.accumulate import check_divides
 from bsq_jax.training.checkpoint import Checkpointer
 from bsq_jax.training.evaluate_run import file_suffix, print_report
@@ -96,13 +96,14 @@ def _train(
             start = resume(config, recipe, workdir, mesh, checkpointer, meta)
             stop.resumes(start.step)
         _check_steps(config, start.step, profile, workdir)
-        if start.step < config.train.steps:
-            write_config(workdir, config)
-            start = start.with_batch_size(config.train.batch_size)
-        with _open_monitor(config, workdir, mesh, recipe, start) as monitor:
-            run = _Run(config, workdir, mesh, recipe, start, checkpointer, monitor, stop)
-            run.greet()
-            report = run.train_and_evaluate(Profiler(workdir / "profile", profile), startup)
+        with workdir_lock.held(workdir):
+            if start.step < config.train.steps:
+                write_config(workdir, config)
+                start = start.with_batch_size(config.train.batch_size)
+            with _open_monitor(config, workdir, mesh, recipe, start) as monitor:
+                run = _Run(config, workdir, mesh, recipe, start, checkpointer, monitor, stop)
+                run.greet()
+                report = run.train_and_evaluate(Profiler(workdir / "profile", profile), startup)
         if report is None:
             return False
         print_report(recipe, report)

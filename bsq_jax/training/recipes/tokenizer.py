@@ -103,7 +103,7 @@ class TokenizerRecipe:
         begin = f"resuming at step {first}" if first else "starting"
         return [
             f"{config.name}: {count / 1e6:.1f}M parameters{adversary}, "
-            f"{config.model.bits} bits a token, "
+            f"{config.model.bits} bits a token{_stages(config)}, "
             f"{config.model.dtype} on {describe_devices(self._mesh)}; {begin}",
             _attention(self.task.model, self._lengths),
         ]
@@ -153,6 +153,12 @@ class TokenizerRecipe:
     def table(self, report: Mapping[str, Any]) -> str:
         """See `bsq_jax.training.recipes.Recipe`."""
         return tokenizer_table(report)
+
+
+def _stages(config: ConfigDict) -> str:
+    """How the bits of a residual token are made up, in words."""
+    stages = config.quantizer.stages
+    return "" if stages == 1 else f" ({stages} stages of {config.model.bits // stages})"
 
 
 def _attention(model: TokenizerModel, lengths: Sequence[int]) -> str:
