@@ -473,6 +473,8 @@ def test_config_files(tmp_path):
     assert message_of(load_config_file, str(tmp_path / "mime.py")) == (
         f"config file {tmp_path / 'mime.py'} does not exist: did you mean {path}?"
     )
+    nothing_like_it = message_of(load_config_file, str(tmp_path / "other.py"))
+    assert nothing_like_it == f"config file {tmp_path / 'other.py'} does not exist"
     saved = tmp_path / "config.json"
     saved.write_text("{}")
     assert message_of(load_config_file, str(saved)) == (

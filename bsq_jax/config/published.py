@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import pathlib
 
 import bsq_jax
@@ -39,7 +40,9 @@ def find_config_file(text: str) -> pathlib.Path:
             )
         return found
     if not path.is_file():
-        hint = nearest(str(path), [str(other) for other in sorted(path.parent.glob("*.py"))])
+        others = {other.stem: other for other in sorted(path.parent.glob("*.py"))}
+        close = difflib.get_close_matches(path.stem, others, n=1)
+        hint = f": did you mean {others[close[0]]}?" if close else ""
         if not hint and path.stem in published_names():
             hint = f": for the config that comes with the package write --config {path.stem}"
         raise UserError(f"config file {path} does not exist{hint}")
