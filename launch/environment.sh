@@ -116,7 +116,7 @@ PYTHON
 
 # Not being able to is no failure: all commands run from the repository as they are.
 install_package() {
-  local isolation=() log
+  local isolation=() log line
   if has_package; then
     return
   fi
@@ -130,7 +130,11 @@ sys.exit(int(setuptools.__version__.split(".")[0]) < 77)' 2>/dev/null; then
     --no-deps "${isolation[@]}" --editable "$REPOSITORY" 2>&1) && has_package; then
     return
   fi
-  printf '%s\n' "$log" | grep -i error | head -n 3 >&2 || true
+  while IFS= read -r line; do
+    if [[ $line == *[Ee]rror* || $line == *ERROR* ]]; then
+      printf '%s\n' "$line" >&2
+    fi
+  done <<<"$log"
   printf '%s\n' "warning: bsq_jax was not installed into the environment (see above): use it from" \
     "  $REPOSITORY, as python -m bsq_jax in place of bsq-jax" >&2
 }

@@ -440,7 +440,10 @@ def test_a_signal_while_a_folder_is_encoded(model, tmp_path):
     save_png(photos / "0.png", picture(60, 60)[0])
     for number in range(1, 300):
         os.link(photos / "0.png", photos / f"{number}.png")
-    words = [sys.executable, "-m", "bsq_jax", "encode", photos, coded, "--model", model[0]]
+    # As in a terminal: a suite in the background of a script ignores Ctrl-C, as do its children.
+    catches = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{catches}; from bsq_jax.cli import run_and_leave; run_and_leave()"
+    words = [sys.executable, "-c", code, "encode", photos, coded, "--model", model[0]]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
         while not list(coded.glob("*.bsq")):
             assert process.poll() is None, process.stderr.read()

@@ -332,9 +332,9 @@ def test_the_bias_of_groups_against_all_codes(monkeypatch):
         u = np.asarray(terms.inputs(kind, 40, 6, 0), np.float64)
         ones = 1 / (1 + np.exp(-40 * u / np.sqrt(6)))
         each = np.where(codes, ones[:, None], 1 - ones[:, None]).prod(-1).mean(0)
-        exact = -np.sum(each * np.log(each))
+        exact = -np.sum(each * np.log2(each))
         alone = ones.mean(0)
-        single = -np.sum(alone * np.log(alone) + (1 - alone) * np.log(1 - alone))
+        single = -np.sum(alone * np.log2(alone) + (1 - alone) * np.log2(1 - alone))
         assert rows[0][kind] == pytest.approx(single - exact, abs=1e-4)
         assert rows[0][kind] > rows[1][kind] > rows[2][kind] == 0
     assert all(row["ms"] > 0 and row["compiled_bytes"] > 0 for row in rows)

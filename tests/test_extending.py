@@ -327,7 +327,7 @@ def test_folders_of_a_model_of_tokens_and_of_its_tokenizer_are_joined(tmp_path):
     assert with_tokenizer(config, run).extensions == made.extensions
 
 
-SOURCE = "unknown data source .* there must be a module mine"
+SOURCE = "unknown data source .* there must be a module nowhere"
 LINES = [
     ("loss.terms", "nope:edges", "there is no module nope: give the folder .*--config.extensions="),
     ("loss.terms", "partt:edges", r"there is no module partt \(did you mean part\?\): give the"),
@@ -362,7 +362,7 @@ LINES = [
     ("data.source", "part:Floats", r"record 0 has pixels float64 \[4, 4\]: they must be uint8"),
     ("data.source", "part:Arrays", "record 0 is of type ndarray: it must be a bsq_jax.data.rec"),
     ("data.source", "part:whole(split=1)", "it takes"),
-    ("data.source", "mine:pictures", SOURCE),
+    ("data.source", "nowhere:pictures", SOURCE),
     ("data.source", "foldr:pictures", r"did you mean 'folder'\?"),
 ]
 

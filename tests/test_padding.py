@@ -50,7 +50,7 @@ def a_block_a_frame(monkeypatch):
 
 def model_of(causality, window, implementation="auto"):
     shape = tokenizer_shape(
-        SIDE, SIDE, FRAMES, 8, 6, 24, 1, 2, 2.0, 0, "rotary", causality, window
+        SIDE, SIDE, FRAMES, 8, 6, 24, 1, 2, 2.0, 0, 0, "rotary", causality, window
     )  # fmt: skip
     blocking = Blocking.LARGE
     if implementation == "per_frame":

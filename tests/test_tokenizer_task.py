@@ -262,7 +262,8 @@ def test_a_padded_batch_is_its_clips_without_padding():
         terms = {"l1": jnp.abs(errors).mean(), "l2": jnp.square(errors).mean()}
         terms |= {"quantizer_loss": quantized.loss, "bit_mean": quantized.bits.mean(axis=0)}
         loss = terms["l1"] + 0.5 * terms["l2"] + 0.1 * 3 * terms["quantizer_loss"]
-        return loss, terms | {"loss": loss} | quantized.losses
+        shown = {k: v / np.log(2) for k, v in quantized.losses.items() if k.endswith("_entropy")}
+        return loss, terms | {"loss": loss} | quantized.losses | shown  # these are in bits
 
     (_, wanted), wanted_gradients = written_out(first_params(VIDEO))
     ours, values = gradients_of_clips()(**batch)
