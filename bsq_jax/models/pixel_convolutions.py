@@ -15,7 +15,7 @@ class PixelConvolutions(nn.Module):
     A linear head decodes each patch by itself, which leaves edges between them. The second
     convolution starts at zero, so that a new network is the one without convolutions. Each frame is
     computed by itself; outside it the pixels are 0, middle gray. The GELU is the approximation by
-    tanh, which takes half the time of the exact one on a CPU.
+    tanh, which is cheaper than the exact one on a CPU.
 
     Attributes:
       channels: between the two convolutions.
