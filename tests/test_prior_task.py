@@ -97,11 +97,11 @@ def test_evaluation_measures_the_cost_of_each_frame(tokenizer, tmp_path):
         task.init_state(mesh).params, {"pixels": batch["pixels"]}, task.load_frozen(mesh)
     )
     chex.assert_tree_all_finite(measured)
-    chex.assert_shape([measured["bits"], measured["logits"]], (8, 2, 4, 6))
+    chex.assert_shape([measured["bits"], measured["logits"]], (8, 2, 2, 2, 6))
     bits = Tokenizer.load(tokenizer).encode(batch["pixels"].reshape(16, 16, 16, 3))
     np.testing.assert_array_equal(measured["bits"].reshape(16, 2, 2, 6), bits)
     signs = 2.0 * np.asarray(measured["bits"]) - 1
-    cost = bits_of(measured["logits"], signs).sum(axis=(2, 3))
+    cost = bits_of(measured["logits"], signs).sum(axis=(2, 3, 4))
     np.testing.assert_allclose(measured["cost"], cost, rtol=1e-5)
     assert 0.8 < cost.mean() / 24 < 1.3  # a fresh prior knows nothing
 
@@ -119,11 +119,12 @@ def test_the_loss_is_the_cost_of_the_kept_bits_of_real_frames(tokenizer, tmp_pat
     assert 3 <= kept.min() < kept.max() == 6
     there = np.arange(6) < kept[:, None]
     bits = Tokenizer.load(tokenizer).encode(batch["pixels"].reshape(16, 16, 16, 3))
-    signs = (2.0 * bits.reshape(8, 2, 4, 6) - 1) * there[:, None, None]
+    there = there[:, None, None, None]
+    signs = (2.0 * bits.reshape(8, 2, 2, 2, 6) - 1) * there
     params = task.init_state(mesh).params
     logits = jax.jit(task.model.apply)({"params": params}, np.float32(signs))
     real = np.arange(2) < batch["frames"][:, None]
-    counted = np.broadcast_to(there[:, None, None] & real[:, :, None, None], signs.shape)
+    counted = np.broadcast_to(there & real[:, :, None, None, None], signs.shape)
     _, watched = one_step(task, mesh, batch)
     chex.assert_tree_all_finite(watched)
     wanted = bits_of(logits, signs)[counted].mean()
