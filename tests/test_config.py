@@ -285,6 +285,7 @@ REJECTED = {
     "data.eval_filter": ("sinc",),
     "data.eval_resize": ("0",),
     "data.eval_crop": ("corner",),
+    "data.sizes": ("64", "64x0", "64x64,x"),
     "data.threads": ("-1",),
     "data.prefetch": ("-1",),
     "data.cache_mb": ("-1",),
