@@ -57,10 +57,15 @@ class Tiles:
         ]
         return pair[0], pair[1]
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Tiles of a frame, (downwards, across)."""
+        rows, columns = self.starts
+        return len(rows), len(columns)
+
     def __len__(self) -> int:
         """Number of tiles of a frame."""
-        rows, columns = self.starts
-        return len(rows) * len(columns)
+        return self.grid[0] * self.grid[1]
 
     def cut(self, frames: np.ndarray, part: slice = slice(None)) -> np.ndarray:
         """Tiles of frames, row by row.
