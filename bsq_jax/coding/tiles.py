@@ -115,8 +115,8 @@ class Tiles:
             for starts, tile in zip(self.starts, self.tile, strict=True)
         )
         height, width = self.tile[0], columns[-1] + self.tile[1]
-        number, band = 0, np.zeros(0, np.float32)
-        for tile in itertools.chain.from_iterable(pieces):
+        band = np.zeros(0, np.float32)
+        for number, tile in enumerate(itertools.chain.from_iterable(pieces)):
             row, column = divmod(number, len(columns))
             if not number:
                 band = np.zeros((len(tile), height, width, tile.shape[-1]), np.float32)
@@ -126,7 +126,6 @@ class Tiles:
                 band = np.concatenate([band[:, done:], np.zeros_like(band[:, :done])], axis=1)
             share = down[row][:, None, None] * across[column][:, None]
             band[:, :, columns[column] : columns[column] + self.tile[1]] += tile * share
-            number += 1
         yield band[:, : self.height - rows[-1], : self.width]
 
 
