@@ -44,11 +44,12 @@ def measure(codec: Codec, frames: np.ndarray) -> dict[str, float]:
     whole, coder, pixels = _Clock(), _Clock(), _Clock()
     tokens = whole(tokenizer.encode)(frames, tiles, shape.bits)
     tokenized = whole.seconds
+    grids = np.stack([tokenizer.side_by_side(frame, tiles) for frame in tokens])
     encoder = Encoder()
     encoder.write = coder(encoder.write)  # type: ignore[method-assign]
-    stream = codec._coder.stream(len(tiles), shape.bits)
+    stream = codec._coder.stream(*tokenizer.grid(tiles), shape.bits)
     encode = whole(stream.encode)
-    for frame in tokens:
+    for frame in grids:
         encode(frame, encoder)
     encoded, written = whole.seconds, coder.seconds
     payload = encoder.result()
@@ -56,10 +57,10 @@ def measure(codec: Codec, frames: np.ndarray) -> dict[str, float]:
     decoder = Decoder(payload)
     read = _Clock()
     decoder.read = read(decoder.read)  # type: ignore[method-assign]
-    stream = codec._coder.stream(len(tiles), shape.bits)
+    stream = codec._coder.stream(*tokenizer.grid(tiles), shape.bits)
     again = _Clock()
-    found = np.stack([again(stream.decode)(decoder) for _ in tokens])
-    assert (found == tokens).all()
+    found = np.stack([again(stream.decode)(decoder) for _ in grids])
+    assert (found == grids).all()
     pixels(tokenizer.decode)(tokens, tiles)
     return {
         "encode s": encoded,
@@ -70,7 +71,7 @@ def measure(codec: Codec, frames: np.ndarray) -> dict[str, float]:
         "tokenizer ": pixels.seconds / (again.seconds + pixels.seconds),
         "arithmetic coder ": read.seconds / (again.seconds + pixels.seconds),
         "tokens/s": tokens[..., 0].size / again.seconds,
-        "steps a frame": float(codec._coder.shape.steps.max() + 1),
+        "steps a frame": float(stream.steps),
         "saved": 1 - 8 * len(payload) / tokens.size,
     }
 

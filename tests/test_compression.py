@@ -16,7 +16,7 @@ from small_codec import TILE, make_codec, picture
 
 from bsq_jax import Codec
 from bsq_jax.coding import container
-from bsq_jax.coding.prior_coder import PriorCoder
+from bsq_jax.coding.tile_prior_coder import TilePriorCoder
 from bsq_jax.core.errors import UserError
 from bsq_jax.media.timing import Timing
 from bsq_jax.media.videos import encode_video
@@ -222,7 +222,7 @@ def PriorModelOf(codec):  # noqa: N802
 def test_the_same_file_whatever_is_computed_together(codec, monkeypatch):
     frames = picture(70, 70, 2)
     data = codec.encode(frames, RATE)
-    monkeypatch.setattr("bsq_jax.coding.prior_coder._MOST_TILES", 4)
+    monkeypatch.setattr("bsq_jax.coding.tile_prior_coder._MOST_TILES", 4)
     again = make_codec()  # another number of tiles at once, and so another order of the bits
     other = again.encode(frames, RATE)
     assert other != data
@@ -536,7 +536,7 @@ def test_claims_cost_nothing(codec):
 
 def test_programs_are_few(codec):
     coder = codec._coder
-    assert isinstance(coder, PriorCoder)
+    assert isinstance(coder, TilePriorCoder)
     before = coder._advance._cache_size()
     for size in ((16, 16), (16, 17), (16, 40), (33, 33)):
         codec.decode(codec.encode(picture(*size)))

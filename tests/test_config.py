@@ -209,6 +209,7 @@ REJECTED = {
     "model.head_hidden": ("-1",),
     "model.head_channels": ("-1",),
     "model.window": ("-1",),
+    "model.spatial_window": ("-2",),
     "model.min_bits": ("-1", "37"),
     "model.dtype": ("float16",),
     "model.remat": ("all",),

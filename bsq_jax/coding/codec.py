@@ -16,7 +16,7 @@ from bsq_jax.coding.container import DamagedFile, Header, TruncatedFile, read_he
 from bsq_jax.coding.file_decoder import FileDecoder
 from bsq_jax.coding.file_encoder import Coding, FileEncoder
 from bsq_jax.coding.frame_source import open_given
-from bsq_jax.coding.prior_coder import PriorCoder
+from bsq_jax.coding.prior_coder import PriorCoder, make_prior_coder
 from bsq_jax.coding.tile_tokenizer import checked_frames
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.once import say_once
@@ -63,7 +63,7 @@ class Codec(CodecModel):
     def _coder(self) -> PriorCoder:
         assert self._prior is not None
         config, params = self._prior
-        return PriorCoder(make_prior(config), params)
+        return make_prior_coder(make_prior(config), params)
 
     @property
     def group(self) -> int:

@@ -34,7 +34,7 @@ class FileDecoder:
         self._stream = None
         if header.mode == "prior":
             assert coder is not None
-            self._stream = coder.stream(len(self._tiles), header.bits)
+            self._stream = coder.stream(*tokenizer.grid(self._tiles), header.bits)
 
     def groups(self, file: BinaryIO) -> Iterator[np.ndarray]:
         """Reads the chunks, which begin at the file's position.
@@ -104,7 +104,7 @@ class FileDecoder:
         decoder = Decoder(chunk.payload)
         for _ in range(chunk.frames):
             try:
-                tokens = self._stream.decode(decoder)
+                grid = self._stream.decode(decoder)
             except AssertionError:  # of constriction: the bytes are none that an encoder made
                 raise problem from None
-            yield tokens[None]
+            yield self._tokenizer.in_tiles(grid, self._tiles)[None]

@@ -64,7 +64,8 @@ class FileEncoder:
         self._tiles = self._tokenizer.tiles(height, width, self._coding.overlap)
         if self._coding.mode == "prior":
             assert self._coder is not None
-            self._stream = self._coder.stream(len(self._tiles), self._coding.bits)
+            rows, columns = self._tokenizer.grid(self._tiles)
+            self._stream = self._coder.stream(rows, columns, self._coding.bits)
 
     def add(self, frames: np.ndarray) -> None:
         """Encodes the next frames, uint8 ``[time, height, width, 3]``.
@@ -82,7 +83,8 @@ class FileEncoder:
         if self._stream is not None:
             self._encoder = self._encoder or Encoder()
             for frame in tokens:
-                self._stream.encode(frame, self._encoder)
+                grid = self._tokenizer.side_by_side(frame, self._tiles)
+                self._stream.encode(grid, self._encoder)
         self._pending.append(tokens)
         self._count += len(frames)
         if self._pending_bytes() >= _CHUNK_BYTES:

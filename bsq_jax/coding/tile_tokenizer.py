@@ -7,6 +7,7 @@ Tokens of several frames have one layout in all of `bsq_jax.coding`, that of fil
 from __future__ import annotations
 
 import numpy as np
+from einops import rearrange
 
 from bsq_jax.coding.tiles import Tiles
 from bsq_jax.core.errors import UserError
@@ -66,6 +67,22 @@ class TileTokenizer:
             grids = grids.reshape(-1, 1, *grids.shape[2:])
         pixels = self._tokenizer.decode(grids)
         return pixels_to_bytes(tiles.join(pixels.reshape(count, time, *pixels.shape[2:])))
+
+    def grid(self, tiles: Tiles) -> tuple[int, int]:
+        """(Rows, columns) of `side_by_side`."""
+        return tiles.grid[0] * self.shape.grid[0], tiles.grid[1] * self.shape.grid[1]
+
+    def side_by_side(self, frame: np.ndarray, tiles: Tiles) -> np.ndarray:
+        """One grid ``[row, column, bit]`` of the tokens ``[tile, token, bit]`` of a frame."""
+        axes = {"down": tiles.grid[0], "row": self.shape.grid[0]}
+        joined = "(down across) (row column) bit -> (down row) (across column) bit"
+        return rearrange(frame, joined, **axes)
+
+    def in_tiles(self, grid: np.ndarray, tiles: Tiles) -> np.ndarray:
+        """The inverse of `side_by_side`."""
+        axes = {"down": tiles.grid[0], "across": tiles.grid[1], "row": self.shape.grid[0]}
+        cut = "(down row) (across column) bit -> (down across) (row column) bit"
+        return rearrange(grid, cut, **axes)
 
 
 def checked_frames(frames: np.ndarray) -> np.ndarray:
