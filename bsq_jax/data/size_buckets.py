@@ -24,6 +24,7 @@ picture covers its size 1.25 times. With 0 it keeps its own size, unless that do
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 import math
 import time
@@ -125,6 +126,11 @@ class SizedSource:
     sizes: tuple[Size, ...]
     shapes: np.ndarray
     belongs: np.ndarray
+
+    def digest(self) -> str:
+        """A text that differs where a record belongs to another size or has another shape."""
+        parts = self.shapes.astype("<i8").tobytes(), self.belongs.astype("<i8").tobytes()
+        return hashlib.sha256(b"".join(parts)).hexdigest()
 
     def members(self) -> dict[int, np.ndarray]:
         """For each size that has records, by its number, the numbers of these."""
