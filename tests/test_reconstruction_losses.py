@@ -174,6 +174,20 @@ def test_losses_of_a_config():
     assert [each.name for each in make_losses(config_of(perceptual=0.0))] == ["l1", "l2"]
 
 
+@pytest.mark.parametrize("side", ["model", "data"])
+def test_frames_too_small_for_lpips_are_told_at_the_start(side):
+    config = default_config()
+    if side == "model":
+        config.model.image_size = (8, 256)
+    else:
+        config.data.sizes = ("256x256", "8x512")
+    with pytest.raises(UserError, match=r"at least 16 pixels a side, not 8x.*perceptual=0") as error:
+        make_losses(config)
+    assert "\n" not in str(error.value)
+    config.loss.perceptual = 0.0
+    assert [each.name for each in make_losses(config)] == ["l1", "l2"]
+
+
 class EntropyWeightTest(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
     @parameterized.parameters(
