@@ -10,6 +10,7 @@ import pytest
 from absl.testing import parameterized
 
 from bsq_jax.config import default_config, finalize
+from bsq_jax.core.errors import UserError
 from bsq_jax.evaluation.networks.lpips import load_lpips, lpips
 from bsq_jax.losses import (
     L1,
@@ -181,7 +182,8 @@ def test_frames_too_small_for_lpips_are_told_at_the_start(side):
         config.model.image_size = (8, 256)
     else:
         config.data.sizes = ("256x256", "8x512")
-    with pytest.raises(UserError, match=r"at least 16 pixels a side, not 8x.*perceptual=0") as error:
+    message = "at least 16 pixels a side, not 8x.*: set loss.perceptual=0"
+    with pytest.raises(UserError, match=message) as error:
         make_losses(config)
     assert "\n" not in str(error.value)
     config.loss.perceptual = 0.0
