@@ -19,7 +19,8 @@ from bsq_jax.models.masked_lm.model import MaskedLm, MaskedLmShape
 from bsq_jax.models.positions import check_width
 from bsq_jax.models.prior.model import PriorModel
 from bsq_jax.models.prior.shape import PriorShape
-from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
+from bsq_jax.models.tokenizer import TokenizerModel
+from bsq_jax.models.tokenizer_shape import TokenizerShape
 from bsq_jax.models.transformer import Compute
 from bsq_jax.quantizers import Quantizer, make_quantizer
 
