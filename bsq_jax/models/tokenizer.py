@@ -104,8 +104,9 @@ class TokenizerModel(nn.Module):
         Height and width are any multiples of the patch. Here and below `real` is int32 ``[batch]``:
         so many frames of each clip are no padding, which comes at the end; and `sizes` int32
         ``[batch, 2]``: so many (rows, columns) of tokens of each picture are none, which is at the
-        bottom and on the right. Padding changes nothing of what is real: with spatial windows
-        to the bit on CPUs, without them up to the order of sums. None: there is none.
+        bottom and on the right. Padding changes nothing of what is real, up to the order of
+        sums; with spatial windows to the bit on CPUs, where arrays are whole windows and have 256
+        tokens together (products of fewer rows are computed in another order). None: there is none.
 
         Raises:
           UserError: a clip is longer than the positions allow.
