@@ -1,6 +1,5 @@
 """Which tiles frames are coded in. Oracle: all tiles of whole windows, tried one by one."""
 
-import dataclasses
 import itertools
 
 import numpy as np
@@ -11,16 +10,9 @@ from bsq_jax.coding import tile_choice
 from bsq_jax.coding.header import NATIVE
 from bsq_jax.coding.tiles import Tiles
 from bsq_jax.core.errors import UserError
-from bsq_jax.models.tokenizer import TokenizerShape
+from bsq_jax.models.tokenizer_shape import TokenizerShape
 
 pytestmark = pytest.mark.smoke
-
-
-@dataclasses.dataclass(frozen=True)
-class WindowShape(TokenizerShape):
-    """A shape with windows, which other tests train."""
-
-    spatial_window: int = 8
 
 
 def shape_with(window=8, patch=8, **changes):
@@ -30,7 +22,7 @@ def shape_with(window=8, patch=8, **changes):
         "head_channels": 0, "positions": "learned", "causality": "block_causal", "window": 0,
         "min_bits": 0, "prefixes": (18,), "channels": 18, "spatial_window": window,
     }  # fmt: skip
-    return WindowShape(**numbers | changes)
+    return TokenizerShape(**numbers | changes)
 
 
 @pytest.mark.parametrize("overlap", [0, 20, 64])

@@ -19,7 +19,6 @@ from bsq_jax.coding.tile_choice import (
     fitted,
     tokens_for,
     usual_overlap,
-    window_of,
 )
 from bsq_jax.coding.tile_tokenizer import TileTokenizer
 from bsq_jax.coding.tiles import Tiles
@@ -111,7 +110,7 @@ class CodingChoice:
                     "prior.reach, which takes any size"
                 )
             wanted = own
-        if wanted is None and not window_of(shape):
+        if wanted is None and not shape.spatial_window:
             wanted = own
         if wanted is not None and wanted != NATIVE and overlap is not None:
             Tiles(wanted[0] + 1, wanted[1] + 1, wanted, overlap)  # refuses an unsuitable overlap

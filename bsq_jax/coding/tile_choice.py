@@ -13,7 +13,8 @@ from typing import TypeAlias
 from bsq_jax.coding.header import MOST_SIDE, NATIVE
 from bsq_jax.coding.tiles import Tiles
 from bsq_jax.core.errors import UserError
-from bsq_jax.models.tokenizer import CHANNELS, TokenizerShape
+from bsq_jax.models.patches import CHANNELS
+from bsq_jax.models.tokenizer_shape import TokenizerShape
 
 MOST_TOKENS = 2**15
 """Tokens that models with ``model.spatial_window`` code at once: up to so many a frame is coded as
@@ -29,17 +30,6 @@ Tile: TypeAlias = int | tuple[int, int] | str | None
 or (height, width) in pixels; or one of these as text, as ``--tile`` takes it."""
 
 
-def patch_of(shape: TokenizerShape) -> tuple[int, int]:
-    """(Height, width) of a patch, pixels."""
-    size: int | tuple[int, int] = shape.patch_size
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-
-def window_of(shape: TokenizerShape) -> int:
-    """Side in tokens of the windows that attention stays within; 0: it sees whole frames."""
-    return int(getattr(shape, "spatial_window", 0))
-
-
 def checked_tile(tile: Tile, shape: TokenizerShape) -> tuple[int, int] | None:
     """(Height, width) of the tiles that are asked for, `NATIVE`, or None for the model's choice.
 
@@ -52,7 +42,7 @@ def checked_tile(tile: Tile, shape: TokenizerShape) -> tuple[int, int] | None:
     pair = (wanted, wanted) if isinstance(wanted, int) else tuple(wanted)
     if pair == NATIVE:
         return NATIVE
-    patch = patch_of(shape)
+    patch = shape.patch
     if len(pair) != 2 or not all(
         isinstance(side, int) and patch <= side <= MOST_SIDE and side % patch == 0
         for side, patch in zip(pair, patch, strict=False)
@@ -85,14 +75,14 @@ def tokens_for(memory_mb: float, shape: TokenizerShape) -> int:
     Raises:
       UserError: fewer than a window has, or the model's cost a token is not constant.
     """
-    if not window_of(shape):
+    if not shape.spatial_window:
         raise UserError(
             "memory chooses the tiles of models with model.spatial_window, and this one has none: "
             "it needs what its own tiles need; give their size with tile instead"
         )
     tokens = int(memory_mb * 2**20) // bytes_a_token(shape)
-    if tokens < window_of(shape) ** 2:
-        least = -(-(window_of(shape) ** 2) * bytes_a_token(shape) // 2**20)
+    if tokens < shape.spatial_window**2:
+        least = -(-(shape.spatial_window**2) * bytes_a_token(shape) // 2**20)
         raise UserError(f"{memory_mb} MB of memory: this model needs {least} or more")
     return min(tokens, _LARGEST)
 
@@ -105,9 +95,9 @@ def bytes_a_token(shape: TokenizerShape) -> int:
     arrays of the MLP's hidden width, the scores within a window; and the pixels of a patch four
     times. Weights and what a process with JAX needs by itself (about 0.5 GB) come on top.
     """
-    width, window = shape.width, window_of(shape)
+    width, window = shape.width, shape.spatial_window
     block = width * (6 + 2 * shape.mlp_ratio) + shape.heads * window**2
-    height, across = patch_of(shape)
+    height, across = shape.patch
     pixels = CHANNELS * height * across * 4
     return int(_FLOAT * (2 * block + pixels))
 
@@ -133,8 +123,8 @@ def chosen_tile(
     whole = filled_up(shape, height, width)
     if _tokens(shape, whole) <= most:
         return NATIVE
-    windows = max(most // window_of(shape) ** 2, 1)  # of a tile
-    units = [window_of(shape) * patch for patch in patch_of(shape)]
+    windows = max(most // shape.spatial_window**2, 1)  # of a tile
+    units = [shape.spatial_window * patch for patch in shape.patch]
     found = []
     for down in range(1, windows + 1):
         largest = down * units[0], windows // down * units[1]
@@ -180,12 +170,12 @@ def fitted(
 
 def filled_up(shape: TokenizerShape, height: int, width: int) -> tuple[int, int]:
     """(Height, width) of a frame that is filled up to whole patches."""
-    patch = patch_of(shape)
+    patch = shape.patch
     return -(-height // patch[0]) * patch[0], -(-width // patch[1]) * patch[1]
 
 
 def _tokens(shape: TokenizerShape, tile: tuple[int, int]) -> int:
-    patch = patch_of(shape)
+    patch = shape.patch
     return (tile[0] // patch[0]) * (tile[1] // patch[1])
 
 
@@ -197,8 +187,8 @@ def usual_overlap(shape: TokenizerShape, tile: tuple[int, int]) -> int:
     """
     if tile == NATIVE:
         return 0
-    patch = max(patch_of(shape))
-    half_a_window = patch * window_of(shape) // 2
+    patch = max(shape.patch)
+    half_a_window = patch * shape.spatial_window // 2
     overlap = max(patch, min(min(tile) // 16, half_a_window))
     return min(overlap, min(tile) // 2)  # of tiles of one patch they can share but half
 
@@ -215,9 +205,9 @@ def check_tokens(shape: TokenizerShape, tile: tuple[int, int], frames: int) -> N
       UserError: it has too many tokens.
     """
     tokens = _tokens(shape, tile) * frames
-    most = _LARGEST if window_of(shape) else _LARGEST_DENSE
+    most = _LARGEST if shape.spatial_window else _LARGEST_DENSE
     if tokens > most:
-        why = "" if window_of(shape) else (
+        why = "" if shape.spatial_window else (
             ", as each token attends to all others (model.spatial_window=0)"
         )  # fmt: skip
         raise UserError(

@@ -12,7 +12,7 @@ import numpy as np
 from einops import rearrange
 
 from bsq_jax.coding.header import NATIVE
-from bsq_jax.coding.tile_choice import check_tokens, filled_up, patch_of
+from bsq_jax.coding.tile_choice import check_tokens, filled_up
 from bsq_jax.coding.tiles import Tiles
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.pixels import pixels_to_bytes
@@ -53,7 +53,8 @@ class TileTokenizer:
         those before, and attention sees no distance that it has not seen in training.
         """
         shape = self.shape
-        return shape.window > 0 and shape.visibility.streams and shape.positions == "rotary"
+        windowed = shape.frames > 1 and shape.window > 0
+        return windowed and shape.visibility.streams and shape.positions == "rotary"
 
     def tiles(
         self, height: int, width: int, tile: tuple[int, int] | None, overlap: int, frames: int = 1
@@ -100,7 +101,7 @@ class TileCoder:
     def __init__(self, model: TileTokenizer, tiles: Tiles, *, stream: bool, shown: bool):
         """See `TileTokenizer.coder`."""
         self._model, self._tiles, self._shown = model, tiles, shown
-        patch = patch_of(model.shape)
+        patch = model.shape.patch
         self._rows, self._columns = tiles.tile[0] // patch[0], tiles.tile[1] // patch[1]
         self.tokens = self._rows * self._columns
         self.grid = tiles.grid[0] * self._rows, tiles.grid[1] * self._columns
