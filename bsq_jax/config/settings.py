@@ -22,11 +22,13 @@ from bsq_jax.config.declaration import (
     one_of,
     one_of_or_own,
 )
+from bsq_jax.config.sizes import is_size
 
 Section = dict[str, Setting]
 
 _CLIPPING = one_of("none", "global", "parameter")
 _FILTER = one_of("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
+_SIZES = Allowed("HEIGHTxWIDTH each, such as 192x320", is_size)
 _SCHEDULE = one_of("cosine", "linear", "square", "cubic", "sqrt", "arccos")
 _SEED = Allowed("from 0 to 2^32 - 1, the most that random keys hold", lambda s: 0 <= s < 2**32)
 
@@ -64,11 +66,16 @@ MODEL: Section = {
     "attention": Setting(  # implementation; auto takes the fastest for the device and shape
         "auto", one_of("auto", "dense", "by_head", "blocked", "cudnn", "splash")
     ),
-    # published: learned
-    "positions": Setting("learned", one_of_or_own("learned", "sincos", "rotary"), identity=True),
+    # published: learned; window: learned for the tokens of a window of `spatial_window`
+    "positions": Setting(
+        "learned", one_of_or_own("learned", "window", "sincos", "rotary"), identity=True
+    ),
     "causality": Setting(  # which frames and tokens attention may see
         "block_causal", one_of("block_causal", "token_causal", "full"), identity=True
     ),
+    # side in tokens, an even number, of the square windows of a frame that attention stays within;
+    # those of every other block are shifted by half; 0: attention sees whole frames, published
+    "spatial_window": Setting(0, NOT_NEGATIVE, identity=True, absent=0),
     # frames that a token sees, its own included; 0: all that causality allows
     "window": Setting(0, NOT_NEGATIVE, identity=True),
     # fewest bits of a token that it can be decoded from, whole stages of a residual quantizer; 0:
@@ -257,8 +264,13 @@ DATA: Section = {
     "filter": Setting("bicubic", _FILTER),  # of training
     "eval_filter": Setting("lanczos", _FILTER),
     "eval_resize": Setting(256, POSITIVE),  # short side in pixels before the evaluation crop
-    # tiles: all crops of a picture that do not overlap
-    "eval_crop": Setting("center", one_of("center", "tiles")),
+    # tiles: all crops of a picture that do not overlap; bucket: one crop of one of data.sizes, to
+    # which the picture is resized so that it covers it (eval_resize does not count then)
+    "eval_crop": Setting("center", one_of("center", "tiles", "bucket")),
+    # HEIGHTxWIDTH in pixels of the crops of training, such as 256x256,192x320,320x192: each step
+    # has one of them, with about as many tokens as train.batch_size crops of model.image_size;
+    # empty: all crops are of model.image_size. Which picture has which size: docs/data.md
+    "sizes": Setting((), _SIZES, any_length=True, absent=()),
     # decoding threads of each host; 0: the thread that trains decodes
     "threads": Setting(16, NOT_NEGATIVE),
     "prefetch": Setting(4, NOT_NEGATIVE),  # batches kept ready on each host

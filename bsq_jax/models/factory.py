@@ -19,7 +19,8 @@ from bsq_jax.models.masked_lm.model import MaskedLm, MaskedLmShape
 from bsq_jax.models.positions import check_width
 from bsq_jax.models.prior.model import PriorModel
 from bsq_jax.models.prior.shape import PriorShape
-from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
+from bsq_jax.models.tokenizer import TokenizerModel
+from bsq_jax.models.tokenizer_shape import TokenizerShape
 from bsq_jax.models.transformer import Compute
 from bsq_jax.quantizers import Quantizer, make_quantizer
 
@@ -59,6 +60,7 @@ def make_tokenizer(config: ConfigDict) -> TokenizerModel:
             window=model.window,
             min_bits=model.min_bits,
             prefixes=_prefixes(quantizer, model.min_bits),
+            spatial_window=model.spatial_window,
         ),
         quantizer=quantizer,
         dtype=jnp.dtype(model.dtype),
