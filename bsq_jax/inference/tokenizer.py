@@ -31,7 +31,8 @@ from bsq_jax.inference.prepared import cast_matrices, check_params, frame_by_fra
 from bsq_jax.inference.streaming import MOST_FRAMES, Programs, Stream
 from bsq_jax.inference.token_ids import from_ids, to_ids
 from bsq_jax.models.factory import make_tokenizer
-from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
+from bsq_jax.models.tokenizer import TokenizerModel
+from bsq_jax.models.tokenizer_shape import TokenizerShape
 from bsq_jax.training.export import is_export, save_export
 from bsq_jax.training.saved_models import TOKENIZER_FOLDER, load_saved_model, read_saved_config
 
