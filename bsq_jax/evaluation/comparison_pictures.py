@@ -82,8 +82,8 @@ class KeptExamples:
             return None
         originals, made, frames = zip(*self._rows, strict=True)
         sides = [max(clip.shape[axis] for clip in originals) for axis in (1, 2)]
-        whole = ([_filled(clip, sides) for clip in clips] for clips in (originals, made))
-        return Examples(*map(np.stack, whole), np.stack(frames))
+        both = [np.stack([_filled(clip, sides) for clip in clips]) for clips in (originals, made)]
+        return Examples(both[0], both[1], np.stack(frames))
 
 
 def one_color_per_patch(pixels: np.ndarray, patch: int) -> np.ndarray:
@@ -189,7 +189,7 @@ def jpeg_within(image: np.ndarray, most: float) -> tuple[np.ndarray, int]:
 
 
 def _filled(clip: np.ndarray, sides: list[int]) -> np.ndarray:
-    """A clip ``[time, height, width, 3]`` in the corner of a white one of these height and width."""
+    """A clip ``[time, height, width, 3]`` in a white one of these height and width."""
     margins = [(0, 0), *((0, side - own) for side, own in zip(sides, clip.shape[1:3], strict=True))]
     return np.pad(clip, [*margins, (0, 0)], constant_values=255)
 

@@ -23,7 +23,8 @@ from bsq_jax.data.train_pipeline import batch_frames, train_batches
 from bsq_jax.evaluation.factory import make_network_settings, make_wanted
 from bsq_jax.evaluation.own import make_own_metrics
 from bsq_jax.evaluation.report import Wanted, evaluate
-from bsq_jax.evaluation.tokenizer import TokenizerEvaluator, tokenizer_table
+from bsq_jax.evaluation.tokenizer import TokenizerEvaluator
+from bsq_jax.evaluation.tokenizer_table import tokenizer_table
 from bsq_jax.models.attention.choice import Choice
 from bsq_jax.models.tokenizer import TokenizerModel
 from bsq_jax.training.adapt_weights import ADAPTABLE, adapt
