@@ -68,6 +68,10 @@ def _model(config: ConfigDict) -> Iterator[str]:
                 f"model.image_size {name} {side} is not a multiple of model.patch_size "
                 f"{model.patch_size}"
             )
+    if model.spatial_window % 2:
+        yield f"model.spatial_window is {model.spatial_window}: windows have an even side, or 0"
+    if model.positions == "window" and not model.spatial_window:
+        yield "model.positions=window needs model.spatial_window, the side of a window in tokens"
     yield from quantizer.clashes(config)
     if model.min_bits > model.bits:
         yield f"model.min_bits is {model.min_bits}, more than model.bits={model.bits}"
@@ -96,10 +100,11 @@ def _clips(config: ConfigDict) -> Iterator[str]:
     model, data = config.model, config.data
     if data.frames <= model.frames:
         return
-    if model.frames > 1 and model.positions == "learned":
+    if model.frames > 1 and model.positions in ("learned", "window"):
         yield (
-            f"data.frames is {data.frames}, and model.positions=learned has embeddings for "
-            f"model.frames={model.frames}: lower data.frames, raise model.frames or choose rotary"
+            f"data.frames is {data.frames}, and model.positions={model.positions} has embeddings "
+            f"for model.frames={model.frames}: lower data.frames, raise model.frames or choose "
+            "rotary"
         )
     if config.loss.adversarial and config.discriminator.name == "stylegan3d":
         yield (

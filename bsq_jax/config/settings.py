@@ -64,11 +64,16 @@ MODEL: Section = {
     "attention": Setting(  # implementation; auto takes the fastest for the device and shape
         "auto", one_of("auto", "dense", "by_head", "blocked", "cudnn", "splash")
     ),
-    # published: learned
-    "positions": Setting("learned", one_of_or_own("learned", "sincos", "rotary"), identity=True),
+    # published: learned; window: learned for the tokens of a window of `spatial_window`
+    "positions": Setting(
+        "learned", one_of_or_own("learned", "window", "sincos", "rotary"), identity=True
+    ),
     "causality": Setting(  # which frames and tokens attention may see
         "block_causal", one_of("block_causal", "token_causal", "full"), identity=True
     ),
+    # side in tokens, an even number, of the square windows of a frame that attention stays within;
+    # those of every other block are shifted by half; 0: attention sees whole frames, published
+    "spatial_window": Setting(0, NOT_NEGATIVE, identity=True, absent=0),
     # frames that a token sees, its own included; 0: all that causality allows
     "window": Setting(0, NOT_NEGATIVE, identity=True),
     # fewest bits of a token that it can be decoded from, whole stages of a residual quantizer; 0:

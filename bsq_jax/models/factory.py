@@ -59,6 +59,7 @@ def make_tokenizer(config: ConfigDict) -> TokenizerModel:
             window=model.window,
             min_bits=model.min_bits,
             prefixes=_prefixes(quantizer, model.min_bits),
+            spatial_window=model.spatial_window,
         ),
         quantizer=quantizer,
         dtype=jnp.dtype(model.dtype),
