@@ -18,7 +18,8 @@ from benchmarks.timing import in_turn, report
 from bsq_jax.config import default_config, finalize
 from bsq_jax.models.attention.choice import Blocking
 from bsq_jax.models.factory import make_tokenizer
-from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
+from bsq_jax.models.tokenizer import TokenizerModel
+from bsq_jax.models.tokenizer_shape import TokenizerShape
 from bsq_jax.training import flops
 
 

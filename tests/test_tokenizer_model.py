@@ -15,7 +15,9 @@ import pytest
 from einops import rearrange
 from shapes import bsq_quantizer, tokenizer_shape
 
-from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape, patchify, unpatchify
+from bsq_jax.models.patches import patchify, unpatchify
+from bsq_jax.models.tokenizer import TokenizerModel
+from bsq_jax.models.tokenizer_shape import TokenizerShape
 from bsq_jax.quantizers import BinarySphericalQuantizer
 from bsq_jax.quantizers.bits import to_group_indices
 from bsq_jax.quantizers.bsq import to_sphere

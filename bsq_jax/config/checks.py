@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from bsq_jax.config import quantizer
+from bsq_jax.config import quantizer, sizes
 from bsq_jax.config.own_parts import use_extensions
 from bsq_jax.config.settings import declared, default_config
 from bsq_jax.config.suggestions import did_you_mean
@@ -50,7 +50,10 @@ def finalize(config: ConfigDict) -> ConfigDict:
             raise UserError(f"config: {key} is {values[key]!r}: it must be {wanted}")
     use_extensions(config)
     quantizer.fill_in(config)
-    for clash in (*_model(config), *_training(config), *_clips(config), *_models_of_tokens(config)):
+    for clash in (
+        *(*_model(config), *_training(config), *_clips(config)),
+        *(*_models_of_tokens(config), *sizes.clashes(config)),
+    ):
         raise UserError(f"config: {clash}")
     if config.optimizer.learning_rate is None:
         config.optimizer.learning_rate = LEARNING_RATE_PER_EXAMPLE * config.train.batch_size

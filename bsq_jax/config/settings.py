@@ -22,11 +22,13 @@ from bsq_jax.config.declaration import (
     one_of,
     one_of_or_own,
 )
+from bsq_jax.config.sizes import is_size
 
 Section = dict[str, Setting]
 
 _CLIPPING = one_of("none", "global", "parameter")
 _FILTER = one_of("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
+_SIZES = Allowed("HEIGHTxWIDTH each, such as 192x320", is_size)
 _SCHEDULE = one_of("cosine", "linear", "square", "cubic", "sqrt", "arccos")
 _SEED = Allowed("from 0 to 2^32 - 1, the most that random keys hold", lambda s: 0 <= s < 2**32)
 
@@ -206,6 +208,15 @@ DISCRIMINATOR: Section = {
     "channel_max": Setting(
         512, POSITIVE, identity=True, kinds=("stylegan",)
     ),  # stylegan: the most channels
+    # stylegan, stylegan3d: of the last map. none: published, the last layers take it as it is, so
+    # that frames have one size; adaptive: it is averaged to 4x4, and frames have any size
+    "pooling": Setting(
+        "none",
+        one_of("none", "adaptive"),
+        identity=True,
+        kinds=("stylegan", "stylegan3d"),
+        absent="none",
+    ),
     # stylegan, stylegan3d: examples a group of minibatch-stddev
     "stddev_group": Setting(4, POSITIVE),
     # stylegan3d, patchgan: channels of the first block
@@ -253,8 +264,13 @@ DATA: Section = {
     "filter": Setting("bicubic", _FILTER),  # of training
     "eval_filter": Setting("lanczos", _FILTER),
     "eval_resize": Setting(256, POSITIVE),  # short side in pixels before the evaluation crop
-    # tiles: all crops of a picture that do not overlap
-    "eval_crop": Setting("center", one_of("center", "tiles")),
+    # tiles: all crops of a picture that do not overlap; bucket: one crop of one of data.sizes, to
+    # which the picture is resized so that it covers it (eval_resize does not count then)
+    "eval_crop": Setting("center", one_of("center", "tiles", "bucket")),
+    # HEIGHTxWIDTH in pixels of the crops of training, such as 256x256,192x320,320x192: each step
+    # has one of them, with about as many tokens as train.batch_size crops of model.image_size;
+    # empty: all crops are of model.image_size. Which picture has which size: docs/data.md
+    "sizes": Setting((), _SIZES, any_length=True, absent=()),
     # decoding threads of each host; 0: the thread that trains decodes
     "threads": Setting(16, NOT_NEGATIVE),
     "prefetch": Setting(4, NOT_NEGATIVE),  # batches kept ready on each host

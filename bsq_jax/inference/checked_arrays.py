@@ -12,7 +12,7 @@ from bsq_jax.core.text import listed
 from bsq_jax.inference.given import Given, as_array, gather
 from bsq_jax.inference.grids import Size, check_tokens, grid_of, patch_sides
 from bsq_jax.models.positions import check_length
-from bsq_jax.models.tokenizer import TokenizerShape
+from bsq_jax.models.tokenizer_shape import TokenizerShape
 from bsq_jax.quantizers.layout import TokenLayout
 
 _LEAST_ROWS = 64  # see `least_batch`; measured with jax 0.10 and 0.12, where the limit is 51

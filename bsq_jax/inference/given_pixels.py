@@ -24,7 +24,7 @@ from bsq_jax.inference.given import Given, as_array, gather
 from bsq_jax.inference.grids import check_tokens, grid_of
 from bsq_jax.inference.layouts import canonical, channels_first, check_layout
 from bsq_jax.models.positions import check_length
-from bsq_jax.models.tokenizer import TokenizerShape
+from bsq_jax.models.tokenizer_shape import TokenizerShape
 
 SIGNED = (-1, 1)
 """The range of float pixels inside this package."""

@@ -27,7 +27,8 @@ from bsq_jax.inference.size_classes import CompiledPrograms
 from bsq_jax.inference.streaming import Stream
 from bsq_jax.inference.token_ids import from_ids, to_ids
 from bsq_jax.models.factory import make_tokenizer
-from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
+from bsq_jax.models.tokenizer import TokenizerModel
+from bsq_jax.models.tokenizer_shape import TokenizerShape
 from bsq_jax.training.export import is_export, save_export
 from bsq_jax.training.saved_models import TOKENIZER_FOLDER, load_saved_model, read_saved_config
 

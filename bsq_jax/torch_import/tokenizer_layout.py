@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.models.tokenizer import CHANNELS, TokenizerShape
+from bsq_jax.models.patches import CHANNELS
+from bsq_jax.models.tokenizer_shape import TokenizerShape
 from bsq_jax.quantizers import LeechQuantizer, Quantizer, VectorQuantizer
 from bsq_jax.quantizers.leech import numbers_of
 

@@ -10,7 +10,8 @@ import numpy as np
 from einops import rearrange
 
 from bsq_jax.core.clips import hold_last, real_frames
-from bsq_jax.models.tokenizer import TokenizerModel, TokenizerOutput, TokenizerShape
+from bsq_jax.models.tokenizer import TokenizerModel, TokenizerOutput
+from bsq_jax.models.tokenizer_shape import TokenizerShape
 
 
 def reconstruct(

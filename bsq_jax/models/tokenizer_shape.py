@@ -1,0 +1,101 @@
+"""What fixes the parameters of a tokenizer."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from bsq_jax.models.attention.causality import Causality
+from bsq_jax.models.attention.windows import Windows
+from bsq_jax.models.own_positions import own_sums
+from bsq_jax.models.positions import FramePositions, check_length, frame_positions
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerShape:
+    """The numbers that fix a tokenizer's parameters; all of an export's model config.
+
+    Attributes:
+      image_height: pixels, a multiple of `patch_size`; of the size that the model is made for.
+      image_width: pixels, likewise.
+      frames: longest clip; 1 for an image model, which then has no temporal embedding.
+      patch_size: side of a patch in pixels.
+      bits: bits a token, L.
+      width: channels of a token inside the transformers.
+      layers: blocks of the encoder, and of the decoder.
+      heads: attention heads.
+      mlp_ratio: hidden width of a block's MLP over `width`.
+      head_hidden: hidden width of the decoder's pixel head; 0 for a single linear layer.
+      head_channels: of the residual convolutions after it; 0 for none.
+      positions: kind of positions, see `bsq_jax.models.positions`.
+      causality: kind of causality, see `bsq_jax.models.attention.causality`.
+      window: frames that a token sees, its own included; 0 for no limit.
+      min_bits: fewest bits of a token that the decoder gets in training; 0: always all.
+      prefixes: the numbers of first bits that a token can be decoded from, increasing; the last is
+        L. Those from `min_bits` on or, where that is 0, whole stages of the quantizer.
+      channels: of the latents that the quantizer takes.
+      spatial_window: side in tokens of the windows of a frame that attention stays within; 0: it
+        sees whole frames.
+    """
+
+    image_height: int
+    image_width: int
+    frames: int
+    patch_size: int
+    bits: int
+    width: int
+    layers: int
+    heads: int
+    mlp_ratio: float
+    head_hidden: int
+    head_channels: int
+    positions: str
+    causality: str
+    window: int
+    min_bits: int
+    prefixes: tuple[int, ...]
+    channels: int
+    spatial_window: int = 0
+
+    @property
+    def patch(self) -> tuple[int, int]:
+        """(height, width) of a patch in pixels."""
+        return self.patch_size, self.patch_size
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Tokens of a frame of the model's own size as (rows, columns)."""
+        return self.image_height // self.patch[0], self.image_width // self.patch[1]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a frame of the model's own size."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def visibility(self) -> Causality:
+        """Which tokens are visible to a token in attention."""
+        return Causality(self.causality, self.window)
+
+    def windows(self, rows: int, columns: int) -> Windows | None:
+        """The windows of frames of a grid that attention stays within; None: whole frames."""
+        return Windows(rows, columns, self.spatial_window) if self.spatial_window else None
+
+    def frame_positions(
+        self, frames: int, first: int = 0, grid: tuple[int, int] | None = None
+    ) -> FramePositions:
+        """What the network needs to know of frames ``first .. first + frames - 1``.
+
+        Args:
+          frames: how many.
+          first: place of the first.
+          grid: their (rows, columns); None: the model's own.
+
+        Raises:
+          UserError: there are no positions for them.
+        """
+        check_length(self.positions, first + frames - 1, self.frames)
+        found = frame_positions(self.positions, first, frames, self.width, self.heads)
+        if ":" in self.positions:
+            added = own_sums(self.positions, found.number, grid or self.grid, self.width)
+            found = found._replace(added=added)
+        return found
