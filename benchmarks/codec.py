@@ -40,7 +40,7 @@ def measure(codec: Codec, frames: np.ndarray) -> dict[str, float]:
     """Seconds of each part of one encoding and one decoding."""
     shape = codec.tokenizer.shape
     tokenizer = TileTokenizer(codec.tokenizer)
-    tiles = tokenizer.tiles(frames.shape[1], frames.shape[2], shape.patch_size)
+    tiles = tokenizer.tiles(frames.shape[1], frames.shape[2], min(shape.patch))
     whole, coder, pixels = _Clock(), _Clock(), _Clock()
     tokens = whole(tokenizer.encode)(frames, tiles, shape.bits)
     tokenized = whole.seconds

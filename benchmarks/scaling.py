@@ -26,7 +26,7 @@ from bsq_jax.training import flops
 def closed_form(shape: TokenizerShape, frames: int) -> float:
     """FLOPs of encoding and decoding one block-causal clip of so many frames."""
     tokens, width = shape.tokens * frames, shape.width
-    patch = 3 * shape.patch_size**2
+    patch = 3 * shape.patch[0] * shape.patch[1]
     pairs = shape.tokens**2 * frames * (frames + 1) / 2  # of a query and a key that it sees
     layer = 24 * tokens * width**2 + 4 * pairs * width
     ends = 2 * tokens * (patch * width + width * shape.head_hidden + shape.head_hidden * patch)

@@ -88,6 +88,7 @@ def test_values_are_converted_to_the_type_of_their_key(key, text, value):
         ("optimizer.b1", "high", "--config.optimizer.b1 is 'high': it must be a number"),
         ("data.flip", "maybe", "--config.data.flip is 'maybe': it must be true or false"),
         ("model.image_size", "1,2,3", "it must be 2 whole numbers such as 256,256"),
+        ("model.patch_size", "8,8,8", "it must be a whole number, or 2 such as 16,8"),
         ("model.image_size", "big", "it must be 2 whole numbers such as 256,256"),
         ("data.scale", "", "it must be 2 numbers such as 1.0,1.0"),
         ("model.image_size", "64.5", "it must be 2 whole numbers such as 256,256"),

@@ -214,7 +214,7 @@ class CodecModel:
             )  # fmt: skip
             raise UserError(f"{bits} bits a token: {self.name} takes {listed(able)}{more}")
         if overlap is None:  # of tokenizers of one patch tiles can share but half of it
-            overlap = min(self._shape.patch_size, min(self._tiled.tile) // 2)
+            overlap = min(*self._shape.patch, *(side // 2 for side in self._tiled.tile))
         self._tiled.tiles(*self._tiled.tile, overlap)  # refuses what is no overlap of its tiles
         return mode, bits, overlap
 

@@ -28,7 +28,7 @@ class FrameMetrics:
       settings: which metrics of frozen networks are wanted.
       mesh: the run's mesh.
       clip: frames, height and width of an example.
-      patch: side of a patch in pixels, for the oracle.
+      patch: side of a patch in pixels, or its (height, width), for the oracle.
       metrics: the metrics to choose from.
 
     Attributes:
@@ -46,7 +46,7 @@ class FrameMetrics:
         mesh: Mesh,
         *,
         clip: tuple[int, int, int],
-        patch: int,
+        patch: int | tuple[int, int],
         metrics: Sequence[FrameMetric] = FRAME_METRICS,
     ) -> None:
         self._mesh, self._patch = mesh, patch

@@ -147,8 +147,8 @@ class TokenizerModel(nn.Module):
     ) -> jax.Array:
         """The float32 latents ``[batch, time, row, column, channel]`` that are quantized."""
         check_array("pixels", pixels, "batch", "time", "height", "width", 3)
-        patch = self.shape.patch_size
-        grid = pixels.shape[2] // patch, pixels.shape[3] // patch
+        high, wide = self.shape.patch
+        grid = pixels.shape[2] // high, pixels.shape[3] // wide
         positions = self.shape.frame_positions(pixels.shape[1], grid=grid)
         features, _ = self.encoder(pixels, positions, real=real, sizes=sizes)
         return self.to_latent(features.astype(jnp.float32))

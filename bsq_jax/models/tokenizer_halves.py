@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -89,7 +91,7 @@ class Encoder(nn.Module):
         sizes: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache | None]:
         """Encodes pixels in [-1, 1]; see `Transformer` for the rest."""
-        x = patchify(pixels.astype(self.compute.dtype), self.shape.patch_size)
+        x = patchify(pixels.astype(self.compute.dtype), self.shape.patch)
         x = nn.Dense(
             self.shape.width,
             use_bias=False,
@@ -133,19 +135,20 @@ class Decoder(nn.Module):
             )(x)
             x = jnp.tanh(x)
         x = nn.Dense(
-            CHANNELS * self.shape.patch_size**2,
+            CHANNELS * math.prod(self.shape.patch),
             dtype=self.compute.dtype,
             dot_general=cpu.dot_general,
             kernel_init=kernel("mlp", None),
             bias_init=bias(None),
             name="head_out",
         )(x)
-        pixels = unpatchify(x.astype(jnp.float32), self.shape.patch_size)
+        pixels = unpatchify(x.astype(jnp.float32), self.shape.patch)
         if self.shape.head_channels:
             inside = None
             if sizes is not None:
-                patch, (height, width) = self.shape.patch_size, pixels.shape[2:4]
-                inside = real_tokens(sizes * patch, np.arange(height), np.arange(width))
+                patch, (height, width) = self.shape.patch, pixels.shape[2:4]
+                real_pixels = sizes * np.array([patch], np.int32)
+                inside = real_tokens(real_pixels, np.arange(height), np.arange(width))
             pixels += PixelConvolutions(
                 self.shape.head_channels, self.compute.dtype, name="head_convolutions"
             )(pixels, inside)

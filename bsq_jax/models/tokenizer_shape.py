@@ -15,10 +15,10 @@ class TokenizerShape:
     """The numbers that fix a tokenizer's parameters; all of an export's model config.
 
     Attributes:
-      image_height: pixels, a multiple of `patch_size`; of the size that the model is made for.
+      image_height: pixels, a multiple of the patch's; of the size that the model is made for.
       image_width: pixels, likewise.
       frames: longest clip; 1 for an image model, which then has no temporal embedding.
-      patch_size: side of a patch in pixels.
+      patch_size: side of a patch in pixels, or its (height, width); read it as `patch`.
       bits: bits a token, L.
       width: channels of a token inside the transformers.
       layers: blocks of the encoder, and of the decoder.
@@ -40,7 +40,7 @@ class TokenizerShape:
     image_height: int
     image_width: int
     frames: int
-    patch_size: int
+    patch_size: int | tuple[int, int]
     bits: int
     width: int
     layers: int
@@ -59,7 +59,8 @@ class TokenizerShape:
     @property
     def patch(self) -> tuple[int, int]:
         """(height, width) of a patch in pixels."""
-        return self.patch_size, self.patch_size
+        size = self.patch_size
+        return (size, size) if isinstance(size, int) else size
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -7,6 +7,7 @@ order, (channel, row, column), so nothing has to be permuted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -100,7 +101,7 @@ def _trunk(shape: TokenizerShape, half: str) -> Iterator[_Entry]:
 
 def _ends(shape: TokenizerShape) -> Iterator[_Entry]:
     """Patch embedding, projections and pixel head."""
-    pixels = CHANNELS * shape.patch_size**2
+    pixels = CHANNELS * math.prod(shape.patch)
     yield _linear("encoder/patch_embed", "encoder.conv1.", pixels, shape.width)[0]  # has no bias
     yield from _linear("to_latent", "quant_embed.", shape.width, shape.channels)
     yield from _linear("from_latent", "post_quant_embed.", shape.channels, shape.width)
