@@ -38,10 +38,12 @@ class Tiles:
         Raises:
           UserError: the overlap does not suit the tiles, or there are no pixels.
         """
-        if not 0 <= self.overlap <= min(self.tile) // 2:
+        sizes = zip((self.height, self.width), self.tile, strict=True)
+        most = min((tile // 2 for size, tile in sizes if size > tile), default=self.overlap)
+        if not 0 <= self.overlap <= most:
             raise UserError(
                 f"an overlap of {self.overlap} pixels: tiles of {self.tile[0]}x{self.tile[1]} may "
-                f"share 0 to {min(self.tile) // 2}"
+                f"share 0 to {max(most, 0)}"
             )
         if self.height < 1 or self.width < 1:
             raise UserError(
