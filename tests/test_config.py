@@ -208,6 +208,7 @@ REJECTED = {
     },
     "model.image_size": ("0", "64,-8", "256,100"),
     "model.head_hidden": ("-1",),
+    **{f"model.{half}coder_{key}": ("-1",) for half in ("en", "de") for key in ("width", "layers")},
     "model.head_channels": ("-1",),
     "model.window": ("-1",),
     "model.spatial_window": ("-2",),

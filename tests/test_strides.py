@@ -1,6 +1,8 @@
 """Patches of any shape. Oracles: loops in numpy, sizes counted by hand."""
 
+import dataclasses
 import math
+import pathlib
 
 import flax.linen as nn
 import jax
@@ -16,6 +18,8 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.models.factory import make_tokenizer
 from bsq_jax.models.patches import patchify, unpatchify
 from bsq_jax.models.tokenizer import TokenizerModel
+from bsq_jax.training.flops import count as count_flops
+from bsq_jax.training.optimizer import block_matrices
 
 SMALL = {"bits": 6, "width": 16, "layers": 1, "heads": 2, "head_hidden": 0}
 TINY = {"image_height": 32, "image_width": 32, **SMALL}
@@ -98,6 +102,7 @@ def test_padding_of_rectangles_is_not_seen():
 
 def tiny_config(**changes):
     config = default_config()
+    config.extensions = str(pathlib.Path(__file__).parents[1] / "docs/extending/examples/positions")
     config.model.update(image_size=(32, 32), dtype="float32", **SMALL)
     config.model.update(changes)
     config.data.update(resize=32, eval_resize=32)
@@ -166,3 +171,115 @@ def test_the_python_api_with_rectangles():
     assert bits.shape == (2, 2, 4, 6)
     assert tokenizer.decode(bits).shape == (2, 32, 32, 3)
     assert "6 bits a patch of 16x8" in repr(tokenizer)
+
+
+# --- encoder and decoder of their own sizes ---
+
+HALVES = {"encoder_layers": 1, "decoder_layers": 3, "encoder_width": 24, "decoder_width": 48}
+
+
+def numbers_of_a_half(shape, width, layers):
+    """Parameters of a trunk: positions, two norms, and blocks of 12 width^2 weights."""
+    block = 12 * width**2 + 13 * width  # weights; biases 3 + 1 + 4 + 1, and two norms of 2
+    return (shape.tokens + (shape.frames if shape.frames > 1 else 0) + 4) * width + layers * block
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+@pytest.mark.parametrize("changes", [{}, HALVES, {"decoder_layers": 2}, {"encoder_width": 40}])
+def test_parameters_in_closed_form(changes, frames):
+    shape = tokenizer_shape(**{**TINY, **changes}, frames=frames)
+    widths = [changes.get(f"{half}_width", 16) for half in ("encoder", "decoder")]
+    layers = [changes.get(f"{half}_layers", 1) for half in ("encoder", "decoder")]
+    trunks = [numbers_of_a_half(shape, *sizes) for sizes in zip(widths, layers, strict=True)]
+    _, params = made(shape)
+    assert count(params["encoder"]) == trunks[0] + 192 * widths[0]
+    assert count(params["decoder"]) == trunks[1] + (widths[1] + 1) * 192
+    assert count(params["to_latent"]) == (widths[0] + 1) * 6
+    assert count(params["from_latent"]) == (6 + 1) * widths[1]
+
+
+def test_heads_are_equally_wide():
+    shape = tokenizer_shape(**{**TINY, **HALVES})
+    assert [
+        (shape.half(half).width, shape.half(half).heads) for half in ("encoder", "decoder")
+    ] == [
+        (24, 3),
+        (48, 6),
+    ]
+    assert tokenizer_shape(**TINY).half("decoder") == tokenizer_shape(**TINY)
+
+
+@pytest.mark.parametrize("positions", ["learned", "sincos", "rotary"])
+def test_halves_given_their_common_size_are_the_same_model(positions):
+    """To the bit: the settings of a half change nothing but its size."""
+    plain = tokenizer_shape(**TINY, frames=3, positions=positions)
+    given = dataclasses.replace(
+        plain, encoder_layers=1, decoder_layers=1, encoder_width=16, decoder_width=16
+    )
+    (one, params), (other, _) = made(plain), made(given)
+    pixels = pixels_of(1, 3, 32, 32)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        one.apply({"params": params}, pixels),
+        other.apply({"params": params}, pixels),
+    )
+
+
+@pytest.mark.parametrize("positions", ["learned", "sincos", "rotary", "my_positions:fourier"])
+def test_streams_of_unequal_halves_are_their_clips(positions):
+    tokenizer = tokenizer_of(**HALVES, frames=3, positions=positions)
+    pixels = pixels_of(1, 3, 32, 32)
+    stream = tokenizer.stream()
+    bits = np.stack([stream.encode(pixels[:, time]) for time in range(3)], 1)
+    decoded = np.stack([stream.decode(bits[:, time]) for time in range(3)], 1)
+    np.testing.assert_array_equal(bits, tokenizer.encode(pixels))
+    np.testing.assert_allclose(decoded, tokenizer.decode(bits), atol=1e-5)
+
+
+def test_floating_point_operations_of_unequal_halves():
+    shape = tokenizer_shape(**{**TINY, **HALVES})
+    model = TokenizerModel(shape, bsq_quantizer(length=6))
+    params = jax.eval_shape(lambda: made(shape)[1])
+    pixels = jax.ShapeDtypeStruct((1, 1, 32, 32, 3), jnp.float32)
+    found = count_flops(lambda p, x: model.apply({"params": p}, x).pixels, params, pixels)
+    tokens, wanted = shape.tokens, 0
+    for width, layers in ((24, 1), (48, 3)):
+        wanted += layers * (2 * tokens * 12 * width**2 + 4 * tokens**2 * width)
+        wanted += 2 * tokens * width * (192 + 6)
+    assert found == wanted
+
+
+def test_the_optimizer_and_meshes_take_unequal_halves():
+    """Muon has the matrices of both halves; every parameter has its axes."""
+    config = finalize(tiny_config(**HALVES))
+    model = make_tokenizer(config)
+    pixels = jnp.zeros((1, 1, 32, 32, 3))
+    boxed = jax.eval_shape(model.init, jax.random.key(0), pixels)["params"]
+    matrices = block_matrices(nn.meta.unbox(boxed))
+    chosen = jax.tree.leaves(matrices, is_leaf=lambda x: hasattr(x, "_fields"))
+    assert len(chosen) == 2 * 4  # qkv, out, up and down of each stack
+    for leaf in jax.tree.leaves(boxed, is_leaf=lambda x: isinstance(x, nn.Partitioned)):
+        assert len(leaf.names) == len(leaf.value.shape)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"decoder_width": 12}, "model.decoder_width 12 does not divide into heads of model.width"),
+        ({"encoder_layers": -1}, "model.encoder_layers is -1: it must be 0 or more"),
+        ({"positions": "sincos", "heads": 8, "encoder_width": 18}, "needs a width that 4 divides"),
+    ],
+)
+def test_halves_that_do_not_fit(changes, words):
+    with pytest.raises(UserError, match=words):
+        make_tokenizer(finalize(tiny_config(**changes)))
+
+
+def test_halves_are_part_of_the_identity():
+    plain, given = finalize(tiny_config()), finalize(tiny_config(**HALVES))
+    assert {f"model.{key}" for key in HALVES}.isdisjoint(fingerprint_settings(plain))
+    assert {f"model.{key}" for key in HALVES} <= fingerprint_settings(given).keys()
+    old = to_json(plain)
+    for key in HALVES:
+        del old["model"][key]
+    assert to_json(from_json(old, "x")) == to_json(plain)

@@ -83,6 +83,12 @@ def _model(config: ConfigDict) -> Iterator[str]:
         width, heads = config[name].width, config[name].heads
         if width % heads:
             yield f"{name}.width {width} does not divide into {name}.heads {heads}"
+    for key in ("encoder_width", "decoder_width"):
+        if model[key] * model.heads % model.width:
+            yield (
+                f"model.{key} {model[key]} does not divide into heads of model.width / model.heads "
+                f"= {model.width // model.heads} channels"
+            )
 
 
 def _training(config: ConfigDict) -> Iterator[str]:

@@ -54,6 +54,12 @@ MODEL: Section = {
     "bits": Setting(36, NOT_NEGATIVE, identity=True),
     "width": Setting(768, POSITIVE, identity=True),  # channels of a token
     "layers": Setting(12, POSITIVE, identity=True),  # of the encoder, and again of the decoder
+    # of one half alone; 0: `width` and `layers`, published
+    "encoder_width": Setting(0, NOT_NEGATIVE, identity=True, absent=0),
+    "encoder_layers": Setting(0, NOT_NEGATIVE, identity=True, absent=0),
+    "decoder_width": Setting(0, NOT_NEGATIVE, identity=True, absent=0),
+    "decoder_layers": Setting(0, NOT_NEGATIVE, identity=True, absent=0),
+    # of a half as wide as `width`; one of another width has heads that are as wide
     "heads": Setting(12, POSITIVE, identity=True),
     "mlp_ratio": Setting(4.0, POSITIVE, identity=True),  # hidden width of an MLP over `width`
     # hidden width of the pixel head; 0 for one linear layer

@@ -109,7 +109,8 @@ class Programs:
           UserError: the model has no positions for these frames.
         """
         count = x.shape[1]
-        positions = self.shape.frame_positions(count, cache.done)
+        half = "encoder" if what == "encode" else "decoder"
+        positions = self.shape.frame_positions(count, cache.done, half=half)
         full = cache.past is not None and cache.past[0].shape[2] == self.shape.window - 1
         function = self._functions[what, full]
         out, past = function(self._params, filled(x, self.shape), positions, cache.past)

@@ -66,7 +66,7 @@ class TokenizerModel(nn.Module):
             bias_init=bias(None),
         )
         self.from_latent = nn.Dense(
-            self.shape.width,
+            self.shape.half("decoder").width,
             dtype=self.dtype,
             dot_general=cpu.dot_general,
             kernel_init=kernel(None, "embed"),
@@ -158,7 +158,7 @@ class TokenizerModel(nn.Module):
     ) -> jax.Array:
         """Pixels, not clamped, of quantized latents ``[batch, time, row, column, channel]``."""
         _, time, rows, columns, _ = quantized.shape
-        positions = self.shape.frame_positions(time, grid=(rows, columns))
+        positions = self.shape.frame_positions(time, grid=(rows, columns), half="decoder")
         return self.decoder(self.from_latent(quantized), positions, real=real, sizes=sizes)[0]
 
     def decode(
