@@ -9,8 +9,6 @@ from bsq_jax.models.attention.windows import Windows
 from bsq_jax.models.own_positions import own_sums
 from bsq_jax.models.positions import FramePositions, check_length, frame_positions
 
-_HALVES = ("encoder_layers", "decoder_layers", "encoder_width", "decoder_width")
-
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerShape:
@@ -81,7 +79,10 @@ class TokenizerShape:
             width=width,
             layers=getattr(self, f"{name}_layers") or self.layers,
             heads=width * self.heads // self.width,
-            **dict.fromkeys(_HALVES, 0),
+            encoder_layers=0,
+            decoder_layers=0,
+            encoder_width=0,
+            decoder_width=0,
         )
 
     @property
