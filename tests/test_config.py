@@ -263,6 +263,7 @@ REJECTED = {
     "discriminator.name": ("none",),
     "discriminator.channel_base": ("0",),
     "discriminator.channel_max": ("0",),
+    "discriminator.pooling": ("mean",),
     "discriminator.stddev_group": ("0",),
     "discriminator.width": ("0",),
     "discriminator.layers": ("0",),

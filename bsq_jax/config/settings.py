@@ -208,6 +208,15 @@ DISCRIMINATOR: Section = {
     "channel_max": Setting(
         512, POSITIVE, identity=True, kinds=("stylegan",)
     ),  # stylegan: the most channels
+    # stylegan, stylegan3d: of the last map. none: published, the last layers take it as it is, so
+    # that frames have one size; adaptive: it is averaged to 4x4, and frames have any size
+    "pooling": Setting(
+        "none",
+        one_of("none", "adaptive"),
+        identity=True,
+        kinds=("stylegan", "stylegan3d"),
+        absent="none",
+    ),
     # stylegan, stylegan3d: examples a group of minibatch-stddev
     "stddev_group": Setting(4, POSITIVE),
     # stylegan3d, patchgan: channels of the first block

@@ -21,6 +21,11 @@ def parse_sizes(texts: Sequence[str]) -> tuple[tuple[int, int], ...]:
     return tuple((int(match[1]), int(match[2])) for match in matches if match)
 
 
+def trained_sizes(config: ConfigDict) -> tuple[tuple[int, int], ...]:
+    """(height, width) of the frames that parameters are made for and that training steps have."""
+    return tuple(config.model.image_size), *parse_sizes(config.data.sizes)
+
+
 def clashes(config: ConfigDict) -> Iterator[str]:
     """What does not fit together with ``data.sizes`` in a config, in words."""
     data, task = config.data, config.task

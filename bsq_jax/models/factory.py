@@ -14,7 +14,7 @@ from bsq_jax.models.discriminators import (
     StyleGanDiscriminator,
 )
 from bsq_jax.models.discriminators.patchgan import map_side
-from bsq_jax.models.discriminators.stylegan import sizes
+from bsq_jax.models.discriminators.stylegan import check_frames, sizes
 from bsq_jax.models.masked_lm.model import MaskedLm, MaskedLmShape
 from bsq_jax.models.positions import check_width
 from bsq_jax.models.prior.model import PriorModel
@@ -119,21 +119,32 @@ def make_masked_lm(config: ConfigDict) -> MaskedLm:
 
 
 def make_discriminator(config: ConfigDict) -> Discriminator:
-    """The discriminator that ``config.discriminator`` describes, for the pixels of the model.
+    """The discriminator that ``config.discriminator`` describes, for the pixels of the training.
 
     Raises:
-      UserError: an unknown name, or frames of ``config.model`` that it cannot take.
+      UserError: an unknown name, or frames of ``config.model`` or ``data.sizes`` that it cannot
+        take.
     """
-    settings, (height, width) = config.discriminator, config.model.image_size
-    dtype = jnp.dtype(config.model.dtype)
+    from bsq_jax.config.sizes import trained_sizes  # only here, for ml_collections
+
+    settings, built_for = config.discriminator, tuple(config.model.image_size)
+    trained = trained_sizes(config)
+    dtype, adaptive = jnp.dtype(config.model.dtype), settings.pooling == "adaptive"
+    if settings.name.startswith("stylegan") and not adaptive:
+        _check_one_size(settings.name, trained, built_for)
     match settings.name:
         case "stylegan":
-            sizes(height, width)
+            for size in trained:
+                if adaptive:
+                    check_frames(*size, built_for)
+                else:
+                    sizes(*size)
             return StyleGanDiscriminator(
                 channel_base=settings.channel_base,
                 channel_max=settings.channel_max,
                 stddev_group=settings.stddev_group,
                 dtype=dtype,
+                built_for=built_for if adaptive else None,
             )
         case "stylegan3d":
             if config.model.frames == 1:
@@ -142,12 +153,29 @@ def make_discriminator(config: ConfigDict) -> Discriminator:
                     "choose discriminator.name=stylegan"
                 )
             return StyleGan3dDiscriminator(
-                width=settings.width, stddev_group=settings.stddev_group, dtype=dtype
+                width=settings.width,
+                stddev_group=settings.stddev_group,
+                dtype=dtype,
+                pooled=adaptive,
             )
         case "patchgan":
-            for side in (height, width):
-                map_side(side, settings.layers)
+            for size in trained:
+                for side in size:
+                    map_side(side, settings.layers)
             return PatchGanDiscriminator(width=settings.width, layers=settings.layers, dtype=dtype)
     raise UserError(
         f"discriminator.name is '{settings.name}': it must be one of stylegan, stylegan3d, patchgan"
     )
+
+
+def _check_one_size(
+    name: str, trained: tuple[tuple[int, int], ...], built_for: tuple[int, ...]
+) -> None:
+    """Refuses sizes that a discriminator without pooling has no last layers for."""
+    for height, width in trained:
+        if (height, width) != built_for:
+            raise UserError(
+                f"discriminator.name={name} with pooling=none takes frames of model.image_size "
+                f"{built_for[0]}x{built_for[1]} alone, but data.sizes has {height}x{width}: set "
+                "discriminator.pooling=adaptive or discriminator.name=patchgan"
+            )
