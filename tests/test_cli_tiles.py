@@ -51,7 +51,7 @@ def header_of(path):
         (
             ("--tile", "16x24", "--overlap", "2"),
             {"tile": (16, 24), "overlap": 2},
-            "of 16x24 share 2",
+            "16x24 share 2",
         ),
         (("--tile", "16"), {"tile": 16}, "tiles of the model's size share 8 pixels"),
         (("--memory", "500"), {"memory_mb": 500}, "without tiles"),
