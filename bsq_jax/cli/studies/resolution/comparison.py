@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -18,8 +17,6 @@ from bsq_jax.cli.studies.resolution.shapes import Shape, shapes
 from bsq_jax.cli.studies.settings import muon_config, refuse, set_values
 from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
-from bsq_jax.core.pixels import to_float, to_uint8
-from bsq_jax.core.target import full_precision
 from bsq_jax.data.eval_pipeline import eval_batches
 from bsq_jax.data.factory import make_data_config
 from bsq_jax.data.mixed_sizes import batch_shapes, open_sizes
@@ -135,11 +132,9 @@ def measure(config: ConfigDict, tokenizer: Tokenizer) -> Row:
     trained = [data.crop]
     if data.sizes:
         trained = [(height, width) for _, height, width in batch_shapes(data, open_sizes(data))]
-    reconstruct = reconstruction(tokenizer)
     psnr, count = {}, 0
     for shape in _shapes(config):
-        at = at_size(data, shape.size)
-        found = picture_psnr(at, config.eval.batch_size, reconstruct)
+        found = picture_psnr(at_size(data, shape.size), config.eval.batch_size, tokenizer)
         psnr[shape.name], count = float(np.mean(found)), len(found)
     return {"psnr": psnr, "trained": [f"{h}x{w}" for h, w in trained], "pictures": count}
 
@@ -149,25 +144,7 @@ def at_size(data: DataConfig, size: tuple[int, int]) -> DataConfig:
     return dataclasses.replace(data, sizes=(size,), eval_crop="bucket")
 
 
-def reconstruction(tokenizer: Tokenizer) -> Callable[[np.ndarray], np.ndarray]:
-    """A function that maps uint8 ``[batch, time, height, width, 3]`` to its reconstruction.
-
-    Of any height and width that are whole patches; every shape is a program.
-    """
-    model, params = tokenizer.model, jax.device_put(tokenizer.params)
-
-    @jax.jit
-    def apply(params: Any, pixels: jax.Array) -> jax.Array:
-        with full_precision(model.dtype):
-            output: Any = model.apply({"params": params}, to_float(pixels))
-        return to_uint8(output.pixels)
-
-    return lambda pixels: np.asarray(apply(params, pixels))
-
-
-def picture_psnr(
-    data: DataConfig, batch_size: int, reconstruct: Callable[[np.ndarray], np.ndarray]
-) -> list[float]:
+def picture_psnr(data: DataConfig, batch_size: int, tokenizer: Tokenizer) -> list[float]:
     """PSNR of each frame of the validation pictures in dB.
 
     Raises:
@@ -175,9 +152,10 @@ def picture_psnr(
     """
     values: list[float] = []
     for batch in eval_batches(data, global_batch=batch_size, shard_index=0, shard_count=1):
-        real = batch["mask"] > 0
-        pixels = batch["pixels"]
-        values += list(frame_psnr(pixels[real], reconstruct(pixels)[real]).ravel())
+        pixels = batch["pixels"][batch["mask"] > 0]
+        if len(pixels):
+            made = tokenizer.reconstruct(pixels, dtype="uint8")
+            values += list(frame_psnr(pixels, made).ravel())
     if not values:
         raise UserError(f"{data.val_source or data.source} has no validation picture to be read")
     return values
