@@ -28,7 +28,8 @@ from bsq_jax.evaluation.metric import NetworkSettings
 from bsq_jax.evaluation.metrics import Moments, frechet_distance, precision_recall
 from bsq_jax.evaluation.networks.lpips import load_lpips, lpips, vgg_pooled
 from bsq_jax.evaluation.report import Wanted, evaluate, weight_sets
-from bsq_jax.evaluation.tokenizer import TokenizerEvaluator, tokenizer_table
+from bsq_jax.evaluation.tokenizer import TokenizerEvaluator
+from bsq_jax.evaluation.tokenizer_table import tokenizer_table
 from bsq_jax.media.videos import write_mp4
 from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
 

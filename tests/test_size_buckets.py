@@ -187,7 +187,10 @@ def test_a_source_is_read_once_and_sizes_without_pictures_are_named(caplog, thre
         3: [5],
     }
     if threads == 0:  # such a line is said once
-        assert "drawn: no record belongs to 24x40, 32x128 of data.sizes" in caplog.messages
+        assert (
+            "drawn: no record for training belongs to 24x40, 32x128 of data.sizes"
+            in caplog.messages
+        )
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def eval_examples(config: DataConfig) -> EvalExamples:
     if config.eval_crop == "tiles":
         tiles, sizes = _count_tiles(config, source)
     if config.eval_crop == "bucket":
-        sized = open_sized(source, config.sizes, config.threads)
+        sized = open_sized(source, config.sizes, config.threads, "validation")
         crops, belongs = sized.sizes, sized.belongs
         pairs = [(int(height), int(width)) for height, width in sized.shapes]
         sides = np.array(

@@ -24,6 +24,7 @@ picture covers its size 1.25 times. With 0 it keeps its own size, unless that do
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 import math
 import time
@@ -126,6 +127,11 @@ class SizedSource:
     shapes: np.ndarray
     belongs: np.ndarray
 
+    def digest(self) -> str:
+        """A text that differs where a record belongs to another size or has another shape."""
+        parts = self.shapes.astype("<i8").tobytes(), self.belongs.astype("<i8").tobytes()
+        return hashlib.sha256(b"".join(parts)).hexdigest()
+
     def members(self) -> dict[int, np.ndarray]:
         """For each size that has records, by its number, the numbers of these."""
         return {
@@ -135,19 +141,22 @@ class SizedSource:
         }
 
 
-def open_sized(source: Source, sizes: Sequence[Size], threads: int) -> SizedSource:
+def open_sized(
+    source: Source, sizes: Sequence[Size], threads: int, use: str = "training"
+) -> SizedSource:
     """Reads the size of each record of a source, and says so where it takes long.
 
     Args:
       source: the records.
       sizes: those to choose from.
       threads: that read; 0 for the caller's alone.
+      use: what the records are for, for the log.
     """
     shapes = shapes_of(source, threads)
     sized = SizedSource(source, tuple(sizes), shapes, assign(shapes, sizes))
     empty = [name(sizes[n]) for n in range(len(sizes)) if not np.any(sized.belongs == n)]
     if empty:
-        say_once(f"{source.name}: no record belongs to {', '.join(empty)} of data.sizes")
+        say_once(f"{source.name}: no record for {use} belongs to {', '.join(empty)} of data.sizes")
     return sized
 
 

@@ -44,24 +44,24 @@ class Examples(NamedTuple):
 
 
 class KeptExamples:
-    """Keeps the first pictures, or clips evenly spaced over the split.
+    """Keeps the first pictures, or examples evenly spaced over the split.
 
-    Clips beside each other are often of one video.
+    Clips beside each other are often of one video, and with several sizes the first are of one.
 
     Args:
       wanted: how many are kept.
       total: number of examples in the split.
-      clips: whether examples are clips.
+      spaced: whether they are evenly spaced.
     """
 
-    def __init__(self, wanted: int, total: int, *, clips: bool) -> None:
-        self._wanted, self._total, self._clips = wanted, total, clips
+    def __init__(self, wanted: int, total: int, *, spaced: bool) -> None:
+        self._wanted, self._total, self._spaced = wanted, total, spaced
         self._rows: list[tuple[np.ndarray, ...]] = []
 
     def update(self, batch: HostBatch) -> None:
         """Takes examples of a batch with ``pixels`` and their ``reconstruction``."""
         chosen = batch.counted
-        if self._clips:
+        if self._spaced:
             index, wanted = batch.index, self._wanted
             spaced = index * wanted // self._total > (index - 1) * wanted // self._total
             chosen = chosen & spaced
@@ -74,10 +74,16 @@ class KeptExamples:
         return {}
 
     def kept(self) -> Examples | None:
-        """The examples; None if there are none."""
+        """The examples; None if there are none.
+
+        Smaller ones have white below and on the right of them.
+        """
         if not self._rows:
             return None
-        return Examples(*map(np.stack, zip(*self._rows, strict=True)))
+        originals, made, frames = zip(*self._rows, strict=True)
+        sides = [max(clip.shape[axis] for clip in originals) for axis in (1, 2)]
+        both = [np.stack([_filled(clip, sides) for clip in clips]) for clips in (originals, made)]
+        return Examples(both[0], both[1], np.stack(frames))
 
 
 def one_color_per_patch(pixels: np.ndarray, patch: int) -> np.ndarray:
@@ -180,6 +186,12 @@ def jpeg_within(image: np.ndarray, most: float) -> tuple[np.ndarray, int]:
     data = coded(_QUALITIES[max(fitting - 1, 0)])
     with Image.open(io.BytesIO(data)) as decoded:
         return np.asarray(decoded.convert("RGB")), len(data)
+
+
+def _filled(clip: np.ndarray, sides: list[int]) -> np.ndarray:
+    """A clip ``[time, height, width, 3]`` in a white one of these height and width."""
+    margins = [(0, 0), *((0, side - own) for side, own in zip(sides, clip.shape[1:3], strict=True))]
+    return np.pad(clip, [*margins, (0, 0)], constant_values=255)
 
 
 def _centre(image: np.ndarray, sides: list[int]) -> np.ndarray:

@@ -42,7 +42,8 @@ class PriorRecipe(TokensRecipe[PriorTask]):
         return [
             f"{config.name}: a prior of {count / 1e6:.1f}M parameters over tiles of {shape.rows}x"
             f"{shape.columns} tokens of {shape.bits} bits, {steps} steps a frame, on "
-            f"{describe_devices(self._mesh)}; {begin}"
+            f"{describe_devices(self._mesh)}; {begin}",
+            *self._run_lines(),
         ]
 
     @functools.cached_property
