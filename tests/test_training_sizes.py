@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from shapes import bsq_quantizer, patchgan_discriminator, stylegan_discriminator, tokenizer_shape
+from shapes import bsq_quantizer, stylegan_discriminator, tokenizer_shape
 from small_task import adversarial_training, tokenizer_task
 
 from bsq_jax.core.pixels import to_float
@@ -63,7 +63,7 @@ def alone(task, params, data):
     return np.concatenate(errors), np.concatenate(bits)
 
 
-@pytest.mark.parametrize(("accumulate", "size"), [(1, (8, 40)), (2, (8, 40)), (1, (24, 16))])
+@pytest.mark.parametrize(("accumulate", "size"), [(1, (8, 40)), (2, (8, 40))])
 def test_metrics_of_a_step_are_those_of_its_clips_one_by_one(accumulate, size):
     _, found = step(accumulate, size)
     errors, bits = alone(make_task(), first_state().params, batch(size))
@@ -102,24 +102,17 @@ def test_codes_that_restart_are_drawn_from_all_tokens_of_the_batch():
     assert asked == [[4 * n for n in FRAMES], [5 * n for n in FRAMES], [6 * n for n in FRAMES]]
 
 
-@pytest.mark.parametrize("kind", ["stylegan", "patchgan"])
-def test_a_discriminator_goes_through_all_sizes(kind):
-    """One state takes a step of each size, and both networks move in each."""
-    discriminator = {
-        "stylegan": stylegan_discriminator(channel_base=32, channel_max=4, built_for=(16, 16)),
-        "patchgan": patchgan_discriminator(width=4, layers=1),
-    }[kind]
-    training = adversarial_training(discriminator, r1=1.0, r1_every=1, adaptive=True, patches=9)
-    task = make_task(adversarial=training)
+def test_a_discriminator_goes_from_one_size_to_another():
+    """A state that is made at the model's size takes a step of another, and both networks move."""
+    discriminator = stylegan_discriminator(channel_base=32, channel_max=4, built_for=(16, 16))
+    task = make_task(adversarial=adversarial_training(discriminator, r1=0.0))
     state = task.init_state(make_mesh(1, 1, 1, jax.devices()[:1]))
-    for size in SIZES[1:]:
-        after, metrics = jax.jit(task.train_step)(state, batch(size), {})
-        chex.assert_tree_all_finite((after, metrics))
-        chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
-        for network in (lambda s: s.params, lambda s: s.adversary.params):
-            moved = jax.tree.map(
-                lambda a, b: float(np.abs(a - b).max()), network(after), network(state)
-            )
-            assert max(jax.tree.leaves(moved)) > 0
-        assert metrics["r1"] > 0
-        state = after
+    after, metrics = jax.jit(task.train_step)(state, batch((24, 16)), {})
+    chex.assert_tree_all_finite((after, metrics))
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+    for old, new in (
+        (state.params, after.params),
+        (state.adversary.params, after.adversary.params),
+    ):
+        moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), old, new)
+        assert max(jax.tree.leaves(moved)) > 0
