@@ -254,7 +254,7 @@ def torch(bench: Bench) -> None:
         return
     shape = bench.shape
     for train, batch in ((False, bench.args.batch), (True, bench.args.train_batch)):
-        sizes = (shape.width, shape.layers, shape.heads, shape.bits, shape.patch_size)
+        sizes = (shape.width, shape.layers, shape.heads, shape.bits, shape.patch[0])
         peer = TorchTokenizer(shape.tokens, *sizes, shape.head_hidden)
         took, how = seconds_per_call(
             *(peer, batch, shape.tokens),

@@ -63,7 +63,7 @@ def test_share_of_flipped_bits(share):
 
 @pytest.mark.smoke
 def test_frames_of_another_size_have_their_own_tokens():
-    patch = task_of(0.2).model.shape.patch_size
+    patch = task_of(0.2).model.shape.patch[0]
     wide = jnp.zeros((3, 1, 2 * patch, 5 * patch, 3))
     chex.assert_shape(task_of(0.2).flipped_bits(wide, jnp.int32(0)), (3, 1, 2, 5, BITS))
 

@@ -10,6 +10,7 @@ from bsq_jax.coding import tile_choice
 from bsq_jax.coding.header import NATIVE
 from bsq_jax.coding.tiles import Tiles
 from bsq_jax.core.errors import UserError
+from bsq_jax.inference.grids import MOST_TOKENS
 from bsq_jax.models.tokenizer_shape import TokenizerShape
 
 pytestmark = pytest.mark.smoke
@@ -49,12 +50,12 @@ def test_as_few_tiles_as_can_be(size, overlap):
 
 def test_frames_up_to_so_many_tokens_are_whole():
     shape = shape_with()
-    assert tile_choice.chosen_tile(shape, 1080, 1920, tile_choice.MOST_TOKENS, None) == NATIVE
+    assert tile_choice.chosen_tile(shape, 1080, 1920, MOST_TOKENS, None) == NATIVE
     assert tile_choice.chosen_tile(shape, 64, 64, 64, None) == NATIVE
     assert tile_choice.chosen_tile(shape, 57, 1, 64, None) == NATIVE
     assert tile_choice.chosen_tile(shape, 64, 65, 64, None) == (64, 64)
     # A photograph of 12 megapixels: six tiles, in two rows or two columns.
-    tile = tile_choice.chosen_tile(shape, 3000, 4000, tile_choice.MOST_TOKENS, None)
+    tile = tile_choice.chosen_tile(shape, 3000, 4000, MOST_TOKENS, None)
     assert len(Tiles(3000, 4000, tile, tile_choice.usual_overlap(shape, tile))) == 6
     with pytest.raises(UserError, match="more than half a tile"):
         tile_choice.chosen_tile(shape, 3000, 4000, 4096, 300)
@@ -107,9 +108,9 @@ def test_overlap_of_itself():
 
 
 def test_tiles_that_would_need_gigabytes_are_refused():
-    tile_choice.check_tokens(shape_with(), (1024, 1024), 16)
+    tile_choice.check_tokens(shape_with(), (1024, 1024), 8)
     with pytest.raises(UserError, match="code with smaller tiles"):
-        tile_choice.check_tokens(shape_with(), (1024, 1024), 17)
+        tile_choice.check_tokens(shape_with(), (1024, 1024), 9)
     with pytest.raises(UserError, match=r"attends to all others \(model.spatial_window=0\)"):
         tile_choice.check_tokens(shape_with(window=0), (1024, 1024), 1)
 

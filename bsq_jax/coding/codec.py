@@ -128,8 +128,8 @@ class Codec(CodecModel):
             window between large tiles of models with ``model.spatial_window``.
           tile: 0 to code each frame as a whole, the side of square tiles in pixels, or (height,
             width). None: tiles of the size that the model was built for; of models with
-            ``model.spatial_window`` whole frames of up to `tile_choice.MOST_TOKENS` tokens, and of
-            larger ones tiles of at most so many.
+            ``model.spatial_window`` whole frames of up to `inference.grids.MOST_TOKENS` tokens, and
+            of larger ones tiles of at most so many.
           memory_mb: as `tile` None, with as many tokens as so many megabytes hold (see
             `tile_choice.bytes_a_token`; without weights, frames and JAX itself).
           value_range: black and white of floats, as in `Tokenizer.encode`; they are rounded to

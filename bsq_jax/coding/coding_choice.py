@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 
 from bsq_jax.coding.header import NATIVE, Header
 from bsq_jax.coding.tile_choice import (
-    MOST_TOKENS,
     Tile,
     check_tokens,
     checked_tile,
@@ -23,8 +22,8 @@ from bsq_jax.coding.tile_choice import (
 from bsq_jax.coding.tile_tokenizer import TileTokenizer
 from bsq_jax.coding.tiles import Tiles
 from bsq_jax.core.errors import UserError
-from bsq_jax.core.once import say_once
 from bsq_jax.core.text import listed
+from bsq_jax.inference.grids import MOST_TOKENS
 
 MODES = ("prior", "raw")
 
@@ -143,11 +142,6 @@ class CodingChoice:
             overlap = 0
         elif overlap is None:
             overlap = usual_overlap(shape, tile)
-        if shape.positions == "learned" and tile != own:
-            say_once(
-                f"{self._name} has learned positions for {own[0]}x{own[1]} pixels: for other sizes "
-                "they are interpolated, and its quality there is not that of its own size"
-            )
         # A file that earlier readers open, wherever such a file can say it.
         early = tile == own and not stream and not (settings.mode == "prior" and self._any_size)
         return TileSettings(None if early else tile, overlap, stream)

@@ -1,8 +1,10 @@
 """Which tiles frames are coded in: the whole frame up to a number of tokens, and else as few tiles.
 
 A model with ``model.spatial_window`` takes frames of any size at a cost in proportion to their
-pixels, so frames are cut for the sake of memory alone. Other models are made for one size, which is
-that of their tiles unless the caller asks for another.
+pixels, so frames are cut for the sake of memory alone: up to `inference.grids.MOST_TOKENS` tokens
+(2 megapixels with patches of 8) they are whole, and the tiles of larger ones have at most so many;
+of clips that are coded together the tokens of all frames count. Other models are made for one size,
+which is that of their tiles unless the caller asks for another.
 """
 
 from __future__ import annotations
@@ -13,16 +15,10 @@ from typing import TypeAlias
 from bsq_jax.coding.header import MOST_SIDE, NATIVE
 from bsq_jax.coding.tiles import Tiles
 from bsq_jax.core.errors import UserError
+from bsq_jax.inference.grids import MOST_TOKENS_IN_WINDOWS, MOST_TOKENS_OF_WHOLE_FRAMES
 from bsq_jax.models.patches import CHANNELS
 from bsq_jax.models.tokenizer_shape import TokenizerShape
 
-MOST_TOKENS = 2**15
-"""Tokens that models with ``model.spatial_window`` code at once: up to so many a frame is coded as
-a whole, and the tiles of larger ones have at most so many. With patches of 8 these are 2 megapixels
-(a frame of 1920x1080). Of clips that are coded together the tokens of all frames count."""
-
-_LARGEST = 2**18  # tokens of a tile that is asked for, or that a file claims
-_LARGEST_DENSE = 2**13  # where each token attends to all of the frame
 _FLOAT = 4  # bytes
 
 Tile: TypeAlias = int | tuple[int, int] | str | None
@@ -84,7 +80,7 @@ def tokens_for(memory_mb: float, shape: TokenizerShape) -> int:
     if tokens < shape.spatial_window**2:
         least = -(-(shape.spatial_window**2) * bytes_a_token(shape) // 2**20)
         raise UserError(f"{memory_mb} MB of memory: this model needs {least} or more")
-    return min(tokens, _LARGEST)
+    return min(tokens, MOST_TOKENS_IN_WINDOWS)
 
 
 def bytes_a_token(shape: TokenizerShape) -> int:
@@ -205,7 +201,8 @@ def check_tokens(shape: TokenizerShape, tile: tuple[int, int], frames: int) -> N
       UserError: it has too many tokens.
     """
     tokens = _tokens(shape, tile) * frames
-    most = _LARGEST if shape.spatial_window else _LARGEST_DENSE
+    most = MOST_TOKENS_IN_WINDOWS if shape.spatial_window else MOST_TOKENS_OF_WHOLE_FRAMES
+    most = max(most, shape.frames * shape.tokens)
     if tokens > most:
         why = "" if shape.spatial_window else (
             ", as each token attends to all others (model.spatial_window=0)"

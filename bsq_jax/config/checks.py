@@ -10,7 +10,7 @@ from bsq_jax.config import quantizer, sizes
 from bsq_jax.config.own_parts import use_extensions
 from bsq_jax.config.settings import declared, default_config
 from bsq_jax.config.suggestions import did_you_mean
-from bsq_jax.config.values import flatten, put
+from bsq_jax.config.values import flatten, pair, put
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.own_parts import parse_weighted
 from bsq_jax.core.text import listed
@@ -65,11 +65,12 @@ def finalize(config: ConfigDict) -> ConfigDict:
 
 def _model(config: ConfigDict) -> Iterator[str]:
     model = config.model
-    for name, side in zip(("height", "width"), model.image_size, strict=True):
-        if side % model.patch_size:
+    sides = zip(("height", "width"), model.image_size, pair(model.patch_size), strict=True)
+    for name, side, patch in sides:
+        if side % patch:
+            own = "" if isinstance(model.patch_size, int) else f"'s {name}"
             yield (
-                f"model.image_size {name} {side} is not a multiple of model.patch_size "
-                f"{model.patch_size}"
+                f"model.image_size {name} {side} is not a multiple of model.patch_size{own} {patch}"
             )
     if model.spatial_window % 2:
         yield f"model.spatial_window is {model.spatial_window}: windows have an even side, or 0"
@@ -82,6 +83,12 @@ def _model(config: ConfigDict) -> Iterator[str]:
         width, heads = config[name].width, config[name].heads
         if width % heads:
             yield f"{name}.width {width} does not divide into {name}.heads {heads}"
+    for key in ("encoder_width", "decoder_width"):
+        if model[key] * model.heads % model.width:
+            yield (
+                f"model.{key} {model[key]} does not divide into heads of model.width / model.heads "
+                f"= {model.width // model.heads} channels"
+            )
 
 
 def _training(config: ConfigDict) -> Iterator[str]:

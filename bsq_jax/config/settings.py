@@ -23,6 +23,7 @@ from bsq_jax.config.declaration import (
     one_of_or_own,
 )
 from bsq_jax.config.sizes import is_size
+from bsq_jax.config.values import PAIR
 
 Section = dict[str, Setting]
 
@@ -47,11 +48,18 @@ MODEL: Section = {
     # (height, width) in pixels; on the command line 64 means a square
     "image_size": Setting((256, 256), POSITIVE, identity=True),
     "frames": Setting(1, POSITIVE, identity=True),  # longest clip; 1 for images
-    "patch_size": Setting(8, POSITIVE, identity=True),  # side of a patch in pixels
+    # side of a patch in pixels, or its (height, width)
+    "patch_size": Setting(8, POSITIVE, identity=True, kind=PAIR),
     # L, bits a token; 0: what the quantizer has (fsq, vq, leech and your own)
     "bits": Setting(36, NOT_NEGATIVE, identity=True),
     "width": Setting(768, POSITIVE, identity=True),  # channels of a token
     "layers": Setting(12, POSITIVE, identity=True),  # of the encoder, and again of the decoder
+    # of one half alone; 0: `width` and `layers`, published
+    "encoder_width": Setting(0, NOT_NEGATIVE, identity=True, absent=0),
+    "encoder_layers": Setting(0, NOT_NEGATIVE, identity=True, absent=0),
+    "decoder_width": Setting(0, NOT_NEGATIVE, identity=True, absent=0),
+    "decoder_layers": Setting(0, NOT_NEGATIVE, identity=True, absent=0),
+    # of a half as wide as `width`; one of another width has heads that are as wide
     "heads": Setting(12, POSITIVE, identity=True),
     "mlp_ratio": Setting(4.0, POSITIVE, identity=True),  # hidden width of an MLP over `width`
     # hidden width of the pixel head; 0 for one linear layer
@@ -356,4 +364,6 @@ def default_config() -> ConfigDict:
 
 
 def _initial(setting: Setting) -> Any:
-    return setting.default if setting.kind is None else config_dict.placeholder(setting.kind)
+    if setting.kind is None:
+        return setting.default
+    return config_dict.FieldReference(setting.default, field_type=setting.kind)

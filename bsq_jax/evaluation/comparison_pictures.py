@@ -86,19 +86,19 @@ class KeptExamples:
         return Examples(both[0], both[1], np.stack(frames))
 
 
-def one_color_per_patch(pixels: np.ndarray, patch: int) -> np.ndarray:
+def one_color_per_patch(pixels: np.ndarray, patch: int | tuple[int, int]) -> np.ndarray:
     """The best picture with one color per patch, of the same shape ``[..., height, width, 3]``."""
     flat = pixels.reshape(-1, 1, *pixels.shape[-3:])
     means = np.rint(np.asarray(metrics.patch_mean(flat, patch)))
     return means.astype(np.uint8).reshape(pixels.shape)
 
 
-def examples_picture(shown: Examples, patch: int) -> np.ndarray:
+def examples_picture(shown: Examples, patch: int | tuple[int, int]) -> np.ndarray:
     """A picture of examples: single frames side by side, clips over time.
 
     Args:
       shown: the examples; of clips `CLIPS` are taken.
-      patch: side of a patch in pixels.
+      patch: side of a patch in pixels, or its (height, width).
 
     Returns:
       uint8 ``[height, width, 3]``.
@@ -144,14 +144,19 @@ def side_by_side(shown: Examples | None, count: int, bits: int) -> list[np.ndarr
 
 
 def photographs_picture(
-    originals: Sequence[np.ndarray], reconstructions: Sequence[np.ndarray], *, patch: int, bits: int
+    originals: Sequence[np.ndarray],
+    reconstructions: Sequence[np.ndarray],
+    *,
+    patch: int | tuple[int, int],
+    bits: int,
 ) -> np.ndarray:
     """A picture of whole photographs ``[height, width, 3]`` of any sizes, all in one row.
 
     Below the reconstructions are JPEGs of at most as many bytes as the tokens take.
     """
     oracle = [one_color_per_patch(image, patch) for image in originals]
-    most = [image.shape[0] * image.shape[1] * bits / (8 * patch**2) for image in originals]
+    area = int(np.prod(np.broadcast_to(patch, 2)))
+    most = [image.shape[0] * image.shape[1] * bits / (8 * area) for image in originals]
     coded = [jpeg_within(image, size) for image, size in zip(originals, most, strict=True)]
     fits = all(size <= limit for (_, size), limit in zip(coded, most, strict=True))
     by_label = {

@@ -31,7 +31,7 @@ class FrameMetrics:
       settings: which metrics of frozen networks are wanted.
       mesh: the run's mesh.
       clip: frames, height and width of an example, of several sizes the least of each.
-      patch: side of a patch in pixels, for the oracle.
+      patch: side of a patch in pixels, or its (height, width), for the oracle.
       metrics: the metrics to choose from.
 
     Attributes:
@@ -49,7 +49,7 @@ class FrameMetrics:
         mesh: Mesh,
         *,
         clip: tuple[int, int, int],
-        patch: int,
+        patch: int | tuple[int, int],
         metrics: Sequence[FrameMetric] = FRAME_METRICS,
     ) -> None:
         self._mesh, self._patch = mesh, patch

@@ -90,7 +90,7 @@ class TokenizerEvaluator:
             settings,
             mesh,
             clip=clip,
-            patch=self._shape.patch_size,
+            patch=self._shape.patch,
             metrics=(*FRAME_METRICS, *own),
         )
         self._features = FeatureMetrics(settings, mesh, clip=clip)
@@ -207,7 +207,7 @@ class TokenizerEvaluator:
         if shown and wanted.pictures:
 
             def draw(path: pathlib.Path, shown: Examples = shown) -> None:
-                save_png(path, comparison_pictures.examples_picture(shown, shape.patch_size))
+                save_png(path, comparison_pictures.examples_picture(shown, shape.patch))
 
             found.append(Drawing("pictures", "clips" if self._clips else "crops", "png", draw))
         if wanted.pictures and (photographs := self._photographs(params)) is not None:
@@ -242,7 +242,7 @@ class TokenizerEvaluator:
             for image in originals
         ]
         return comparison_pictures.photographs_picture(
-            originals, made, patch=self._shape.patch_size, bits=self._shape.bits
+            originals, made, patch=self._shape.patch, bits=self._shape.bits
         )
 
 

@@ -130,7 +130,8 @@ class Programs:
           UserError: the model has no positions for these frames.
         """
         count, least = x.shape[1], least_batch(math.prod(grid))
-        positions = self.shape.frame_positions(count, cache.done, grid)
+        half = "encoder" if what == "encode" else "decoder"
+        positions = self.shape.frame_positions(count, cache.done, grid, half)
         rows, real = filled(x, least), None if sizes is None else filled(sizes, least)
         before = 0 if cache.past is None else cache.past[0].shape[2]
         # A cache that neither grows nor shrinks gives its memory to the next one.

@@ -152,7 +152,7 @@ class Tokenizer:
         shape = self._model.shape
         return (
             f"<Tokenizer {shape.image_height}x{shape.image_width}, {shape.bits} bits a patch of "
-            f"{shape.patch_size}x{shape.patch_size}, {self.num_params / 1e6:.1f}M parameters, "
+            f"{'x'.join(map(str, shape.patch))}, {self.num_params / 1e6:.1f}M parameters, "
             f"{self.config.model.dtype}, {self.origin}>"
         )
 

@@ -40,28 +40,35 @@ def make_tokenizer(config: ConfigDict) -> TokenizerModel:
     model = config.model
     height, width = model.image_size
     quantizer = make_quantizer(config)
-    check_width(model.positions, model.width, model.heads)
+    shape = TokenizerShape(
+        image_height=height,
+        image_width=width,
+        frames=model.frames,
+        patch_size=model.patch_size,
+        bits=quantizer.bits,
+        channels=quantizer.channels,
+        width=model.width,
+        layers=model.layers,
+        heads=model.heads,
+        mlp_ratio=model.mlp_ratio,
+        head_hidden=model.head_hidden,
+        head_channels=model.head_channels,
+        positions=model.positions,
+        causality=model.causality,
+        window=model.window,
+        min_bits=model.min_bits,
+        prefixes=_prefixes(quantizer, model.min_bits),
+        spatial_window=model.spatial_window,
+        encoder_layers=model.encoder_layers,
+        decoder_layers=model.decoder_layers,
+        encoder_width=model.encoder_width,
+        decoder_width=model.decoder_width,
+    )
+    for half in ("encoder", "decoder"):
+        part = shape.half(half)
+        check_width(model.positions, part.width, part.heads)
     return TokenizerModel(
-        shape=TokenizerShape(
-            image_height=height,
-            image_width=width,
-            frames=model.frames,
-            patch_size=model.patch_size,
-            bits=quantizer.bits,
-            channels=quantizer.channels,
-            width=model.width,
-            layers=model.layers,
-            heads=model.heads,
-            mlp_ratio=model.mlp_ratio,
-            head_hidden=model.head_hidden,
-            head_channels=model.head_channels,
-            positions=model.positions,
-            causality=model.causality,
-            window=model.window,
-            min_bits=model.min_bits,
-            prefixes=_prefixes(quantizer, model.min_bits),
-            spatial_window=model.spatial_window,
-        ),
+        shape=shape,
         quantizer=quantizer,
         dtype=jnp.dtype(model.dtype),
         remat=model.remat,

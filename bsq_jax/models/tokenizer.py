@@ -66,7 +66,7 @@ class TokenizerModel(nn.Module):
             bias_init=bias(None),
         )
         self.from_latent = nn.Dense(
-            self.shape.width,
+            self.shape.half("decoder").width,
             dtype=self.dtype,
             dot_general=cpu.dot_general,
             kernel_init=kernel(None, "embed"),
@@ -147,8 +147,8 @@ class TokenizerModel(nn.Module):
     ) -> jax.Array:
         """The float32 latents ``[batch, time, row, column, channel]`` that are quantized."""
         check_array("pixels", pixels, "batch", "time", "height", "width", 3)
-        patch = self.shape.patch_size
-        grid = pixels.shape[2] // patch, pixels.shape[3] // patch
+        high, wide = self.shape.patch
+        grid = pixels.shape[2] // high, pixels.shape[3] // wide
         positions = self.shape.frame_positions(pixels.shape[1], grid=grid)
         features, _ = self.encoder(pixels, positions, real=real, sizes=sizes)
         return self.to_latent(features.astype(jnp.float32))
@@ -158,7 +158,7 @@ class TokenizerModel(nn.Module):
     ) -> jax.Array:
         """Pixels, not clamped, of quantized latents ``[batch, time, row, column, channel]``."""
         _, time, rows, columns, _ = quantized.shape
-        positions = self.shape.frame_positions(time, grid=(rows, columns))
+        positions = self.shape.frame_positions(time, grid=(rows, columns), half="decoder")
         return self.decoder(self.from_latent(quantized), positions, real=real, sizes=sizes)[0]
 
     def decode(

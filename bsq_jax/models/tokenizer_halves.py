@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -89,16 +91,17 @@ class Encoder(nn.Module):
         sizes: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache | None]:
         """Encodes pixels in [-1, 1]; see `Transformer` for the rest."""
-        x = patchify(pixels.astype(self.compute.dtype), self.shape.patch_size)
+        shape = self.shape.half("encoder")
+        x = patchify(pixels.astype(self.compute.dtype), shape.patch)
         x = nn.Dense(
-            self.shape.width,
+            shape.width,
             use_bias=False,
             dtype=self.compute.dtype,
             dot_general=cpu.dot_general,
             kernel_init=kernel(None, "embed"),
             name="patch_embed",
         )(x)
-        trunk = _Trunk(self.shape, self.compute, name="trunk")
+        trunk = _Trunk(shape, self.compute, name="trunk")
         return trunk(x, positions, past, streaming, real, sizes)
 
 
@@ -119,12 +122,13 @@ class Decoder(nn.Module):
         sizes: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache | None]:
         """Decodes to float32 pixels around [-1, 1], not clamped; as `Encoder`."""
+        shape = self.shape.half("decoder")
         x = features.astype(self.compute.dtype)
-        trunk = _Trunk(self.shape, self.compute, name="trunk")
+        trunk = _Trunk(shape, self.compute, name="trunk")
         x, present = trunk(x, positions, past, streaming, real, sizes)
-        if self.shape.head_hidden:
+        if shape.head_hidden:
             x = nn.Dense(
-                self.shape.head_hidden,
+                shape.head_hidden,
                 dtype=self.compute.dtype,
                 dot_general=cpu.dot_general,
                 kernel_init=kernel("embed", "mlp"),
@@ -133,20 +137,21 @@ class Decoder(nn.Module):
             )(x)
             x = jnp.tanh(x)
         x = nn.Dense(
-            CHANNELS * self.shape.patch_size**2,
+            CHANNELS * math.prod(shape.patch),
             dtype=self.compute.dtype,
             dot_general=cpu.dot_general,
             kernel_init=kernel("mlp", None),
             bias_init=bias(None),
             name="head_out",
         )(x)
-        pixels = unpatchify(x.astype(jnp.float32), self.shape.patch_size)
-        if self.shape.head_channels:
+        pixels = unpatchify(x.astype(jnp.float32), shape.patch)
+        if shape.head_channels:
             inside = None
             if sizes is not None:
-                patch, (height, width) = self.shape.patch_size, pixels.shape[2:4]
-                inside = real_tokens(sizes * patch, np.arange(height), np.arange(width))
+                patch, (height, width) = shape.patch, pixels.shape[2:4]
+                real_pixels = sizes * np.array([patch], np.int32)
+                inside = real_tokens(real_pixels, np.arange(height), np.arange(width))
             pixels += PixelConvolutions(
-                self.shape.head_channels, self.compute.dtype, name="head_convolutions"
+                shape.head_channels, self.compute.dtype, name="head_convolutions"
             )(pixels, inside)
         return pixels, present

@@ -15,14 +15,15 @@ class TokenizerShape:
     """The numbers that fix a tokenizer's parameters; all of an export's model config.
 
     Attributes:
-      image_height: pixels, a multiple of `patch_size`; of the size that the model is made for.
+      image_height: pixels, a multiple of the patch's; of the size that the model is made for.
       image_width: pixels, likewise.
       frames: longest clip; 1 for an image model, which then has no temporal embedding.
-      patch_size: side of a patch in pixels.
+      patch_size: side of a patch in pixels, or its (height, width); read it as `patch`.
       bits: bits a token, L.
-      width: channels of a token inside the transformers.
-      layers: blocks of the encoder, and of the decoder.
-      heads: attention heads.
+      width: channels of a token inside a transformer whose own width is not given.
+      layers: blocks of one whose own number is not given.
+      heads: attention heads of a transformer of `width`; all heads are equally wide, so that one of
+        another width has more or fewer.
       mlp_ratio: hidden width of a block's MLP over `width`.
       head_hidden: hidden width of the decoder's pixel head; 0 for a single linear layer.
       head_channels: of the residual convolutions after it; 0 for none.
@@ -35,12 +36,16 @@ class TokenizerShape:
       channels: of the latents that the quantizer takes.
       spatial_window: side in tokens of the windows of a frame that attention stays within; 0: it
         sees whole frames.
+      encoder_layers: blocks of the encoder; 0: `layers`.
+      decoder_layers: of the decoder, likewise.
+      encoder_width: channels of a token inside the encoder; 0: `width`.
+      decoder_width: inside the decoder, likewise.
     """
 
     image_height: int
     image_width: int
     frames: int
-    patch_size: int
+    patch_size: int | tuple[int, int]
     bits: int
     width: int
     layers: int
@@ -55,11 +60,30 @@ class TokenizerShape:
     prefixes: tuple[int, ...]
     channels: int
     spatial_window: int = 0
+    encoder_layers: int = 0
+    decoder_layers: int = 0
+    encoder_width: int = 0
+    decoder_width: int = 0
 
     @property
     def patch(self) -> tuple[int, int]:
         """(height, width) of a patch in pixels."""
-        return self.patch_size, self.patch_size
+        size = self.patch_size
+        return (size, size) if isinstance(size, int) else size
+
+    def half(self, name: str) -> TokenizerShape:
+        """The shape that has the width, layers and heads of the ``encoder`` or ``decoder``."""
+        width = getattr(self, f"{name}_width") or self.width
+        return dataclasses.replace(
+            self,
+            width=width,
+            layers=getattr(self, f"{name}_layers") or self.layers,
+            heads=width * self.heads // self.width,
+            encoder_layers=0,
+            decoder_layers=0,
+            encoder_width=0,
+            decoder_width=0,
+        )
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -81,21 +105,27 @@ class TokenizerShape:
         return Windows(rows, columns, self.spatial_window) if self.spatial_window else None
 
     def frame_positions(
-        self, frames: int, first: int = 0, grid: tuple[int, int] | None = None
+        self,
+        frames: int,
+        first: int = 0,
+        grid: tuple[int, int] | None = None,
+        half: str = "encoder",
     ) -> FramePositions:
-        """What the network needs to know of frames ``first .. first + frames - 1``.
+        """What one half of the network needs to know of frames ``first .. first + frames - 1``.
 
         Args:
           frames: how many.
           first: place of the first.
           grid: their (rows, columns); None: the model's own.
+          half: ``encoder`` or ``decoder``; they differ where the widths do.
 
         Raises:
           UserError: there are no positions for them.
         """
         check_length(self.positions, first + frames - 1, self.frames)
-        found = frame_positions(self.positions, first, frames, self.width, self.heads)
+        shape = self.half(half)
+        found = frame_positions(self.positions, first, frames, shape.width, shape.heads)
         if ":" in self.positions:
-            added = own_sums(self.positions, found.number, grid or self.grid, self.width)
+            added = own_sums(self.positions, found.number, grid or self.grid, shape.width)
             found = found._replace(added=added)
         return found

@@ -6,7 +6,6 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from einops import rearrange
 
 from bsq_jax.core.clips import hold_last, real_frames
@@ -49,7 +48,7 @@ def token_grid(shape: TokenizerShape, pixels: jax.Array | np.ndarray) -> tuple[i
       shape: of the tokenizer.
       pixels: ``[batch, time, height, width, 3]``.
     """
-    high, wide = np.broadcast_to(shape.patch_size, 2).tolist()
+    high, wide = shape.patch
     return pixels.shape[2] // high, pixels.shape[3] // wide
 
 
