@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 
 from bsq_jax.core.clips import hold_last, real_frames
