@@ -29,7 +29,8 @@ from bsq_jax.core.sharding import make_mesh, to_global
 from bsq_jax.losses import L1, L2, Perceptual, ReconstructionLoss
 from bsq_jax.models.attention.choice import Blocking
 from bsq_jax.models.discriminators import StyleGanDiscriminator
-from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
+from bsq_jax.models.tokenizer import TokenizerModel
+from bsq_jax.models.tokenizer_shape import TokenizerShape
 from bsq_jax.quantizers import BinarySphericalQuantizer
 from bsq_jax.training import compiled, flops
 from bsq_jax.training.state import jit_step
@@ -253,7 +254,7 @@ def torch(bench: Bench) -> None:
         return
     shape = bench.shape
     for train, batch in ((False, bench.args.batch), (True, bench.args.train_batch)):
-        sizes = (shape.width, shape.layers, shape.heads, shape.bits, shape.patch_size)
+        sizes = (shape.width, shape.layers, shape.heads, shape.bits, shape.patch[0])
         peer = TorchTokenizer(shape.tokens, *sizes, shape.head_hidden)
         took, how = seconds_per_call(
             *(peer, batch, shape.tokens),

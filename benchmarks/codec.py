@@ -36,18 +36,21 @@ class _Clock:
         return timed
 
 
-def measure(codec: Codec, frames: np.ndarray) -> dict[str, float]:
+def measure(codec: Codec, frames: np.ndarray, tile: str | None) -> dict[str, float]:
     """Seconds of each part of one encoding and one decoding."""
     shape = codec.tokenizer.shape
-    tokenizer = TileTokenizer(codec.tokenizer)
-    tiles = tokenizer.tiles(frames.shape[1], frames.shape[2], shape.patch_size)
+    tiled = TileTokenizer(codec.tokenizer)
+    settings = codec.settings(tile=tile)
+    coding = codec.coding(settings, frames.shape[1], frames.shape[2], clip=False)
+    tiles = tiled.tiles(frames.shape[1], frames.shape[2], coding.tile, coding.overlap)
+    tokenizer = tiled.coder(tiles)
     whole, coder, pixels = _Clock(), _Clock(), _Clock()
-    tokens = whole(tokenizer.encode)(frames, tiles, shape.bits)
+    tokens = whole(tokenizer.encode)(frames, shape.bits)
     tokenized = whole.seconds
-    grids = np.stack([tokenizer.side_by_side(frame, tiles) for frame in tokens])
+    grids = np.stack([tokenizer.side_by_side(frame) for frame in tokens])
     encoder = Encoder()
     encoder.write = coder(encoder.write)  # type: ignore[method-assign]
-    stream = codec._coder.stream(*tokenizer.grid(tiles), shape.bits)
+    stream = codec._coder.stream(*tokenizer.grid, shape.bits)
     encode = whole(stream.encode)
     for frame in grids:
         encode(frame, encoder)
@@ -57,11 +60,11 @@ def measure(codec: Codec, frames: np.ndarray) -> dict[str, float]:
     decoder = Decoder(payload)
     read = _Clock()
     decoder.read = read(decoder.read)  # type: ignore[method-assign]
-    stream = codec._coder.stream(*tokenizer.grid(tiles), shape.bits)
+    stream = codec._coder.stream(*tokenizer.grid, shape.bits)
     again = _Clock()
     found = np.stack([again(stream.decode)(decoder) for _ in grids])
     assert (found == grids).all()
-    pixels(tokenizer.decode)(tokens, tiles)
+    pixels(tokenizer.decode)(tokens)
     return {
         "encode s": encoded,
         "tokenizer": tokenized / encoded,
@@ -80,6 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", nargs="+", required=True, help="workdirs or exports of priors")
     parser.add_argument("--input", type=pathlib.Path, help="a picture")
+    parser.add_argument("--tile", help="as that of encode")
     parser.add_argument("--runs", type=int, default=3, help="of which the median counts")
     parser.add_argument("--json", type=pathlib.Path, help="also write the result here")
     args = parser.parse_args()
@@ -88,7 +92,7 @@ def main() -> None:
     rows = []
     for model in args.model:
         codec = Codec.load(model)
-        runs = [measure(codec, frames) for _ in range(args.runs + 1)][1:]
+        runs = [measure(codec, frames, args.tile) for _ in range(args.runs + 1)][1:]
         rows.append(
             {"model": codec.name}
             | {name: float(np.median([run[name] for run in runs])) for name in runs[0]}

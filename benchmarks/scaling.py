@@ -18,18 +18,20 @@ from benchmarks.timing import in_turn, report
 from bsq_jax.config import default_config, finalize
 from bsq_jax.models.attention.choice import Blocking
 from bsq_jax.models.factory import make_tokenizer
-from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
+from bsq_jax.models.tokenizer import TokenizerModel
+from bsq_jax.models.tokenizer_shape import TokenizerShape
 from bsq_jax.training import flops
 
 
 def closed_form(shape: TokenizerShape, frames: int) -> float:
     """FLOPs of encoding and decoding one block-causal clip of so many frames."""
-    tokens, width = shape.tokens * frames, shape.width
-    patch = 3 * shape.patch_size**2
+    tokens, patch = shape.tokens * frames, 3 * shape.patch[0] * shape.patch[1]
     pairs = shape.tokens**2 * frames * (frames + 1) / 2  # of a query and a key that it sees
-    layer = 24 * tokens * width**2 + 4 * pairs * width
-    ends = 2 * tokens * (patch * width + width * shape.head_hidden + shape.head_hidden * patch)
-    return 2 * shape.layers * layer + ends + 4 * tokens * width * shape.bits
+    halves = [shape.half(half) for half in ("encoder", "decoder")]
+    width = halves[1].width
+    blocks = sum(h.layers * (24 * tokens * h.width**2 + 4 * pairs * h.width) for h in halves)
+    pixels = patch * halves[0].width + width * shape.head_hidden + shape.head_hidden * patch
+    return blocks + 2 * tokens * (pixels + (halves[0].width + width) * shape.bits)
 
 
 def main() -> None:

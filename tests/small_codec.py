@@ -17,15 +17,18 @@ def _drawn(tree, scale, seed):
     return jax.tree.map(lambda leaf: random.normal(0, scale, leaf.shape).astype(np.float32), tree)
 
 
-def make_codec(order="raster", *, frames=1, min_bits=0, stages=1, prior=True, seed=0):
-    """A codec of tiles of 16x16 pixels, 2x2 tokens of 6 bits."""
+def make_codec(order="raster", *, frames=1, min_bits=0, stages=1, prior=True, seed=0, **model):
+    """A codec of tiles of 16x16 pixels, 2x2 tokens of 6 bits.
+
+    What is in `model` are other settings of the tokenizer's model.
+    """
     config = tiny.get_config()
-    config.model.update(frames=frames, min_bits=min_bits)
+    config.model.update(frames=frames, min_bits=min_bits, **model)
     config.quantizer.stages = stages
     config = finalize(config)
-    model = make_tokenizer(config)
+    tokenizer_model = make_tokenizer(config)
     pixels = jax.ShapeDtypeStruct((1, 1, TILE, TILE, 3), np.float32)
-    boxed = jax.eval_shape(model.init, jax.random.key(0), pixels)["params"]
+    boxed = jax.eval_shape(tokenizer_model.init, jax.random.key(0), pixels)["params"]
     params = _drawn(_unboxed(boxed), 0.3, seed)
     tokenizer = Tokenizer(config, params, {"step": 0})
     if not prior:

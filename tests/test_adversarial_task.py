@@ -200,9 +200,9 @@ def test_one_forward_pass_of_the_generator():
     traced = []
 
     class Counted(TokenizerModel):
-        def decode_quantized(self, quantized, real=None):
+        def decode_quantized(self, *arguments):
             traced.append(1)
-            return super().decode_quantized(quantized, real)
+            return super().decode_quantized(*arguments)
 
     task = make_task(adaptive=True, model_class=Counted)
     state = task.abstract_state(one_device())
@@ -299,6 +299,29 @@ def test_padding_has_no_logits():
     close(ours.pixels[kept], wanted.pixels[:, 0])
     assert not np.asarray(ours.pixels)[~kept].any()
     assert ours.metrics["r1"] > 0
+
+
+class OfPatches(nn.Module):
+    """A logit for each patch, which looks at nothing else."""
+
+    @nn.compact
+    def __call__(self, pixels):
+        x = jnp.tanh(nn.Conv(4, (1, 4, 4), (1, 4, 4))(pixels))
+        return nn.Dense(1)(x)[..., 0]
+
+
+def test_a_discriminator_of_patches_weighs_all_sizes_alike():
+    """A frame beside and below itself has the losses, penalty and gradient of the frame."""
+    rng = np.random.default_rng(0)
+    real, fake = jnp.asarray(rng.uniform(-1, 1, (2, 3, 1, 8, 8, 3)), jnp.float32)
+    training, state = trained_on(real, OfPatches(), patches=4)
+    run, step = jax.jit(training.gradients), jnp.int32(0)
+    wanted = run(state, real, fake, step)
+    large = [jnp.tile(x, (1, 1, 2, 3, 1)) for x in (real, fake)]
+    ours = run(state, *large, step)
+    assert wanted.metrics["r1"] > 0
+    close((ours.discriminator, ours.metrics), (wanted.discriminator, wanted.metrics))
+    close(ours.pixels * 6, jnp.tile(wanted.pixels, (1, 1, 2, 3, 1)))
 
 
 def test_a_discriminator_of_clips_sees_them_held_at_their_last_frame():

@@ -11,14 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from shapes import tokenizer_shape
 
 from bsq_jax.config import finalize, load_config_file, to_json
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import make_mesh
 from bsq_jax.core.target import described
-from bsq_jax.inference import checked_arrays
-from bsq_jax.inference import tokenizer as api
+from bsq_jax.inference import checked_arrays, computation
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.models.factory import make_tokenizer
 from bsq_jax.training.export import identity, load_export
@@ -130,9 +128,8 @@ def test_pixels_are_clamped(tokenizer):
 
 
 def test_pieces_change_nothing_and_few_shapes_are_compiled(monkeypatch):
-    monkeypatch.setattr(api, "_MAX_TOKENS", 19)  # 4 tokens a picture: pieces of 4, 2 and 1
-    for module in (api, checked_arrays):
-        monkeypatch.setattr(module, "least_batch", lambda shape: 1)
+    monkeypatch.setattr(computation, "_MAX_TOKENS", 19)  # 4 tokens a picture: pieces of 4, 2 and 1
+    monkeypatch.setattr(computation, "least_batch", lambda tokens: 1)
     tokenizer = make()
     pixels = images(11)
     alone_bits = np.concatenate([tokenizer.encode(pixels[i : i + 1]) for i in range(11)])
@@ -146,17 +143,18 @@ def test_pieces_change_nothing_and_few_shapes_are_compiled(monkeypatch):
         chex.assert_type(decoded, np.float32)
         np.testing.assert_allclose(decoded, alone[:count], atol=1e-5)
     chex.assert_type(tokenizer.decode(bits, dtype="uint8"), np.uint8)
-    assert tokenizer._functions["encode"]._cache_size() == 3
-    assert tokenizer._functions["float32"]._cache_size() == 3
+    assert tokenizer.programs == (6, {(2, 2): 6})  # to encode and to decode
 
 
 def test_few_small_pictures_are_computed_as_many(tokenizer):
-    assert checked_arrays.least_batch(tokenizer._model.shape) == 16  # of 4 tokens
-    assert checked_arrays.least_batch(tokenizer_shape()) == 1
-    before = tokenizer._functions["encode"]._cache_size()
+    # Closed form: the power of two by which 64 tokens are reached.
+    assert [checked_arrays.least_batch(tokens) for tokens in (1, 4, 33, 64, 999)] == [
+        *(64, 16, 2, 1, 1)
+    ]
+    before = tokenizer.programs.compiled
     for count in (1, 5, 16):
         tokenizer.encode(images(count))
-    assert tokenizer._functions["encode"]._cache_size() <= before + 1
+    assert tokenizer.programs.compiled <= before + 1
     pixels = images(38)  # 32 + 6
     bits = tokenizer.encode(pixels)
     decoded = tokenizer.decode(bits)
@@ -173,13 +171,16 @@ def test_pieces_cover_each_row_once(count):
     cut = list(checked_arrays.chunks(count, 8, least=4))
     assert [i for piece in cut for i in range(piece.start, piece.stop)] == list(range(count))
     assert {piece.stop - piece.start for piece in cut[:-1]} <= {4, 8}
+    cut = list(checked_arrays.chunks(count, 8, least=2, step=4))
+    assert [i for piece in cut for i in range(piece.start, piece.stop)] == list(range(count))
+    assert {piece.stop - piece.start for piece in cut[:-1]} <= {2, 8}
 
 
 def test_memory_is_bounded_for_long_clips(video):
     # Closed form: 16,384 tokens at once, 6 a frame; at least 16 clips, because they are small.
-    assert [video._max_batch(frames) for frames in (1, 10, 1000)] == [2048, 256, 16]
-    large = make(frames=3, image_size=(64, 64), width=64)  # 64 tokens a frame
-    assert [large._max_batch(frames) for frames in (1, 4, 100, 1000)] == [256, 64, 2, 1]
+    most = video._computation.max_batch
+    assert [most(frames, 6) for frames in (1, 10, 1000)] == [2048, 256, 16]
+    assert [most(frames, 64) for frames in (1, 4, 100, 1000)] == [256, 64, 2, 1]
 
 
 def test_clips_longer_than_trained(video):
@@ -202,10 +203,7 @@ def test_clips_longer_than_trained(video):
             "pixels have shape (16,): give a picture [height, width, 3], a ba",
         ),
         (np.zeros((1, 3, 16, 16), np.uint8), "the channels come first: say layout='NCHW'"),
-        (
-            np.zeros((1, 16, 24, 3), np.uint8),
-            "a picture is of 16x24 pixels (height x width), and this model takes 16x16: resize or",
-        ),
+        (np.zeros((1, 16, 0, 3), np.uint8), "a picture of 16x0 pixels (height x width): give 1x1"),
         (np.zeros((1, 2, 16, 16, 3), np.uint8), "a clip of 2 frames: this model takes 1 frame"),
         (np.zeros((1, 0, 16, 16, 3), np.uint8), "a clip of 0 frames"),
         (np.zeros((1, 16, 16, 3), np.int32), "pixels are int32: give uint8 in 0..255 or floats"),
@@ -223,8 +221,12 @@ def test_pixels_are_checked(tokenizer, pixels, words):
     ("bits", "words"),
     [
         (np.zeros((2, 2), int), "of integers from Tokenizer.ids give Tokenizer.bits(ids)"),
-        (np.zeros((2, 6), int), "bits have shape (2, 6): this model takes [2, 2, 6], [batch, 2, "),
-        (np.zeros((1, 2, 2, 7), int), "[batch, 2, 2, 6]"),
+        (
+            np.zeros((2, 6), int),
+            "bits have shape (2, 6): this model takes [row, column, 6], [batch",
+        ),
+        (np.zeros((1, 2, 2, 7), int), "[batch, row, column, 6]"),
+        (np.zeros((0, 2, 6), int), "bits have shape (0, 2, 6)"),
         (np.zeros((1, 2, 2, 2, 6), int), "a clip of 2 frames"),
         (np.full((1, 2, 2, 6), 2), "bits must be integers or booleans, all 0 or 1"),
         (np.full((1, 2, 2, 6), -1), "all 0 or 1"),
@@ -456,12 +458,13 @@ def test_float32_is_float32_on_accelerators(tokenizer, dtype):
     with described("gpu"):
         made = Tokenizer(config, tokenizer.params)
         programs = [
-            made._functions[what].trace(made._device_params, array)
+            jax.jit(made._computation.functions[what]).trace(made.params, array, None)
             for what, array in (("encode", pixels), ("float32", bits))
         ]
         shape = made.shape
-        stream = made._programs._functions["encode", False]
-        programs.append(stream.trace(made._device_params, pixels, shape.frame_positions(1), None))
+        stream = jax.jit(made._computation.streams.functions["encode"])
+        positions = shape.frame_positions(1)
+        programs.append(stream.trace(made.params, pixels, positions, None, None))
     for program in programs:
         precisions = products(program.lower(lowering_platforms=("cuda",)))
         exact = [name == "HIGHEST" for name in precisions]

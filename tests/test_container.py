@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from bsq_jax.coding.container import (
+    NATIVE,
     Chunk,
     DamagedFile,
     Header,
@@ -39,6 +40,12 @@ TIMES = Timing(fractions.Fraction(90000, 7), np.array([1, 127, 128, 2**14, 2**28
 TIMED = Header(**{**vars(VIDEO), "frames": 7, "timing": TIMES, "rate": TIMES.rate})
 OF_A_RUN = Header(**{**vars(PICTURE), "origin": Origin("quick", 300, averaged=True)})
 TIMED_OF_A_RUN = Header(**{**vars(TIMED), "origin": Origin("ä" * 32, 2**35 - 1)})
+WHOLE = Header(**{**vars(OF_A_RUN), "tile": NATIVE, "overlap": 0})
+TILED = Header(**{**vars(PICTURE), "tile": (1344, 24)})
+STREAM = Header(**{**vars(VIDEO), "tile": NATIVE, "stream": True})
+TIMED_STREAM = Header(**{**vars(TIMED_OF_A_RUN), "tile": (8, 65536), "stream": True})
+OLD = [PICTURE, VIDEO, TIMED, OF_A_RUN, TIMED_OF_A_RUN]
+ALL = [*OLD, WHOLE, TILED, STREAM, TIMED_STREAM]
 
 
 def packed(header, chunks):
@@ -67,7 +74,7 @@ def examples():
 
 
 def test_the_example_of_the_page():
-    example = examples()[2]
+    example = examples()[3]
     parts = [re.match(r"((?:[0-9a-f]{2} ?)+)", line)[1] for line in example.split("\n") if line]
     data = bytes.fromhex("".join(parts))
     assert read(data) == (PICTURE, [Chunk(1, np.packbits(BITS).tobytes(), bits_checksum(BITS))])
@@ -80,6 +87,14 @@ def test_the_origin_of_the_page():
     data = bytes.fromhex("".join(parts))
     assert read_header(io.BytesIO(data), "x.bsq") == OF_A_RUN
     assert data == OF_A_RUN.pack()
+
+
+def test_the_tiles_of_the_page():
+    example = examples()[1]
+    parts = [re.match(r"((?:[0-9a-f]{2} ?)+)", line)[1] for line in example.split("\n") if line]
+    data = bytes.fromhex("".join(parts))
+    assert read_header(io.BytesIO(data), "x.bsq") == WHOLE
+    assert data == WHOLE.pack()
 
 
 def with_origin(step, size, name, flags=20):
@@ -110,7 +125,7 @@ def test_absurd_origins(changes, said):
 
 
 def test_the_times_of_the_page():
-    example = examples()[1]
+    example = examples()[2]
     parts = [re.match(r"((?:[0-9a-f]{2} ?)+)", line)[1] for line in example.split("\n") if line]
     data = bytes.fromhex("".join(parts))
     timing = Timing(fractions.Fraction(1000), np.array([33, 1000]))
@@ -119,7 +134,7 @@ def test_the_times_of_the_page():
     assert data == header.pack()
 
 
-@pytest.mark.parametrize("header", [PICTURE, VIDEO, TIMED, OF_A_RUN, TIMED_OF_A_RUN])
+@pytest.mark.parametrize("header", ALL)
 def test_against_a_reader_of_the_page(header):
     data, place = packed(header, chunks_of(header)), 0
 
@@ -134,14 +149,20 @@ def test_against_a_reader_of_the_page(header):
             parts.append(take(1)[0])
         return sum((part & 127) << 7 * i for i, part in enumerate(parts))
 
-    picture, timed = header in (PICTURE, OF_A_RUN), header in (TIMED, TIMED_OF_A_RUN)
-    version = 3 if header.origin else 2 if timed else 1
+    picture = header in (PICTURE, OF_A_RUN, WHOLE, TILED)
+    timed = header in (TIMED, TIMED_OF_A_RUN, TIMED_STREAM)
+    tiled = header not in OLD
+    version = 4 if tiled else 3 if header.origin else 2 if timed else 1
     flags = 4 if picture else 7
-    flags |= {OF_A_RUN: 16, TIMED_OF_A_RUN: 8}.get(header, 0)
+    known = {WHOLE: 16 + 64, STREAM: 32, TIMED_STREAM: 8 + 32 + 64}
+    flags |= ({OF_A_RUN: 16, TIMED_OF_A_RUN: 8} | known).get(header, 0)
     assert take(10) == b"\x8bBSQ\r\n\x1a\n" + bytes([version, flags])
     assert take(8) == header.fingerprint
-    numbers = [varint() for _ in range(5 if picture else 7)]
-    assert numbers[:5] == [header.height, header.width, header.frames, header.bits, header.overlap]
+    numbers = [varint() for _ in range(5)]
+    assert numbers == [header.height, header.width, header.frames, header.bits, header.overlap]
+    if tiled:
+        assert (varint(), varint()) == header.tile
+    numbers += [varint() for _ in range(0 if picture else 2)]
     times_crc = 0
     if timed:
         assert numbers[5:] == [90000, 7]
@@ -151,7 +172,8 @@ def test_against_a_reader_of_the_page(header):
     if header.origin:
         assert varint() == header.origin.step
         assert take(varint()).decode() == header.origin.name
-    assert place <= (118 if header.origin else 48 if timed else 44)
+    most = 118 if header.origin else 48 if timed else 44
+    assert place <= most + 6 * tiled
     assert zlib.crc32(data[:place]) == (crc := int.from_bytes(take(4), "little"))
     if timed:
         size = varint()
@@ -182,8 +204,10 @@ def test_the_checksum_of_bits_can_be_taken_in_parts():
         packed(TIMED, [Chunk(7, b"\xb2", bits_checksum(BITS))]),
         packed(OF_A_RUN, [Chunk(1, b"\xb2", bits_checksum(BITS))]),
         packed(TIMED_OF_A_RUN, [Chunk(7, b"\xb2", bits_checksum(BITS))]),
+        packed(WHOLE, [Chunk(1, b"\xb2", bits_checksum(BITS))]),
+        packed(TIMED_STREAM, [Chunk(7, b"\xb2", bits_checksum(BITS))]),
     ],
-    ids=["picture", "timed", "of a run", "timed, of a run"],
+    ids=["picture", "timed", "of a run", "timed, of a run", "whole", "stream"],
 )
 def test_every_changed_byte_is_noticed(data):
     for place in range(len(data)):
@@ -207,7 +231,7 @@ def frames_until_the_end(data):
     return given, None
 
 
-@pytest.mark.parametrize("header", [VIDEO, TIMED, OF_A_RUN, TIMED_OF_A_RUN])
+@pytest.mark.parametrize("header", ALL)
 def test_every_cut_is_noticed(header):
     chunks = chunks_of(header)
     data = packed(header, chunks)
@@ -237,6 +261,9 @@ def test_a_chunk_fits_its_own_header_alone():
     [
         {"height": 0}, {"width": 65537}, {"frames": 0}, {"bits": 0}, {"bits": 1025},
         {"frames": 2}, {"overlap": -1}, {"rate": fractions.Fraction(1, 2**33)},
+        {"tile": (0, 8)}, {"tile": (8, 65537)}, {"tile": (-8, 8)},
+        {"tile": NATIVE},  # with an overlap
+        {"stream": True}, {"stream": True, "tile": (8, 8)},  # of a picture
     ],
 )  # fmt: skip
 def test_impossible_headers(change):
@@ -276,14 +303,17 @@ def test_files_that_went_through_a_text_mode():
 
 
 def test_later_versions_and_unknown_flags():
-    data = bytearray(PICTURE.pack())
-    for place, value, said in (
-        (8, 4, "version 4"),
-        (8, 0, "version 0"),
-        (9, 12, "does not know"),
-        (9, 0, "not know"),
+    for header, place, value, said in (
+        (PICTURE, 8, 5, "version 5"),
+        (PICTURE, 8, 0, "version 0"),
+        (PICTURE, 9, 12, "does not know"),
+        (PICTURE, 9, 0, "not know"),
+        (OF_A_RUN, 9, 4 + 32, "does not know"),  # a flag of version 4
+        (WHOLE, 9, 4 + 64 + 128, "does not know"),
+        (WHOLE, 9, 4 + 64 + 32, "claims a stream of what is no video"),
+        (TILED, 9, 4 + 16, "claims averaged weights of a model"),
     ):
-        bad = bytearray(data[:-4])
+        bad = bytearray(header.pack()[:-4])
         bad[place] = value
         bad += zlib.crc32(bad).to_bytes(4, "little")
         with pytest.raises(UserError, match=said):

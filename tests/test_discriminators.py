@@ -15,14 +15,19 @@ from bsq_jax.config import default_config
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import batch_sharding, make_mesh, replicated
 from bsq_jax.core.target import described
-from bsq_jax.models.discriminators.filters import average_pool, blur, blur_half
+from bsq_jax.models.discriminators.filters import average_pool, blur, blur_half, pool_to
 from bsq_jax.models.discriminators.minibatch_stddev import minibatch_stddev
 from bsq_jax.models.factory import make_discriminator
 from bsq_jax.torch_import.discriminators import from_torch_discriminator
 
 KINDS = {
     "stylegan": (stylegan_discriminator(channel_base=32, channel_max=6), (3, 2, 8, 8, 3)),
+    "stylegan adaptive": (
+        stylegan_discriminator(channel_base=32, channel_max=6, built_for=(16, 16)),
+        (3, 2, 14, 11, 3),
+    ),
     "stylegan3d": (stylegan3d_discriminator(width=2), (3, 3, 8, 5, 3)),
+    "stylegan3d adaptive": (stylegan3d_discriminator(width=2, pooled=True), (3, 3, 8, 5, 3)),
     "patchgan": (patchgan_discriminator(width=4, layers=2), (2, 1, 16, 12, 3)),
 }
 PLATFORMS = ["gpu", "cpu"]  # XLA's convolutions, and those of `bsq_jax.core.cpu`
@@ -60,6 +65,10 @@ def test_blurs_and_pools_against_numpy():
         filtered += taps[i] * taps[j] * padded[:, i : i + 7, j : j + 9]
     np.testing.assert_allclose(jax.jit(blur, static_argnums=1)(x, 2), filtered, atol=1e-6)
     np.testing.assert_allclose(jax.jit(blur_half)(x), filtered[:, 1:-1:2, 1:-1:2], atol=1e-6)
+    odd = np.pad(x[:, :5, :7], ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(odd, (4, 4), axis=(1, 2))[:, ::2, ::2]
+    wanted = np.einsum("bhwcij,i,j->bhwc", windows, taps, taps)
+    np.testing.assert_allclose(jax.jit(blur_half)(x[:, :5, :7]), wanted, atol=1e-6)
     np.testing.assert_allclose(
         average_pool(x[:, :5], (2, 1)), (x[:, 0:4:2] + x[:, 1:4:2]) / 2, atol=1e-6
     )
@@ -68,6 +77,20 @@ def test_blurs_and_pools_against_numpy():
     gradient = jax.jit(jax.grad(lambda x: jnp.sum(blur(x, 2) * weights)))(x)
     value, change = jax.jit(lambda x: (jnp.sum(blur(x, 2) * weights), jnp.sum(gradient * x)))(x)
     np.testing.assert_allclose(change, value, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(4, 4), (1, 3), (5, 4), (6, 11), (8, 2), (17, 13)])
+def test_pooling_to_a_square_against_a_loop(size):
+    x = random((2, 3, *size, 5))
+    wanted = np.zeros((2, 3, 4, 4, 5))
+    for i, j in itertools.product(range(4), repeat=2):
+        rows = slice(int(np.floor(i * size[0] / 4)), int(np.ceil((i + 1) * size[0] / 4)))
+        columns = slice(int(np.floor(j * size[1] / 4)), int(np.ceil((j + 1) * size[1] / 4)))
+        wanted[:, :, i, j] = x[:, :, rows, columns].astype(np.float64).mean(axis=(2, 3))
+    found = jax.jit(pool_to, static_argnums=1)(x, 4)
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    if size == (4, 4):
+        chex.assert_trees_all_equal(found, x)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 4, 5, 7, 8, 9])
@@ -85,11 +108,12 @@ def test_minibatch_stddev_against_numpy(batch):
 # --- against the published code ---
 
 
+@pytest.mark.parametrize("built_for", [None, (32, 32)])
 @pytest.mark.parametrize("platform", PLATFORMS)
-def test_golden(golden, platform):
+def test_golden(golden, platform, built_for):
     wanted = golden("stylegan_d")
     _, _, params = from_torch_discriminator(golden("stylegan_d_state"))
-    model = stylegan_discriminator(channel_base=512)
+    model = stylegan_discriminator(channel_base=512, built_for=built_for)
     pixels = np.moveaxis(wanted["x"], 1, -1)[:, None]
 
     @jax.jit
@@ -165,7 +189,7 @@ def test_platforms_agree(kind):
 def test_logits_and_bfloat16(kind):
     model, params, pixels = setup(kind)
     exact = jax.jit(model.apply)({"params": params}, pixels)
-    samples = 1 if kind == "stylegan3d" else pixels.shape[1]
+    samples = 1 if kind.startswith("stylegan3d") else pixels.shape[1]
     assert exact.shape[:2] == (pixels.shape[0], samples)
     assert exact.dtype == jnp.float32
     half = model.copy(dtype=jnp.bfloat16)
@@ -234,10 +258,44 @@ def test_equalised_rates_start_at_unit_scale():
 # --- sizes and settings ---
 
 
+def parameters_at(model, shape):
+    return nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0), np.zeros(shape, np.float32)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        ("stylegan adaptive", [(16, 16), (4, 64), (5, 7), (33, 18)]),
+        ("stylegan3d adaptive", [(16, 16), (1, 200), (5, 7), (161, 128)]),
+        ("patchgan", [(12, 12), (12, 50), (33, 18)]),
+    ],
+)
+def test_one_set_of_parameters_takes_frames_of_any_size(kind, sizes):
+    model, params, pixels = setup(kind)
+    clip = pixels.shape[:2]
+    for size in sizes:
+        frames = np.clip(random((*clip, *size, 3)), -1, 1)
+        chex.assert_trees_all_equal_shapes(parameters_at(model, frames.shape)["params"], params)
+        logits = jax.jit(model.apply)({"params": params}, frames)
+        samples = 1 if "3d" in kind else clip[1]
+        chex.assert_shape(logits, (clip[0], samples, *[None] * (logits.ndim - 2)))
+        chex.assert_tree_all_finite(logits)
+
+
+def test_every_pixel_counts_at_sizes_that_do_not_divide():
+    """Also the last row and column of odd sides, which halving without a blur would drop."""
+    model, params, _ = setup("stylegan adaptive")
+    for size in ((13, 15), (11, 9)):
+        pixels = np.clip(random((1, 1, *size, 3)) * 0.5, -1, 1)
+        gradient = jax.jit(jax.grad(lambda x: jnp.sum(model.apply({"params": params}, x))))(pixels)
+        assert (np.abs(gradient).sum(axis=-1) > 0).all()
+
+
 def config(**settings):
     made = default_config()
     made.model.update(dtype="float32", image_size=settings.pop("image_size", (32, 32)))
     made.model.frames = settings.pop("frames", 1)
+    made.data.sizes = settings.pop("sizes", ())
     made.discriminator.update(channel_base=64, width=4, **settings)
     return made
 
@@ -252,6 +310,9 @@ def config(**settings):
         (config(name="stylegan3d", frames=9, image_size=(8, 8)), (1,)),
         (config(name="patchgan"), (1, 2, 2)),
         (config(name="patchgan", layers=2, image_size=(16, 32)), (1, 2, 6)),
+        (config(pooling="adaptive", image_size=(50, 36), sizes=("8x60", "31x44")), (1,)),
+        (config(name="stylegan3d", pooling="adaptive", frames=2, sizes=("8x8",)), (1,)),
+        (config(name="patchgan", layers=2, sizes=("12x60",)), (1, 6, 6)),
     ],
 )
 def test_factory_and_shapes(made, shape):
@@ -283,6 +344,17 @@ def test_settings_reach_the_networks():
         (config(image_size=(31, 32)), "down to 31x32 only"),
         (config(name="stylegan3d"), "model.frames is 1"),
         (config(name="patchgan", image_size=(16, 32)), "at least 24 pixels a side, not 16"),
+        (
+            config(sizes=("32x32", "24x40")),
+            "32x32 alone, but data.sizes has 24x40: set discriminator",
+        ),
+        (
+            config(name="stylegan3d", frames=2, sizes=("24x40",)),
+            "with pooling=none takes frames of model.image_size 32x32 alone",
+        ),
+        (config(pooling="adaptive", sizes=("32x32", "4x40")), "it cannot take frames of 4x40"),
+        (config(pooling="adaptive", image_size=(6, 9)), "at least 8 pixels a side"),
+        (config(name="patchgan", sizes=("24x24", "64x16")), "at least 24 pixels a side, not 16"),
         (config(name="wgan"), "must be one of stylegan, stylegan3d, patchgan"),
     ],
 )

@@ -39,10 +39,8 @@ def kind(request):
 
 def header_by(codec, mode=None):
     """The header of a picture that a codec writes."""
-    mode, bits, overlap = codec.settings(mode, None, None)
-    return Header(
-        mode, codec.fingerprint(mode), 16, 16, 1, None, bits, overlap, origin=codec.origin(mode)
-    )
+    made = codec.coding(codec.settings(mode), 16, 16, clip=False)
+    return Header(height=16, width=16, frames=1, rate=None, **vars(made))
 
 
 def test_a_file_opens_with_the_step_that_coded_it(run, tmp_path):

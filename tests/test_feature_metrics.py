@@ -16,7 +16,7 @@ import pytest
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.pixels import to_float
 from bsq_jax.core.sharding import make_mesh, to_global
-from bsq_jax.evaluation import frozen_networks, tokenizer
+from bsq_jax.evaluation import frozen_networks, tokenizer_table
 from bsq_jax.evaluation.feature_metrics import FeatureMetrics
 from bsq_jax.evaluation.frame_metrics import FrameMetrics
 from bsq_jax.evaluation.loop import HostBatch
@@ -291,5 +291,5 @@ def test_a_metric_of_the_list_is_measured(monkeypatch):
     chex.assert_shape(list(found.values()), (4, 3))
     wanted = np.abs(original[:4].astype(float) - other[:4]).mean(axis=(2, 3, 4)) / 127.5
     chex.assert_trees_all_close(found, {"mae": wanted, "oracle_mae": 0 * wanted}, atol=1e-5)
-    monkeypatch.setattr(tokenizer, "FRAME_METRICS", (metric,))
-    assert tokenizer.tokenizer_rows()[0] == row
+    monkeypatch.setattr(tokenizer_table, "FRAME_METRICS", (metric,))
+    assert tokenizer_table.tokenizer_rows()[0] == row

@@ -52,14 +52,20 @@ def pixels():
 @pytest.mark.smoke
 @pytest.mark.parametrize("share", [0.01, 0.2, 0.5])
 def test_share_of_flipped_bits(share):
-    shape = task_of(0.0).model.shape
-    drawn = np.asarray(flipped_bits(shape, share, 0, 4000, 2, jnp.int32(0)))
+    drawn = np.asarray(flipped_bits((4000, 2, 2, 2, BITS), share, 0, jnp.int32(0)))
     chex.assert_shape(drawn, (4000, 2, 2, 2, BITS))
     assert set(np.unique(drawn)) == {0, 1}
     spread = np.sqrt(share * (1 - share))
     assert abs(drawn.mean() - share) < 4 * spread / np.sqrt(drawn.size)
     each = drawn.mean(axis=(0, 1, 2, 3))
     assert np.abs(each - share).max() < 4.5 * spread / np.sqrt(drawn.size / BITS)
+
+
+@pytest.mark.smoke
+def test_frames_of_another_size_have_their_own_tokens():
+    patch = task_of(0.2).model.shape.patch[0]
+    wide = jnp.zeros((3, 1, 2 * patch, 5 * patch, 3))
+    chex.assert_shape(task_of(0.2).flipped_bits(wide, jnp.int32(0)), (3, 1, 2, 5, BITS))
 
 
 @pytest.mark.smoke

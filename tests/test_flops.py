@@ -82,7 +82,7 @@ def closed_form(shape, frames):
     tokens, width = shape.tokens * frames, shape.width
     seen = sum(range(1, frames + 1)) * shape.tokens**2  # pairs of tokens, block-causal
     block = 2 * tokens * 12 * width**2 + 4 * seen * width
-    patch = 3 * shape.patch_size**2
+    patch = 3 * math.prod(shape.patch)
     head = shape.head_hidden * (width + patch)
     ends = 2 * tokens * (patch * width + 2 * width * shape.bits + head)
     # The pixels have no gradient, so the patch embedding needs two products, not three.

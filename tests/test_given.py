@@ -146,10 +146,9 @@ def test_a_list_gives_a_list(tokenizer, tmp_path):
     for one, other in zip(decoded, again, strict=True):
         equal(one, other)
     assert tokenizer.encode([]) == tokenizer.decode([]) == []
-    wrong = tokenizer, [pixels[0], np.zeros((32, 24, 3), np.uint8)]
-    assert message_of(wrong[0].encode, wrong[1]).startswith(
-        "number 1 (from 0) of the list: a picture is of 32x24 pixels (height x width), and this "
-        "model takes 16x24: resize or crop it"
+    wrong = [pixels[0], np.zeros((0, 24, 3), np.uint8)]
+    assert message_of(tokenizer.encode, wrong).startswith(
+        "number 1 (from 0) of the list: a picture of 0x24 pixels (height x width)"
     )
     with pytest.warns(UserWarning, match="value_range") as told:
         tokenizer.encode([pixels[0] / 255, pixels[1] / 255])
@@ -266,7 +265,13 @@ def test_streams_take_the_same(video):
         (np.zeros((16, 24, 3), np.uint8), {"layout": "HWCC"}, "name each axis once"),
         (np.zeros((16, 24, 3), np.uint8), {"layout": 3}, "name each axis once"),
         (np.zeros((16, 24, 3), np.uint8), {"layout": "NHWC"}, "of 3 axes, which layout='NHWC'"),
-        (np.zeros((512, 768, 3), np.uint8), {}, "is of 512x768 pixels (height x width)"),
+        (np.zeros((512, 0, 3), np.uint8), {}, "a picture of 512x0 pixels (height x width)"),
+        (
+            np.zeros((800, 700, 3), np.uint8),
+            {},
+            "a picture of 800x700 pixels (height x width) has 100x88 tokens, and with attention "
+            "over whole frames this model computes at most 8,192 tokens at once: use bsq_jax.Codec",
+        ),
         (np.zeros((1, 2, 16, 24, 3), np.uint8), {}, "a clip of 2 frames: this model takes 1"),
         (np.zeros((16, 24, 3), np.int64), {}, "pixels are int64: give uint8"),
         (None, {}, "pixels are of type NoneType, not an array of numbers: give a picture [height"),
@@ -291,8 +296,8 @@ def test_mistakes_are_one_line_that_says_what_to_do(tokenizer, given, options, w
 
 def test_mistakes_in_files(tokenizer, tmp_path):
     path = tmp_path / "large.jpg"
-    Image.new("RGB", (40, 30)).save(path)
-    assert message_of(tokenizer.encode, path).startswith(f"{path} is of 30x40 pixels (height x wid")
+    Image.new("RGB", (700, 800)).save(path)
+    assert message_of(tokenizer.encode, path).startswith(f"{path} of 800x700 pixels (height x wid")
     closed = Image.open(path)
     closed.close()
     assert "a PIL image cannot be read" in message_of(tokenizer.encode, closed)

@@ -169,8 +169,8 @@ def test_differences_and_identity():
 @pytest.mark.parametrize(
     ("name", "keys"),
     [
-        ("stylegan", {"channel_base", "channel_max"}),
-        ("stylegan3d", {"width"}),
+        ("stylegan", {"channel_base", "channel_max", "pooling"}),
+        ("stylegan3d", {"width", "pooling"}),
         ("patchgan", {"width", "layers"}),
         (None, set()),  # without a second player
     ],

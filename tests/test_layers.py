@@ -59,7 +59,7 @@ def test_max_pool_of_negative_numbers():
     np.testing.assert_array_equal(halved.ravel(), [-1, -7])
 
 
-@pytest.mark.parametrize("shape", [(3, 5), (16, 9), (7, 7)])
+@pytest.mark.parametrize("shape", [(3, 5), (16, 9), (7, 7), (1, 1), (1, 30)])
 def test_resize_against_bilinear_by_hand(shape):
     """Half-pixel centres, clamped at the edge, no antialiasing when it shrinks."""
     rng = np.random.default_rng(1)
@@ -67,12 +67,12 @@ def test_resize_against_bilinear_by_hand(shape):
 
     def places(size):
         at = np.clip((np.arange(side) + 0.5) * size / side - 0.5, 0, size - 1)
-        low = np.minimum(np.floor(at).astype(int), size - 2)
-        return low, at - low
+        low = np.floor(at).astype(int)
+        return low, np.minimum(low + 1, size - 1), at - low
 
-    (y, dy), (x, dx) = places(shape[0]), places(shape[1])
-    rows = picture[y] * (1 - dy)[:, None] + picture[y + 1] * dy[:, None]
-    expected = rows[:, x] * (1 - dx) + rows[:, x + 1] * dx
+    (y, below, dy), (x, right, dx) = places(shape[0]), places(shape[1])
+    rows = picture[y] * (1 - dy)[:, None] + picture[below] * dy[:, None]
+    expected = rows[:, x] * (1 - dx) + rows[:, right] * dx
     found = resize(jnp.asarray(picture, jnp.float32)[None, :, :, None], side)[0, :, :, 0]
     np.testing.assert_allclose(found, expected, atol=1e-5)
 

@@ -160,6 +160,31 @@ def test_ms_ssim_matches_float64(size):
         assert (kind == "negative") == bool(np.all(wanted == 0))
 
 
+@pytest.mark.parametrize(
+    ("metric", "oracle", "size"),
+    [
+        (metrics.psnr, psnr_float64, (1, 7)),
+        (metrics.ssim, ssim_float64, (11, 64)),
+        (metrics.ssim, ssim_float64, (61, 33)),
+        (metrics.ms_ssim, ms_ssim_float64, (161, 178)),
+    ],
+)
+def test_frames_that_are_odd_or_not_square_match_float64(metric, oracle, size):
+    for kind, pair in pairs(180).items():
+        # From the bottom right, where "border" differs.
+        reference, distorted = (frames[:1, :1, -size[0] :, -size[1] :] for frames in pair)
+        wanted = per_frame(oracle, reference, distorted)
+        value = metric(reference, distorted)
+        np.testing.assert_allclose(value, wanted, rtol=0, atol=1e-4, err_msg=kind)
+
+
+def test_long_sides_in_parts_match_skimage(monkeypatch):
+    monkeypatch.setattr(metrics.image_quality, "_MOST_WINDOWS", 20)
+    reference, distorted = (frames[:, :, :61, :50] for frames in pairs(64)["noise"])
+    wanted = per_frame(ssim_float64, reference, distorted)
+    np.testing.assert_allclose(metrics.ssim(reference, distorted), wanted, rtol=0, atol=1e-4)
+
+
 def test_ms_ssim_matches_sewar():
     # sewar halves from the other end and averages channels within each scale: at a side that stays
     # odd through all halvings, one channel at a time, mirrored, its 2x2 blocks are the same.
@@ -224,16 +249,17 @@ class ImageMetrics(chex.TestCase):
         chex.assert_trees_all_close(value, wanted.astype(np.float32), atol=1e-4)
 
 
-def test_patch_mean_is_the_mean_of_each_patch():
-    pixels = photographs(32)
-    value = np.asarray(metrics.patch_mean(pixels, 8))
-    for row in range(0, 32, 8):
-        for column in range(0, 32, 8):
-            block = np.s_[:, :, row : row + 8, column : column + 8]
+@pytest.mark.parametrize("patch", [8, 5, (16, 4), (3, 40)])
+def test_patch_mean_is_the_mean_of_each_patch(patch):
+    high, wide = (patch, patch) if isinstance(patch, int) else patch
+    pixels = photographs(32)[:, :, :, :28]
+    value = np.asarray(metrics.patch_mean(pixels, patch))
+    chex.assert_shape(value, pixels.shape)
+    for row in range(0, 32, high):
+        for column in range(0, 28, wide):
+            block = np.s_[:, :, row : row + high, column : column + wide]
             wanted = pixels[block].astype(np.float64).mean((2, 3), keepdims=True)
             np.testing.assert_allclose(value[block] - wanted, 0, atol=1e-4)
-    with pytest.raises(UserError, match="32x32 do not divide into patches of 5x5"):
-        metrics.patch_mean(pixels, 5)
 
 
 @pytest.mark.smoke

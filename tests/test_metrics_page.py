@@ -11,7 +11,7 @@ from test_configs import FOLDER, config_of
 from bsq_jax.core.sharding import make_mesh
 from bsq_jax.evaluation import masked_lm, prior
 from bsq_jax.evaluation.metrics import CodeUsage
-from bsq_jax.evaluation.tokenizer import tokenizer_rows
+from bsq_jax.evaluation.tokenizer_table import tokenizer_rows
 from bsq_jax.quantizers.layout import TokenLayout
 from bsq_jax.training.step_cost import abstract_batch, make_task
 from bsq_jax.training.tasks import step_metrics

@@ -156,6 +156,20 @@ def test_useful_operations_of_a_window_and_their_share_of_the_peak(tmp_path, clo
     assert last.get("mfu") == (0.25 if peak else None)
 
 
+def test_examples_and_tokens_of_steps_of_several_sizes(tmp_path, clock):
+    """Steps of 12 and of 20 examples, of 100 and 96 tokens in all: 10 of each in 4 seconds."""
+    monitor, stream = make(tmp_path, total_steps=300)
+    with monitor:
+        for step in range(1, 41):
+            monitor.progress(step, 0.0, *((12, 100) if step % 2 else (20, 96)))
+            if step % 20 == 0:
+                clock.now += 4 if step == 40 else 60
+                monitor.log(step, {"loss": 1.0})
+    last = lines_of(tmp_path)[-1]
+    assert (last["images_per_second"], last["tokens_per_second"]) == (80, 490)
+    assert "80 images/s  490 tokens/s" in stream.getvalue().splitlines()[-1]
+
+
 class Timed:
     """A run by the clock: steps, saves and evaluations that take known times."""
 

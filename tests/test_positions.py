@@ -86,7 +86,7 @@ def test_a_table_is_part_of_a_longer_one_to_the_bit(kind):
 
 
 def test_unknown_positions_are_named():
-    with pytest.raises(UserError, match=r"polar.*learned, sincos, rotary"):
+    with pytest.raises(UserError, match=r"polar.*learned, window, sincos, rotary"):
         frame_positions("polar", 0, 1, 8, 2)
 
 

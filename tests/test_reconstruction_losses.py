@@ -10,6 +10,7 @@ import pytest
 from absl.testing import parameterized
 
 from bsq_jax.config import default_config, finalize
+from bsq_jax.core.errors import UserError
 from bsq_jax.evaluation.networks.lpips import load_lpips, lpips
 from bsq_jax.losses import (
     L1,
@@ -172,6 +173,21 @@ def test_losses_of_a_config():
     assert made["perceptual"].dtype == jnp.dtype(default_config().model.dtype)
     assert dataclasses.replace(made["l1"], weight=1.0) == L1(1.0)
     assert [each.name for each in make_losses(config_of(perceptual=0.0))] == ["l1", "l2"]
+
+
+@pytest.mark.parametrize("side", ["model", "data"])
+def test_frames_too_small_for_lpips_are_told_at_the_start(side):
+    config = default_config()
+    if side == "model":
+        config.model.image_size = (8, 256)
+    else:
+        config.data.sizes = ("256x256", "8x512")
+    message = "at least 16 pixels a side, not 8x.*: set loss.perceptual=0"
+    with pytest.raises(UserError, match=message) as error:
+        make_losses(config)
+    assert "\n" not in str(error.value)
+    config.loss.perceptual = 0.0
+    assert [each.name for each in make_losses(config)] == ["l1", "l2"]
 
 
 class EntropyWeightTest(chex.TestCase):

@@ -15,7 +15,7 @@ from bsq_jax.config import default_config, finalize
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.once import say_once
 from bsq_jax.core.target import described
-from bsq_jax.inference import streaming
+from bsq_jax.inference import grids, streaming
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.models.factory import make_tokenizer
 
@@ -125,33 +125,33 @@ def test_windowed_streams_never_end_and_compile_no_more():
     pixels = clip(model, 10)
     stream = model.stream()
     bits = np.stack([stream.encode(pixels[:, time]) for time in range(3)], 1)
-    kept = stream._encoder.past
-    compiled = model._programs.compiled()
+    kept = stream._encoder.cache.past
+    compiled = model.programs.compiled
     assert compiled == 3
     bits = np.stack([bits[:, 0], bits[:, 1], bits[:, 2]], 1)
     more = [stream.encode(pixels[:, time]) for time in range(3, 10)]
-    assert model._programs.compiled() == compiled
-    chex.assert_trees_all_equal_shapes_and_dtypes(stream._encoder.past, kept)
+    assert model.programs.compiled == compiled
+    chex.assert_trees_all_equal_shapes_and_dtypes(stream._encoder.cache.past, kept)
     assert kept[0].shape[2] == 2  # frames
     assert stream.encoded == 10
     bits = np.concatenate([bits, np.stack(more, 1)], 1)
     # The clip is longer than `frames`.
     np.testing.assert_array_equal(bits, model.encode(pixels))
+    compiled = model.programs.compiled
     # Another stream of the tokenizer shares the programs.
     again = model.stream()
     np.testing.assert_array_equal(again.encode(pixels[:, 0]), bits[:, 0])
-    assert model._programs.compiled() == compiled
+    assert model.programs.compiled == compiled
 
 
 def test_long_clips_of_windowed_models_are_coded_in_pieces(monkeypatch):
     model = build(frames=3, positions="rotary", window=2)
     pixels = clip(model, 7, batch=2)
     whole = model.encode(pixels), model.decode(model.encode(pixels))
-    assert model._programs.compiled() == 0
-    monkeypatch.setattr(streaming, "MOST_FRAMES", 4)
-    monkeypatch.setattr("bsq_jax.inference.tokenizer.MOST_FRAMES", 4)
+    assert model.programs.compiled == 2
+    monkeypatch.setattr(grids, "MOST_FRAMES", 4)
     bits = model.encode(pixels)  # 4 + 2 + 1 frames
-    assert model._programs.compiled() == 3
+    assert model.programs.compiled == 2 + 3
     np.testing.assert_array_equal(bits, whole[0])
     np.testing.assert_allclose(model.decode(bits), whole[1], atol=1e-5)
     np.testing.assert_array_equal(model.encode(pixels[:0]), whole[0][:0])
@@ -212,7 +212,7 @@ def test_mistakes():
         (bits[0], "a batch of 1 in a stream of 2"),
         (
             bits[0, 0],
-            "bits have shape (2, 6): this model takes [2, 2, 6], [batch, 2, 2, 6] in a st",
+            "bits have shape (2, 6): this model takes [row, column, 6], [batch, row, column, 6] in",
         ),
         (bits * 2, "all 0 or 1"),
         (bits[:1], "a batch of 1 in a stream of 2"),

@@ -59,7 +59,7 @@ def test_one_tile_fades_into_the_other():
     np.testing.assert_array_equal(sharp, [0] * 16 + [1] * 16)
 
 
-@pytest.mark.parametrize(("size", "overlap"), [((0, 4), 0), ((4, 4), -1), ((4, 4), 9)])
+@pytest.mark.parametrize(("size", "overlap"), [((0, 4), 0), ((4, 4), -1), ((4, 40), 9)])
 def test_mistakes(size, overlap):
     with pytest.raises(UserError):
         Tiles(*size, (16, 16), overlap)

@@ -15,7 +15,9 @@ import pytest
 from einops import rearrange
 from shapes import bsq_quantizer, tokenizer_shape
 
-from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape, patchify, unpatchify
+from bsq_jax.models.patches import patchify, unpatchify
+from bsq_jax.models.tokenizer import TokenizerModel
+from bsq_jax.models.tokenizer_shape import TokenizerShape
 from bsq_jax.quantizers import BinarySphericalQuantizer
 from bsq_jax.quantizers.bits import to_group_indices
 from bsq_jax.quantizers.bsq import to_sphere
@@ -107,11 +109,11 @@ def test_parameter_count_of_the_published_size():
 
 def test_patches_are_channel_row_column():
     pixels = jnp.arange(1 * 2 * 4 * 4 * 3).reshape(1, 2, 4, 4, 3)
-    patches = patchify(pixels, 2)
+    patches = patchify(pixels, (2, 2))
     chex.assert_shape(patches, (1, 2, 2, 2, 12))
     # Row 0, column 1 of frame 0: pixels (0, 2), (0, 3), (1, 2), (1, 3); a pixel is 3 numbers.
     assert patches[0, 0, 0, 1].tolist() == [6, 9, 18, 21, 7, 10, 19, 22, 8, 11, 20, 23]
-    np.testing.assert_array_equal(unpatchify(patches, 2), pixels)
+    np.testing.assert_array_equal(unpatchify(patches, (2, 2)), pixels)
 
 
 @pytest.fixture(scope="module")

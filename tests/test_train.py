@@ -79,12 +79,12 @@ class Log:
     def saving(self, *_, **__):
         return contextlib.nullcontext()
 
-    evaluating = saving
+    evaluating = pause = saving
 
 
 def run(
     task, mesh, batches, steps, log, saved, log_every, state=None, save_every=100,
-    evaluate=None, **every,
+    evaluate=None, count_tokens=None, **every,
 ):  # fmt: skip
     if state is None:
         state = TrainState(*replicate((np.int32(0), {"seen": np.int32(0)}), mesh), None, None)
@@ -100,6 +100,7 @@ def run(
             stop=stop,
             meta={},
             evaluate=evaluate,
+            count_tokens=count_tokens,
         )
         state, finished = loop.run(state, batches)
     assert finished
@@ -134,6 +135,37 @@ def test_clips_of_several_lengths(lengths, lines):
     seen = sum(7 * length + 1 for length in lengths)
     chex.assert_trees_all_equal(state.params, {"seen": np.int32(seen)})
     assert jax.tree.leaves(state)[0].sharding.is_fully_replicated
+
+
+class OfSizes(Batches):
+    """Batches of the given sizes, of 16 // height examples on each of eight devices."""
+
+    def __next__(self):
+        frames, height, width = next(self._lengths)
+        count = 8 * (16 // height)
+        pixels = np.zeros((count, frames, height, width, 3), np.uint8)
+        return {"pixels": pixels, "frames": np.full(count, frames, np.int32)}
+
+
+@pytest.mark.smoke
+def test_frames_of_several_sizes():
+    """A program for each pair of length and size; examples and tokens of each step are told."""
+    log, done = Log(), []
+    log.progress = lambda step, flops, examples, tokens: done.append((step, examples, tokens))
+    sizes = [(1, 4, 8), (1, 8, 8), (2, 8, 8), (1, 4, 8), (2, 8, 8)]
+    run(
+        Counting(), make_mesh(), OfSizes(sizes), 5, log, [], log_every=1,
+        count_tokens=lambda batch: batch["pixels"][..., 0].size,
+    )  # fmt: skip
+    assert [line for line in log.lines if not line.startswith("first step")] == [
+        "step 2: compiling for single frames of 8x8",
+        "step 3: compiling for clips of 2 frames of 8x8",
+    ]
+    wanted = []
+    for step, (frames, height, width) in enumerate(sizes, 1):
+        count = 8 * (16 // height)
+        wanted.append((step, count, count * frames * height * width))
+    assert done == wanted
 
 
 class Asking(Batches):

@@ -56,7 +56,8 @@ def decoded(codec: Codec, data: bytes, name: str, suffix: str, *, quiet: bool) -
     from bsq_jax.core.progress import labelled, progress
 
     header = read_header(io.BytesIO(data), name)
-    whole = _WholeFrames(codec.decode_groups(io.BytesIO(data), name))
+    shown = not quiet and header.frames < 2
+    whole = _WholeFrames(codec.decode_groups(io.BytesIO(data), name, shown=shown))
     quiet = quiet or header.frames < 2
     with labelled(name), progress(header.frames, "frames", quiet=quiet) as advance:
         content = _file(advance(iter(whole), len), header, suffix, mark(data))

@@ -5,12 +5,17 @@ Examples:
   bsq-jax encode photos/ coded/ --model runs/prior
   bsq-jax encode photos/ coded/ --model runs/prior --export coded/model
   bsq-jax encode clip.mp4 clip.bsq --model runs/prior --frames 100
+  bsq-jax encode large.jpg large.bsq --model runs/windows --tile 1024
   bsq-jax encode photo.jpg small.bsq --model runs/residual --stages 1
   BSQ_JAX_MODEL=runs/prior bsq-jax encode - - < photo.png > photo.bsq
 
 The model is the workdir or export of a prior, or of a tokenizer alone. A file is opened by the
 training step that coded it; a run that goes on removes its older steps, and --export keeps this
 one. Animated pictures become videos, and frames of variable rate keep their times.
+
+Models with model.spatial_window code pictures of up to 2 megapixels (patches of 8) as a whole and
+larger ones in tiles of that size; other models in tiles of their own size. --tile and --memory say
+it otherwise.
 
 Of a folder each picture and video is coded, subfolders are kept, and photo.jpg becomes photo.bsq
 (photo.jpg.bsq where there is a photo.png too). What cannot be read is named and passed over. Files
@@ -28,7 +33,7 @@ from bsq_jax.cli.command import Command
 from bsq_jax.cli.encode_file import content_of, encoded, keep_model, load_codec
 from bsq_jax.cli.encode_folder import encode_folder
 from bsq_jax.cli.inputs import add_model
-from bsq_jax.cli.outputs import check_output_file, say, size_and_rate, write_output
+from bsq_jax.cli.outputs import check_output_file, say, size_and_rate, tiles_of, write_output
 from bsq_jax.core.errors import UserError
 
 
@@ -43,6 +48,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kept.add_argument("--bits", type=int, help="bits of a token that are kept")
     kept.add_argument("--stages", type=int, help="stages of a residual token that are kept")
     parser.add_argument("--overlap", type=int, help="pixels that tiles share, to hide seams")
+    tiles = parser.add_mutually_exclusive_group()
+    tiles.add_argument(
+        "--tile",
+        metavar="PIXELS",
+        help="side of the tiles, HEIGHTxWIDTH, or 0 for none; default: what the model takes",
+    )
+    tiles.add_argument(
+        "--memory", type=float, metavar="MB", help="choose tiles that need about so much memory"
+    )
     parser.add_argument(
         "--frames", type=int, help="only the first frames of a video or an animated picture"
     )
@@ -97,7 +111,7 @@ def _summary(output: str, data: bytes) -> str:
     return (
         f"{output}: {size_and_rate(len(data), header.pixels)} "
         f"({header.frames} frame{'s' * (header.frames > 1)} of {header.height}x{header.width}, "
-        f"{header.bits} bits a token, {header.mode}{coded_by})"
+        f"{header.bits} bits a token, {header.mode}{tiles_of(header)}{coded_by})"
     )
 
 

@@ -35,7 +35,7 @@ def load_codec(flags: argparse.Namespace) -> Codec:
     """The model; the settings are checked too.
 
     Raises:
-      UserError: it has no such mode, bits, stages or overlap, or ``--export`` cannot be written.
+      UserError: it has no such mode, bits, stages or tiles, or ``--export`` cannot be written.
     """
     from bsq_jax.cli.export import check_kept_model
     from bsq_jax.coding.codec import Codec
@@ -46,9 +46,10 @@ def load_codec(flags: argparse.Namespace) -> Codec:
     codec = Codec.load(path, step=flags.step)
     if flags.stages is not None:
         flags.bits = codec.bits_of_stages(flags.stages)
-    flags.mode, flags.bits, flags.overlap = codec.settings(
-        None if flags.mode == "auto" else flags.mode, flags.bits, flags.overlap
-    )
+    if flags.mode == "auto":
+        flags.mode = None
+    settings = codec.settings(flags.mode, flags.bits, flags.overlap, flags.tile, flags.memory)
+    flags.mode, flags.bits = settings.mode, settings.bits
     if flags.export:
         check_kept_model(codec, flags.export)
     return codec
@@ -88,6 +89,9 @@ def encoded(
                     bits=flags.bits,
                     mode=flags.mode,
                     overlap=flags.overlap,
+                    tile=flags.tile,
+                    memory_mb=flags.memory,
+                    shown=not flags.quiet and frames.count < 2,
                 )
             return data, frames.notes
     except BrokenRecord as error:

@@ -14,6 +14,7 @@ from bsq_jax.core.errors import UserError
 
 if TYPE_CHECKING:
     from bsq_jax.coding.codec import Codec
+    from bsq_jax.coding.coding_choice import Settings
     from bsq_jax.coding.container import Header
 
 
@@ -62,7 +63,8 @@ def _results_there(
     from bsq_jax.coding.container import DamagedFile, read_whole
 
     there, foreign = {}, []
-    wanted = (codec.fingerprint(flags.mode), flags.mode, flags.bits, flags.overlap)
+    settings = codec.settings(flags.mode, flags.bits, flags.overlap, flags.tile, flags.memory)
+    fingerprint = codec.fingerprint(flags.mode)
     for job in jobs:
         if not job.target.exists():
             continue
@@ -73,9 +75,9 @@ def _results_there(
         except (UserError, OSError):
             foreign.append((job.target, "no .bsq file"))
             continue
-        if (header.fingerprint, header.mode, header.bits, header.overlap) == wanted:
+        if _coded_so(header, codec, settings):
             there[job.target] = _There(header, job.target.stat().st_mtime_ns)
-        elif header.fingerprint == wanted[0]:
+        elif header.fingerprint == fingerprint:
             foreign.append((job.target, "coded with other settings"))
         else:
             foreign.append((job.target, f"coded by {header.origin or 'another model'}"))
@@ -89,6 +91,15 @@ def _results_there(
             "choose another folder, or add --force to code them again"
         )
     return there
+
+
+def _coded_so(header: Header, codec: Codec, settings: Settings) -> bool:
+    """Whether a file is what this codec makes now, with these settings."""
+    try:
+        coding = codec.coding(settings, header.height, header.width, clip=header.frames > 1)
+    except UserError:  # frames of this size cannot be coded so, which is said when its turn comes
+        return False
+    return coding.made(header)
 
 
 def _made(job: Job, there: _There | None, codec: Codec, flags: argparse.Namespace) -> Made:

@@ -226,10 +226,10 @@ def _kept_tokens(region: str, shape: Any) -> Any:
             f"--region {region} does not lie in the model's picture of "
             f"{shape.image_height}x{shape.image_width}"
         )
-    patch = shape.patch_size
+    high, wide = shape.patch
     keep = np.ones(shape.grid, np.bool_)
-    rows = slice(top // patch, -(-(top + height) // patch))
-    keep[rows, left // patch : -(-(left + width) // patch)] = False
+    rows = slice(top // high, -(-(top + height) // high))
+    keep[rows, left // wide : -(-(left + width) // wide)] = False
     return keep
 
 

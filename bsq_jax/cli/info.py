@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from bsq_jax.cli.command import Command
 from bsq_jax.cli.inputs import read_input
-from bsq_jax.cli.outputs import bits_a_pixel, size_and_rate
+from bsq_jax.cli.outputs import bits_a_pixel, size_and_rate, tiles_of
 from bsq_jax.core.errors import MISTAKE, UserError
 
 if TYPE_CHECKING:
@@ -49,8 +49,7 @@ def run(flags: argparse.Namespace) -> int:
     if header.timing is not None:
         rate += f" on average: their times vary ({float(header.timing.seconds):.3f} seconds)"
     print(f"size      {header.height}x{header.width} pixels, {header.frames} frame(s), {rate}")
-    kept = f"{header.bits} bits a token, tiles share {header.overlap} pixels"
-    print(f"mode      {header.mode}, {kept}")
+    print(f"mode      {header.mode}, {header.bits} bits a token{tiles_of(header)}")
     print(f"model     {_model(header)}")
     print(
         f"bytes     {len(data):,d} ({bits_a_pixel(len(data), header.pixels)}): "

@@ -6,9 +6,13 @@ import os
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
+
+if TYPE_CHECKING:
+    from bsq_jax.coding.container import Header
 
 
 def check_output_file(path: str, *, force: bool, suffix: str = "") -> None:
@@ -94,6 +98,15 @@ def bits_a_pixel(size: int, pixels: int) -> str:
 def size_and_rate(size: int, pixels: int) -> str:
     """Such as ``1,234 bytes, 0.2411 bits a pixel``."""
     return f"{size:,d} bytes, {bits_a_pixel(size, pixels)}"
+
+
+def tiles_of(header: Header) -> str:
+    """How the frames of a .bsq file are cut, such as ``, tiles of 512x768 share 8 pixels``."""
+    clip = ", all frames as one clip" if header.stream else ""
+    if header.tile == (0, 0):
+        return f", without tiles{clip}"
+    size = "x".join(map(str, header.tile)) if header.tile else "the model's size"
+    return f", tiles of {size} share {header.overlap} pixels{clip}"
 
 
 def say(text: str) -> None:

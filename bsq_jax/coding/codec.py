@@ -14,9 +14,10 @@ import numpy as np
 from bsq_jax.coding.codec_model import CodecModel
 from bsq_jax.coding.container import DamagedFile, Header, TruncatedFile, read_header
 from bsq_jax.coding.file_decoder import FileDecoder
-from bsq_jax.coding.file_encoder import Coding, FileEncoder
+from bsq_jax.coding.file_encoder import FileEncoder
 from bsq_jax.coding.frame_source import open_given
 from bsq_jax.coding.prior_coder import PriorCoder, make_prior_coder
+from bsq_jax.coding.tile_choice import Tile
 from bsq_jax.coding.tile_tokenizer import checked_frames
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.once import say_once
@@ -75,7 +76,10 @@ class Codec(CodecModel):
         frames: Any,
         *,
         bits: int | None = None,
+        mode: str | None = None,
         overlap: int | None = None,
+        tile: Tile = None,
+        memory_mb: float | None = None,
         value_range: tuple[float, float] | None = None,
         layout: str | None = None,
     ) -> np.ndarray:
@@ -83,12 +87,16 @@ class Codec(CodecModel):
 
         Args are those of `encode`; returns uint8 ``[time, height, width, 3]``.
         """
-        _, bits, overlap = self.settings("raw", bits, overlap)
+        settings = self.settings(mode, bits, overlap, tile, memory_mb)
+        made: list[np.ndarray] = []
         with open_given(frames, value_range=value_range, layout=layout) as given:
-            made = []
             for group in given.groups(self.group):
-                tiles = self._tiled.tiles(group.shape[1], group.shape[2], overlap)
-                made.append(self._tiled.decode(self._tiled.encode(group, tiles, bits), tiles))
+                height, width = group.shape[1:3]
+                if not made:
+                    coding = self.coding(settings, height, width, clip=len(group) > 1)
+                    tiles = self._tiled.tiles(height, width, coding.tile, coding.overlap)
+                    coder = self._tiled.coder(tiles, stream=coding.stream)
+                made.append(coder.decode(coder.encode(group, coding.bits)))
         return np.concatenate(made)
 
     # --- files ---
@@ -101,6 +109,8 @@ class Codec(CodecModel):
         mode: str | None = None,
         overlap: int | None = None,
         *,
+        tile: Tile = None,
+        memory_mb: float | None = None,
         value_range: tuple[float, float] | None = None,
         layout: str | None = None,
     ) -> bytes:
@@ -114,7 +124,14 @@ class Codec(CodecModel):
             for what a file says.
           bits: how many bits of a token are kept, one of `variable_bits`; None: all.
           mode: ``prior`` or ``raw``; None: with the prior if there is one.
-          overlap: pixels that neighbouring tiles share; None: the side of a patch.
+          overlap: pixels that neighbouring tiles share; None: the side of a patch, and up to half a
+            window between large tiles of models with ``model.spatial_window``.
+          tile: 0 to code each frame as a whole, the side of square tiles in pixels, or (height,
+            width). None: tiles of the size that the model was built for; of models with
+            ``model.spatial_window`` whole frames of up to `inference.grids.MOST_TOKENS` tokens, and
+            of larger ones tiles of at most so many.
+          memory_mb: as `tile` None, with as many tokens as so many megabytes hold (see
+            `tile_choice.bytes_a_token`; without weights, frames and JAX itself).
           value_range: black and white of floats, as in `Tokenizer.encode`; they are rounded to
             bytes.
           layout: of the axes of arrays, as in `Tokenizer.encode`.
@@ -133,6 +150,8 @@ class Codec(CodecModel):
                 bits=bits,
                 mode=mode,
                 overlap=overlap,
+                tile=tile,
+                memory_mb=memory_mb,
             )
 
     def encode_groups(
@@ -143,19 +162,28 @@ class Codec(CodecModel):
         bits: int | None = None,
         mode: str | None = None,
         overlap: int | None = None,
+        tile: Tile = None,
+        memory_mb: float | None = None,
+        shown: bool = False,
     ) -> bytes:
         """As `encode`, of frames that come in groups of `group`, the last maybe smaller.
 
-        The rate may be a function, which is asked for it behind the last group.
+        The rate may be a function, which is asked for it behind the last group. With `shown`,
+        progress is shown where a frame has many tiles.
         """
-        mode, bits, overlap = self.settings(mode, bits, overlap)
-        coding = Coding(mode, bits, overlap, self.fingerprint(mode), self.origin(mode))
-        encoder = FileEncoder(self._tiled, self._coder if mode == "prior" else None, coding)
-        for number, frames in enumerate(groups):
-            if number == 0 and not (callable(rate) or isinstance(rate, Timing)):
-                encoder.begin(*checked_frames(frames).shape[1:3])
-                encoder.header(len(frames), rate)  # an impossible rate shows before hours of work
+        settings = self.settings(mode, bits, overlap, tile, memory_mb)
+        coder = self._coder if settings.mode == "prior" else None
+        encoder = None
+        for frames in groups:
+            if encoder is None:
+                height, width = checked_frames(frames).shape[1:3]
+                coding = self.coding(settings, height, width, clip=len(frames) > 1)
+                encoder = FileEncoder(self._tiled, coder, coding, (height, width), shown=shown)
+                if not (callable(rate) or isinstance(rate, Timing)):
+                    encoder.header(len(frames), rate)  # an impossible rate shows before long work
             encoder.add(frames)
+        if encoder is None:
+            raise UserError("there are no frames to encode")
         return encoder.finish(rate() if callable(rate) else rate)
 
     def decode(self, data: bytes, name: str = "the data") -> Decoded:
@@ -175,8 +203,10 @@ class Codec(CodecModel):
             problem = str(error)
         return Decoded(np.concatenate(parts), header, problem)
 
-    def decode_groups(self, file: BinaryIO, name: str = "the data") -> Iterator[np.ndarray]:
-        """Reads a file group by group, as `decode`.
+    def decode_groups(
+        self, file: BinaryIO, name: str = "the data", *, shown: bool = False
+    ) -> Iterator[np.ndarray]:
+        """Reads a file group by group, as `decode`; `shown` is that of `encode_groups`.
 
         Yields:
           The next frames, uint8 ``[time, height, width, 3]``.
@@ -187,11 +217,13 @@ class Codec(CodecModel):
           UserError: it is no such file, or of another model.
         """
         header = read_header(file, name)
-        yield from self.for_file(header, name)._groups_of(file, header, name)
+        yield from self.for_file(header, name)._groups_of(file, header, name, shown)
 
-    def _groups_of(self, file: BinaryIO, header: Header, name: str) -> Iterator[np.ndarray]:
+    def _groups_of(
+        self, file: BinaryIO, header: Header, name: str, shown: bool
+    ) -> Iterator[np.ndarray]:
         coder = self._coder if header.mode == "prior" else None
-        yield from FileDecoder(self._tiled, coder, header, name).groups(file)
+        yield from FileDecoder(self._tiled, coder, header, name, shown=shown).groups(file)
 
 
 def _fraction(rate: fractions.Fraction | float) -> fractions.Fraction:

@@ -9,14 +9,16 @@ from typing import Any, Self, cast
 
 from ml_collections import ConfigDict
 
+from bsq_jax.coding.coding_choice import CodingChoice, Settings
 from bsq_jax.coding.container import Header, Origin
 from bsq_jax.coding.earlier_steps import EarlierSteps, MissingModel
+from bsq_jax.coding.file_encoder import Coding
 from bsq_jax.coding.prior_coder import check_prior
+from bsq_jax.coding.tile_choice import Tile
 from bsq_jax.coding.tile_tokenizer import MOST_PIXELS, TileTokenizer
 from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
-from bsq_jax.core.text import listed
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.models.factory import make_prior
 from bsq_jax.training.export import identity, is_export, save_export
@@ -28,8 +30,6 @@ from bsq_jax.training.saved_models import (
     run_name,
     will_be_removed,
 )
-
-MODES = ("prior", "raw")
 
 
 class CodecModel:
@@ -70,6 +70,7 @@ class CodecModel:
         self._workdir = None if workdir is None else local_path(workdir)
         self._others = EarlierSteps(self._workdir, cast("type[Self]", type(self)))
         self._shape, self._tiled = tokenizer.shape, TileTokenizer(tokenizer)
+        self._choice = CodingChoice(self._tiled, None if prior is None else prior[0], name)
         if prior is not None:
             check_prior(make_prior(prior[0]), *self._shape.grid, self._shape.bits)
 
@@ -194,29 +195,36 @@ class CodecModel:
         return own, identity(*self._prior)
 
     def settings(
-        self, mode: str | None, bits: int | None, overlap: int | None
-    ) -> tuple[str, int, int]:
-        """Mode, bits and overlap of `encode`, each by itself where it is None.
+        self,
+        mode: str | None = None,
+        bits: int | None = None,
+        overlap: int | None = None,
+        tile: Tile = None,
+        memory_mb: float | None = None,
+    ) -> Settings:
+        """What `Codec.encode` is asked for, see there.
 
         Raises:
           UserError: a setting is not one of this model.
         """
-        mode = mode or ("prior" if self.has_prior else "raw")
-        if mode not in MODES:
-            raise UserError(f"mode '{mode}': it must be one of {', '.join(MODES)}")
-        if mode == "prior" and not self.has_prior:
-            raise UserError(f"{self.name} has no prior: code with mode raw, or train a prior on it")
-        bits = self._shape.bits if bits is None else bits
-        if bits not in self.variable_bits:
-            able = self.variable_bits
-            more = "" if len(able) > 1 else (
-                " (train a tokenizer with model.min_bits or quantizer.stages for fewer)"
-            )  # fmt: skip
-            raise UserError(f"{bits} bits a token: {self.name} takes {listed(able)}{more}")
-        if overlap is None:  # of tokenizers of one patch tiles can share but half of it
-            overlap = min(self._shape.patch_size, min(self._tiled.tile) // 2)
-        self._tiled.tiles(*self._tiled.tile, overlap)  # refuses what is no overlap of its tiles
-        return mode, bits, overlap
+        return self._choice.settings(mode, bits, overlap, tile, memory_mb)
+
+    def coding(self, settings: Settings, height: int, width: int, *, clip: bool) -> Coding:
+        """How frames of a size are coded.
+
+        Args:
+          settings: what is asked for.
+          height: of the frames, pixels.
+          width: of the frames, pixels.
+          clip: whether there are several.
+
+        Raises:
+          UserError: such frames cannot be coded so.
+        """
+        mode = settings.mode
+        tile, overlap, stream = self._choice.tiles(settings, height, width, clip=clip)
+        origin, fingerprint = self.origin(mode), self.fingerprint(mode)
+        return Coding(mode, settings.bits, overlap, fingerprint, origin, tile, stream)
 
     def for_file(self, header: Header, name: str = "the data") -> Self:
         """The codec that decodes a file: this one, or that of another checkpoint of its run.
@@ -241,5 +249,5 @@ class CodecModel:
                 f"{name} claims frames of {header.height}x{header.width} pixels, more than "
                 f"{MOST_PIXELS:,d}: it is damaged"
             )
-        codec.settings(header.mode, header.bits, header.overlap)
+        codec._choice.check(header, name)
         return codec

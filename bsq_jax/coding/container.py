@@ -12,11 +12,13 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from bsq_jax.coding.header import MAGIC, DamagedFile, Header, Origin, TruncatedFile, read_header
+from bsq_jax.coding.header import MAGIC, NATIVE, DamagedFile, Header, Origin, TruncatedFile
+from bsq_jax.coding.header_reader import read_header
 from bsq_jax.coding.varints import PIECE, Reader, varint
 
 __all__ = [
     "MAGIC",
+    "NATIVE",
     "Chunk",
     "DamagedFile",
     "Header",

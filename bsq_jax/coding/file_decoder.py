@@ -18,7 +18,13 @@ class FileDecoder:
     """Decodes what follows the header of one file."""
 
     def __init__(
-        self, tokenizer: TileTokenizer, coder: PriorCoder | None, header: Header, name: str
+        self,
+        tokenizer: TileTokenizer,
+        coder: PriorCoder | None,
+        header: Header,
+        name: str,
+        *,
+        shown: bool = False,
     ):
         """Sets up the decoder.
 
@@ -27,14 +33,16 @@ class FileDecoder:
           coder: of the tokens; needed with the mode ``prior`` alone.
           header: of the file, which must be one that `tokenizer` can make.
           name: what to call the file in messages.
+          shown: show progress where a frame has many tiles.
         """
         self._tokenizer, self._header, self._name = tokenizer, header, name
-        self._tiles = tokenizer.tiles(header.height, header.width, header.overlap)
-        self._frame_shape = (len(self._tiles), tokenizer.shape.tokens, header.bits)
+        tiles = tokenizer.tiles(header.height, header.width, header.tile, header.overlap)
+        self._frames = tokenizer.coder(tiles, stream=header.stream, shown=shown)
+        self._frame_shape = (len(tiles), self._frames.tokens, header.bits)
         self._stream = None
         if header.mode == "prior":
             assert coder is not None
-            self._stream = coder.stream(*tokenizer.grid(self._tiles), header.bits)
+            self._stream = coder.stream(*self._frames.grid, header.bits)
 
     def groups(self, file: BinaryIO) -> Iterator[np.ndarray]:
         """Reads the chunks, which begin at the file's position.
@@ -51,7 +59,7 @@ class FileDecoder:
             tokens = self._checked_tokens(chunk, done)
             for first in range(0, len(tokens), self._tokenizer.group):
                 group = tokens[first : first + self._tokenizer.group]
-                yield self._tokenizer.decode(group, self._tiles)
+                yield self._frames.decode(group)
             done += chunk.frames
 
     def _most_bytes(self, frames: int) -> int:
@@ -107,4 +115,4 @@ class FileDecoder:
                 grid = self._stream.decode(decoder)
             except AssertionError:  # of constriction: the bytes are none that an encoder made
                 raise problem from None
-            yield self._tokenizer.in_tiles(grid, self._tiles)[None]
+            yield self._frames.in_tiles(grid)[None]

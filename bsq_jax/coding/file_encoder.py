@@ -10,7 +10,6 @@ import numpy as np
 from bsq_jax.coding.container import Chunk, Header, Origin, bits_checksum, pack_chunk
 from bsq_jax.coding.prior_coder import PriorCoder, PriorStream
 from bsq_jax.coding.tile_tokenizer import TileTokenizer, checked_frames
-from bsq_jax.coding.tiles import Tiles
 from bsq_jax.core.errors import UserError
 from bsq_jax.media.timing import Timing
 from bsq_jax.models.prior.entropy_coder import Encoder
@@ -31,6 +30,8 @@ class Coding:
       overlap: pixels that neighbouring tiles share.
       fingerprint: of the model, eight bytes.
       origin: which step of which model it is; None where that is not known.
+      tile: see `Header`.
+      stream: see `Header`.
     """
 
     mode: str
@@ -38,34 +39,50 @@ class Coding:
     overlap: int
     fingerprint: bytes
     origin: Origin | None = None
+    tile: tuple[int, int] | None = None
+    stream: bool = False
+
+    def made(self, header: Header) -> bool:
+        """Whether a file was coded by this model and these settings."""
+        names = ("mode", "bits", "overlap", "fingerprint", "tile", "stream")
+        return all(getattr(self, name) == getattr(header, name) for name in names)
 
 
 class FileEncoder:
     """Collects the frames of one file group by group; `finish` gives its bytes."""
 
-    def __init__(self, tokenizer: TileTokenizer, coder: PriorCoder | None, coding: Coding):
+    def __init__(
+        self,
+        tokenizer: TileTokenizer,
+        coder: PriorCoder | None,
+        coding: Coding,
+        size: tuple[int, int],
+        *,
+        shown: bool = False,
+    ):
         """Begins a file without frames.
 
         Args:
           tokenizer: of the frames.
           coder: of the tokens; needed with the mode ``prior`` alone.
           coding: how the file is coded.
+          size: (height, width) of the frames, pixels.
+          shown: show progress where a frame has many tiles.
+
+        Raises:
+          UserError: frames of this size cannot be coded so.
         """
-        self._tokenizer, self._coder, self._coding = tokenizer, coder, coding
-        self._tiles: Tiles | None = None
+        self._coding = coding
+        self._tiles = tokenizer.tiles(*size, coding.tile, coding.overlap)
+        self._frames = tokenizer.coder(self._tiles, stream=coding.stream, shown=shown)
         self._stream: PriorStream | None = None
+        if coding.mode == "prior":
+            assert coder is not None
+            self._stream = coder.stream(*self._frames.grid, coding.bits)
         self._encoder: Encoder | None = None
         self._chunks: list[Chunk] = []
         self._pending: list[np.ndarray] = []  # tokens of the chunk that is open
         self._count = 0
-
-    def begin(self, height: int, width: int) -> None:
-        """Sets the size of the frames, in pixels."""
-        self._tiles = self._tokenizer.tiles(height, width, self._coding.overlap)
-        if self._coding.mode == "prior":
-            assert self._coder is not None
-            rows, columns = self._tokenizer.grid(self._tiles)
-            self._stream = self._coder.stream(rows, columns, self._coding.bits)
 
     def add(self, frames: np.ndarray) -> None:
         """Encodes the next frames, uint8 ``[time, height, width, 3]``.
@@ -74,17 +91,13 @@ class FileEncoder:
           UserError: they are not such, or not of the size of those before.
         """
         frames = checked_frames(frames)
-        if self._tiles is None:
-            self.begin(*frames.shape[1:3])
-        assert self._tiles is not None
         if frames.shape[1:3] != (self._tiles.height, self._tiles.width):
             raise UserError("the frames of a video must all have one size")
-        tokens = self._tokenizer.encode(frames, self._tiles, self._coding.bits)
+        tokens = self._frames.encode(frames, self._coding.bits)
         if self._stream is not None:
             self._encoder = self._encoder or Encoder()
             for frame in tokens:
-                grid = self._tokenizer.side_by_side(frame, self._tiles)
-                self._stream.encode(grid, self._encoder)
+                self._stream.encode(self._frames.side_by_side(frame), self._encoder)
         self._pending.append(tokens)
         self._count += len(frames)
         if self._pending_bytes() >= _CHUNK_BYTES:
@@ -106,7 +119,7 @@ class FileEncoder:
         """The bytes of the file.
 
         Raises:
-          UserError: there are no frames, or they cannot have this rate.
+          UserError: the frames cannot have this rate.
         """
         if self._pending:
             self._close_chunk()
@@ -117,10 +130,8 @@ class FileEncoder:
         """The header of a file of so many frames.
 
         Raises:
-          UserError: there are no frames, or they cannot have this rate.
+          UserError: they cannot have this rate.
         """
-        if self._tiles is None:
-            raise UserError("there are no frames to encode")
         return Header(
             mode=self._coding.mode,
             fingerprint=self._coding.fingerprint,
@@ -132,4 +143,6 @@ class FileEncoder:
             overlap=self._tiles.overlap,
             timing=rate if isinstance(rate, Timing) else None,
             origin=self._coding.origin,
+            tile=self._coding.tile,
+            stream=self._coding.stream,
         )

@@ -4,38 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import fractions
-import math
 import struct
 import zlib
-from typing import BinaryIO, Self
-
-import numpy as np
+from typing import Self
 
 from bsq_jax.coding import varints
-from bsq_jax.coding.varints import Reader, varint
+from bsq_jax.coding.varints import varint
 from bsq_jax.core.errors import UserError
 from bsq_jax.media.timing import Timing
 
 # As in PNG: no text begins so, and whoever changes ends of lines on the way is found out.
 MAGIC = b"\x8bBSQ\r\n\x1a\n"
-VERSIONS = (1, 2, 3)  # plain, with the times of frames, with the origin of the model
+VERSIONS = (1, 2, 3, 4)
+"""Plain; with the times of frames; with the origin of the model; with the size of the tiles."""
 FINGERPRINT = 8  # bytes
 MOST_SIDE = 2**16
 MOST_FRAMES = 2**24
 MOST_BITS = 1024
 MOST_NAME = 64  # bytes
-_PRIOR, _VIDEO, _FULL_RANGE = 1, 2, 4
-_TIMED, _AVERAGED = 8, 16  # of version 3
-
-_LOOKS = (
-    (b"\xff\xd8\xff", "a JPEG picture"),
-    (b"\x89PNG", "a PNG picture"),
-    (b"GIF8", "a GIF picture"),
-    (b"RIFF", "a WebP picture or an AVI video"),
-    (b"\x1a\x45\xdf\xa3", "a Matroska or WebM video"),
-    (b"PK\x03\x04", "a zip file"),
-    (b"\x1f\x8b", "a gzip file"),
-)
+PRIOR, VIDEO, FULL_RANGE = 1, 2, 4  # flags
+TIMED, AVERAGED = 8, 16  # from version 3 on
+STREAM, HAS_ORIGIN = 32, 64  # from version 4 on
+NATIVE = (0, 0)
+"""The tile of a file that codes each frame as a whole."""
 
 
 class DamagedFile(UserError):  # noqa: N818  # named for what it is
@@ -104,9 +95,13 @@ class Header:
       frames: number of frames; 1 for a picture.
       rate: frames a second of a video, on average where `timing` is given; None for a picture.
       bits: bits of a token that are kept.
-      overlap: pixels that neighbouring tiles share at least.
+      overlap: pixels that neighbouring tiles share at least; 0 where the tile is `NATIVE`.
       timing: how long each frame of a video of variable rate is shown; None where the rate says it.
       origin: which step of which model coded it; None where that is not known.
+      tile: (height, width) of a tile, pixels; `NATIVE` where each frame is coded as a whole. None:
+        tiles are of the model's own size, clips are coded one after the other, and the file is of
+        version 3 at most.
+      stream: all frames of a video are coded as one clip; needs `tile`.
     """
 
     mode: str
@@ -119,6 +114,8 @@ class Header:
     overlap: int
     timing: Timing | None = None
     origin: Origin | None = None
+    tile: tuple[int, int] | None = None
+    stream: bool = False
 
     def __post_init__(self) -> None:
         """Checks the values.
@@ -138,6 +135,13 @@ class Header:
                 raise UserError(f"a {name} of {value}: it must be from 1 to {most}")
         if not 0 <= self.overlap <= MOST_SIDE:
             raise UserError(f"an overlap of {self.overlap} pixels: it must be 0 to {MOST_SIDE}")
+        if self.tile is not None and self.tile != NATIVE:
+            if not all(1 <= side <= MOST_SIDE for side in self.tile):
+                raise UserError(f"tiles of {self.tile[0]}x{self.tile[1]} pixels")
+        elif self.tile == NATIVE and self.overlap:
+            raise UserError(f"an overlap of {self.overlap} pixels without tiles")
+        if self.stream and (self.tile is None or not self.is_video):
+            raise UserError("a stream of what is no video of version 4")
         if self.rate is None and self.frames != 1:
             raise UserError(f"a picture of {self.frames} frames: give the rate of a video")
         if self.timing is not None:
@@ -171,131 +175,35 @@ class Header:
         """CRC-32 of the header's bytes, with which the chunks' checksums begin."""
         return zlib.crc32(self._body())
 
+    @property
+    def version(self) -> int:
+        """The lowest version of the format that holds all of it."""
+        if self.tile is not None:
+            return VERSIONS[3]
+        if self.origin is not None:
+            return VERSIONS[2]
+        return VERSIONS[self.timing is not None]
+
+    def _flags(self) -> int:
+        flags = FULL_RANGE | PRIOR * (self.mode == "prior") | VIDEO * self.is_video
+        if self.version >= VERSIONS[2]:
+            averaged = self.origin is not None and self.origin.averaged
+            flags |= TIMED * (self.timing is not None) | AVERAGED * averaged
+        if self.version >= VERSIONS[3]:
+            flags |= STREAM * self.stream | HAS_ORIGIN * (self.origin is not None)
+        return flags
+
     def _body(self) -> bytes:
-        timed, origin = self.timing is not None, self.origin
-        flags = _FULL_RANGE | _PRIOR * (self.mode == "prior") | _VIDEO * self.is_video
-        if origin is not None:
-            flags |= _TIMED * timed | _AVERAGED * origin.averaged
         numbers = [self.height, self.width, self.frames, self.bits, self.overlap]
+        numbers += self.tile or ()
         unit = self.rate if self.timing is None else self.timing.ticks
         if unit is not None:
             numbers += [unit.numerator, unit.denominator]
-        version = VERSIONS[timed if origin is None else 2]
-        body = MAGIC + bytes([version, flags]) + self.fingerprint + b"".join(map(varint, numbers))
+        body = MAGIC + bytes([self.version, self._flags()]) + self.fingerprint
+        body += b"".join(map(varint, numbers))
         if self.timing is not None:
             body += struct.pack("<I", zlib.crc32(varints.pack(self.timing.lasting)))
-        if origin is not None:
-            name = origin.name.encode()
-            body += varint(origin.step) + varint(len(name)) + name
+        if self.origin is not None:
+            name = self.origin.name.encode()
+            body += varint(self.origin.step) + varint(len(name)) + name
         return body
-
-
-def read_header(file: BinaryIO, name: str) -> Header:
-    """Reads the header.
-
-    Args:
-      file: at its beginning; afterwards at the first chunk.
-      name: of the file, for messages.
-
-    Raises:
-      UserError: it is no such file, of a later version, or damaged.
-    """
-    reader = Reader(file)
-    magic = reader.some(len(MAGIC))
-    if not magic:
-        raise UserError(f"{name} is empty: copy or encode it again")
-    if magic != MAGIC:
-        if MAGIC.startswith(magic):
-            raise TruncatedFile(f"{name} is cut short: it ends inside its header")
-        if magic[:4] == MAGIC[:4]:
-            raise DamagedFile(f"{name} is damaged: its first bytes are not those of a .bsq file")
-        looks = next((what for start, what in _LOOKS if magic.startswith(start)), "")
-        looks = "an MP4 or QuickTime video" if magic[4:8] == b"ftyp" else looks
-        raise UserError(
-            f"{name} is {looks}, no .bsq file: encode it first"
-            if looks
-            else f"{name} is no .bsq file: make one with python -m bsq_jax encode"
-        )
-    try:
-        version, flags = reader.exactly(2)
-        if version not in VERSIONS:
-            raise UserError(
-                f"{name} is of version {version} of the format, this bsq_jax reads up to "
-                f"{VERSIONS[-1]}: update bsq_jax"
-            )
-        fingerprint = reader.exactly(FINGERPRINT)
-        count = 7 if flags & _VIDEO else 5
-        numbers = [reader.varint() for _ in range(count)]
-        timed = bool(flags & _TIMED) if version == VERSIONS[2] else version == VERSIONS[1]
-        times_checksum = struct.unpack("<I", reader.exactly(4))[0] if timed else 0
-        step, model = 0, b""
-        if version == VERSIONS[2]:
-            step, size = reader.varint(), reader.varint()
-            if size > MOST_NAME:
-                raise OverflowError
-            model = reader.exactly(size)
-        wanted = zlib.crc32(reader.seen)
-        if struct.unpack("<I", reader.exactly(4))[0] != wanted:
-            raise DamagedFile(f"{name} is damaged: its header differs from its checksum")
-    except EOFError:
-        raise TruncatedFile(f"{name} is cut short: it ends inside its header") from None
-    except OverflowError:
-        raise DamagedFile(f"{name} is damaged: its header differs from its checksum") from None
-    known = _PRIOR | _VIDEO | _FULL_RANGE
-    if version == VERSIONS[2]:
-        known |= _TIMED | _AVERAGED
-    if flags & ~known or not flags & _FULL_RANGE:
-        raise UserError(f"{name} uses what this bsq_jax does not know: update bsq_jax")
-    height, width, frames, bits, overlap, *rate = numbers
-    if rate and math.gcd(*rate) != 1:
-        raise DamagedFile(f"{name} is damaged: its rate {rate[0]}/{rate[1]} is not in lowest terms")
-    if timed and not (rate and 1 <= frames <= MOST_FRAMES):
-        raise DamagedFile(f"{name} is damaged: its header claims times of what has none")
-    timing = None
-    try:
-        unit = fractions.Fraction(*rate) if rate else None
-        if timed and unit is not None:
-            timing = Timing(unit, _read_times(file, name, frames, times_checksum))
-            unit = timing.rate
-        origin = None
-        if version == VERSIONS[2]:
-            origin = Origin(model.decode(), step, bool(flags & _AVERAGED))
-        return Header(
-            mode="prior" if flags & _PRIOR else "raw",
-            fingerprint=fingerprint,
-            height=height,
-            width=width,
-            frames=frames,
-            rate=unit,
-            bits=bits,
-            overlap=overlap,
-            timing=timing,
-            origin=origin,
-        )
-    except DamagedFile:
-        raise
-    except UnicodeDecodeError:
-        raise DamagedFile(f"{name} is damaged: the name of its model is no text") from None
-    except (UserError, ZeroDivisionError) as error:
-        raise DamagedFile(f"{name} is damaged: its header claims {error}") from None
-
-
-def _read_times(file: BinaryIO, name: str, frames: int, checksum: int) -> np.ndarray:
-    """How long each frame lasts, int64 ``[frames]``, from the block behind the header."""
-    reader = Reader(file)
-    damaged = DamagedFile(f"{name} is damaged: the times of its frames differ from their checksum")
-    try:
-        size = reader.varint()
-        if not frames <= size <= varints.LONGEST * frames:
-            raise damaged
-        content = reader.exactly(size)
-    except EOFError:
-        raise TruncatedFile(f"{name} is cut short: it ends inside its times") from None
-    except OverflowError:
-        raise damaged from None
-    if zlib.crc32(content) != checksum:
-        raise damaged
-    try:
-        return varints.parse(content, frames)
-    except ValueError as error:
-        raise DamagedFile(f"{name} is damaged: {error}") from None

@@ -6,83 +6,195 @@ Tokens of several frames have one layout in all of `bsq_jax.coding`, that of fil
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from einops import rearrange
 
+from bsq_jax.coding.header import NATIVE
+from bsq_jax.coding.tile_choice import check_tokens, filled_up
 from bsq_jax.coding.tiles import Tiles
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.pixels import pixels_to_bytes
+from bsq_jax.core.progress import progress
+from bsq_jax.inference.checked_arrays import chunks
 from bsq_jax.inference.tokenizer import Tokenizer
 
 MOST_PIXELS = 2**26
 """Of a frame; larger ones are refused."""
 
 _FRAMES_AT_ONCE = 8  # of an image model
+_TOKENS_AT_ONCE = 2**15  # on the way between files and the tokenizer, so that memory is bounded
 
 
 class TileTokenizer:
-    """Encodes and decodes groups of frames tile by tile.
+    """What a codec asks a tokenizer about tiles.
 
     Attributes:
-      shape: of the tokenizer's model.
+      tokenizer: the tokenizer.
+      shape: of its model.
       layout: of its tokens.
-      tile: (height, width) of a tile, pixels.
+      tile: (height, width) that the model was built for, pixels.
       group: frames that are encoded together.
     """
 
     def __init__(self, tokenizer: Tokenizer):
         """Wraps a tokenizer."""
-        self._tokenizer, self.shape = tokenizer, tokenizer.shape
+        self.tokenizer, self.shape = tokenizer, tokenizer.shape
         self.layout = tokenizer.model.quantizer.layout
         self.tile = (self.shape.image_height, self.shape.image_width)
         self.group = self.shape.frames if self.shape.frames > 1 else _FRAMES_AT_ONCE
 
-    def tiles(self, height: int, width: int, overlap: int) -> Tiles:
-        """How frames of this size are cut; `overlap` is in pixels."""
-        return Tiles(height, width, self.tile, overlap)
+    @property
+    def streams(self) -> bool:
+        """Whether a clip of any length can be coded as one.
 
-    def encode(self, frames: np.ndarray, tiles: Tiles, bits: int) -> np.ndarray:
+        So it is with a window of frames and rotary positions: no frame then needs more memory than
+        those before, and attention sees no distance that it has not seen in training.
+        """
+        shape = self.shape
+        windowed = shape.frames > 1 and shape.window > 0
+        return windowed and shape.visibility.streams and shape.positions == "rotary"
+
+    def tiles(
+        self, height: int, width: int, tile: tuple[int, int] | None, overlap: int, frames: int = 1
+    ) -> Tiles:
+        """How frames of this size are cut.
+
+        Args:
+          height: of a frame, pixels.
+          width: of a frame, pixels.
+          tile: (height, width) of a tile in pixels; `NATIVE` for the whole frame; None: the tile
+            that the model was built for.
+          overlap: pixels that neighbours share at least.
+          frames: that are computed together.
+
+        Raises:
+          UserError: the overlap does not suit the tiles, or these are too large.
+        """
+        if tile is None or tile == self.tile:
+            return Tiles(height, width, self.tile, overlap)
+        if tile == NATIVE:
+            tile = filled_up(self.shape, height, width)
+        check_tokens(self.shape, tile, frames)
+        return Tiles(height, width, tile, overlap)
+
+    def coder(self, tiles: Tiles, *, stream: bool = False, shown: bool = False) -> TileCoder:
+        """What encodes or decodes the frames of one file.
+
+        Args:
+          tiles: how they are cut.
+          stream: they are one clip.
+          shown: show progress where there are many tiles.
+        """
+        return TileCoder(self, tiles, stream=stream, shown=shown)
+
+
+class TileCoder:
+    """Encodes and decodes the groups of frames of one file in order, tile by tile.
+
+    Attributes:
+      grid: (rows, columns) of the tokens of a frame, those of its tiles side by side.
+      tokens: of a tile.
+    """
+
+    def __init__(self, model: TileTokenizer, tiles: Tiles, *, stream: bool, shown: bool):
+        """See `TileTokenizer.coder`."""
+        self._model, self._tiles, self._shown = model, tiles, shown
+        patch = model.shape.patch
+        self._rows, self._columns = tiles.tile[0] // patch[0], tiles.tile[1] // patch[1]
+        self.tokens = self._rows * self._columns
+        self.grid = tiles.grid[0] * self._rows, tiles.grid[1] * self._columns
+        frames = 1 if stream else model.shape.frames
+        most = max(_TOKENS_AT_ONCE // (self.tokens * frames), 1)
+        self._pieces = list(chunks(len(tiles), 1 << (most.bit_length() - 1)))
+        tokenizer = model.tokenizer
+        sizes = [piece.stop - piece.start for piece in self._pieces]
+        self._streams = [tokenizer.stream(size) for size in sizes] if stream else None
+
+    def encode(self, frames: np.ndarray, bits: int) -> np.ndarray:
         """Tokens of one group of frames.
 
         Args:
           frames: uint8 ``[time, height, width, 3]``.
-          tiles: how they are cut.
           bits: how many of a token's bits are kept, the first ones.
 
         Returns:
           uint8 ``[time, tile, token, bit]``.
         """
-        cut = tiles.cut(frames)
-        time = cut.shape[1]
-        if self.shape.frames == 1:
-            cut = cut.reshape(-1, 1, *cut.shape[2:])
-        tokens = self._tokenizer.encode(cut).reshape(len(tiles), time, self.shape.tokens, -1)
-        return np.ascontiguousarray(np.swapaxes(tokens, 0, 1)[..., :bits])
+        tokens = np.empty((len(frames), len(self._tiles), self.tokens, bits), np.uint8)
+        for times in self._times(len(frames)):
+            for number, piece in self._each_piece():
+                cut = self._tiles.cut(frames[times], piece)
+                tokens[times, piece] = self._encode(cut, number)[..., :bits]
+        return tokens
 
-    def decode(self, tokens: np.ndarray, tiles: Tiles) -> np.ndarray:
+    def decode(self, tokens: np.ndarray) -> np.ndarray:
         """Frames of one group of tokens, see `encode`; uint8 ``[time, height, width, 3]``."""
-        time, count, _, bits = tokens.shape
-        grids = np.swapaxes(tokens, 0, 1).reshape(count, time, *self.shape.grid, bits)
-        if self.shape.frames == 1:
-            grids = grids.reshape(-1, 1, *grids.shape[2:])
-        pixels = self._tokenizer.decode(grids)
-        return pixels_to_bytes(tiles.join(pixels.reshape(count, time, *pixels.shape[2:])))
+        tiles = self._tiles
+        frames = np.empty((len(tokens), tiles.height, tiles.width, 3), np.uint8)
+        for times in self._times(len(tokens)):
+            top = 0
+            pieces = (
+                self._decode(tokens[times, piece], number) for number, piece in self._each_piece()
+            )
+            for band in tiles.bands(pieces):
+                frames[times, top : top + band.shape[1]] = pixels_to_bytes(band)
+                top += band.shape[1]
+        return frames
 
-    def grid(self, tiles: Tiles) -> tuple[int, int]:
-        """(Rows, columns) of `side_by_side`."""
-        return tiles.grid[0] * self.shape.grid[0], tiles.grid[1] * self.shape.grid[1]
-
-    def side_by_side(self, frame: np.ndarray, tiles: Tiles) -> np.ndarray:
+    def side_by_side(self, frame: np.ndarray) -> np.ndarray:
         """One grid ``[row, column, bit]`` of the tokens ``[tile, token, bit]`` of a frame."""
-        axes = {"down": tiles.grid[0], "row": self.shape.grid[0]}
+        axes = {"down": self._tiles.grid[0], "row": self._rows}
         joined = "(down across) (row column) bit -> (down row) (across column) bit"
         return rearrange(frame, joined, **axes)
 
-    def in_tiles(self, grid: np.ndarray, tiles: Tiles) -> np.ndarray:
+    def in_tiles(self, grid: np.ndarray) -> np.ndarray:
         """The inverse of `side_by_side`."""
-        axes = {"down": tiles.grid[0], "across": tiles.grid[1], "row": self.shape.grid[0]}
+        axes = {"down": self._tiles.grid[0], "across": self._tiles.grid[1], "row": self._rows}
         cut = "(down row) (across column) bit -> (down across) (row column) bit"
         return rearrange(grid, cut, **axes)
+
+    def _times(self, frames: int) -> Iterator[slice]:
+        """Frames that are computed together: of clips all, unless they are a stream."""
+        if self._model.shape.frames > 1 and self._streams is None:
+            return iter([slice(0, frames)])
+        return chunks(frames, max(_TOKENS_AT_ONCE // (self.tokens * len(self._tiles)), 1))
+
+    def _each_piece(self) -> Iterator[tuple[int, slice]]:
+        """The tiles that are computed together, with their number; shows how far they are."""
+        quiet = not self._shown or len(self._pieces) < 2
+        with progress(len(self._tiles), "tiles", quiet=quiet) as advance:
+            yield from advance(
+                enumerate(self._pieces), lambda numbered: numbered[1].stop - numbered[1].start
+            )
+
+    def _encode(self, cut: np.ndarray, number: int) -> np.ndarray:
+        """Tokens ``[time, tile, token, L]`` of tiles ``[tile, time, height, width, 3]``."""
+        if self._streams is not None:
+            frames = [self._streams[number].encode(frame) for frame in np.swapaxes(cut, 0, 1)]
+            bits = np.stack(frames)
+        elif self._model.shape.frames == 1:
+            single = cut.reshape(-1, 1, *cut.shape[2:])
+            bits = self._model.tokenizer.encode(single)
+            bits = np.swapaxes(bits.reshape(*cut.shape[:2], *bits.shape[2:]), 0, 1)
+        else:
+            bits = np.swapaxes(self._model.tokenizer.encode(cut), 0, 1)
+        return rearrange(bits, "time tile row column bit -> time tile (row column) bit")
+
+    def _decode(self, tokens: np.ndarray, number: int) -> np.ndarray:
+        """Pixels ``[tile, time, height, width, 3]`` of tokens ``[time, tile, token, bit]``."""
+        axes = {"row": self._rows, "column": self._columns}
+        to_grids = "time tile (row column) bit -> tile time row column bit"
+        grids = rearrange(tokens, to_grids, **axes)
+        if self._streams is not None:
+            frames = [self._streams[number].decode(frame) for frame in np.swapaxes(grids, 0, 1)]
+            return np.stack(frames, axis=1)
+        if self._model.shape.frames == 1:
+            single = grids.reshape(-1, 1, *grids.shape[2:])
+            pixels = self._model.tokenizer.decode(single)
+            return pixels.reshape(*grids.shape[:2], *pixels.shape[2:])
+        return self._model.tokenizer.decode(grids)
 
 
 def checked_frames(frames: np.ndarray) -> np.ndarray:

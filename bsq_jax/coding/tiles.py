@@ -1,9 +1,11 @@
-"""Pictures of any size as tiles of the size that a tokenizer takes, and back without seams."""
+"""Pictures of any size as tiles of one size, and back without seams."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -36,10 +38,12 @@ class Tiles:
         Raises:
           UserError: the overlap does not suit the tiles, or there are no pixels.
         """
-        if not 0 <= self.overlap <= min(self.tile) // 2:
+        sizes = zip((self.height, self.width), self.tile, strict=True)
+        most = min((tile // 2 for size, tile in sizes if size > tile), default=self.overlap)
+        if not 0 <= self.overlap <= most:
             raise UserError(
                 f"an overlap of {self.overlap} pixels: tiles of {self.tile[0]}x{self.tile[1]} may "
-                f"share 0 to {min(self.tile) // 2}"
+                f"share 0 to {max(most, 0)}"
             )
         if self.height < 1 or self.width < 1:
             raise UserError(
@@ -65,20 +69,27 @@ class Tiles:
         """Number of tiles of a frame."""
         return self.grid[0] * self.grid[1]
 
-    def cut(self, frames: np.ndarray) -> np.ndarray:
+    def cut(self, frames: np.ndarray, part: slice = slice(None)) -> np.ndarray:
         """Tiles of frames, row by row.
 
         Args:
           frames: ``[time, height, width, channel]``.
+          part: which of the tiles.
 
         Returns:
           ``[tile, time, tile height, tile width, channel]``.
         """
-        missing = [max(t - s, 0) for t, s in zip(self.tile, frames.shape[1:3], strict=True)]
-        padded = np.pad(frames, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
-        height, width = self.tile
         rows, columns = self.starts
-        return np.stack([padded[:, y : y + height, x : x + width] for y in rows for x in columns])
+        corners = [(y, x) for y in rows for x in columns][part]
+        return np.stack([self._filled_up(frames, y, x) for y, x in corners])
+
+    def _filled_up(self, frames: np.ndarray, y: int, x: int) -> np.ndarray:
+        height, width = self.tile
+        tile = frames[:, y : y + height, x : x + width]
+        down, across = height - tile.shape[1], width - tile.shape[2]
+        if not (down or across):
+            return tile
+        return np.pad(tile, ((0, 0), (0, down), (0, across), (0, 0)), mode="edge")
 
     def join(self, tiles: np.ndarray) -> np.ndarray:
         """Frames of tiles; where tiles overlap, one fades into the other.
@@ -89,19 +100,35 @@ class Tiles:
         Returns:
           float32 ``[time, height, width, channel]``; where one tile alone lies, its very values.
         """
+        return np.concatenate(list(self.bands([tiles])), axis=1)
+
+    def bands(self, pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """As `join`, a few rows at a time, so that memory holds one row of tiles.
+
+        Args:
+          pieces: the tiles in their order, some at a time, each as `join` takes them.
+
+        Yields:
+          float32 ``[time, rows, width, channel]``, from the top down.
+        """
         rows, columns = self.starts
         down, across = (
             _shares(starts, tile, self.overlap)
             for starts, tile in zip(self.starts, self.tile, strict=True)
         )
-        height, width = rows[-1] + self.tile[0], columns[-1] + self.tile[1]
-        frames = np.zeros((tiles.shape[1], height, width, tiles.shape[-1]), np.float32)
-        for number, tile in enumerate(tiles):
+        height, width = self.tile[0], columns[-1] + self.tile[1]
+        band = np.zeros(0, np.float32)
+        for number, tile in enumerate(itertools.chain.from_iterable(pieces)):
             row, column = divmod(number, len(columns))
-            y, x = rows[row], columns[column]
+            if not number:
+                band = np.zeros((len(tile), height, width, tile.shape[-1]), np.float32)
+            elif not column:  # nothing comes any more to the rows above this row of tiles
+                done = rows[row] - rows[row - 1]
+                yield band[:, :done, : self.width]
+                band = np.concatenate([band[:, done:], np.zeros_like(band[:, :done])], axis=1)
             share = down[row][:, None, None] * across[column][:, None]
-            frames[:, y : y + self.tile[0], x : x + self.tile[1]] += tile * share
-        return frames[:, : self.height, : self.width]
+            band[:, :, columns[column] : columns[column] + self.tile[1]] += tile * share
+        yield band[:, : self.height - rows[-1], : self.width]
 
 
 def _starts(size: int, tile: int, overlap: int) -> list[int]:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from bsq_jax.config import quantizer
+from bsq_jax.config import quantizer, sizes
 from bsq_jax.config.own_parts import use_extensions
 from bsq_jax.config.settings import declared, default_config
 from bsq_jax.config.suggestions import did_you_mean
-from bsq_jax.config.values import flatten, put
+from bsq_jax.config.values import flatten, pair, put
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.own_parts import parse_weighted
 from bsq_jax.core.text import listed
@@ -50,7 +50,10 @@ def finalize(config: ConfigDict) -> ConfigDict:
             raise UserError(f"config: {key} is {values[key]!r}: it must be {wanted}")
     use_extensions(config)
     quantizer.fill_in(config)
-    for clash in (*_model(config), *_training(config), *_clips(config), *_models_of_tokens(config)):
+    for clash in (
+        *(*_model(config), *_training(config), *_clips(config)),
+        *(*_models_of_tokens(config), *sizes.clashes(config)),
+    ):
         raise UserError(f"config: {clash}")
     if config.optimizer.learning_rate is None:
         config.optimizer.learning_rate = LEARNING_RATE_PER_EXAMPLE * config.train.batch_size
@@ -62,12 +65,17 @@ def finalize(config: ConfigDict) -> ConfigDict:
 
 def _model(config: ConfigDict) -> Iterator[str]:
     model = config.model
-    for name, side in zip(("height", "width"), model.image_size, strict=True):
-        if side % model.patch_size:
+    sides = zip(("height", "width"), model.image_size, pair(model.patch_size), strict=True)
+    for name, side, patch in sides:
+        if side % patch:
+            own = "" if isinstance(model.patch_size, int) else f"'s {name}"
             yield (
-                f"model.image_size {name} {side} is not a multiple of model.patch_size "
-                f"{model.patch_size}"
+                f"model.image_size {name} {side} is not a multiple of model.patch_size{own} {patch}"
             )
+    if model.spatial_window % 2:
+        yield f"model.spatial_window is {model.spatial_window}: windows have an even side, or 0"
+    if model.positions == "window" and not model.spatial_window:
+        yield "model.positions=window needs model.spatial_window, the side of a window in tokens"
     yield from quantizer.clashes(config)
     if model.min_bits > model.bits:
         yield f"model.min_bits is {model.min_bits}, more than model.bits={model.bits}"
@@ -75,6 +83,12 @@ def _model(config: ConfigDict) -> Iterator[str]:
         width, heads = config[name].width, config[name].heads
         if width % heads:
             yield f"{name}.width {width} does not divide into {name}.heads {heads}"
+    for key in ("encoder_width", "decoder_width"):
+        if model[key] * model.heads % model.width:
+            yield (
+                f"model.{key} {model[key]} does not divide into heads of model.width / model.heads "
+                f"= {model.width // model.heads} channels"
+            )
 
 
 def _training(config: ConfigDict) -> Iterator[str]:
@@ -96,10 +110,11 @@ def _clips(config: ConfigDict) -> Iterator[str]:
     model, data = config.model, config.data
     if data.frames <= model.frames:
         return
-    if model.frames > 1 and model.positions == "learned":
+    if model.frames > 1 and model.positions in ("learned", "window"):
         yield (
-            f"data.frames is {data.frames}, and model.positions=learned has embeddings for "
-            f"model.frames={model.frames}: lower data.frames, raise model.frames or choose rotary"
+            f"data.frames is {data.frames}, and model.positions={model.positions} has embeddings "
+            f"for model.frames={model.frames}: lower data.frames, raise model.frames or choose "
+            "rotary"
         )
     if config.loss.adversarial and config.discriminator.name == "stylegan3d":
         yield (

@@ -54,7 +54,7 @@ class Setting:
       kinds: of a section with a ``name``, the names that have the setting; empty: all have. The
         parameters of the others do not depend on it.
       any_length: for tuples, whether there may be more or fewer numbers than in the default.
-      kind: the type of its values; that of the default unless said.
+      kind: the type of its values, or several; that of the default unless said.
       absent: for a setting that was added later: what files meant that were written before it
         existed, and so the value with which a model's fingerprint is what it was then. None: files
         without it take today's default. See `bsq_jax.config.identity.VERSION_0_1`.
@@ -66,7 +66,7 @@ class Setting:
     identity: bool = False
     kinds: tuple[str, ...] = ()
     any_length: bool = False
-    kind: type | None = None
+    kind: type | tuple[type, ...] | None = None
     absent: Any = None
 
     @property

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from bsq_jax.config.settings import declared
 from bsq_jax.config.suggestions import did_you_mean, suggestions
-from bsq_jax.config.values import flatten, kind_of_parts, nearest, wanted
+from bsq_jax.config.values import PAIR, flatten, kind_of_parts, nearest, one_or_pair, wanted
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.own_parts import split_texts
 
@@ -144,7 +144,7 @@ def unknown_flag(word: str, flags: Sequence[str] = ()) -> str:
     return f"unknown flag {name}{did_you_mean(name.removeprefix('--'), prefix='--config.')}"
 
 
-def _convert(text: str, kind: type, current: Any, name: str, *, any_length: bool = False) -> Any:
+def _convert(text: str, kind: Any, current: Any, name: str, *, any_length: bool = False) -> Any:
     lowered = text.strip().lower()
     try:
         if kind is bool:
@@ -153,15 +153,17 @@ def _convert(text: str, kind: type, current: Any, name: str, *, any_length: bool
             return _number(lowered, kind)
         if kind is tuple and kind_of_parts(current) is str:
             return split_texts(text)
-        if kind is tuple:
+        if kind is tuple or kind == PAIR:
             parts = [p for p in lowered.strip("()[] ").replace("x", ",").split(",") if p.strip()]
-            numbers = tuple(_number(part, type(current[0])) for part in parts)
+            each = int if kind == PAIR else type(current[0])
+            numbers = tuple(_number(part, each) for part in parts)
             if any_length and numbers:
                 return numbers
-            numbers = numbers * len(current) if len(numbers) == 1 else numbers
-            if len(numbers) != len(current):
+            count = 2 if kind == PAIR else len(current)
+            numbers = numbers * count if len(numbers) == 1 else numbers
+            if len(numbers) != count:
                 raise ValueError
-            return numbers
+            return one_or_pair(numbers) if kind == PAIR else numbers
     except (KeyError, ValueError, OverflowError):
         raise UserError(
             f"{name} is '{text}': it must be {wanted(kind, current, any_length=any_length)}"

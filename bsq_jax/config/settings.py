@@ -22,11 +22,14 @@ from bsq_jax.config.declaration import (
     one_of,
     one_of_or_own,
 )
+from bsq_jax.config.sizes import is_size
+from bsq_jax.config.values import PAIR
 
 Section = dict[str, Setting]
 
 _CLIPPING = one_of("none", "global", "parameter")
 _FILTER = one_of("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
+_SIZES = Allowed("HEIGHTxWIDTH each, such as 192x320", is_size)
 _SCHEDULE = one_of("cosine", "linear", "square", "cubic", "sqrt", "arccos")
 _SEED = Allowed("from 0 to 2^32 - 1, the most that random keys hold", lambda s: 0 <= s < 2**32)
 
@@ -45,11 +48,18 @@ MODEL: Section = {
     # (height, width) in pixels; on the command line 64 means a square
     "image_size": Setting((256, 256), POSITIVE, identity=True),
     "frames": Setting(1, POSITIVE, identity=True),  # longest clip; 1 for images
-    "patch_size": Setting(8, POSITIVE, identity=True),  # side of a patch in pixels
+    # side of a patch in pixels, or its (height, width)
+    "patch_size": Setting(8, POSITIVE, identity=True, kind=PAIR),
     # L, bits a token; 0: what the quantizer has (fsq, vq, leech and your own)
     "bits": Setting(36, NOT_NEGATIVE, identity=True),
     "width": Setting(768, POSITIVE, identity=True),  # channels of a token
     "layers": Setting(12, POSITIVE, identity=True),  # of the encoder, and again of the decoder
+    # of one half alone; 0: `width` and `layers`, published
+    "encoder_width": Setting(0, NOT_NEGATIVE, identity=True, absent=0),
+    "encoder_layers": Setting(0, NOT_NEGATIVE, identity=True, absent=0),
+    "decoder_width": Setting(0, NOT_NEGATIVE, identity=True, absent=0),
+    "decoder_layers": Setting(0, NOT_NEGATIVE, identity=True, absent=0),
+    # of a half as wide as `width`; one of another width has heads that are as wide
     "heads": Setting(12, POSITIVE, identity=True),
     "mlp_ratio": Setting(4.0, POSITIVE, identity=True),  # hidden width of an MLP over `width`
     # hidden width of the pixel head; 0 for one linear layer
@@ -64,11 +74,16 @@ MODEL: Section = {
     "attention": Setting(  # implementation; auto takes the fastest for the device and shape
         "auto", one_of("auto", "dense", "by_head", "blocked", "cudnn", "splash")
     ),
-    # published: learned
-    "positions": Setting("learned", one_of_or_own("learned", "sincos", "rotary"), identity=True),
+    # published: learned; window: learned for the tokens of a window of `spatial_window`
+    "positions": Setting(
+        "learned", one_of_or_own("learned", "window", "sincos", "rotary"), identity=True
+    ),
     "causality": Setting(  # which frames and tokens attention may see
         "block_causal", one_of("block_causal", "token_causal", "full"), identity=True
     ),
+    # side in tokens, an even number, of the square windows of a frame that attention stays within;
+    # those of every other block are shifted by half; 0: attention sees whole frames, published
+    "spatial_window": Setting(0, NOT_NEGATIVE, identity=True, absent=0),
     # frames that a token sees, its own included; 0: all that causality allows
     "window": Setting(0, NOT_NEGATIVE, identity=True),
     # fewest bits of a token that it can be decoded from, whole stages of a residual quantizer; 0:
@@ -205,6 +220,15 @@ DISCRIMINATOR: Section = {
     "channel_max": Setting(
         512, POSITIVE, identity=True, kinds=("stylegan",)
     ),  # stylegan: the most channels
+    # stylegan, stylegan3d: of the last map. none: published, the last layers take it as it is, so
+    # that frames have one size; adaptive: it is averaged to 4x4, and frames have any size
+    "pooling": Setting(
+        "none",
+        one_of("none", "adaptive"),
+        identity=True,
+        kinds=("stylegan", "stylegan3d"),
+        absent="none",
+    ),
     # stylegan, stylegan3d: examples a group of minibatch-stddev
     "stddev_group": Setting(4, POSITIVE),
     # stylegan3d, patchgan: channels of the first block
@@ -252,8 +276,13 @@ DATA: Section = {
     "filter": Setting("bicubic", _FILTER),  # of training
     "eval_filter": Setting("lanczos", _FILTER),
     "eval_resize": Setting(256, POSITIVE),  # short side in pixels before the evaluation crop
-    # tiles: all crops of a picture that do not overlap
-    "eval_crop": Setting("center", one_of("center", "tiles")),
+    # tiles: all crops of a picture that do not overlap; bucket: one crop of one of data.sizes, to
+    # which the picture is resized so that it covers it (eval_resize does not count then)
+    "eval_crop": Setting("center", one_of("center", "tiles", "bucket")),
+    # HEIGHTxWIDTH in pixels of the crops of training, such as 256x256,192x320,320x192: each step
+    # has one of them, with about as many tokens as train.batch_size crops of model.image_size;
+    # empty: all crops are of model.image_size. Which picture has which size: docs/data.md
+    "sizes": Setting((), _SIZES, any_length=True, absent=()),
     # decoding threads of each host; 0: the thread that trains decodes
     "threads": Setting(16, NOT_NEGATIVE),
     "prefetch": Setting(4, NOT_NEGATIVE),  # batches kept ready on each host
@@ -339,4 +368,6 @@ def default_config() -> ConfigDict:
 
 
 def _initial(setting: Setting) -> Any:
-    return setting.default if setting.kind is None else config_dict.placeholder(setting.kind)
+    if setting.kind is None:
+        return setting.default
+    return config_dict.FieldReference(setting.default, field_type=setting.kind)

@@ -38,6 +38,9 @@ def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str
     return [f"{k}: {a.get(k)} -> {b.get(k)}" for k in sorted(a | b) if a.get(k) != b.get(k)]
 
 
+PAIR = (int, tuple)  # the type of a number of pixels of a square, or of (height, width)
+
+
 def put(
     config: ConfigDict, key: str, value: Any, *, optional: bool = False, any_length: bool = False
 ) -> None:
@@ -64,7 +67,12 @@ def put(
             return isinstance(value, bool) and kind is bool
         return isinstance(value, int | float if kind is float else kind)
 
-    if kind is tuple:
+    if kind == PAIR:
+        good = fits(value, int) or (
+            isinstance(value, tuple | list) and len(value) == 2 and all(fits(n, int) for n in value)
+        )
+        value = one_or_pair(value) if good else value
+    elif kind is tuple:
         each = kind_of_parts(current)
         good = isinstance(value, tuple | list) and (len(value) > 0 or each is str)
         good = good and (any_length or len(value) == len(current))
@@ -75,6 +83,17 @@ def put(
     if not good:
         raise TypeError(wanted(kind, current, any_length=any_length))
     target[leaf] = value
+
+
+def one_or_pair(value: Any) -> Any:
+    """A pair of whole numbers as a tuple, or as one number where both are the same."""
+    numbers = pair(value)
+    return numbers[0] if numbers[0] == numbers[1] else numbers
+
+
+def pair(value: Any) -> tuple[int, int]:
+    """A number, or a pair of them, as a pair."""
+    return (value, value) if isinstance(value, int) else tuple(value)
 
 
 def kind_of_parts(current: tuple[Any, ...]) -> type:
@@ -88,8 +107,10 @@ def nearest(key: str, known: Sequence[str]) -> str:
     return f": did you mean {close[0]}?" if close else ""
 
 
-def wanted(kind: type, current: Any, *, any_length: bool = False) -> str:
+def wanted(kind: Any, current: Any, *, any_length: bool = False) -> str:
     """What a value must be, in words; `current` is one that is right, `any_length` see `put`."""
+    if kind == PAIR:
+        return "a whole number, or 2 such as 16,8"
     if kind is tuple:
         if kind_of_parts(current) is str:
             return "a tuple of texts such as ('module:attribute',)"

@@ -17,10 +17,11 @@ class BatchSizes(NamedTuple):
 
     Attributes:
       parts: ``(first step, examples a step)`` of each size in turn; steps count from 0, as the
-        first of these does.
+        first of these does. With ``data.sizes`` a third number may follow: what batches of other
+        sizes are a multiple of, if that is not 1.
     """
 
-    parts: tuple[tuple[int, int], ...]
+    parts: tuple[tuple[int, ...], ...]
 
     @classmethod
     def read(cls, saved: Iterable[Sequence[int]], origin: str) -> Self:
@@ -30,21 +31,32 @@ class BatchSizes(NamedTuple):
           UserError: it is something else.
         """
         try:
-            parts = tuple((int(first), int(size)) for first, size in saved)
+            parts = tuple((int(first), int(size), *map(int, more)) for first, size, *more in saved)
         except (TypeError, ValueError):
             parts = ()
-        firsts = [first for first, _ in parts]
-        good = bool(parts) and all(size > 0 for _, size in parts)
+        firsts = [part[0] for part in parts]
+        good = bool(parts) and all(len(part) <= 3 and min(part[1:]) > 0 for part in parts)
         if not good or firsts[0] != 0 or firsts != sorted(set(firsts)):
             raise UserError(f"{origin} has impossible batch sizes: was it edited?")
         return cls(parts)
 
-    def going_on(self, step: int, size: int) -> Self:
-        """These up to `step`, and from there on batches of `size`."""
+    def going_on(self, step: int, size: int, multiple: int = 1) -> Self:
+        """These up to `step`, and from there on batches of `size`.
+
+        Args:
+          step: counted from 0.
+          size: examples of a step.
+          multiple: what batches of other sizes are a multiple of.
+        """
         parts = [part for part in self.parts if part[0] < step]
-        if not parts or parts[-1][1] != size:
-            parts.append((step if parts else 0, size))
+        going = (size,) if multiple == 1 else (size, multiple)
+        if not parts or parts[-1][1:] != going:
+            parts.append((step if parts else 0, *going))
         return type(self)(tuple(parts))
+
+    def with_multiples(self) -> list[tuple[int, int, int]]:
+        """``(first step, examples a step, multiple)`` of each of `parts`."""
+        return [(part[0], part[1], part[2] if part[2:] else 1) for part in self.parts]
 
     def examples(self, step: int, place: Callable[[int], int] = lambda step: step) -> int:
         """Examples in the steps before `step`.
@@ -53,8 +65,8 @@ class BatchSizes(NamedTuple):
           step: counted from 0.
           place: how many of the steps before a step count; all, if it is not given.
         """
-        ends = [first for first, _ in self.parts[1:]] + [step]
+        ends = [first for first, *_ in self.parts[1:]] + [step]
         return sum(
             (place(min(end, step)) - place(min(first, step))) * size
-            for (first, size), end in zip(self.parts, ends, strict=True)
+            for (first, size, *_), end in zip(self.parts, ends, strict=True)
         )

@@ -3,19 +3,18 @@
 import dataclasses
 import functools
 import math
-from concurrent import futures
 
 import grain
 import numpy as np
 
 from bsq_jax.core.once import say_once
 from bsq_jax.data import clip_lengths, transforms
-from bsq_jax.data.batches import Batches, Example, class_entry, clip_example, local_batch
-from bsq_jax.data.decoding.record_frames import size_of
+from bsq_jax.data.batches import Batch, Batches, Example, class_entry, clip_example, local_batch
 from bsq_jax.data.reader import FrameCache, Reader
-from bsq_jax.data.records import NO_LABEL, BrokenRecord, Source, classes_of
-from bsq_jax.data.retry import with_retries
+from bsq_jax.data.records import NO_LABEL, Source, classes_of
 from bsq_jax.data.settings import DataConfig
+from bsq_jax.data.size_buckets import Size, covering_side, open_sized, shapes_of
+from bsq_jax.data.size_schedule import batch_of_size
 from bsq_jax.data.sources import open_source, same_place
 
 
@@ -30,8 +29,12 @@ class EvalExamples:
       clips: for each example which clip of the record, int64 ``[examples]``.
       tiles: for each example which tile of the clip, int64 ``[examples]``.
       cache: resized frames kept from one evaluation to the next.
-      sizes: with tiles, (height, width) of each record after it is resized, by which its tiles were
-        counted, int64 ``[records, 2]``; 0 where it could not be read. None without tiles.
+      crops: (height, width) of the crops, those of ``config.sizes`` with ``eval_crop=bucket``.
+      belongs: for each record the number of its crop among these, int64 ``[records]``.
+      sides: for each record the short side that it is resized to, int64 ``[records]``.
+      sizes: with tiles and buckets, (height, width) of each record after it is resized, by which
+        its tiles were counted or its crop was chosen, int64 ``[records, 2]``; 0 where it could not
+        be read. None without.
       classes: for each class of the records its number in the training source, or `NO_LABEL`,
         int64 ``[classes]``; None where both have the same classes, or labels are not asked for.
     """
@@ -42,20 +45,44 @@ class EvalExamples:
     clips: np.ndarray
     tiles: np.ndarray
     cache: FrameCache
+    crops: tuple[Size, ...]
+    belongs: np.ndarray
+    sides: np.ndarray
     sizes: np.ndarray | None = None
     classes: np.ndarray | None = None
 
+    def used_crops(self) -> tuple[Size, ...]:
+        """The sizes of crops that some example has, in the order of ``crops``."""
+        return tuple(self.crops[number] for number in np.unique(self.belongs))
+
 
 def eval_examples(config: DataConfig) -> EvalExamples:
-    """Opens the validation split; with tiles it reads the size of every picture and video.
+    """Opens the validation split.
+
+    With tiles and buckets it reads the size of every picture and video.
 
     Raises:
       UserError: the spec is wrong or there are no records.
     """
     source = open_source(config, "val")
     tiles, sizes = np.ones(len(source), np.int64), None
+    crops: tuple[Size, ...] = (config.crop,)
+    belongs = np.zeros(len(source), np.int64)
+    sides = np.full(len(source), config.eval_resize)
     if config.eval_crop == "tiles":
         tiles, sizes = _count_tiles(config, source)
+    if config.eval_crop == "bucket":
+        sized = open_sized(source, config.sizes, config.threads, "validation")
+        crops, belongs = sized.sizes, sized.belongs
+        pairs = [(int(height), int(width)) for height, width in sized.shapes]
+        sides = np.array(
+            [covering_side(pair, crops[own]) for pair, own in zip(pairs, belongs, strict=True)]
+        )
+        resized = [
+            transforms.resized_shape(*pair, side) if all(pair) else pair
+            for pair, side in zip(pairs, sides, strict=True)
+        ]
+        sizes = np.array(resized, np.int64).reshape(-1, 2)
     # In the order record, clip, tile.
     clips = config.eval_clips if source.videos else 1
     counts = np.repeat(tiles, clips)  # of each clip
@@ -65,7 +92,10 @@ def eval_examples(config: DataConfig) -> EvalExamples:
     frames = config.frames if source.videos else 1
     cache = FrameCache(config.cache_mb)
     classes = _training_classes(config, source) if config.labels else None
-    return EvalExamples(source, frames, records, clip_numbers, tile_numbers, cache, sizes, classes)
+    return EvalExamples(
+        *(source, frames, records, clip_numbers, tile_numbers, cache),
+        *(crops, belongs, sides, sizes, classes),
+    )
 
 
 def eval_batches(
@@ -75,8 +105,12 @@ def eval_batches(
     shard_index: int,
     shard_count: int,
     examples: EvalExamples | None = None,
+    multiple: int | None = None,
 ) -> Batches:
     """All validation examples once, in order, in equally many batches on every host.
+
+    With ``eval_crop=bucket`` those of one size come after those of another, in the order of
+    ``config.sizes``, and a batch has as many as `size_schedule.batch_of_size` says.
 
     Args:
       config: what to read.
@@ -84,21 +118,23 @@ def eval_batches(
       shard_index: as in `train_batches`.
       shard_count: as in `train_batches`.
       examples: what `eval_examples` gave for the same config; None opens them anew.
+      multiple: as in `train_batches`.
 
     Returns:
       A finite iterator of ``{'pixels': uint8 [local batch, time, height, width, channel 3],
       'frames': int32 [local batch], 'mask': float32 [local batch], 'index': int64 [local
       batch]}``. Time is ``frames`` of the examples; ``frames`` here is as in
-      `train_batches`. The index counts examples; it is -1 where the last batch is padded. The
+      `train_batches`. The index counts examples in the order of their records; it is -1 where the
+      last batch, or the last of a size, is padded. The
       mask is 0 for padding and broken records, whose pixels are 0, and 1 elsewhere. ``label`` is
       as in `train_batches`.
 
     Raises:
       UserError: as `train_batches`.
     """
-    local = local_batch(global_batch, shard_index, shard_count)
+    local_batch(global_batch, shard_index, shard_count)
     shown = eval_examples(config) if examples is None else examples
-    total = len(shown.records)
+    plan = _batch_plan(config, shown, global_batch, multiple or shard_count)
     reader = Reader(
         shown.source,
         size=config.eval_resize,
@@ -109,7 +145,7 @@ def eval_batches(
         shard_count=shard_count,
     )
 
-    def read(example: int) -> np.ndarray | None:
+    def read(example: int, crop: Size) -> np.ndarray | None:
         choose = functools.partial(
             clip_lengths.eval_frames,
             length=shown.frames,
@@ -118,7 +154,7 @@ def eval_batches(
             clips=config.eval_clips if shown.source.videos else 1,
         )
         record = int(shown.records[example])
-        clip = reader.read(record, choose)
+        clip = reader.read(record, choose, int(shown.sides[record]))
         if clip is None:
             return None
         if shown.sizes is not None and tuple(shown.sizes[record]) != clip[0].shape[:2]:
@@ -129,27 +165,44 @@ def eval_batches(
             return None
         if config.eval_crop == "tiles":
             tile = int(shown.tiles[example])
-            return np.stack([transforms.tile(image, tile, config.crop) for image in clip])
-        return np.stack([transforms.center_crop(image, config.crop) for image in clip])
+            return np.stack([transforms.tile(image, tile, crop) for image in clip])
+        return np.stack([transforms.center_crop(image, crop) for image in clip])
 
-    def load(example: int) -> Example:
-        crop = read(example) if example < total else None
-        mask = np.float32(crop is not None)
-        if crop is None:
-            crop = np.zeros((1, *config.crop, 3), np.uint8)
-        record = int(shown.records[example]) if example < total else None
+    def load(example: int, crop: Size) -> Example:
+        pixels = read(example, crop) if example >= 0 else None
+        mask = np.float32(pixels is not None)
+        if pixels is None:
+            pixels = np.zeros((1, *crop, 3), np.uint8)
+        record = int(shown.records[example]) if example >= 0 else None
         label = class_entry(config, shown.source, record, numbers=shown.classes)
-        index = example if example < total else -1
-        return clip_example(crop, shown.frames, index, label) | {"mask": mask}
+        return clip_example(pixels, shown.frames, example, label) | {"mask": mask}
 
-    padded = -(-total // global_batch) * global_batch
-    dataset = (
-        grain.MapDataset.range(padded)
-        .map(load)
-        .batch(local)
-        .slice(slice(shard_index, None, shard_count))
-    )
+    def load_batch(number: int) -> Batch:
+        crop, numbers = plan[number]
+        local = len(numbers) // shard_count
+        mine = numbers[shard_index * local : (shard_index + 1) * local]
+        rows = [load(int(example), crop) for example in mine]
+        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+    dataset = grain.MapDataset.range(len(plan)).map(load_batch)
     return Batches(dataset, config, [reader], start=0)
+
+
+def _batch_plan(
+    config: DataConfig, shown: EvalExamples, global_batch: int, multiple: int
+) -> list[tuple[Size, np.ndarray]]:
+    """The crop of each global batch, and the numbers of its examples, -1 for padding."""
+    found = []
+    belongs = shown.belongs[shown.records]
+    for number, crop in enumerate(shown.crops):
+        count = global_batch
+        if config.eval_crop == "bucket":
+            count = batch_of_size(crop, global_batch, config.crop, multiple)
+        mine = np.flatnonzero(belongs == number)
+        padded = np.full(-(-len(mine) // count) * count, -1)
+        padded[: len(mine)] = mine
+        found += [(crop, rows) for rows in padded.reshape(-1, count)]
+    return found
 
 
 def num_examples(config: DataConfig, split: str) -> int:
@@ -187,25 +240,22 @@ def _count_tiles(config: DataConfig, source: Source) -> tuple[np.ndarray, np.nda
     Returns:
       int64 ``[records]`` and int64 ``[records, 2]``.
     """
-    cut: list[int] = []
-
-    def count(index: int) -> tuple[int, int, int]:
-        try:
-            height, width = with_retries(lambda: size_of(source[index]))
-        except (BrokenRecord, OSError):
-            return 1, 0, 0  # a masked example, so that the damage is met, counted and named
-        resized = transforms.resized_shape(height, width, config.eval_resize)
-        long = transforms.is_long(height, width, config.eval_resize)
+    cut, found = [], []
+    for index, (height, width) in enumerate(shapes_of(source, config.threads)):
+        if not height:
+            found.append((1, 0, 0))  # a masked example: the damage is met, counted and named
+            continue
+        resized = transforms.resized_shape(int(height), int(width), config.eval_resize)
+        long = transforms.is_long(int(height), int(width), config.eval_resize)
         if long:
             cut.append(index)
-        return math.prod(transforms.tile_grid(resized, config.crop, long=long)), *resized
-
-    with futures.ThreadPoolExecutor(max(1, config.threads)) as pool:
-        found = np.array(list(pool.map(count, range(len(source)))), np.int64)
+        grid = transforms.tile_grid(resized, config.crop, long=long)
+        found.append((math.prod(grid), *resized))
     if cut:
         say_once(
             f"{source.name}: {len(cut)} of {len(source)} records are more than "
             f"{transforms.LONGEST} times as long as wide and enlarged: tiles are cut from their "
             f"middle only ({source[min(cut)].id} is one)"
         )
-    return found[:, 0], found[:, 1:]
+    counted = np.array(found, np.int64).reshape(-1, 3)
+    return counted[:, 0], counted[:, 1:]

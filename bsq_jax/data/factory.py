@@ -2,6 +2,7 @@
 
 from ml_collections import ConfigDict
 
+from bsq_jax.config.sizes import parse_sizes
 from bsq_jax.data.settings import DataConfig
 
 
@@ -15,6 +16,7 @@ def make_data_config(config: ConfigDict) -> DataConfig:
     masked_lm = config.task == "masked_lm"
     longest = config.masked_lm.frames if masked_lm else config.model.frames
     settings["frames"] = settings["frames"] or longest
+    settings["sizes"] = parse_sizes(settings["sizes"])
     return DataConfig(
         **settings,
         image_size=tuple(config.model.image_size),

@@ -12,6 +12,7 @@ from bsq_jax.data.decoding.frame_index import FrameIndex
 from bsq_jax.data.decoding.record_frames import Render, first_frame, open_record
 from bsq_jax.data.records import BrokenRecord, Record, Source
 from bsq_jax.data.retry import with_retries
+from bsq_jax.data.settings import DataConfig
 from bsq_jax.data.transforms import Picture
 
 # Which frames of a record are wanted, given how many it has: increasing numbers from 0.
@@ -34,25 +35,25 @@ class FrameCache:
         """Takes the budget in MiB."""
         self._free = megabytes * 2**20
         self._free_index_bytes = _INDEX_BYTES
-        self._frames: dict[tuple[int, int], Picture] = {}
+        self._frames: dict[tuple[int, int, int], Picture] = {}
         self._frame_indexes: dict[int, FrameIndex | int] = {}
         self._lock = threading.Lock()
         self.full = not megabytes
 
-    def get(self, index: int, number: int) -> Picture | None:
-        """Frame ``number`` of record ``index``, or None."""
-        return self._frames.get((index, number))
+    def get(self, index: int, number: int, side: int = 0) -> Picture | None:
+        """Frame ``number`` of record ``index`` with a short side of ``side`` pixels, or None."""
+        return self._frames.get((index, number, side))
 
-    def put(self, index: int, number: int, image: Picture) -> None:
-        """Keeps a frame if it is new and the budget allows; ``full`` says when it did not."""
+    def put(self, index: int, number: int, image: Picture, side: int = 0) -> None:
+        """As `get`: keeps it if it is new and the budget allows; ``full`` says if it did not."""
         with self._lock:
-            if (index, number) in self._frames:
+            if (index, number, side) in self._frames:
                 return
             if image.nbytes > self._free:
                 self.full = True
                 return
             self._free -= image.nbytes
-            self._frames[index, number] = image
+            self._frames[index, number, side] = image
 
     def frame_index(self, index: int) -> FrameIndex | int | None:
         """What is known about which frames a record has."""
@@ -97,7 +98,7 @@ class Reader:
         self.source = source
         self._size = size
         self._filter = filter
-        self._draft_side = 2 * size if draft else 0
+        self._draft = draft
         self._max_broken = max_broken
         self._share = -(-len(source) // shard_count)
         self._met = bytearray(len(source))  # 1 where a record was asked for
@@ -113,8 +114,13 @@ class Reader:
         with self._lock:
             return sorted(self._broken.values())
 
-    def read(self, index: int, choose: Choose) -> list[Picture] | None:
+    def read(self, index: int, choose: Choose, size: int | None = None) -> list[Picture] | None:
         """The resized frames of a record that ``choose`` picks, or None if it is broken.
+
+        Args:
+          index: of the record.
+          choose: which frames.
+          size: short side of these frames; None: that of all.
 
         Raises:
           UserError: it is broken, and so are too many others.
@@ -122,9 +128,10 @@ class Reader:
         with self._lock:
             self._met_count += not self._met[index]
             self._met[index] = 1
-        clip = self._cached(index, choose)
+        side = self._size if size is None else size
+        clip = self._cached(index, choose, side)
         if clip is None and index not in self._unreadable:
-            clip = self._load(index, choose)
+            clip = self._load(index, choose, side)
         if clip is None:
             # At known ones too: the thread that found the last may be reading ahead of others.
             self._check_broken(index)
@@ -157,7 +164,7 @@ class Reader:
         kind = "video" if self.source.videos else "picture"
         raise UserError(f"{self.source.name}: none of {total} records is a {kind} that can be read")
 
-    def _load(self, index: int, choose: Choose) -> list[Picture] | None:
+    def _load(self, index: int, choose: Choose, side: int) -> list[Picture] | None:
         record_id, opened = f"{self.source.name}#{index}", False
 
         def load() -> list[Picture]:
@@ -165,10 +172,11 @@ class Reader:
             record = self.source[index]
             record_id = record.id
             known = self._cache.frame_index(index)
-            with open_record(record, draft_side=self._draft_side, frame_index=known) as found:
+            draft_side = 2 * side if self._draft else 0
+            with open_record(record, draft_side=draft_side, frame_index=known) as found:
                 opened = True
                 self._cache.put_frame_index(index, found.frame_index)
-                return self._read(index, found.frames, choose(len(found)))
+                return self._read(index, found.frames, choose(len(found)), side)
 
         try:
             clip = with_retries(load)
@@ -185,35 +193,35 @@ class Reader:
         self._note_readable(index)
         return clip
 
-    def _cached(self, index: int, choose: Choose) -> list[Picture] | None:
+    def _cached(self, index: int, choose: Choose, side: int) -> list[Picture] | None:
         frame_index = self._cache.frame_index(index)
         if frame_index is None:
             return None
         count = frame_index if isinstance(frame_index, int) else len(frame_index.times)
         clip: list[Picture] = []
         for number in choose(count):
-            image = self._cache.get(index, number)
+            image = self._cache.get(index, number, side)
             if image is None:
                 return None
             clip.append(image)
         return clip if _of_one_size(clip) else None
 
-    def _read(self, index: int, frames: Frames, numbers: Sequence[int]) -> list[Picture]:
+    def _read(self, index: int, frames: Frames, numbers: Sequence[int], side: int) -> list[Picture]:
         """Renders the wanted frames; those on the way as well, while the cache can keep them."""
         wanted = set(numbers)
         clip: list[Picture] = []
         for number, render in frames(numbers):
             if number not in wanted and self._cache.full:
                 continue
-            image = self._cache.get(index, number)
+            image = self._cache.get(index, number, side)
             if image is None:
                 try:
-                    image = transforms.resize_to_cut(render(), self._size, self._filter)
+                    image = transforms.resize_to_cut(render(), side, self._filter)
                 except BrokenRecord:
                     if number in wanted:
                         raise
                     continue
-                self._cache.put(index, number, image)
+                self._cache.put(index, number, image, side)
             if number in wanted:
                 clip.append(image)
         if not _of_one_size(clip):
@@ -251,6 +259,19 @@ class Reader:
 
 def _of_one_size(clip: Sequence[Picture]) -> bool:
     return len({image.shape for image in clip}) == 1
+
+
+def training_reader(config: DataConfig, source: Source, shard_count: int) -> Reader:
+    """The reader of a source for training, on one of so many hosts."""
+    return Reader(
+        source,
+        size=config.resize,
+        filter=config.filter,
+        draft=True,
+        max_broken=config.max_broken,
+        cache=FrameCache(config.cache_mb),
+        shard_count=shard_count,
+    )
 
 
 def load_resized(record: Record, size: int, filter: str, *, draft: bool) -> Picture:  # noqa: A002

@@ -1,6 +1,8 @@
 """What to read and how: the typed settings of the pipeline."""
 
 import dataclasses
+from fractions import Fraction
+from typing import Self
 
 from bsq_jax.core.errors import UserError
 
@@ -20,7 +22,11 @@ class DataConfig:
         makes more colours out of few pictures.
       eval_resize: Short side of a picture before it is cropped in evaluation.
       eval_crop: 'center' cuts one crop a picture; 'tiles' cuts every non-overlapping one, of a
-        picture that is enlarged and more than 16 times as long as wide those of the middle.
+        picture that is enlarged and more than 16 times as long as wide those of the middle;
+        'bucket' cuts the middle of a picture that is resized to cover one of ``sizes``, see
+        :mod:`bsq_jax.data.size_buckets`.
+      sizes: (height, width) of the crops in training, one of them a step; empty: all are of
+        ``image_size``.
       filter: Resize filter in training, a key of :data:`bsq_jax.data.transforms.FILTERS`;
         'bilinear' resizes in half the time that 'lanczos' takes.
       eval_filter: Resize filter in evaluation; published figures are mostly with 'lanczos'.
@@ -53,6 +59,7 @@ class DataConfig:
     permute_channels: float
     eval_resize: int
     eval_crop: str
+    sizes: tuple[tuple[int, int], ...]
     filter: str
     eval_filter: str
     threads: int
@@ -94,8 +101,18 @@ class DataConfig:
                 "set the share, or leave the source out"
             )
 
+    def of_one_size(self) -> Self:
+        """The same without ``sizes``: all crops are of ``image_size``."""
+        center = self.eval_crop.replace("bucket", "center")
+        return dataclasses.replace(self, sizes=(), eval_crop=center)
+
+    @property
+    def cover(self) -> Fraction:
+        """How many times a picture covers its size in training; 0: it is not resized."""
+        return Fraction(self.resize, min(self.crop))
+
     @property
     def crop(self) -> tuple[int, int]:
-        """(height, width) of every crop."""
+        """(height, width) of every crop, unless there are ``sizes``."""
         size = self.image_size
         return (size, size) if isinstance(size, int) else (size[0], size[1])

@@ -12,27 +12,20 @@ import functools
 import grain
 import numpy as np
 
-from bsq_jax.data import clip_lengths, transforms
+from bsq_jax.data import clip_lengths, mixed_sizes
 from bsq_jax.data.batch_sizes import BatchSizes
-from bsq_jax.data.batches import (
-    ENDLESS,
-    Batches,
-    EpochOrder,
-    Example,
-    class_entry,
-    clip_example,
-    local_batch,
-)
-from bsq_jax.data.reader import FrameCache, Reader
-from bsq_jax.data.records import Source
+from bsq_jax.data.batches import ENDLESS, Batches, EpochOrder, Example, local_batch
+from bsq_jax.data.mixed_sizes import IMAGE_ORDER, TrainSizes
+from bsq_jax.data.random_example import random_example
+from bsq_jax.data.reader import training_reader
 from bsq_jax.data.settings import DataConfig
 from bsq_jax.data.sources import open_image_source, open_source
-
-_IMAGE_ORDER = 1  # third number of the seed for the order of ``image_source``
 
 
 def batch_frames(config: DataConfig) -> tuple[int, ...]:
     """The numbers of frames that training batches will have, increasing: one program each.
+
+    With `mixed_sizes` there is a program for each of these and each size of crops.
 
     Raises:
       UserError: as `open_source`.
@@ -48,6 +41,8 @@ def train_batches(
     shard_count: int,
     start_step: int = 0,
     earlier: BatchSizes | None = None,
+    sizes: TrainSizes | None = None,
+    multiple: int | None = None,
 ) -> Batches:
     """Endless training batches of this host.
 
@@ -62,6 +57,11 @@ def train_batches(
       shard_count: number of hosts.
       start_step: step whose batch comes first.
       earlier: batch sizes of the steps before ``start_step``; None: all were ``global_batch``.
+      sizes: what `mixed_sizes.open_sizes` gave for the same config; None opens them anew where the
+        config has sizes. A step then has one of them, and as many examples as
+        `size_schedule.batch_of_size` says.
+      multiple: with sizes: what the examples of a step are a multiple of, itself a multiple of
+        ``shard_count``, which is the default.
 
     Returns:
       An iterator of ``{'pixels': uint8 [local batch, time, height, width, channel 3], 'frames':
@@ -76,28 +76,27 @@ def train_batches(
         ``max_broken`` of the records cannot be read.
     """
     local = local_batch(global_batch, shard_index, shard_count)
-
-    def reader_of(source: Source) -> Reader:
-        return Reader(
-            source,
-            size=config.resize,
-            filter=config.filter,
-            draft=True,
-            max_broken=config.max_broken,
-            cache=FrameCache(config.cache_mb),
+    if config.sizes:
+        multiple = multiple or shard_count
+        history = earlier or BatchSizes(()).going_on(0, global_batch, multiple)
+        return mixed_sizes.batches(
+            config,
+            sizes or mixed_sizes.open_sizes(config),
+            history.going_on(start_step, global_batch, multiple),
+            shard_index=shard_index,
             shard_count=shard_count,
+            start_step=start_step,
         )
-
     source = open_source(config, "train")
-    main = reader_of(source), EpochOrder(len(source), config.seed)
+    main = training_reader(config, source, shard_count), EpochOrder(len(source), config.seed)
     readers, single = [main[0]], None
     if config.image_source:
         source_of_images = open_image_source(config)
-        readers.append(reader_of(source_of_images))
-        single = readers[1], EpochOrder(len(source_of_images), config.seed, _IMAGE_ORDER)
+        readers.append(training_reader(config, source_of_images, shard_count))
+        single = readers[1], EpochOrder(len(source_of_images), config.seed, IMAGE_ORDER)
     schedule = clip_lengths.Schedule(config, videos=source.videos)
-    sizes = (earlier or BatchSizes(((0, global_batch),))).going_on(start_step, global_batch)
-    begin = sizes.examples(start_step)
+    history = (earlier or BatchSizes(((0, global_batch),))).going_on(start_step, global_batch)
+    begin = history.examples(start_step)
 
     def load(position: int, rng: np.random.Generator) -> Example:
         steps, row = divmod(position - begin, global_batch)
@@ -105,24 +104,11 @@ def train_batches(
         plan = schedule.step(step)
         reader, order = single if plan.images and single else main
         if single:  # each source has epochs of its own
-            images = sizes.examples(step, schedule.images)
-            position = (images if plan.images else sizes.examples(step) - images) + row
-        length, draw = 1, 0.0
-        if reader.source.videos:
-            length = int(rng.integers(plan.shortest, plan.frames, endpoint=True))
-            draw = rng.random()
-        choose = functools.partial(
-            clip_lengths.train_frames, length=length, stride=config.stride, draw=draw
-        )
-        clip, found = reader.read_or_next(order[position], choose)
-        crop = transforms.random_clip_crop(clip, config.crop, rng, config.scale, config.filter)
-        if config.flip and rng.random() < 0.5:
-            crop = transforms.flip(crop)
-        if config.permute_channels and rng.random() < config.permute_channels:
-            crop = transforms.permute_channels(crop, rng)
+            images = history.examples(step, schedule.images)
+            position = (images if plan.images else history.examples(step) - images) + row
+        read = functools.partial(reader.read_or_next, order[position])
         own = main[0].source is reader.source
-        label = class_entry(config, reader.source, found, own=own)
-        return clip_example(crop, plan.frames, found, label)
+        return random_example(config, reader.source, plan, rng, read, config.crop, own=own)
 
     dataset = (
         grain.MapDataset.range(ENDLESS)

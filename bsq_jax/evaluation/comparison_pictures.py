@@ -44,24 +44,24 @@ class Examples(NamedTuple):
 
 
 class KeptExamples:
-    """Keeps the first pictures, or clips evenly spaced over the split.
+    """Keeps the first pictures, or examples evenly spaced over the split.
 
-    Clips beside each other are often of one video.
+    Clips beside each other are often of one video, and with several sizes the first are of one.
 
     Args:
       wanted: how many are kept.
       total: number of examples in the split.
-      clips: whether examples are clips.
+      spaced: whether they are evenly spaced.
     """
 
-    def __init__(self, wanted: int, total: int, *, clips: bool) -> None:
-        self._wanted, self._total, self._clips = wanted, total, clips
+    def __init__(self, wanted: int, total: int, *, spaced: bool) -> None:
+        self._wanted, self._total, self._spaced = wanted, total, spaced
         self._rows: list[tuple[np.ndarray, ...]] = []
 
     def update(self, batch: HostBatch) -> None:
         """Takes examples of a batch with ``pixels`` and their ``reconstruction``."""
         chosen = batch.counted
-        if self._clips:
+        if self._spaced:
             index, wanted = batch.index, self._wanted
             spaced = index * wanted // self._total > (index - 1) * wanted // self._total
             chosen = chosen & spaced
@@ -74,25 +74,31 @@ class KeptExamples:
         return {}
 
     def kept(self) -> Examples | None:
-        """The examples; None if there are none."""
+        """The examples; None if there are none.
+
+        Smaller ones have white below and on the right of them.
+        """
         if not self._rows:
             return None
-        return Examples(*map(np.stack, zip(*self._rows, strict=True)))
+        originals, made, frames = zip(*self._rows, strict=True)
+        sides = [max(clip.shape[axis] for clip in originals) for axis in (1, 2)]
+        both = [np.stack([_filled(clip, sides) for clip in clips]) for clips in (originals, made)]
+        return Examples(both[0], both[1], np.stack(frames))
 
 
-def one_color_per_patch(pixels: np.ndarray, patch: int) -> np.ndarray:
+def one_color_per_patch(pixels: np.ndarray, patch: int | tuple[int, int]) -> np.ndarray:
     """The best picture with one color per patch, of the same shape ``[..., height, width, 3]``."""
     flat = pixels.reshape(-1, 1, *pixels.shape[-3:])
     means = np.rint(np.asarray(metrics.patch_mean(flat, patch)))
     return means.astype(np.uint8).reshape(pixels.shape)
 
 
-def examples_picture(shown: Examples, patch: int) -> np.ndarray:
+def examples_picture(shown: Examples, patch: int | tuple[int, int]) -> np.ndarray:
     """A picture of examples: single frames side by side, clips over time.
 
     Args:
       shown: the examples; of clips `CLIPS` are taken.
-      patch: side of a patch in pixels.
+      patch: side of a patch in pixels, or its (height, width).
 
     Returns:
       uint8 ``[height, width, 3]``.
@@ -138,14 +144,19 @@ def side_by_side(shown: Examples | None, count: int, bits: int) -> list[np.ndarr
 
 
 def photographs_picture(
-    originals: Sequence[np.ndarray], reconstructions: Sequence[np.ndarray], *, patch: int, bits: int
+    originals: Sequence[np.ndarray],
+    reconstructions: Sequence[np.ndarray],
+    *,
+    patch: int | tuple[int, int],
+    bits: int,
 ) -> np.ndarray:
     """A picture of whole photographs ``[height, width, 3]`` of any sizes, all in one row.
 
     Below the reconstructions are JPEGs of at most as many bytes as the tokens take.
     """
     oracle = [one_color_per_patch(image, patch) for image in originals]
-    most = [image.shape[0] * image.shape[1] * bits / (8 * patch**2) for image in originals]
+    area = int(np.prod(np.broadcast_to(patch, 2)))
+    most = [image.shape[0] * image.shape[1] * bits / (8 * area) for image in originals]
     coded = [jpeg_within(image, size) for image, size in zip(originals, most, strict=True)]
     fits = all(size <= limit for (_, size), limit in zip(coded, most, strict=True))
     by_label = {
@@ -180,6 +191,12 @@ def jpeg_within(image: np.ndarray, most: float) -> tuple[np.ndarray, int]:
     data = coded(_QUALITIES[max(fitting - 1, 0)])
     with Image.open(io.BytesIO(data)) as decoded:
         return np.asarray(decoded.convert("RGB")), len(data)
+
+
+def _filled(clip: np.ndarray, sides: list[int]) -> np.ndarray:
+    """A clip ``[time, height, width, 3]`` in a white one of these height and width."""
+    margins = [(0, 0), *((0, side - own) for side, own in zip(sides, clip.shape[1:3], strict=True))]
+    return np.pad(clip, [*margins, (0, 0)], constant_values=255)
 
 
 def _centre(image: np.ndarray, sides: list[int]) -> np.ndarray:

@@ -37,7 +37,7 @@ class FeatureMetrics:
     Args:
       settings: which metrics are wanted.
       mesh: the run's mesh.
-      clip: frames, height and width of an example.
+      clip: frames, height and width of an example, of several sizes the least of each.
       metrics: the metrics to choose from.
 
     Attributes:

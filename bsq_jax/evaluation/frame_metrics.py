@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +13,7 @@ from jax.sharding import Mesh
 
 from bsq_jax.core.chunks import map_chunks
 from bsq_jax.core.sharding import jit_on, replicate, replicated
+from bsq_jax.data.size_buckets import name
 from bsq_jax.evaluation import metrics
 from bsq_jax.evaluation.catalog import FRAME_METRICS
 from bsq_jax.evaluation.feature_metrics import MOST_FRAMES, split_frames
@@ -27,8 +30,8 @@ class FrameMetrics:
     Args:
       settings: which metrics of frozen networks are wanted.
       mesh: the run's mesh.
-      clip: frames, height and width of an example.
-      patch: side of a patch in pixels, for the oracle.
+      clip: frames, height and width of an example, of several sizes the least of each.
+      patch: side of a patch in pixels, or its (height, width), for the oracle.
       metrics: the metrics to choose from.
 
     Attributes:
@@ -46,7 +49,7 @@ class FrameMetrics:
         mesh: Mesh,
         *,
         clip: tuple[int, int, int],
-        patch: int,
+        patch: int | tuple[int, int],
         metrics: Sequence[FrameMetric] = FRAME_METRICS,
     ) -> None:
         self._mesh, self._patch = mesh, patch
@@ -142,6 +145,38 @@ class FrameMeans:
             result |= self._of_clips.result()
             result["per_frame"] = self._means.per_frame()
         return result
+
+
+class MeansBySize:
+    """The means of the examples of each size apart, where there are several sizes.
+
+    Args:
+      metrics: gives them.
+      clips: whether examples are clips.
+    """
+
+    def __init__(self, metrics: FrameMetrics, *, clips: bool) -> None:
+        self._new = functools.partial(metrics.new_means, clips=clips)
+        self._means: dict[tuple[int, int], FrameMeans] = {}
+        self._counts: collections.Counter[tuple[int, int]] = collections.Counter()
+
+    def update(self, batch: HostBatch) -> None:
+        """Adds a batch with ``pixels``, see `FrameMeans.update`."""
+        height, width = batch.values["pixels"].shape[2:4]
+        if count := int(batch.counted.sum()):
+            self._counts[height, width] += count
+            self._means.setdefault((height, width), self._new()).update(batch)
+
+    def result(self) -> dict[str, Any]:
+        """Under ``by_size``, by HEIGHTxWIDTH, ``count`` and means of reconstructions by key."""
+        if len(self._means) < 2:
+            return {}
+        found = {}
+        for size, means in self._means.items():
+            own, _ = split_oracle(means.result())
+            own.pop("per_frame", None)
+            found[name(size)] = {"count": self._counts[size], **own}
+        return {"by_size": found}
 
 
 def split_oracle(result: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -14,20 +14,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from bsq_jax.core.sharding import jit_on, replicated
+from bsq_jax.core.sharding import batch_shards, jit_on, replicated
 from bsq_jax.data.eval_pipeline import eval_batches, eval_examples
 from bsq_jax.data.settings import DataConfig
 from bsq_jax.evaluation import comparison_pictures
-from bsq_jax.evaluation.catalog import FEATURE_METRICS, FRAME_METRICS, TOKEN_METRICS
+from bsq_jax.evaluation.catalog import FRAME_METRICS, TOKEN_METRICS
 from bsq_jax.evaluation.comparison_pictures import CLIPS, ORACLE, Examples, KeptExamples
 from bsq_jax.evaluation.feature_metrics import FeatureMetrics
-from bsq_jax.evaluation.frame_metrics import FrameMetrics, split_oracle
+from bsq_jax.evaluation.frame_metrics import FrameMetrics, MeansBySize, split_oracle
 from bsq_jax.evaluation.loop import Accumulator, EvaluationLoop, HostBatch, Validation
-from bsq_jax.evaluation.metric import FrameMetric, NetworkSettings, Row, TokenMetric
+from bsq_jax.evaluation.metric import FrameMetric, NetworkSettings, TokenMetric
 from bsq_jax.evaluation.metrics import FeatureStatistics
-from bsq_jax.evaluation.photographs import load_photographs, reconstruct_photograph
+from bsq_jax.evaluation.photographs import (
+    load_photographs,
+    reconstruct_photograph,
+    reconstruct_whole,
+)
 from bsq_jax.evaluation.report import Drawing, Wanted
-from bsq_jax.evaluation.tables import unreadable_lines, value_lines
 from bsq_jax.media.figures import line_figure
 from bsq_jax.media.pictures import save_png
 from bsq_jax.media.videos import write_mp4
@@ -74,7 +77,8 @@ class TokenizerEvaluator:
         own: Sequence[FrameMetric] = (),
     ):
         examples = eval_examples(data)
-        make = functools.partial(eval_batches, data, examples=examples)
+        shards = batch_shards(mesh)
+        make = functools.partial(eval_batches, data, examples=examples, multiple=shards)
         count = len(examples.records)
         self.loop = EvaluationLoop(Validation(make, examples.frames, count), mesh, batch_size)
         self._source, self._data, self._mesh = examples.source, data, mesh
@@ -82,13 +86,15 @@ class TokenizerEvaluator:
         self._layout = task.model.quantizer.layout
         # Replicated: every host then holds the reconstructions of all examples.
         self._step = jit_on(mesh, task.evaluate_step, out_shardings=replicated(mesh))
-        settings, clip = networks or NetworkSettings(), (examples.frames, *data.crop)
+        self._sizes = examples.used_crops()
+        smallest = (min(sides) for sides in zip(*self._sizes, strict=True))
+        settings, clip = networks or NetworkSettings(), (examples.frames, *smallest)
         self._own = own
         self._frames = FrameMetrics(
             settings,
             mesh,
             clip=clip,
-            patch=self._shape.patch_size,
+            patch=self._shape.patch,
             metrics=(*FRAME_METRICS, *own),
         )
         self._features = FeatureMetrics(settings, mesh, clip=clip)
@@ -128,21 +134,24 @@ class TokenizerEvaluator:
 
         Args:
           params: parameters of the task's model, on the mesh.
-          wanted: how many examples are kept to be drawn: the first pictures, or clips evenly spaced
-            over the split.
+          wanted: how many examples are kept to be drawn: the first pictures; clips, and pictures
+            of several sizes, evenly spaced over the split.
 
         Returns:
           The metrics by key with ``count``. Of clips a mean is the mean over clips of the mean over
           a clip's frames, but ``psnr_clip`` the mean of the clips' PSNR, each from the squared
           error of the whole clip; and ``per_frame`` has the means over clips at each frame index.
+          Of several sizes ``by_size`` has the metrics of frames of each.
         """
         kept = wanted.pictures
         if self._clips:
             kept = max(min(wanted.pictures, CLIPS), wanted.videos)
         pair = _PairStatistics(self._features, self._originals, self.loop.examples)
-        examples = KeptExamples(kept, self.loop.examples, clips=self._clips)
+        spaced = self._clips or len(self._sizes) > 1
+        examples = KeptExamples(kept, self.loop.examples, spaced=spaced)
         accumulators: list[Accumulator] = [
             self._frames.new_means(clips=self._clips),
+            MeansBySize(self._frames, clips=self._clips),
             pair,
             *(_TokenCounts(metric, self._layout) for metric in TOKEN_METRICS),
             examples,
@@ -168,6 +177,9 @@ class TokenizerEvaluator:
 
     def _measured(self, count: int) -> dict[str, Any]:
         data = self._data
+        resize = f"short side to {data.eval_resize} pixels"
+        if data.eval_crop == "bucket":
+            resize = "resized to cover the crop"
         mean = "pictures"
         if self._clips:
             mean = "clips of the mean over a clip's frames; psnr_clip from a clip's mean squared"
@@ -181,7 +193,8 @@ class TokenizerEvaluator:
             "shorter": self.loop.shorter,
             "stride": data.stride,
             "image_size": list(data.crop),
-            "resize": f"short side to {data.eval_resize} pixels, {data.eval_filter}",
+            "sizes": [list(size) for size in self._sizes],
+            "resize": f"{resize}, {data.eval_filter}",
             "crop": data.eval_crop,
             "stages": self._layout.stages,
             "codes": self._layout.codes,
@@ -198,7 +211,7 @@ class TokenizerEvaluator:
         if shown and wanted.pictures:
 
             def draw(path: pathlib.Path, shown: Examples = shown) -> None:
-                save_png(path, comparison_pictures.examples_picture(shown, shape.patch_size))
+                save_png(path, comparison_pictures.examples_picture(shown, shape.patch))
 
             found.append(Drawing("pictures", "clips" if self._clips else "crops", "png", draw))
         if wanted.pictures and (photographs := self._photographs(params)) is not None:
@@ -228,12 +241,16 @@ class TokenizerEvaluator:
             pixels: jax.Array = self._step(params, batch)["reconstruction"]
             return pixels
 
-        made = [
-            reconstruct_photograph(reconstruct, image, self.loop, self._mesh, self._data.crop)
-            for image in originals
-        ]
+        def whole(image: np.ndarray) -> np.ndarray:
+            if self._shape.spatial_window:
+                return reconstruct_whole(reconstruct, image, self._mesh)
+            return reconstruct_photograph(
+                reconstruct, image, self.loop, self._mesh, self._data.crop
+            )
+
+        made = [whole(image) for image in originals]
         return comparison_pictures.photographs_picture(
-            originals, made, patch=self._shape.patch_size, bits=self._shape.bits
+            originals, made, patch=self._shape.patch, bits=self._shape.bits
         )
 
 
@@ -266,50 +283,3 @@ class _TokenCounts:
 
     def result(self) -> Mapping[str, Any]:
         return self._accumulator.result()
-
-
-def tokenizer_rows(own: Sequence[Row] = ()) -> tuple[Row, ...]:
-    """The lines of the table, in the order of the lists of metrics.
-
-    Args:
-      own: lines of metrics of the user's own.
-    """
-    rows: list[Row] = []
-    for metric in FRAME_METRICS:
-        rows += [metric.row, *([metric.of_clip.row] if metric.of_clip else [])]
-    rows += own
-    rows += [row for metric in FEATURE_METRICS for row in metric.rows]
-    rows += [row for metric in TOKEN_METRICS for row in metric.rows]
-    return tuple(rows)
-
-
-def tokenizer_table(report: Mapping[str, Any]) -> str:
-    """The report as text for a terminal."""
-    results, measured = report["results"], report["measured"]
-    k = report["judges"].get("neighbours", {}).get("k", 0)
-    columns = {**results, report["oracle"]["name"]: report["oracle"]}
-    own = [Row(*row) for row in report.get("own_metrics", ())]
-    lines = value_lines(tokenizer_rows(own), columns, k=k)
-    side = "x".join(map(str, measured["image_size"]))
-    kind, stride = "crops", ""
-    if measured["frames"] > 1:
-        kind, side = "clips", f"{measured['frames']}x{side}"
-        stride = "" if measured["stride"] == 1 else f", one frame in {measured['stride']}"
-    lines.append(
-        f"{report['name']}, step {report['step']}: {measured['count']} {kind} of {side} "
-        f"({measured['crop']}) from {measured['source']} ({measured['split']}), "
-        f"{measured['resize']}{stride}"
-    )
-    if measured["dtype"] != "float32":
-        lines.append(
-            f"computed in {measured['dtype']}, in which some bits differ from those in float32"
-        )
-    if any("psnr_clip" in result for result in results.values()):
-        lines.append("PSNR: mean over frames; below it, from each clip's mean squared error")
-    if measured["shorter"]:
-        lines.append(f"clips with fewer frames than that: {measured['shorter']:,d}")
-    tokens = next(iter(results.values()))["tokens"]
-    lines.append(f"codebook usage: codes used of the most possible, min(codes, {tokens:,d} tokens)")
-    if (stages := measured["stages"]) > 1 and "codes_dead" in next(iter(results.values())):
-        lines.append(f"dead codes: of {stages} stages together, each with {measured['codes']:,d}")
-    return "\n".join([*lines, *report["notes"], *unreadable_lines(measured["unreadable"])])

@@ -16,7 +16,7 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
 from bsq_jax.core.sharding import make_mesh, replicate
 from bsq_jax.inference.given import as_array
-from bsq_jax.inference.given_pixels import SIGNED, given_pixels
+from bsq_jax.inference.given_pixels import SIGNED, check_own_size, given_pixels
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.models.factory import make_masked_lm
 from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
@@ -228,6 +228,7 @@ class Generator:
         inputs = given_pixels(
             pixels, self.tokenizer.shape, value_range=value_range, layout=layout, limit=False
         )
+        check_own_size(inputs, self.tokenizer.shape)
         array, clip = inputs.joined(), inputs.clips
         stated = None if array.dtype == np.uint8 else SIGNED
         given = self.tokenizer.encode_parts(array, value_range=stated)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.inference.layouts import arranged, check_layout
+from bsq_jax.inference.layouts import arranged
 
 # Floats that numpy has; tensors of others, such as bfloat16, are widened first.
 _OWN_FLOATS = ("float16", "float32", "float64")
@@ -36,31 +36,6 @@ class Given:
         """Whether there are clips among the inputs."""
         return "NT" in self.axes
 
-    def each(self, compute: Callable[[np.ndarray], np.ndarray], layout: str | None = None) -> Any:
-        """Results in the form of the inputs; inputs of one shape and type are computed together.
-
-        Args:
-          compute: of ``[batch, time, ...]`` gives ``[batch, time, ...]``.
-          layout: of results that are pixels, see `arranged`.
-
-        Returns:
-          An array, or a list where one was given.
-
-        Raises:
-          UserError: the layout is none.
-        """
-        check_layout(layout)
-        groups: dict[tuple[Any, ...], list[int]] = {}
-        for place, array in enumerate(self.arrays):
-            groups.setdefault((array.dtype, array.shape[1:]), []).append(place)
-        results: dict[int, np.ndarray] = {}
-        for places in groups.values():
-            several = [self.arrays[place] for place in places]
-            made = compute(np.concatenate(several) if len(several) > 1 else several[0])
-            rows = np.cumsum([len(array) for array in several])[:-1]
-            results |= dict(zip(places, np.split(made, rows), strict=True))
-        return self._formed([results[place] for place in range(len(self.arrays))], layout)
-
     def joined(self) -> np.ndarray:
         """All inputs as one array ``[batch, time, ...]``.
 
@@ -69,6 +44,8 @@ class Given:
         """
         if not self.arrays:
             raise UserError("an empty list: give at least one")
+        if len({array.shape[2:] for array in self.arrays}) > 1:
+            raise UserError("frames of several sizes: give those of one size at a time")
         if len({array.shape[1:] for array in self.arrays}) > 1:
             raise UserError("clips of several lengths: give those of one length at a time")
         arrays = self.arrays
@@ -82,11 +59,23 @@ class Given:
         return np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
 
     def like(self, result: np.ndarray, layout: str | None = None) -> Any:
-        """What was computed from `joined`, in the form of the inputs; as `each`."""
+        """What was computed from `joined`, in the form of the inputs; as `formed`."""
         rows = np.cumsum([len(array) for array in self.arrays])[:-1]
-        return self._formed(np.split(result, rows), layout)
+        return self.formed(np.split(result, rows), layout)
 
-    def _formed(self, results: Sequence[np.ndarray], layout: str | None) -> Any:
+    def formed(self, results: Sequence[np.ndarray], layout: str | None = None) -> Any:
+        """Results in the form of the inputs.
+
+        Args:
+          results: ``[batch, time, ...]`` of each input.
+          layout: of results that are pixels, see `arranged`.
+
+        Returns:
+          An array, or a list where one was given.
+
+        Raises:
+          UserError: the layout is none.
+        """
         formed = []
         for result, axes in zip(results, self.axes, strict=True):
             own = result if axes == "NT" else result[:, 0] if axes else result[0, 0]

@@ -21,9 +21,10 @@ from bsq_jax.data.decoding.record_frames import is_video, open_record
 from bsq_jax.data.decoding.video import VIDEO_EXTENSIONS
 from bsq_jax.data.records import BrokenRecord, Record
 from bsq_jax.inference.given import Given, as_array, gather
+from bsq_jax.inference.grids import check_tokens, grid_of
 from bsq_jax.inference.layouts import canonical, channels_first, check_layout
 from bsq_jax.models.positions import check_length
-from bsq_jax.models.tokenizer import TokenizerShape
+from bsq_jax.models.tokenizer_shape import TokenizerShape
 
 SIGNED = (-1, 1)
 """The range of float pixels inside this package."""
@@ -67,14 +68,14 @@ def given_pixels(
         to be in that range, and a `UserWarning` says so.
       layout: order of the axes of arrays, see `canonical`.
       clips: whether clips are allowed.
-      limit: refuse clips that are longer than the model's.
+      limit: refuse clips that are longer than the model's, or too large to be computed at once.
 
     Returns:
       uint8 or float32 in [-1, 1] ``[batch, time, height, width, 3]`` of each input.
 
     Raises:
-      UserError: wrong shape, size, type or range, a clip that is too long, or a file that cannot be
-        read.
+      UserError: wrong shape, type or range, a picture or clip that is too large, or a file that
+        cannot be read.
     """
     doubtful = ambiguous = False
     check_layout(layout)
@@ -90,9 +91,9 @@ def given_pixels(
             ambiguous |= axes == "N" and layout is None and clips and shape.frames > 1
         if axes == "NT" and not clips:
             raise UserError("a clip in a stream: give it frame by frame")
-        _check_size(array, shape)
         if limit:
             _check_frames(array, axes, shape)
+        _check_size(array, shape, array.shape[1] if limit else 1)
         scaled, unsure = _in_signed_range(array, value_range)
         doubtful |= unsure
         return scaled, axes
@@ -201,9 +202,9 @@ def _of_file(
                 if number >= len(frames):
                     break
                 found.append(pixels())
-                _check_size(found[-1], shape, str(file))  # before all of a film is decoded
-                if limit and video:
+                if limit and video:  # before all of a film is decoded
                     check_length(shape.positions, len(frames) - 1, shape.frames)
+                _check_size(found[-1], shape, len(frames) if limit else 1, str(file))
             return np.stack(found)[None], "NT" if video else ""
     except BrokenRecord as error:
         raise UserError(f"{file} is no picture or video that can be read: {error}") from None
@@ -229,14 +230,26 @@ def _of_array(array: np.ndarray, layout: str | None, *, clips: bool) -> tuple[np
     return found, axes
 
 
-def _check_size(array: np.ndarray, shape: TokenizerShape, name: str = "") -> None:
+def check_own_size(given: Given, shape: TokenizerShape) -> None:
+    """Refuses pictures of another size than the model's.
+
+    Raises:
+      UserError: there is one.
+    """
+    for array in given.arrays:
+        if array.shape[2:4] != (shape.image_height, shape.image_width):
+            raise UserError(
+                f"a picture is of {array.shape[2]}x{array.shape[3]} pixels (height x width), and "
+                f"this model takes {shape.image_height}x{shape.image_width}: resize or crop it"
+            )
+
+
+def _check_size(array: np.ndarray, shape: TokenizerShape, frames: int, name: str = "") -> None:
     height, width = array.shape[-3:-1]
-    if (height, width) != (shape.image_height, shape.image_width):
-        raise UserError(
-            f"{name or 'a picture'} is of {height}x{width} pixels (height x width), and this model "
-            f"takes {shape.image_height}x{shape.image_width}: resize or crop it, which is not done "
-            "unasked, or use bsq_jax.Codec, which takes any size"
-        )
+    if not height or not width:
+        raise UserError(f"a picture of {height}x{width} pixels (height x width): give 1x1 or more")
+    given = f"{name or 'a picture'} of {height}x{width} pixels (height x width)"
+    check_tokens(shape, grid_of(shape, height, width), frames, given)
 
 
 def _check_frames(array: np.ndarray, axes: str, shape: TokenizerShape) -> None:

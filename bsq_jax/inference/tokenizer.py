@@ -2,44 +2,39 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
+from collections.abc import Sequence
 from typing import Any, Self
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
-from bsq_jax.core.pixels import to_float, to_uint8
-from bsq_jax.core.target import full_precision, platform
+from bsq_jax.core.target import platform
 from bsq_jax.core.text import listed
-from bsq_jax.inference.checked_arrays import (
-    checked_bits,
-    checked_dtype,
-    chunks,
-    filled,
-    least_batch,
-)
-from bsq_jax.inference.given import is_list
+from bsq_jax.inference.checked_arrays import checked_bits, checked_dtype, checked_sizes
+from bsq_jax.inference.computation import Computation
+from bsq_jax.inference.given import Given, is_list
 from bsq_jax.inference.given_pixels import given_pixels
+from bsq_jax.inference.grids import Size
+from bsq_jax.inference.layouts import check_layout
 from bsq_jax.inference.prepared import cast_matrices, check_params, frame_by_frame
-from bsq_jax.inference.streaming import MOST_FRAMES, Programs, Stream
+from bsq_jax.inference.size_classes import CompiledPrograms
+from bsq_jax.inference.streaming import Stream
 from bsq_jax.inference.token_ids import from_ids, to_ids
 from bsq_jax.models.factory import make_tokenizer
-from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
+from bsq_jax.models.tokenizer import TokenizerModel
+from bsq_jax.models.tokenizer_shape import TokenizerShape
 from bsq_jax.training.export import is_export, save_export
 from bsq_jax.training.saved_models import TOKENIZER_FOLDER, load_saved_model, read_saved_config
 
 _log = logging.getLogger(__name__)
 
 WEIGHTS = ("auto", "raw", "ema")
-# Bounds the memory of a call: a batch is at most this many tokens (16 pictures of 256x256).
-_MAX_TOKENS = 16 * 1024
 
 
 class Tokenizer:
@@ -52,8 +47,12 @@ class Tokenizer:
         pixels = tokenizer.decode(bits)  # float32 in [-1, 1] [batch, height, width, 3]
         ids = tokenizer.ids(bits)  # int64 [batch, row, column]
 
-    Large batches are cut into chunks of a bounded size, powers of two, and each shape is compiled
-    once; so are long clips of models with a window. Runs on JAX's default device.
+    Pictures may have any size. Large batches are cut into chunks of a bounded size, and so are long
+    clips of models with a window. A picture gives the same tokens alone, in a batch and in a list
+    of pictures of several sizes, to the bit on CPUs. With ``model.spatial_window`` pictures of
+    nearly one size share compiled programs and batches; with attention over whole frames every
+    size has its own (`bsq_jax.inference.size_classes`, which also says which positions are meant).
+    `programs` counts them. Runs on JAX's default device.
 
     Attributes:
       config: the config of the model, locked.
@@ -78,22 +77,8 @@ class Tokenizer:
         self._model = frame_by_frame(make_tokenizer(config))
         self._params = params
         check_params(self._model, params)
-        self._device_params = jax.device_put(cast_matrices(params, config.model.dtype))
-        model = self._model
-
-        def apply(params: Any, x: jax.Array, method: str) -> Any:
-            with full_precision(model.dtype):
-                return model.apply({"params": params}, x, method=method)
-
-        def encode(params: Any, x: jax.Array) -> jax.Array:
-            # uint8 goes to the device as it is: a quarter of the bytes of floats.
-            return apply(params, to_float(x) if x.dtype == jnp.uint8 else x, "encode").bits
-
-        self._functions = {
-            "encode": jax.jit(encode),
-            "float32": jax.jit(lambda params, bits: apply(params, bits, "decode")),
-            "uint8": jax.jit(lambda params, bits: to_uint8(apply(params, bits, "decode"))),
-        }
+        device_params = jax.device_put(cast_matrices(params, config.model.dtype))
+        self._computation = Computation(self._model, device_params)
 
     @classmethod
     def load(
@@ -167,7 +152,7 @@ class Tokenizer:
         shape = self._model.shape
         return (
             f"<Tokenizer {shape.image_height}x{shape.image_width}, {shape.bits} bits a patch of "
-            f"{shape.patch_size}x{shape.patch_size}, {self.num_params / 1e6:.1f}M parameters, "
+            f"{'x'.join(map(str, shape.patch))}, {self.num_params / 1e6:.1f}M parameters, "
             f"{self.config.model.dtype}, {self.origin}>"
         )
 
@@ -201,9 +186,10 @@ class Tokenizer:
         """Tokens of pictures or clips.
 
         Args:
-          pixels: a picture, a batch of them or clips, of the model's size: an array of numpy or
-            JAX or a tensor of PyTorch (on any device), uint8 or floats; the path of a picture or
-            video file; a PIL image of any mode; or a list of these.
+          pixels: a picture, a batch of them or clips, of any size from 1x1 pixel on: an array of
+            numpy or JAX or a tensor of PyTorch (on any device), uint8 or floats; the path of a
+            picture or video file; a PIL image of any mode; or a list of these, of any sizes. Sides
+            that are no multiples of the patch are filled up by repeating the last row and column.
           value_range: black and white of floats: ``(-1, 1)``, ``(0, 1)`` or ``(0, 255)``. Left out,
             floats count as [-1, 1], with a warning if all of them lie in [0, 1].
           layout: what the axes of arrays are: N (batch), T (time), H, W and C (channel), such as
@@ -216,17 +202,28 @@ class Tokenizer:
           what each would give.
 
         Raises:
-          UserError: wrong shape, size, type or range, or a file that cannot be read.
+          UserError: wrong shape, type or range, a file that cannot be read, or more tokens at once
+            than `bsq_jax.inference.grids.check_tokens` allows.
         """
         given = given_pixels(pixels, self._model.shape, value_range=value_range, layout=layout)
-        return given.each(functools.partial(self._in_chunks, "encode"))
+        return given.formed(self._computation.each("encode", given.arrays))
 
-    def decode(self, bits: Any, *, dtype: str = "float32", layout: str | None = None) -> Any:
+    def decode(
+        self,
+        bits: Any,
+        *,
+        size: Any = None,
+        dtype: str = "float32",
+        layout: str | None = None,
+    ) -> Any:
         """Pixels of tokens.
 
         Args:
           bits: zeros and ones of any integer or boolean type, as `encode` returns them; an array of
             any library.
+          size: (height, width) in pixels of the pictures, which are cut to it at the bottom and on
+            the right; of a list of bits also a list of sizes, one each. None: rows and columns of
+            tokens times the sides of a patch.
           dtype: ``float32`` for values in [-1, 1], ``uint8`` for bytes.
           layout: the order of the axes of the result, as in `encode`; axes that it does not have
             are left out.
@@ -236,12 +233,15 @@ class Tokenizer:
           ``[batch, time, height, width, 3]``; of a list a list.
 
         Raises:
-          UserError: wrong shape, values other than 0 and 1, tokens that name no code, or an unknown
-            dtype or layout.
+          UserError: wrong shape, values other than 0 and 1, tokens that name no code, a size that
+            does not belong to the tokens, more of them than `encode` takes, or an unknown dtype or
+            layout.
         """
         what = checked_dtype(dtype)
+        check_layout(layout)
         given = checked_bits(bits, self._model.shape, self._model.quantizer.layout)
-        return given.each(functools.partial(self._in_chunks, what), layout)
+        sizes = checked_sizes(size, given, self._model.shape)
+        return self._decoded(what, given, given.arrays, sizes, layout)
 
     def reconstruct(
         self,
@@ -251,9 +251,15 @@ class Tokenizer:
         layout: str | None = None,
         dtype: str = "float32",
     ) -> Any:
-        """``decode(encode(pixels))``, in the layout of the input; the range is that of `decode`."""
-        bits = self.encode(pixels, value_range=value_range, layout=layout)
-        return self.decode(bits, dtype=dtype, layout=layout)
+        """``decode(encode(pixels))``, in the size and layout of the input.
+
+        The range is that of `decode`.
+        """
+        what = checked_dtype(dtype)
+        given = given_pixels(pixels, self._model.shape, value_range=value_range, layout=layout)
+        sizes: list[Size] = [(array.shape[2], array.shape[3]) for array in given.arrays]
+        bits = self._computation.each("encode", given.arrays)
+        return self._decoded(what, given, bits, sizes, layout)
 
     def ids(self, bits: Any, *, group_size: int | None = None) -> Any:
         """Tokens as integers, the first bit being the most significant.
@@ -332,38 +338,24 @@ class Tokenizer:
         Raises:
           UserError: tokens of this model see later frames.
         """
-        return Stream(self._programs, batch)
+        return Stream(self._computation.streams, batch)
 
-    # --- computation ---
+    @property
+    def programs(self) -> CompiledPrograms:
+        """What is compiled: ``.compiled`` so far, and ``.kept`` of each grid; may be printed."""
+        return self._computation.classes.programs
 
-    @functools.cached_property
-    def _programs(self) -> Programs:
-        return Programs(self._model, self._device_params)
-
-    def _in_chunks(self, what: str, array: np.ndarray) -> np.ndarray:
-        """Encodes or decodes ``[batch, time, ...]``, a bounded number of tokens at a time."""
-        shape, frames = self._model.shape, array.shape[1]
-        if not len(array):
-            empty = jax.eval_shape(self._functions[what], self._device_params, array)
-            return np.zeros(empty.shape, empty.dtype)
-        long = frames > MOST_FRAMES and shape.window > 0 and shape.visibility.streams
-        done: list[np.ndarray] = []
-        ahead: jax.Array | np.ndarray | None = None
-        most, least = self._max_batch(MOST_FRAMES if long else frames), least_batch(shape)
-        for chunk in chunks(len(array), most, least):
-            # One chunk is computed while the one before is copied: no more is ever on the device.
-            part = array[chunk]
-            if long:
-                latest = self._programs.clip(what, part)
-            else:
-                latest = self._functions[what](self._device_params, filled(part, shape))
-            if ahead is not None:
-                done.append(np.asarray(ahead))
-            ahead = latest
-        return np.concatenate([*done, np.asarray(ahead)])[: len(array)]
-
-    def _max_batch(self, frames: int) -> int:
-        """Examples that are computed at once, a power of two."""
-        shape = self._model.shape
-        fitting = max(_MAX_TOKENS // (frames * shape.tokens), 1)
-        return max(2 ** (fitting.bit_length() - 1), least_batch(shape))
+    def _decoded(
+        self,
+        what: str,
+        given: Given,
+        bits: Sequence[np.ndarray],
+        sizes: Sequence[Size],
+        layout: str | None,
+    ) -> Any:
+        """Pixels of bits, each cut to its size, in the form of what was given."""
+        made = self._computation.each(what, bits)
+        cut = [
+            array[:, :, :height, :width] for array, (height, width) in zip(made, sizes, strict=True)
+        ]
+        return given.formed(cut, layout)

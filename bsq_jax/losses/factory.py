@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from bsq_jax.core.errors import UserError
+from bsq_jax.evaluation.networks.lpips import MIN_SIDE
 from bsq_jax.losses.base import ReconstructionLoss
 from bsq_jax.losses.own import make_own_loss
 from bsq_jax.losses.perceptual import Perceptual
@@ -39,9 +40,12 @@ def make_losses(config: ConfigDict) -> tuple[ReconstructionLoss, ...]:
       config: a finalised config.
 
     Raises:
-      UserError: a term of the user's own cannot be made, or has the name of another metric.
+      UserError: a term of the user's own cannot be made, or has the name of another metric; frames
+        of the training are too small for LPIPS.
     """
     loss = config.loss
+    if loss.perceptual:
+        _check_perceptual(config)
     losses: tuple[ReconstructionLoss, ...] = (
         L1(loss.l1),
         L2(loss.l2),
@@ -56,6 +60,20 @@ def make_losses(config: ConfigDict) -> tuple[ReconstructionLoss, ...]:
                 "of its own"
             )
     return tuple(each for each in losses if each.weight or each.needs is None)
+
+
+def _check_perceptual(config: ConfigDict) -> None:
+    """Refuses frames that are smaller than the network of LPIPS takes."""
+    from bsq_jax.config.sizes import trained_sizes  # only here, for ml_collections
+
+    least = MIN_SIDE["vgg16"]
+    for height, width in trained_sizes(config):
+        if min(height, width) < least:
+            raise UserError(
+                f"loss.perceptual is LPIPS, which needs frames of at least {least} pixels a side, "
+                f"not {height}x{width}: set loss.perceptual=0, or leave smaller sizes out of "
+                "data.sizes and model.image_size"
+            )
 
 
 def make_entropy_weight(config: ConfigDict) -> optax.Schedule:

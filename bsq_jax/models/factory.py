@@ -14,13 +14,14 @@ from bsq_jax.models.discriminators import (
     StyleGanDiscriminator,
 )
 from bsq_jax.models.discriminators.patchgan import map_side
-from bsq_jax.models.discriminators.stylegan import sizes
+from bsq_jax.models.discriminators.stylegan import check_frames, sizes
 from bsq_jax.models.masked_lm.model import MaskedLm, MaskedLmShape
 from bsq_jax.models.positions import check_width
 from bsq_jax.models.prior.neighbourhood_prior import NeighbourhoodPrior
 from bsq_jax.models.prior.shape import WHOLE_TILE, PriorShape
 from bsq_jax.models.prior.tile_prior import TilePrior
-from bsq_jax.models.tokenizer import TokenizerModel, TokenizerShape
+from bsq_jax.models.tokenizer import TokenizerModel
+from bsq_jax.models.tokenizer_shape import TokenizerShape
 from bsq_jax.models.transformer import Compute
 from bsq_jax.quantizers import Quantizer, make_quantizer
 
@@ -41,27 +42,35 @@ def make_tokenizer(config: ConfigDict) -> TokenizerModel:
     model = config.model
     height, width = model.image_size
     quantizer = make_quantizer(config)
-    check_width(model.positions, model.width, model.heads)
+    shape = TokenizerShape(
+        image_height=height,
+        image_width=width,
+        frames=model.frames,
+        patch_size=model.patch_size,
+        bits=quantizer.bits,
+        channels=quantizer.channels,
+        width=model.width,
+        layers=model.layers,
+        heads=model.heads,
+        mlp_ratio=model.mlp_ratio,
+        head_hidden=model.head_hidden,
+        head_channels=model.head_channels,
+        positions=model.positions,
+        causality=model.causality,
+        window=model.window,
+        min_bits=model.min_bits,
+        prefixes=_prefixes(quantizer, model.min_bits),
+        spatial_window=model.spatial_window,
+        encoder_layers=model.encoder_layers,
+        decoder_layers=model.decoder_layers,
+        encoder_width=model.encoder_width,
+        decoder_width=model.decoder_width,
+    )
+    for half in ("encoder", "decoder"):
+        part = shape.half(half)
+        check_width(model.positions, part.width, part.heads)
     return TokenizerModel(
-        shape=TokenizerShape(
-            image_height=height,
-            image_width=width,
-            frames=model.frames,
-            patch_size=model.patch_size,
-            bits=quantizer.bits,
-            channels=quantizer.channels,
-            width=model.width,
-            layers=model.layers,
-            heads=model.heads,
-            mlp_ratio=model.mlp_ratio,
-            head_hidden=model.head_hidden,
-            head_channels=model.head_channels,
-            positions=model.positions,
-            causality=model.causality,
-            window=model.window,
-            min_bits=model.min_bits,
-            prefixes=_prefixes(quantizer, model.min_bits),
-        ),
+        shape=shape,
         quantizer=quantizer,
         dtype=jnp.dtype(model.dtype),
         remat=model.remat,
@@ -122,21 +131,32 @@ def make_masked_lm(config: ConfigDict) -> MaskedLm:
 
 
 def make_discriminator(config: ConfigDict) -> Discriminator:
-    """The discriminator that ``config.discriminator`` describes, for the pixels of the model.
+    """The discriminator that ``config.discriminator`` describes, for the pixels of the training.
 
     Raises:
-      UserError: an unknown name, or frames of ``config.model`` that it cannot take.
+      UserError: an unknown name, or frames of ``config.model`` or ``data.sizes`` that it cannot
+        take.
     """
-    settings, (height, width) = config.discriminator, config.model.image_size
-    dtype = jnp.dtype(config.model.dtype)
+    from bsq_jax.config.sizes import trained_sizes  # only here, for ml_collections
+
+    settings, built_for = config.discriminator, tuple(config.model.image_size)
+    trained = trained_sizes(config)
+    dtype, adaptive = jnp.dtype(config.model.dtype), settings.pooling == "adaptive"
+    if settings.name.startswith("stylegan") and not adaptive:
+        _check_one_size(settings.name, trained, built_for)
     match settings.name:
         case "stylegan":
-            sizes(height, width)
+            for size in trained:
+                if adaptive:
+                    check_frames(*size, built_for)
+                else:
+                    sizes(*size)
             return StyleGanDiscriminator(
                 channel_base=settings.channel_base,
                 channel_max=settings.channel_max,
                 stddev_group=settings.stddev_group,
                 dtype=dtype,
+                built_for=built_for if adaptive else None,
             )
         case "stylegan3d":
             if config.model.frames == 1:
@@ -145,12 +165,29 @@ def make_discriminator(config: ConfigDict) -> Discriminator:
                     "choose discriminator.name=stylegan"
                 )
             return StyleGan3dDiscriminator(
-                width=settings.width, stddev_group=settings.stddev_group, dtype=dtype
+                width=settings.width,
+                stddev_group=settings.stddev_group,
+                dtype=dtype,
+                pooled=adaptive,
             )
         case "patchgan":
-            for side in (height, width):
-                map_side(side, settings.layers)
+            for size in trained:
+                for side in size:
+                    map_side(side, settings.layers)
             return PatchGanDiscriminator(width=settings.width, layers=settings.layers, dtype=dtype)
     raise UserError(
         f"discriminator.name is '{settings.name}': it must be one of stylegan, stylegan3d, patchgan"
     )
+
+
+def _check_one_size(
+    name: str, trained: tuple[tuple[int, int], ...], built_for: tuple[int, ...]
+) -> None:
+    """Refuses sizes that a discriminator without pooling has no last layers for."""
+    for height, width in trained:
+        if (height, width) != built_for:
+            raise UserError(
+                f"discriminator.name={name} with pooling=none takes frames of model.image_size "
+                f"{built_for[0]}x{built_for[1]} alone, but data.sizes has {height}x{width}: set "
+                "discriminator.pooling=adaptive or discriminator.name=patchgan"
+            )

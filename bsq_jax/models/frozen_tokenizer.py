@@ -51,7 +51,8 @@ class FrozenTokenizer:
         """Bits of a batch, uint8 ``[batch, time, row, column, L]``.
 
         Args:
-          batch: has ``pixels`` uint8 ``[batch, time, height, width, 3]``, or already ``bits`` uint8
+          batch: has ``pixels`` uint8 ``[batch, time, height, width, 3]``, of any height and width
+            that are multiples of the patch, or already ``bits`` uint8
             ``[batch, time, row, column, L]``. There may be ``frames`` int32 ``[batch]``, the real
             frames of each clip, which see no padding.
           frozen: of `load`.
@@ -69,9 +70,18 @@ class FrozenTokenizer:
             parts.append(self._apply(frozen, part, "encode", real).bits)
         return jnp.concatenate(parts, axis=1)
 
-    def pixels(self, bits: jax.Array, frozen: Mapping[str, Any]) -> jax.Array:
-        """Pixels uint8 ``[batch, time, height, width, 3]`` of what `tokens` gives."""
-        bits = rearrange(bits, "b t (h w) l -> b t h w l", h=self.model.shape.grid[0])
+    def pixels(
+        self, bits: jax.Array, frozen: Mapping[str, Any], grid: tuple[int, int] | None = None
+    ) -> jax.Array:
+        """Pixels uint8 ``[batch, time, height, width, 3]`` of what `tokens` gives.
+
+        Args:
+          bits: uint8 ``[batch, time, token, L]``.
+          frozen: of `load`.
+          grid: (rows, columns) of a frame; None: those of the model's own size.
+        """
+        rows, columns = grid or self.model.shape.grid
+        bits = rearrange(bits, "b t (h w) l -> b t h w l", h=rows, w=columns)
         segment = min(self.model.shape.frames, bits.shape[1])
         parts = [
             self._apply(frozen, bits[:, first : first + segment], "decode")

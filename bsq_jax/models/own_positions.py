@@ -106,12 +106,10 @@ class OwnPositions(nn.Module):
 
     Attributes:
       kind: ``module:attribute``.
-      grid: (rows, columns) of a frame.
       dtype: of the sum.
     """
 
     kind: str
-    grid: tuple[int, int]
     dtype: jnp.dtype
 
     @nn.compact
@@ -130,7 +128,7 @@ class OwnPositions(nn.Module):
         """
         if (module := own_module(self.kind)) is not None:
             found: Any = module.clone(parent=self, name="own")(
-                jnp.asarray(number), self.grid, x.shape[-1]
+                jnp.asarray(number), x.shape[2:4], x.shape[-1]
             )
             added = _checked(self.kind, found, x.shape[1:])
         return x + jnp.asarray(added).astype(self.dtype)[None]

@@ -26,11 +26,22 @@ class PixelConvolutions(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, pixels: jax.Array) -> jax.Array:
-        """Maps float32 ``[batch, time, height, width, channel]`` to the same shape."""
+    def __call__(self, pixels: jax.Array, inside: jax.Array | None = None) -> jax.Array:
+        """Maps float32 ``[batch, time, height, width, channel]`` to the same shape.
+
+        Args:
+          pixels: of the linear head.
+          inside: booleans ``[batch, height, width]``: what is of the picture, where arrays are
+            larger; None: all. What is returned outside is undefined.
+        """
         x = pixels.reshape(-1, *pixels.shape[2:])
+        if inside is not None:
+            inside = jnp.repeat(inside, pixels.shape[1], axis=0)[..., None]
+            x = jnp.where(inside, x, 0)
         x = self._convolution(self.channels, "hidden", kernel(*[None] * 4))(x)
         x = nn.gelu(x, approximate=True)
+        if inside is not None:
+            x = jnp.where(inside, x, 0)
         x = self._convolution(pixels.shape[-1], "out", bias(*[None] * 4))(x)
         return x.astype(pixels.dtype).reshape(pixels.shape)
 

@@ -4,7 +4,11 @@
 kind        what it does                        clips longer than the model's `frames`
 ==========  ==================================  ================================================
 learned     adds ``spatial[row, column] +       an error: there is no embedding for them
-            temporal[frame]`` (published)
+            temporal[frame]`` (published);
+            interpolated for other grids
+window      the same, but the spatial table is  likewise
+            of a window of attention, and
+            repeated over frames of any grid
 sincos      adds fixed sines and cosines of     allowed; positions that were never trained
             frame, row and column
 rotary      turns queries and keys in every     allowed; with a window of frames attention sees
@@ -32,7 +36,7 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.models.initializers import bias, embedding
 from bsq_jax.models.own_positions import own_module
 
-KINDS = ("learned", "sincos", "rotary")
+KINDS = ("learned", "window", "sincos", "rotary")
 _LONGEST_PERIOD = 10_000.0  # Vaswani et al. 2017; Su et al. 2021 take it for rotary positions
 
 
@@ -53,7 +57,10 @@ class FramePositions(NamedTuple):
 
 
 class Rotation(NamedTuple):
-    """Cosines and sines of all tokens, float32 ``[time, token, pairs]`` each."""
+    """Cosines and sines of all tokens, float32 ``[time, token, pairs]`` each.
+
+    Where the examples of a batch have their own, ``[batch, time, token, pairs]``.
+    """
 
     cosine: jax.Array
     sine: jax.Array
@@ -121,7 +128,7 @@ def rotate(x: jax.Array, rotation: Rotation) -> jax.Array:
     Channel i is paired with channel i + channels / 2.
     """
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    cosine, sine = (part[None, :, :, None] for part in rotation)
+    cosine, sine = (part.reshape(-1, *part.shape[-3:])[..., None, :] for part in rotation)
     turned = first * cosine - second * sine, first * sine + second * cosine
     return jnp.concatenate(turned, axis=-1).astype(x.dtype)
 
@@ -130,8 +137,9 @@ class PositionEmbedding(nn.Module):
     """Adds what tells where a token is; for rotary positions, nothing.
 
     Attributes:
-      kind: ``learned``, ``sincos`` or ``rotary``.
-      grid: (rows, columns) of a frame.
+      kind: ``learned``, ``window``, ``sincos`` or ``rotary``.
+      grid: (rows, columns) of the learned spatial table; it is interpolated for frames of another
+        grid, and repeated for the kind ``window``.
       frames: rows of the learned temporal table; 1 for none.
       dtype: of the sum.
     """
@@ -142,14 +150,17 @@ class PositionEmbedding(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: jax.Array, positions: FramePositions) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, positions: FramePositions, sizes: jax.Array | None = None
+    ) -> jax.Array:
         """Maps ``[batch, time, row, column, width]`` to the same shape.
 
-        Raises:
-          UserError: more frames than a learned table has.
+        Args:
+          x: tokens.
+          positions: of the frames.
+          sizes: int32 ``[batch, 2]``, real (rows, columns) of each picture; None: all are real.
         """
-        rows, columns = self.grid
-        width = x.shape[-1]
+        rows, columns, width = x.shape[2:]
         if self.kind == "rotary":
             return x
         if self.kind == "sincos":
@@ -162,14 +173,51 @@ class PositionEmbedding(nn.Module):
             )
             x = x + jnp.asarray(spatial, self.dtype)[None, None]
             return x + jnp.asarray(positions.added).astype(self.dtype)[None, :, None, None]
-        learned = self.param("spatial", embedding(None, "embed"), (rows * columns, width))
-        x = x + learned.astype(self.dtype).reshape(1, 1, rows, columns, width)
+        count = self.grid[0] * self.grid[1]
+        table = self.param("spatial", embedding(None, "embed"), (count, width))
+        table = table.reshape(*self.grid, width)
+        if self.kind == "window":
+            down, across = (
+                -(-n // side) for n, side in zip((rows, columns), self.grid, strict=True)
+            )
+            learned = jnp.tile(table, (down, across, 1))[None, :rows, :columns]
+        else:
+            learned = fitted(table, (rows, columns), sizes)
+        x = x + learned.astype(self.dtype)[:, None]
         if self.frames > 1:
             # Zero at first, so that a video model starts as its image model, frame by frame.
             temporal = self.param("temporal", bias(None, "embed"), (self.frames, width))
             rows_ = jnp.take(temporal, positions.number, axis=0, mode="clip")
             x = x + rows_.astype(self.dtype)[None, :, None, None]
         return x
+
+
+def fitted(table: jax.Array, grid: tuple[int, int], sizes: jax.Array | None = None) -> jax.Array:
+    """Learned spatial embeddings for frames of another grid, by cubic interpolation.
+
+    A place is taken as a fraction of the picture's height and width.
+
+    Args:
+      table: ``[row, column, width]``.
+      grid: (rows, columns) of the frames.
+      sizes: int32 ``[batch, 2]``, (rows, columns) that are of each picture; None: all.
+
+    Returns:
+      ``[batch or 1, rows, columns, width]``; what is outside of a picture is undefined.
+    """
+    if sizes is None:
+        if table.shape[:2] == grid:
+            return table[None]
+        sizes = jnp.asarray([grid], jnp.int32)
+
+    def resized(size: jax.Array) -> jax.Array:
+        scale = size.astype(jnp.float32) / np.array(table.shape[:2], np.float32)
+        shape = (*grid, table.shape[-1])
+        return jax.image.scale_and_translate(
+            table, shape, (0, 1), scale, jnp.zeros(2), "cubic", antialias=True
+        )
+
+    return jax.vmap(resized)(sizes)
 
 
 def check_length(kind: str, last: int, frames: int) -> None:
@@ -185,7 +233,7 @@ def check_length(kind: str, last: int, frames: int) -> None:
     """
     if last < frames:
         return
-    learned = own_module(kind) is not None if ":" in kind else kind == "learned"
+    learned = own_module(kind) is not None if ":" in kind else kind in ("learned", "window")
     if frames > 1 and not learned:
         return
     if frames == 1:

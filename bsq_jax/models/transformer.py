@@ -13,6 +13,7 @@ from bsq_jax.core.sharding import split_by_batch
 from bsq_jax.models.attention.causality import EVERYTHING, Causality
 from bsq_jax.models.attention.choice import Blocking
 from bsq_jax.models.attention.self_attention import KVCache, SelfAttention
+from bsq_jax.models.attention.windows import Windows
 from bsq_jax.models.initializers import bias, kernel, scale
 from bsq_jax.models.positions import Rotation
 
@@ -94,6 +95,7 @@ class Block(nn.Module):
       causality: which tokens are visible to a token.
       compute: dtype, rematerialisation and the like.
       streaming: give back keys and values.
+      windows: of a frame, that attention stays within; None: it sees whole frames.
     """
 
     heads: int
@@ -101,6 +103,7 @@ class Block(nn.Module):
     causality: Causality = EVERYTHING
     compute: Compute = Compute()
     streaming: bool = False
+    windows: Windows | None = None
 
     @nn.compact
     def __call__(
@@ -109,8 +112,13 @@ class Block(nn.Module):
         past: KVCache | None = None,
         rotation: Rotation | None = None,
         real: jax.Array | None = None,
+        regions: jax.Array | None = None,
+        shifted: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache | None]:
-        """Maps ``[batch, time, token, width]`` to the same shape; see `SelfAttention`."""
+        """Maps ``[batch, time, token, width]`` to the same shape; see `Transformer`.
+
+        `shifted` is a bool scalar: whether the windows of this block are the shifted ones.
+        """
         x = split_by_batch(x)
         hidden = int(x.shape[-1] * self.mlp_ratio)
         dtype = self.compute.dtype
@@ -122,10 +130,41 @@ class Block(nn.Module):
             self.compute.blocking,
             name="attention",
         )
-        attended, present = attention(layer_norm(dtype, name="norm1")(x), rotation, past, real)
+        seen = layer_norm(dtype, name="norm1")(x)
+        if self.windows is None:
+            attended, present = attention(seen, rotation, past, real, regions)
+        else:
+            assert shifted is not None
+            assert regions is not None
+            seen, rotation, real, regions = _in_windows(
+                self.windows, seen, rotation, real, regions, shifted
+            )
+            attended, present = attention(seen, rotation, past, real, regions)
+            attended = self.windows.join(attended, shifted)
         x = x + attended
         x = x + Mlp(hidden, dtype, name="mlp")(layer_norm(dtype, name="norm2")(x))
         return split_by_batch(x), present if self.streaming else None
+
+
+def _in_windows(
+    windows: Windows,
+    x: jax.Array,
+    rotation: Rotation | None,
+    real: jax.Array | None,
+    regions: jax.Array,
+    shifted: jax.Array,
+) -> tuple[jax.Array, Rotation | None, jax.Array | None, jax.Array]:
+    """What attention is given for each window in place of each frame."""
+    batch, count = x.shape[0], windows.count
+    regions = jnp.where(shifted, regions[1], regions[0])
+    if len(regions) == 1:
+        regions = jnp.broadcast_to(regions, (batch, *regions.shape[1:]))
+    if rotation is not None:
+        cut = (jnp.tile(windows.cut(x[None], shifted), (batch, 1, 1, 1)) for x in rotation)
+        rotation = Rotation(*cut)
+    if real is not None:
+        real = jnp.repeat(real, count, total_repeat_length=batch * count)
+    return windows.cut(x, shifted), rotation, real, regions.reshape(batch * count, -1)
 
 
 class Transformer(nn.Module):
@@ -137,6 +176,8 @@ class Transformer(nn.Module):
       mlp_ratio: hidden width of the MLP over the width.
       causality: which tokens are visible to a token.
       compute: dtype, rematerialisation and the like.
+      windows: of a frame, that attention stays within, those of every other block shifted; None: it
+        sees whole frames.
     """
 
     layers: int
@@ -144,6 +185,7 @@ class Transformer(nn.Module):
     mlp_ratio: float = 4.0
     causality: Causality = EVERYTHING
     compute: Compute = Compute()
+    windows: Windows | None = None
 
     @nn.compact
     def __call__(
@@ -153,6 +195,7 @@ class Transformer(nn.Module):
         past: KVCache | None = None,
         streaming: bool = False,
         real: jax.Array | None = None,
+        regions: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache | None]:
         """Maps the tokens of some frames.
 
@@ -160,9 +203,11 @@ class Transformer(nn.Module):
           x: ``[batch, time, token, width]``.
           rotation: rotary positions of these tokens, if the model has them.
           past: keys and values of the frames before, ``[layer, batch, time, token, head, channel]``
-            each, if there are any.
+            each, if there are any; with windows ``batch * window`` and the tokens of a window.
           streaming: give back keys and values of these frames.
           real: frames of each example that are not padding, see `attend`.
+          regions: which tokens of a frame see each other, int32 ``[batch, token]``, see `attend`;
+            None: all. With windows those of `Windows.regions`.
 
         Returns:
           ``[batch, time, token, width]``, and keys and values of these frames, shaped like `past`;
@@ -178,8 +223,13 @@ class Transformer(nn.Module):
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast),
+            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, 0),
             length=self.layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
-        )(self.heads, self.mlp_ratio, self.causality, self.compute, streaming, name=STACK)
-        return stack(x, past, rotation, real)
+        )(
+            *(self.heads, self.mlp_ratio, self.causality, self.compute, streaming),
+            windows=self.windows,
+            name=STACK,
+        )
+        shifted = None if self.windows is None else jnp.arange(self.layers) % 2 == 1
+        return stack(x, past, rotation, real, regions, shifted)

@@ -7,13 +7,15 @@ order, (channel, row, column), so nothing has to be permuted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.models.tokenizer import CHANNELS, TokenizerShape
+from bsq_jax.models.patches import CHANNELS
+from bsq_jax.models.tokenizer_shape import TokenizerShape
 from bsq_jax.quantizers import LeechQuantizer, Quantizer, VectorQuantizer
 from bsq_jax.quantizers.leech import numbers_of
 
@@ -78,6 +80,7 @@ def _block(shape: TokenizerShape) -> Iterator[_Entry]:
 
 def _trunk(shape: TokenizerShape, half: str) -> Iterator[_Entry]:
     """The parameters that encoder and decoder both have, but for the layers."""
+    shape = shape.half(half)
     rows, columns = shape.grid
     trunk, positions = f"{half}/trunk", f"{half}/trunk/positions"
     yield _Entry(
@@ -99,13 +102,14 @@ def _trunk(shape: TokenizerShape, half: str) -> Iterator[_Entry]:
 
 def _ends(shape: TokenizerShape) -> Iterator[_Entry]:
     """Patch embedding, projections and pixel head."""
-    pixels = CHANNELS * shape.patch_size**2
-    yield _linear("encoder/patch_embed", "encoder.conv1.", pixels, shape.width)[0]  # has no bias
-    yield from _linear("to_latent", "quant_embed.", shape.width, shape.channels)
-    yield from _linear("from_latent", "post_quant_embed.", shape.channels, shape.width)
+    pixels = CHANNELS * math.prod(shape.patch)
+    wide, width = shape.half("encoder").width, shape.half("decoder").width
+    yield _linear("encoder/patch_embed", "encoder.conv1.", pixels, wide)[0]  # has no bias
+    yield from _linear("to_latent", "quant_embed.", wide, shape.channels)
+    yield from _linear("from_latent", "post_quant_embed.", shape.channels, width)
     if shape.head_hidden:
-        yield from _linear("decoder/head_hidden", "decoder.ffn.0.", shape.width, shape.head_hidden)
-    features = shape.head_hidden or shape.width
+        yield from _linear("decoder/head_hidden", "decoder.ffn.0.", width, shape.head_hidden)
+    features = shape.head_hidden or width
     yield from _linear("decoder/head_out", "decoder.conv_out.", features, pixels)
 
 
@@ -195,10 +199,11 @@ def from_torch_state(
     for entry in (*_trunk(shape, "encoder"), *_trunk(shape, "decoder"), *ends):
         _insert(params, entry.path, take(entry, entry.key))
     for half in ("encoder", "decoder"):
-        for entry in _block(shape):
+        part = shape.half(half)
+        for entry in _block(part):
             layers = [
                 take(entry, f"{half}.transformer.resblocks.{layer}.{entry.key}")
-                for layer in range(shape.layers)
+                for layer in range(part.layers)
             ]
             _insert(params, f"{half}/trunk/transformer/blocks/{entry.path}", np.stack(layers))
     rest = {key: array for key, array in rest.items() if not key.startswith(_QUANTIZER)}

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from bsq_jax.core.errors import UserError
 from bsq_jax.models.factory import make_tokenizer
 from bsq_jax.models.positions import fit_temporal, interpolate_spatial
-from bsq_jax.models.tokenizer import TokenizerShape
+from bsq_jax.models.tokenizer_shape import TokenizerShape
 from bsq_jax.training.saved_models import SavedModel
 
 # Keys of `model` in which the weights' own config may differ from the one they are adapted to.
@@ -56,14 +56,15 @@ def _adapt_positions(params: Any, have: TokenizerShape, want: TokenizerShape) ->
     for half in ("encoder", "decoder"):
         where = (half, "trunk", "positions")
         spatial, temporal = flat.get((*where, "spatial")), flat.pop((*where, "temporal"), None)
-        wanted = (have.tokens, have.width), (have.frames, have.width) if have.frames > 1 else ()
+        width = have.half(half).width
+        wanted = (have.tokens, width), (have.frames, width) if have.frames > 1 else ()
         if (np.shape(spatial), () if temporal is None else temporal.shape) != wanted:
             raise UserError(f"the weights do not fit their own config: see {'/'.join(where)}")
         if temporal is not None and want.frames == 1:
             spatial = spatial + temporal[:1]
         flat[*where, "spatial"] = interpolate_spatial(spatial, have.grid, want.grid)
         if want.frames > 1:
-            flat[*where, "temporal"] = fit_temporal(temporal, want.frames, want.width)
+            flat[*where, "temporal"] = fit_temporal(temporal, want.frames, width)
     return unflatten_dict(flat)
 
 

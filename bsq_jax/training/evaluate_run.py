@@ -61,13 +61,17 @@ def file_suffix(config: ConfigDict, saved: ConfigDict) -> str:
       Nothing if the evaluation measures what the run's own does. On other data or in another
       precision a short hash of these settings, so that the files of the run's evaluation stay.
     """
-    own, asked = (
-        [getattr(make_data_config(settings), key) for key in _DATA_KEYS] + [settings.model.dtype]
-        for settings in (saved, config)
-    )
+    own, asked = ([*_measured(settings), settings.model.dtype] for settings in (saved, config))
     if own == asked:
         return ""
     return "_" + hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]
+
+
+def _measured(config: ConfigDict) -> list[Any]:
+    """The values of the settings of the data that an evaluation's numbers depend on."""
+    data = make_data_config(config)
+    sizes = [data.sizes] if data.eval_crop == "bucket" else []
+    return [getattr(data, key) for key in _DATA_KEYS] + sizes
 
 
 def print_report(recipe: Recipe, report: dict[str, Any]) -> None:

@@ -47,6 +47,8 @@ class TrainingLoop:
       meta: saved beside the state in each checkpoint, with the metrics' history added.
       evaluate: called with the state and whether to make pictures.
       count_flops: useful floating-point operations of a step, from what the task's step takes.
+      count_tokens: tokens of a global batch, where the sizes of batches differ; None: all are of
+        one size, and examples alone are counted.
       profiler: records some of the steps.
       startup: made when the program began, for the log.
     """
@@ -63,6 +65,7 @@ class TrainingLoop:
         meta: dict[str, Any],
         evaluate: Callable[[TrainState, bool], Any],
         count_flops: Callable[..., float] = lambda *_: 0.0,
+        count_tokens: Callable[[dict[str, jax.Array]], int] | None = None,
         profiler: Profiler | None = None,
         startup: Startup | None = None,
     ):
@@ -70,7 +73,9 @@ class TrainingLoop:
         self._checkpointer, self._monitor, self._stop = checkpointer, monitor, stop
         self._meta, self._evaluate_state, self._count_flops = meta, evaluate, count_flops
         self._profiler, self._startup = profiler or Profiler("", None), startup or Startup()
-        self._flops: dict[int, float] = {}  # of a step, by the clips' length; compiled are its keys
+        self._count_tokens = count_tokens
+        # Of a step, by the shape of its examples; for these the step is compiled.
+        self._flops: dict[tuple[int, ...], float] = {}
 
     def run(self, state: TrainState, batches: Batches) -> tuple[TrainState, bool]:
         """Trains from the step of `state` on; to be called once.
@@ -78,7 +83,7 @@ class TrainingLoop:
         Args:
           state: sharded state; it is donated.
           batches: this host's batches from that step on; closed at the end. They may have several
-            lengths of clips; a program is compiled for each.
+            lengths of clips and sizes of frames; a program is compiled for each pair.
 
         Returns:
           The last state, which is saved completely, and whether all steps were done (False after
@@ -134,21 +139,29 @@ class TrainingLoop:
         self._monitor.data_wait(time.monotonic() - asked)
         wanted = (*_CONTENTS, *_PER_EXAMPLE)
         batch = {name: rows for name, rows in local.items() if name in wanted}
-        frames = _frames(batch)
+        shape = _shape(batch)
+        frames, *size = shape
         # A run of single frames alone compiles once, which needs no line of its own.
-        if frames not in self._flops and (self._flops or frames > 1):
+        if shape not in self._flops and (self._flops or frames > 1):
             what = f"clips of {frames} frames" if frames > 1 else "single frames"
-            self._monitor.info(f"step {step}: compiling for {what}")
+            of = f" of {size[0]}x{size[1]}" if self._count_tokens else ""
+            self._monitor.info(f"step {step}: compiling for {what}{of}")
         return to_global(batch, self._mesh)
 
     def _dispatch(self, step: int, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """Gives the devices a step to do; returns its metrics without waiting for them."""
         self._profiler.before(step, self._state)
-        self._state, metrics = self._step(self._state, batch, self._frozen)
-        frames = _frames(batch)
-        if frames not in self._flops:  # counted while the devices work
-            self._flops[frames] = self._count_flops(self._state, batch, self._frozen)
-        self._monitor.progress(step, self._flops[frames])
+        shape = _shape(batch)
+        with contextlib.ExitStack() as stack:
+            if shape not in self._flops and self._flops:  # rates do not count its compilation
+                self._wait(0)
+                stack.enter_context(self._monitor.pause())
+            self._state, metrics = self._step(self._state, batch, self._frozen)
+        if shape not in self._flops:  # counted while the devices work
+            self._flops[shape] = self._count_flops(self._state, batch, self._frozen)
+        examples = len(next(batch[name] for name in _CONTENTS if name in batch))
+        tokens = self._count_tokens(batch) if self._count_tokens else 0
+        self._monitor.progress(step, self._flops[shape], examples, tokens)
         return metrics
 
     def _report_startup(self, step: int) -> None:
@@ -222,6 +235,6 @@ class TrainingLoop:
         return found
 
 
-def _frames(batch: dict[str, Any]) -> int:
-    """The length of a batch's clips."""
-    return int(next(batch[name] for name in _CONTENTS if name in batch).shape[1])
+def _shape(batch: dict[str, Any]) -> tuple[int, ...]:
+    """Frames, height and width of a batch's clips, in pixels or tokens."""
+    return tuple(next(batch[name] for name in _CONTENTS if name in batch).shape[1:4])

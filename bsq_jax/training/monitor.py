@@ -169,14 +169,18 @@ class Monitor:
         )  # once the values are there
         self._write(step, values | rates, prefix)
 
-    def progress(self, step: int, flops: float = 0.0) -> None:
+    def progress(
+        self, step: int, flops: float = 0.0, examples: int | None = None, tokens: int = 0
+    ) -> None:
         """Moves the bar; cheap enough to call at every step.
 
         Args:
           step: just dispatched.
           flops: useful floating-point operations in it, on all devices; 0 where nobody counts.
+          examples: in it, on all devices; None: the usual number.
+          tokens: in it, on all devices; 0 where nobody counts, because all steps have as many.
         """
-        self._throughput.dispatched(step, flops)
+        self._throughput.dispatched(step, flops, examples, tokens)
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
 

@@ -37,26 +37,43 @@ class RunStart:
     saved: ConfigDict | None = None
     history: tuple[dict[str, Any], ...] = ()
 
-    def with_batch_size(self, batch_size: int) -> RunStart:
-        """The same for a run that goes on with this batch size, which a change is noted of."""
-        sizes = self.batch_sizes.going_on(self.step, batch_size)
+    def with_batch_size(self, config: ConfigDict, multiple: int) -> RunStart:
+        """The same for a run that goes on with another batch size, which is noted.
+
+        Args:
+          config: a finalised config.
+          multiple: what batches of other sizes are a multiple of, see `recipes.mixed_sizes`.
+        """
+        batch_size = config.train.batch_size
+        sizes = self.batch_sizes.going_on(self.step, batch_size, multiple)
         if sizes == self.batch_sizes:
             return self
         note = (
             f"batch size {self.batch_sizes.parts[-1][1]} -> {batch_size}: the data go on after the "
             f"{sizes.examples(self.step):,d} examples seen so far"
         )
+        if config.data.sizes:
+            note = (
+                f"batch size {batch_size}, of each size a multiple of {multiple}: the data of each "
+                "go on after the examples seen so far"
+            )
         return dataclasses.replace(self, batch_sizes=sizes, note=note)
 
 
-def begin(config: ConfigDict, recipe: Recipe) -> RunStart:
+def begin(config: ConfigDict, recipe: Recipe, multiple: int) -> RunStart:
     """Step 0 of a new run.
+
+    Args:
+      config: a finalised config.
+      recipe: of the run.
+      multiple: see `RunStart.with_batch_size`.
 
     Raises:
       UserError: the weights of ``train.init`` are missing, damaged or of another model.
     """
     state, note = recipe.new_state()
-    return RunStart(state, int(state.step), BatchSizes(((0, config.train.batch_size),)), note)
+    sizes = BatchSizes(()).going_on(0, config.train.batch_size, multiple)
+    return RunStart(state, int(state.step), sizes, note)
 
 
 def resume(

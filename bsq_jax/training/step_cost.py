@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,13 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from bsq_jax.config.sizes import parse_sizes
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import batch_sharding
 from bsq_jax.core.target import described
+from bsq_jax.data.size_schedule import batch_of_size
 from bsq_jax.models.factory import make_tokenizer
 from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
 from bsq_jax.training.accumulate import check_divides
 from bsq_jax.training.compiled import collectives, memory
+from bsq_jax.training.recipes.mixed_sizes import step_multiple
 from bsq_jax.training.state import jit_step
 from bsq_jax.training.tasks.masked_lm import make_masked_lm_task
 from bsq_jax.training.tasks.prior import make_prior_task
@@ -38,22 +43,47 @@ def make_task(config: ConfigDict) -> Any:
 
 
 def abstract_batch(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of the longest global batch that training sees.
+    """Shapes of the longest global batch that training sees, of ``data.sizes`` the largest.
 
     Raises:
       UserError: the batch does not divide over the devices.
     """
-    count = config.train.batch_size
-    check_divides(count, config.train.accumulate, mesh)
+    check_divides(config.train.batch_size, config.train.accumulate, mesh)
+    count, *size = largest_step(config, step_multiple(config, mesh))
     frames = config.data.frames or (
         config.masked_lm.frames if config.task == "masked_lm" else config.model.frames
     )
-    shape = (count, frames, *config.model.image_size, 3)
+    shape = (count, frames, *size, 3)
     batch: dict[str, Any] = {"pixels": (shape, jnp.uint8), "frames": ((count,), jnp.int32)}
     if config.task == "masked_lm":
         batch["label"] = ((count,), jnp.int32)
     sharding = batch_sharding(mesh)
     return {name: jax.ShapeDtypeStruct(*leaf, sharding=sharding) for name, leaf in batch.items()}
+
+
+def largest_step(config: ConfigDict, multiple: int) -> tuple[int, int, int]:
+    """(examples, height, width) of the step with most pixels, of those that ``data.sizes`` allows.
+
+    Args:
+      config: a finalised config.
+      multiple: see `recipes.mixed_sizes.step_multiple`.
+    """
+    batch, built_for = config.train.batch_size, tuple(config.model.image_size)
+    steps = [
+        (batch_of_size(size, batch, built_for, multiple), *size)
+        for size in parse_sizes(config.data.sizes)
+    ]
+    return max(steps, key=math.prod, default=(batch, *built_for))
+
+
+def tokens_of(config: ConfigDict, batch: Mapping[str, Any]) -> int:
+    """Tokens of a global batch of pixels or bits, filling of short clips included."""
+    if "bits" in batch:
+        return math.prod(batch["bits"].shape[:4])
+    examples, frames, height, width = batch["pixels"].shape[:4]
+    patch = config.model.patch_size
+    patch = (patch, patch) if isinstance(patch, int) else tuple(patch)
+    return examples * frames * (height // patch[0]) * (width // patch[1])
 
 
 def bytes_of_device(tree: Any) -> int:
@@ -111,7 +141,8 @@ def plan(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, Any]:
         "name": config.name,
         "mesh": "x".join(str(size) for size in mesh.shape.values()),
         "compiled_for": f"{mesh.size} {mesh.devices.flat[0].device_kind} devices",
-        "batch_size": config.train.batch_size,
+        "batch_size": batch["pixels"].shape[0],
+        "size": list(batch["pixels"].shape[2:4]),
         "steps": config.train.steps,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         "discriminator": f" and a discriminator of {second / 1e6:.1f}M" if second else "",

@@ -27,10 +27,12 @@ from bsq_jax.training.loop import TrainingLoop
 from bsq_jax.training.monitor import Monitor
 from bsq_jax.training.profiling import Profiler, Startup
 from bsq_jax.training.recipes import Recipe, make_recipe
+from bsq_jax.training.recipes.mixed_sizes import step_multiple
 from bsq_jax.training.remaining import Remaining
 from bsq_jax.training.run_start import RunStart, begin, resume
 from bsq_jax.training.schedule import Schedule
 from bsq_jax.training.state import TrainState
+from bsq_jax.training.step_cost import tokens_of
 from bsq_jax.training.stop_signal import StopSignal
 from bsq_jax.training.useful_flops import step_flops
 from bsq_jax.training.workdir import (
@@ -83,6 +85,7 @@ def _train(
     """Trains and evaluates; False if a signal stopped the run before its last step."""
     mesh = make_mesh(**config.mesh.to_dict())
     check_divides(config.train.batch_size, config.train.accumulate, mesh)
+    multiple = step_multiple(config, mesh)
     with open_checkpoints(workdir, keep=config.train.keep) as checkpointer:
         stop.saves = checkpointer
         meta = checkpointer.read_meta()
@@ -91,7 +94,7 @@ def _train(
         recipe = make_recipe(config, workdir, mesh)
         recipe.check()
         if meta is None:
-            start = begin(config, recipe)
+            start = begin(config, recipe, multiple)
         else:
             start = resume(config, recipe, workdir, mesh, checkpointer, meta)
             stop.resumes(start.step)
@@ -99,7 +102,7 @@ def _train(
         with workdir_lock.held(workdir):
             if start.step < config.train.steps:
                 write_config(workdir, config)
-                start = start.with_batch_size(config.train.batch_size)
+                start = start.with_batch_size(config, multiple)
             with _open_monitor(config, workdir, mesh, recipe, start) as monitor:
                 run = _Run(config, workdir, mesh, recipe, start, checkpointer, monitor, stop)
                 run.greet()
@@ -199,7 +202,9 @@ class _Run:
     def _loop(self, profiler: Profiler, startup: Startup) -> TrainingLoop:
         # Which takes some seconds, and process 0 alone shows the rates.
         flops_of = functools.partial(step_flops, self.recipe.task)
-        counts = {} if jax.process_index() else {"count_flops": flops_of}
+        counts: dict[str, Any] = {} if jax.process_index() else {"count_flops": flops_of}
+        if self.config.data.sizes:
+            counts["count_tokens"] = functools.partial(tokens_of, self.config)
         return TrainingLoop(
             self.recipe.task,
             self.mesh,

@@ -28,6 +28,7 @@ SSIM_MIN_SIDE = 11
 """Least height and width for SSIM: the side of its window."""
 
 _SIGMA = 1.5
+_MOST_WINDOWS = 1024  # along a side in one matrix product
 _PEAK = 255.0
 _C1 = (0.01 * _PEAK) ** 2
 _C2 = (0.03 * _PEAK) ** 2
@@ -130,34 +131,41 @@ def ms_ssim(reference: Pixels, distorted: Pixels) -> jax.Array:
     return jnp.mean(score, axis=2)
 
 
-def patch_mean(x: Pixels, patch: int) -> jax.Array:
+def patch_mean(x: Pixels, patch: int | tuple[int, int]) -> jax.Array:
     """The best picture with one color per patch: each patch becomes its mean, per channel.
 
     No other choice of one color per patch has a smaller squared error: a tokenizer that spends no
-    more bits on a patch than a color takes is compared with it.
+    more bits on a patch than a color takes is compared with it. Patches at the bottom and on the
+    right are cut off where the frame ends.
 
     Args:
       x: ``[batch, time, height, width, channel]`` in any range.
-      patch: side of a patch in pixels; height and width must be multiples of it.
+      patch: height and width of a patch in pixels; a number is both.
 
     Returns:
       An array of the same shape, float32, in the range of ``x`` (not rounded).
 
     Raises:
-      UserError: if ``x`` is not of rank 5 or does not divide into patches.
+      UserError: if ``x`` is not of rank 5.
     """
     if x.ndim != 5:
         raise UserError(_rank_message(x.shape))
+    high, wide = (patch, patch) if isinstance(patch, int) else patch
     batch, time, height, width, channel = x.shape
-    if patch < 1 or height % patch or width % patch:
-        raise UserError(
-            f"frames of {height}x{width} do not divide into patches of {patch}x{patch}: "
-            "crop or resize them to a multiple"
-        )
-    split = (batch, time, height // patch, patch, width // patch, patch, channel)
-    blocks = jnp.asarray(x, jnp.float32).reshape(split)  # [b, t, rows, patch, columns, patch, c]
-    means = jnp.mean(blocks, axis=(3, 5), keepdims=True)
-    return jnp.broadcast_to(means, split).reshape(x.shape)
+    rows, columns = -(-height // high), -(-width // wide)
+    split = (batch, time, rows, high, columns, wide, channel)
+    padding = ((0, 0), (0, 0), (0, rows * high - height), (0, columns * wide - width), (0, 0))
+    blocks = jnp.pad(jnp.asarray(x, jnp.float32), padding).reshape(split)
+    inside = np.outer(_filled(height, high), _filled(width, wide))  # how much of each patch is
+    inside = inside.astype(np.float32).reshape(1, 1, rows, 1, columns, 1, 1)
+    means = jnp.mean(blocks, axis=(3, 5), keepdims=True) / inside
+    whole = jnp.broadcast_to(means, split).reshape(batch, time, rows * high, columns * wide, -1)
+    return whole[:, :, :height, :width]
+
+
+def _filled(side: int, patch: int) -> np.ndarray:
+    """The share of each patch along a side that is inside of it."""
+    return np.minimum(side - np.arange(0, side, patch), patch) / patch
 
 
 def _rank_message(shape: tuple[int, ...]) -> str:
@@ -205,10 +213,18 @@ def _blur(x: jax.Array) -> jax.Array:
 
     Two banded matrix products, which at 256 and at 1024 pixels a side beat a depthwise convolution
     and a sum of shifted slices on a CPU. HIGHEST keeps them in float32 on a TPU's matrix unit.
+    Longer sides are cut into parts, so that the cost of a pixel does not grow with them.
     """
-    rows, columns = _gaussian_band(x.shape[2]), _gaussian_band(x.shape[3])
-    x = jnp.einsum("bthwc,hr->btrwc", x, rows, precision=jax.lax.Precision.HIGHEST)
-    return jnp.einsum("btrwc,ws->btrsc", x, columns, precision=jax.lax.Precision.HIGHEST)
+    for axis, product in ((2, "bthwc,hr->btrwc"), (3, "btrwc,ws->btrsc")):
+        windows = x.shape[axis] - SSIM_MIN_SIDE + 1
+        parts = []
+        for first in range(0, windows, _MOST_WINDOWS):
+            last = min(first + _MOST_WINDOWS, windows) + SSIM_MIN_SIDE - 1
+            part = jax.lax.slice_in_dim(x, first, last, axis=axis)
+            band = _gaussian_band(last - first)
+            parts.append(jnp.einsum(product, part, band, precision=jax.lax.Precision.HIGHEST))
+        x = parts[0] if len(parts) == 1 else jax.lax.concatenate(parts, axis)
+    return x
 
 
 def _ssim_terms(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from einops import rearrange
 
 from bsq_jax.core import cpu
@@ -17,7 +16,7 @@ from bsq_jax.core.sharding import each_on_its_own
 from bsq_jax.models.attention import cudnn, splash
 from bsq_jax.models.attention.causality import EVERYTHING, Causality
 from bsq_jax.models.attention.choice import Block, Blocking, blocks_of, choose_implementation
-from bsq_jax.models.attention.softmax import NotPadding, softmax_attention
+from bsq_jax.models.attention.softmax import softmax_attention
 
 
 def attend(
@@ -28,6 +27,7 @@ def attend(
     implementation: str = "auto",
     real: jax.Array | None = None,
     blocking: Blocking = Blocking.LARGE,
+    regions: jax.Array | None = None,
 ) -> jax.Array:
     """Scaled dot-product attention over the tokens of a clip, softmax in float32.
 
@@ -44,6 +44,8 @@ def attend(
         visible this holds anyway, and nothing is computed for it. What is returned for padding is
         finite and otherwise undefined.
       blocking: how the implementation ``blocked`` cuts a clip.
+      regions: int32 ``[batch, token]``: of the tokens of a frame, those that see each other, and
+        their likes in other frames, have the same number, not a negative one; None: all see all.
 
     Returns:
       ``[batch, query time, token, head, channel]`` in the dtype of `query`.
@@ -67,13 +69,14 @@ def attend(
     if why:
         say_once(f"attention: {chosen}; {why}")
     blocks = blocks_of(chosen, causality, frames, tokens, queries, blocking)
-    real_keys = None if real is None else real.astype(jnp.int32) * tokens
     if chosen == "cudnn":
-        return _by_cudnn(query, key, value, blocks, real_keys)
+        real_keys = None if real is None else real.astype(jnp.int32) * tokens
+        return _by_cudnn(query, key, value, blocks, real_keys, regions)
+    labels = _labels(frames, tokens, real, regions)
     # Heads in front, once for all blocks: a CPU then multiplies contiguous matrices.
     rows = [rearrange(x, "b t n h d -> b h (t n) d") for x in (query, key, value)]
-    if real_keys is not None:
-        rows.append(jnp.broadcast_to(real_keys[:, None], rows[0].shape[:2]))
+    if labels is not None:
+        rows.append(jnp.broadcast_to(labels[:, None], (*rows[0].shape[:2], frames * tokens)))
     parts = []
     first_query = (frames - queries) * tokens
     apart = functools.partial(_head_by_head, chosen, blocking)
@@ -92,19 +95,50 @@ def attend(
     return rearrange(_joined(parts, axis=2), "b h (t n) d -> b t n h d", n=tokens)
 
 
+def _labels(
+    frames: int, tokens: int, real: jax.Array | None, regions: jax.Array | None
+) -> jax.Array | None:
+    """A number for each key, ``[batch, key]``: those of other numbers are not visible.
+
+    Frames that are padding have -1. None: all are visible.
+    """
+    if real is None and regions is None:
+        return None
+    frame = jnp.arange(frames, dtype=jnp.int32)[None, :, None]
+    labels = jnp.zeros((1, frames, tokens), jnp.int32)
+    if regions is not None:
+        labels = labels + regions.astype(jnp.int32)[:, None]
+    if real is not None:
+        labels = jnp.where(frame < real.astype(jnp.int32)[:, None, None], labels, -1)
+    return rearrange(labels, "b t n -> b (t n)")
+
+
 def _by_cudnn(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
     blocks: Sequence[Block],
     real_keys: jax.Array | None,
+    regions: jax.Array | None,
 ) -> jax.Array:
     """`attend` with a call of cuDNN for each block."""
     if real_keys is not None:
         real_keys = jnp.maximum(real_keys, 1)  # padding alone would have no weights
     q, k, v = (rearrange(x, "b t n h d -> b (t n) h d") for x in (query, key, value))
+    visible = None
+    if regions is not None:
+        of_keys = jnp.tile(regions, (1, key.shape[1]))
+        of_queries = jnp.tile(regions, (1, query.shape[1]))
+        visible = of_queries[:, :, None] == of_keys[:, None, :]
     parts = [
-        cudnn.attention(q[:, b.queries], k[:, b.keys], v[:, b.keys], b.mask, real_keys)
+        cudnn.attention(
+            q[:, b.queries],
+            k[:, b.keys],
+            v[:, b.keys],
+            b.mask,
+            real_keys,
+            None if visible is None else visible[:, b.queries, b.keys],
+        )
         for b in blocks
     ]
     return jnp.concatenate(parts, axis=1).reshape(query.shape)
@@ -128,7 +162,7 @@ def _attend_blocks(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
-    real_keys: jax.Array | None = None,
+    labels: jax.Array | None = None,
     *,
     blocks: tuple[Block, ...],
     attention: Callable[..., jax.Array],
@@ -140,7 +174,7 @@ def _attend_blocks(
       query: the queries.
       key: the keys.
       value: the values.
-      real_keys: int32 ``[...]``, the number of keys that are not padding; None: all.
+      labels: int32 ``[..., key token]``, of `_labels`; None: all keys are visible.
       blocks: which queries go with which keys.
       attention: of one block.
       first_query: the token of the keys that the first query belongs to.
@@ -148,21 +182,13 @@ def _attend_blocks(
     parts = []
     for block in blocks:
         q, k, v = query[..., block.queries, :], key[..., block.keys, :], value[..., block.keys, :]
-        there = None if real_keys is None else _not_padding(block, first_query, real_keys)
-        parts.append(attention(q, k, v, block.mask, there))
+        pair = None
+        if labels is not None:
+            begin, end = block.queries.start, block.queries.stop
+            queries = slice(first_query + begin, first_query + end)
+            pair = labels[..., queries], labels[..., block.keys]
+        parts.append(attention(q, k, v, block.mask, pair))
     return _joined(parts, axis=-2)
-
-
-def _not_padding(block: Block, first_query: int, real_keys: jax.Array) -> NotPadding:
-    """Which queries and keys of a block are not padding."""
-    queries = np.arange(first_query + block.queries.start, first_query + block.queries.stop)
-    keys = np.arange(block.keys.start, block.keys.stop)
-
-    def below(places: np.ndarray) -> jax.Array:
-        rows = jnp.asarray(places.astype(np.int32)).reshape((1,) * real_keys.ndim + (-1,))
-        return rows < real_keys[..., None]
-
-    return below(queries), below(keys)
 
 
 def _joined(parts: Sequence[jax.Array], axis: int) -> jax.Array:

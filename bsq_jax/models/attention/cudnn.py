@@ -63,6 +63,7 @@ def attention(
     value: jax.Array,
     mask: np.ndarray | None,
     real: jax.Array | None,
+    pairs: jax.Array | None = None,
 ) -> jax.Array:
     """Flash attention of ``[batch, token, head, channel]``.
 
@@ -72,8 +73,11 @@ def attention(
       value: the values.
       mask: booleans ``[query, key]``, True = visible; None: every key is visible to every query.
       real: int32 ``[batch]``, so many keys of each example are visible, the first ones; None: all.
+      pairs: booleans ``[batch, query, key]``, True = visible; None: all that `mask` allows.
     """
     visible = None if mask is None else jnp.asarray(mask)[None, None]
+    if pairs is not None:
+        visible = pairs[:, None] if visible is None else visible & pairs[:, None]
     return jax.nn.dot_product_attention(
         query, key, value, mask=visible, key_value_seq_lengths=real, implementation="cudnn"
     )

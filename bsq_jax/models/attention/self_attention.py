@@ -42,6 +42,7 @@ class SelfAttention(nn.Module):
         rotation: Rotation | None = None,
         past: KVCache | None = None,
         real: jax.Array | None = None,
+        regions: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache]:
         """Attends from the tokens of some frames to these and to earlier ones.
 
@@ -50,6 +51,7 @@ class SelfAttention(nn.Module):
           rotation: rotary positions of these tokens, if the model has them.
           past: keys and values of the frames before, if there are any.
           real: frames of each example that are not padding, see `attend`.
+          regions: which tokens of a frame see each other, see `attend`.
 
         Returns:
           ``[batch, time, token, width]``, and keys and values of these frames.
@@ -69,7 +71,10 @@ class SelfAttention(nn.Module):
         present = key, value
         if past is not None:
             key, value = (jnp.concatenate(pair, axis=1) for pair in zip(past, present, strict=True))
-        out = attend(query, key, value, self.causality, self.implementation, real, self.blocking)
+        out = attend(
+            *(query, key, value, self.causality, self.implementation, real, self.blocking),
+            regions=regions,
+        )
         out = nn.DenseGeneral(
             features=width,
             axis=(-2, -1),

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Which queries and which keys are not padding, booleans ``[..., token]`` each. Padding is visible
-# to padding, so that every query has a visible key.
-NotPadding = tuple[jax.Array, jax.Array]
+# Numbers of the queries and of the keys, int32 ``[..., token]`` each: where they differ, the key is
+# not visible. Every query has a visible key: itself, also where it is padding.
+Labels = tuple[jax.Array, jax.Array]
 
 
 def softmax_attention(
@@ -16,7 +16,7 @@ def softmax_attention(
     key: jax.Array,
     value: jax.Array,
     mask: np.ndarray | None = None,
-    not_padding: NotPadding | None = None,
+    labels: Labels | None = None,
 ) -> jax.Array:
     """Scaled dot-product attention of ``[..., token, channel]``, softmax in float32.
 
@@ -25,15 +25,15 @@ def softmax_attention(
       key: the keys.
       value: the values.
       mask: booleans ``[query, key]``, True = visible; None: all are.
-      not_padding: see `NotPadding`; None: there is no padding.
+      labels: see `Labels`; None: all keys are visible.
     """
     scores = jnp.einsum("...qd,...kd->...qk", query, key, preferred_element_type=jnp.float32)
     scores = scores * np.float32(query.shape[-1] ** -0.5)
     if mask is not None:
         mask = mask.reshape((1,) * (scores.ndim - 2) + mask.shape)
         scores = jnp.where(mask, scores, -jnp.inf)
-    if not_padding is not None:
-        queries, keys = not_padding
+    if labels is not None:
+        queries, keys = labels
         scores = jnp.where(queries[..., :, None] == keys[..., None, :], scores, -jnp.inf)
     # The softmax's division comes after the product: it then goes over channels and not over keys.
     highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bsq_jax.core.target import platform
-from bsq_jax.models.attention.softmax import NotPadding
+from bsq_jax.models.attention.softmax import Labels
 
 
 def attention(
@@ -15,7 +15,7 @@ def attention(
     key: jax.Array,
     value: jax.Array,
     mask: np.ndarray | None = None,
-    not_padding: NotPadding | None = None,
+    labels: Labels | None = None,
 ) -> jax.Array:
     """As `softmax_attention`, of ``[batch, head, token, channel]``."""
     # Pallas takes a while to import.
@@ -30,7 +30,7 @@ def attention(
     )
     scaled = query * np.asarray(query.shape[-1] ** -0.5, query.dtype)
     segments = None
-    if not_padding is not None:  # the same for every head
-        queries, keys = (jnp.asarray(x[:, 0], jnp.int32) for x in not_padding)
+    if labels is not None:  # the same for every head
+        queries, keys = (jnp.asarray(x[:, 0], jnp.int32) for x in labels)
         segments = splash.SegmentIds(queries, keys)
     return jax.vmap(kernel_)(scaled, key, value, segments).astype(query.dtype)

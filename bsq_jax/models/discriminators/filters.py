@@ -1,4 +1,4 @@
-"""Blur and average pooling of the discriminators, as shifted sums.
+"""Blur and average pooling of the discriminators, as shifted sums and means of slices.
 
 A grouped convolution would do the same, on a CPU tens of times slower.
 """
@@ -47,17 +47,20 @@ def blur_half(x: jax.Array) -> jax.Array:
     """`blur` with one zero around, of which every second row and column is kept.
 
     Args:
-      x: ``[batch, row, column, channel]``, both sides even.
+      x: ``[batch, row, column, channel]``, sides of at least 2.
 
     Returns:
-      ``[batch, row / 2, column / 2, channel]``.
+      ``[batch, row // 2, column // 2, channel]``.
     """
     for axis in (1, 2):
         even, odd = _phases(x, axis)
         size = even.shape[axis]
         zero = jnp.zeros_like(lax.slice_in_dim(even, 0, 1, axis=axis))
+        last = zero  # what follows the pairs: of an odd side its last place
+        if x.shape[axis] % 2:
+            last = lax.slice_in_dim(x, 2 * size, 2 * size + 1, axis=axis)
         before = lax.concatenate([zero, lax.slice_in_dim(odd, 0, size - 1, axis=axis)], axis)
-        after = lax.concatenate([lax.slice_in_dim(even, 1, size, axis=axis), zero], axis)
+        after = lax.concatenate([lax.slice_in_dim(even, 1, size, axis=axis), last], axis)
         x = (before + after) * 0.125 + (even + odd) * 0.375
     return x
 
@@ -76,6 +79,33 @@ def average_pool(x: jax.Array, factors: Sequence[int]) -> jax.Array:
         if factor == 2:
             even, odd = _phases(x, axis)
             x = (even + odd) * 0.5
+    return x
+
+
+def pool_to(x: jax.Array, side: int) -> jax.Array:
+    """Means over a square of `side` by `side` regions of the last two axes of space.
+
+    Region i of an axis of n places is from ``floor(i n / side)`` to ``ceil((i + 1) n / side)``, as
+    in PyTorch's adaptive average pooling: all regions have a place also where n is less than
+    `side`, and where it is equal nothing changes, to the bit.
+
+    Args:
+      x: ``[batch, ..., row, column, channel]``.
+      side: regions of each axis.
+
+    Returns:
+      ``[batch, ..., side, side, channel]`` in the dtype of `x`.
+    """
+    for axis in (x.ndim - 3, x.ndim - 2):
+        size = x.shape[axis]
+        if size == side:
+            continue
+        ends = [(i * size // side, -(-(i + 1) * size // side)) for i in range(side)]
+        means = [
+            jnp.mean(lax.slice_in_dim(x, first, last, axis=axis), axis=axis, keepdims=True)
+            for first, last in ends
+        ]
+        x = lax.concatenate(means, axis)
     return x
 
 

@@ -33,7 +33,8 @@ def map_side(side: int, layers: int) -> int:
     if left < 3:
         raise UserError(
             f"discriminator patchgan with {layers} layers needs frames of at least "
-            f"{3 * 2**layers} pixels a side, not {side}: lower discriminator.layers"
+            f"{3 * 2**layers} pixels a side, not {side}: lower discriminator.layers, or leave "
+            "smaller sizes out of data.sizes and model.image_size"
         )
     return left - 2  # two layers of stride 1 lose one each
 

@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from bsq_jax.models.discriminators.filters import average_pool
+from bsq_jax.models.discriminators.filters import average_pool, pool_to
 from bsq_jax.models.discriminators.layers import EqualisedConv, at_least_float32, leaky
 from bsq_jax.models.discriminators.minibatch_stddev import minibatch_stddev
 
 WIDTHS = (1, 2, 4, 4, 4, 4)  # channels before and after each block, in widths
 TIME_FACTORS = (1, 1, 2, 2, 2)  # how much each block shortens a clip
+SMALLEST = 4  # side of the map that frames of any size are pooled to
 
 
 class _Block(nn.Module):
@@ -44,17 +45,21 @@ class StyleGan3dDiscriminator(nn.Module):
 
     Five blocks halve rows and columns, the last three of them time too. An odd axis loses its
     last place, and an axis of one place is not pooled any more, so that clips of any size work.
+    The last layers depend on the size that is left; with `pooled` on its length in time alone,
+    since rows and columns, whatever their number, are pooled to 4x4 (`pool_to`).
 
     Attributes:
       width: channels of the first block; the later ones have two and four times as many.
       stddev_group: clips a group of the minibatch standard deviation.
       dtype: dtype of the blocks; everything from the minibatch standard deviation on, and the
         parameters, are float32.
+      pooled: the parameters do not depend on height and width of the frames.
     """
 
     width: int
     stddev_group: int
     dtype: jnp.dtype = jnp.float32
+    pooled: bool = False
 
     @nn.compact
     def __call__(self, pixels: jax.Array) -> jax.Array:
@@ -70,7 +75,10 @@ class StyleGan3dDiscriminator(nn.Module):
             factors = (time, rows, columns)
             x = _Block(multiple * self.width, factors, name=f"block{index}", **common)(x)
         common["dtype"] = at_least_float32(self.dtype)
-        x = minibatch_stddev(x.astype(common["dtype"]), self.stddev_group)
+        x = x.astype(common["dtype"])
+        if self.pooled:
+            x = pool_to(x, SMALLEST)
+        x = minibatch_stddev(x, self.stddev_group)
         last = WIDTHS[-1] * self.width
         x = EqualisedConv(last, (3, 3, 3), padding=1, name="conv", **common)(x)
         x = rearrange(leaky(x), "b t h w c -> b (c t h w)")

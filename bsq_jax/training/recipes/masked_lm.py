@@ -62,6 +62,7 @@ class MaskedLmRecipe(TokensRecipe[MaskedLmTask]):
             f"{shape.rows}x{shape.columns} tokens of {shape.bits} bits in {shape.groups} group(s), "
             f"{told}, on {describe_devices(self._mesh)}; {begin}",
             self._attention(),
+            *self._run_lines(),
         ]
 
     def _attention(self) -> str:

@@ -14,11 +14,12 @@ import jax
 from ml_collections import ConfigDict
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.core.sharding import gather_strings
+from bsq_jax.core.sharding import batch_shards, gather_strings
 from bsq_jax.data.batch_sizes import BatchSizes
 from bsq_jax.data.batches import Batches
 from bsq_jax.data.eval_pipeline import eval_batches, eval_examples
 from bsq_jax.data.factory import make_data_config
+from bsq_jax.data.mixed_sizes import TrainSizes, open_sizes
 from bsq_jax.data.records import SPLITS, classes_of
 from bsq_jax.data.sources import open_source
 from bsq_jax.data.tokens import SCHEME, TokenSet, read_description, token_batches
@@ -29,6 +30,7 @@ from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
 from bsq_jax.quantizers.layout import TokenLayout
 from bsq_jax.training.export import identity, is_export, save_export
 from bsq_jax.training.initial_state import start_from
+from bsq_jax.training.recipes.mixed_sizes import check_same_sizes, run_lines, step_multiple
 from bsq_jax.training.recipes.same_data import check_same_data
 from bsq_jax.training.saved_models import (
     TOKENIZER_FOLDER,
@@ -145,15 +147,29 @@ class TokensRecipe(Generic[Task]):
         frames = self._tokens.frames if self._tokens else max(batch_frames(self._data))
         return "images" if frames == 1 else "clips"
 
+    @functools.cached_property
+    def _sizes(self) -> TrainSizes | None:
+        """The training records by size, where there are several."""
+        return open_sizes(self._data) if self._data.sizes else None
+
     def _open_splits(self) -> None:
         if not self._tokens:
             check_same_data(open_source(self._data, split) for split in SPLITS)
+        if self._sizes is not None:
+            check_same_sizes(self._sizes)
+
+    def _run_lines(self) -> list[str]:
+        """What the log says of sizes and programs."""
+        lengths = (self._tokens.frames,) if self._tokens else batch_frames(self._data)
+        return run_lines(self._config, self._mesh, self._data, self._sizes, lengths)
 
     def batches(
         self, start: int, index: int, count: int, earlier: BatchSizes | None = None
     ) -> Batches:
         """See `bsq_jax.training.recipes.Recipe`."""
-        train = train_batches
+        train: Callable[..., Batches] = functools.partial(
+            train_batches, sizes=self._sizes, multiple=step_multiple(self._config, self._mesh)
+        )
         if self._tokens:
             train = functools.partial(
                 token_batches, self._tokens, "train", names_code=self._layout.names_code
@@ -192,7 +208,8 @@ class TokensRecipe(Generic[Task]):
             make = functools.partial(token_batches, tokens, "val", data, names_code=names_code)
             return Validation(make, tokens.frames, tokens.counts["val"])
         examples = eval_examples(data)
-        make = functools.partial(eval_batches, data, examples=examples)
+        multiple = batch_shards(self._mesh)
+        make = functools.partial(eval_batches, data, examples=examples, multiple=multiple)
         return Validation(make, examples.frames, len(examples.records))
 
 

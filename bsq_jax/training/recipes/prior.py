@@ -46,7 +46,8 @@ class PriorRecipe(TokensRecipe[PriorTask]):
         return [
             f"{config.name}: a prior of {count / 1e6:.1f}M parameters over {seen} of "
             f"{shape.bits} bits, {steps} steps for {rows}x{columns} tokens, on "
-            f"{describe_devices(self._mesh)}; {begin}"
+            f"{describe_devices(self._mesh)}; {begin}",
+            *self._run_lines(),
         ]
 
     @functools.cached_property

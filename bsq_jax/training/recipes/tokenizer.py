@@ -15,6 +15,7 @@ from bsq_jax.core.sharding import describe_devices
 from bsq_jax.data.batch_sizes import BatchSizes
 from bsq_jax.data.batches import Batches
 from bsq_jax.data.factory import make_data_config
+from bsq_jax.data.mixed_sizes import TrainSizes, open_sizes
 from bsq_jax.data.records import SPLITS
 from bsq_jax.data.settings import DataConfig
 from bsq_jax.data.sources import open_source
@@ -22,11 +23,13 @@ from bsq_jax.data.train_pipeline import batch_frames, train_batches
 from bsq_jax.evaluation.factory import make_network_settings, make_wanted
 from bsq_jax.evaluation.own import make_own_metrics
 from bsq_jax.evaluation.report import Wanted, evaluate
-from bsq_jax.evaluation.tokenizer import TokenizerEvaluator, tokenizer_table
+from bsq_jax.evaluation.tokenizer import TokenizerEvaluator
+from bsq_jax.evaluation.tokenizer_table import tokenizer_table
 from bsq_jax.models.attention.choice import Choice
 from bsq_jax.models.tokenizer import TokenizerModel
 from bsq_jax.training.adapt_weights import ADAPTABLE, adapt
 from bsq_jax.training.initial_state import start_from
+from bsq_jax.training.recipes.mixed_sizes import check_same_sizes, run_lines, step_multiple
 from bsq_jax.training.recipes.same_data import check_same_data
 from bsq_jax.training.saved_models import check_same_model, load_saved_model
 from bsq_jax.training.state import TrainState
@@ -57,6 +60,11 @@ class TokenizerRecipe:
     @functools.cached_property
     def _data(self) -> DataConfig:
         return make_data_config(self._config)
+
+    @functools.cached_property
+    def _sizes(self) -> TrainSizes | None:
+        """The training records by size, where there are several."""
+        return open_sizes(self._data) if self._data.sizes else None
 
     @functools.cached_property
     def _lengths(self) -> tuple[int, ...]:
@@ -90,6 +98,8 @@ class TokenizerRecipe:
             shard_count=count,
             start_step=start,
             earlier=earlier,
+            sizes=self._sizes,
+            multiple=step_multiple(self._config, self._mesh),
         )
 
     def greeting(self, state: TrainState, first: int) -> list[str]:
@@ -106,6 +116,7 @@ class TokenizerRecipe:
             f"{config.model.bits} bits a token{_stages(config)}, "
             f"{config.model.dtype} on {describe_devices(self._mesh)}; {begin}",
             _attention(self.task.model, self._lengths),
+            *run_lines(self._config, self._mesh, self._data, self._sizes, self._lengths),
         ]
 
     @functools.cached_property
@@ -134,6 +145,8 @@ class TokenizerRecipe:
                 "discriminator stylegan3d is for clips, and the data are single frames: "
                 "set discriminator.name=stylegan, or loss.adversarial=0"
             )
+        if self._sizes is not None:
+            check_same_sizes(self._sizes)
         _ = self._evaluator
 
     def evaluate(

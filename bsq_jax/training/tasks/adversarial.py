@@ -10,6 +10,7 @@ in the published code, give the same numbers.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +22,8 @@ import optax
 from bsq_jax import losses
 from bsq_jax.core.clips import hold_last, weighted_mean
 from bsq_jax.core.errors import UserError
+from bsq_jax.models.discriminators import PatchGanDiscriminator
+from bsq_jax.models.discriminators.patchgan import map_side
 from bsq_jax.models.factory import make_discriminator
 from bsq_jax.training.optimizer import make_discriminator_optimizer
 from bsq_jax.training.state import DiscriminatorState, optimizer_step
@@ -63,6 +66,9 @@ class AdversarialTraining:
       lecam_decay: decay of its averaged logits.
       clip_frames: the one length that a discriminator of whole clips takes; shorter clips are held
         at their last real frame, reconstructions too. 0 for discriminators of frames.
+      patches: logits of a sample of the model's size. The R1 penalty is of their sum and grows with
+        their number, so for frames of other sizes it is divided by how many times as many they
+        have: `r1` then weighs all sizes alike.
     """
 
     discriminator: nn.Module
@@ -76,6 +82,7 @@ class AdversarialTraining:
     lecam: float
     lecam_decay: float
     clip_frames: int
+    patches: int = 1
 
     def logits(self, params: Any, pixels: jax.Array) -> jax.Array:
         """Logits of float pixels ``[batch, time, height, width, 3]``."""
@@ -233,9 +240,12 @@ class AdversarialTraining:
         if not self.r1:
             return gradients, state.r1
 
+        patches = math.prod(jax.eval_shape(self.logits, state.params, real).shape[2:])
+
         def penalise(gradients: Any) -> tuple[Any, jax.Array]:
             def penalty(params: Any) -> jax.Array:
-                return losses.r1_penalty(lambda pixels: self.logits(params, pixels), real, weights)
+                r1 = losses.r1_penalty(lambda pixels: self.logits(params, pixels), real, weights)
+                return r1 if patches == self.patches else r1 * (self.patches / patches)
 
             r1, extra = jax.value_and_grad(penalty)(state.params)
             factor = 0.5 * self.r1 * self.r1_every
@@ -282,8 +292,14 @@ def make_adversarial_training(config: ConfigDict) -> AdversarialTraining | None:
     loss = config.loss
     if not loss.adversarial:
         return None
+    discriminator = make_discriminator(config)
+    patches = 1
+    if isinstance(discriminator, PatchGanDiscriminator):
+        patches = math.prod(
+            map_side(side, discriminator.layers) for side in config.model.image_size
+        )
     return AdversarialTraining(
-        discriminator=make_discriminator(config),
+        discriminator=discriminator,
         optimizer=make_discriminator_optimizer(config),
         weight=loss.adversarial,
         kind=loss.adversarial_kind,
@@ -294,4 +310,5 @@ def make_adversarial_training(config: ConfigDict) -> AdversarialTraining | None:
         lecam=loss.lecam,
         lecam_decay=loss.lecam_decay,
         clip_frames=config.model.frames if config.discriminator.name == "stylegan3d" else 0,
+        patches=patches,
     )

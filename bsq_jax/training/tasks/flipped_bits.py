@@ -6,26 +6,22 @@ import jax
 import jax.numpy as jnp
 
 from bsq_jax.core.rng import stream_key
-from bsq_jax.models.tokenizer import TokenizerShape
 
 
 def flipped_bits(
-    shape: TokenizerShape, share: float, seed: int, examples: int, frames: int, step: jax.Array
+    size: tuple[int, ...], share: float, seed: int, step: jax.Array
 ) -> jax.Array | None:
     """Draws which bits of its tokens the decoder gets wrong in a training step.
 
     Args:
-      shape: of the tokenizer.
+      size: of the bits of the global batch, padding included: examples, frames, rows, columns, L.
       share: probability that a bit is flipped, each by itself.
       seed: of the run.
-      examples: size of the global batch.
-      frames: of each clip, padding included.
       step: of the run, int32 scalar.
 
     Returns:
-      uint8 0/1 ``[examples, frames, row, column, L]``; None where none is flipped.
+      uint8 0/1 of this size; None where none is flipped.
     """
     if not share:
         return None
-    size = (examples, frames, *shape.grid, shape.bits)
     return jax.random.bernoulli(stream_key(seed, "flip", step), share, size).astype(jnp.uint8)

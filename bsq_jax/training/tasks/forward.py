@@ -6,10 +6,12 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 
 from bsq_jax.core.clips import hold_last, real_frames
 from bsq_jax.models.tokenizer import TokenizerModel, TokenizerOutput
+from bsq_jax.models.tokenizer_shape import TokenizerShape
 
 
 def reconstruct(
@@ -38,6 +40,17 @@ def reconstruct(
     )
     decoded = _apply(model, params, quantized.quantized, "decode_quantized", frames)
     return TokenizerOutput(decoded, quantized)
+
+
+def token_grid(shape: TokenizerShape, pixels: jax.Array | np.ndarray) -> tuple[int, int]:
+    """Rows and columns of the tokens of frames, which may have another size than the model's.
+
+    Args:
+      shape: of the tokenizer.
+      pixels: ``[batch, time, height, width, 3]``.
+    """
+    high, wide = shape.patch
+    return pixels.shape[2] // high, pixels.shape[3] // wide
 
 
 def with_plain_padding(

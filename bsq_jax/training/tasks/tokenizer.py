@@ -136,10 +136,9 @@ class TokenizerTask(TrainingTask):
 
         None: none. See `bsq_jax.training.tasks.flipped_bits`.
         """
-        examples, frames = pixels.shape[:2]
-        return flipped_bits.flipped_bits(
-            self.model.shape, self.flip, self.seed, examples, frames, step
-        )
+        shape = self.model.shape
+        size = (*pixels.shape[:2], *forward.token_grid(shape, pixels), shape.bits)
+        return flipped_bits.flipped_bits(size, self.flip, self.seed, step)
 
     def gradients(
         self,
@@ -270,9 +269,9 @@ class TokenizerTask(TrainingTask):
 
     def _finished(self, watched: Metrics, pixels: jax.Array, frames: jax.Array | None) -> Metrics:
         """The metrics of the step on a global batch, of their means over its real frames."""
-        shape = self.model.shape
-        most = math.prod(pixels.shape[:2]) * shape.tokens
-        tokens = most if frames is None else jnp.sum(frames) * shape.tokens
+        of_frame = math.prod(forward.token_grid(self.model.shape, pixels))
+        most = math.prod(pixels.shape[:2]) * of_frame
+        tokens = most if frames is None else jnp.sum(frames) * of_frame
         return step_metrics.finish(watched, self.model.quantizer.layout, tokens, most)
 
     def _draws(
@@ -283,7 +282,8 @@ class TokenizerTask(TrainingTask):
             return ()
         if frames is None:
             frames = jnp.full(len(pixels), pixels.shape[1], jnp.int32)
-        return self.codebooks.draw(state.params, frames * self.model.shape.tokens, state.step)
+        of_frame = math.prod(forward.token_grid(self.model.shape, pixels))
+        return self.codebooks.draw(state.params, frames * of_frame, state.step)
 
     # --- evaluation ---
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from bsq_jax.core.rng import stream_key
-from bsq_jax.models.tokenizer import TokenizerShape
+from bsq_jax.models.tokenizer_shape import TokenizerShape
 
 
 def kept_bits(shape: TokenizerShape, seed: int, examples: int, step: jax.Array) -> jax.Array | None:

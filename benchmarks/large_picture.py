@@ -1,0 +1,86 @@
+"""Memory of the codec on a large photograph. Run ``python -m benchmarks.large_picture``.
+
+The photograph is that of an astronaut inside scikit-image, enlarged to 3000x4000 pixels (or what
+``--size`` says). It is encoded and decoded by the commands ``encode`` and ``decode``, each in a
+process of its own whose peak of resident memory counts. Memory does not depend on what the weights
+are: without ``--model`` they are random, of the quickstart's network with attention within windows
+of 8x8 tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from PIL import Image
+from skimage import data
+
+from benchmarks.timing import report
+from bsq_jax.config import finalize, load_config_file
+from bsq_jax.inference.tokenizer import Tokenizer
+from bsq_jax.models.factory import make_tokenizer
+
+
+def random_model(folder: pathlib.Path) -> None:
+    """Exports the quickstart's network with windows, as it is before training."""
+    config = load_config_file("configs/quickstart.py")
+    config.model.update(spatial_window=8, positions="window")
+    config = finalize(config)
+    model = make_tokenizer(config)
+    pixels = np.zeros((1, 1, *config.model.image_size, 3), np.float32)
+    params = nn.meta.unbox(model.init(jax.random.key(0), pixels)["params"])
+    Tokenizer(config, params, {"step": 0, "name": "random"}).save(folder)
+
+
+def run(*words: str) -> tuple[float, float]:
+    """Seconds and peak memory in MB of a command in a process of its own."""
+    begin = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-m", "bsq_jax", *words])
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(words)}: exit status {os.waitstatus_to_exitcode(status)}")
+    return time.perf_counter() - begin, usage.ru_maxrss / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", help="a workdir or export; default: random weights")
+    parser.add_argument("--size", type=int, nargs=2, default=(3000, 4000), help="height, width")
+    parser.add_argument("--tile", nargs="+", default=["auto"], help="as that of encode; several")
+    parser.add_argument("--memory", nargs="+", default=[], help="as that of encode; several")
+    parser.add_argument("--json", type=pathlib.Path, help="also write the result here")
+    args = parser.parse_args()
+    height, width = args.size
+    settings = [("--tile", tile) for tile in args.tile] + [("--memory", mb) for mb in args.memory]
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        source, coded, decoded = (str(folder / f"a.{end}") for end in ("png", "bsq", "out.png"))
+        Image.fromarray(data.astronaut()).resize((width, height)).save(source)
+        model = args.model or str(folder / "model")
+        if not args.model:
+            random_model(folder / "model")
+        for setting in settings:
+            for kind, words in (
+                ("encode", ("encode", source, coded, *setting)),
+                ("decode", ("decode", coded, decoded)),
+            ):
+                seconds, peak = run(*words, "--model", model, "--force")
+                rows.append(
+                    {"command": kind, "setting": " ".join(setting), "seconds": seconds}
+                    | {"peak MB": peak, "bytes": pathlib.Path(coded).stat().st_size}
+                )
+    report(f"a picture of {height}x{width}", rows, args.json, model=args.model or "random")
+
+
+if __name__ == "__main__":
+    main()
