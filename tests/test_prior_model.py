@@ -101,12 +101,12 @@ class Reference:
         x = x + self.shift(hidden @ self.matrix(block["down"]), 4 * width, 23, 96)
         return np.clip(x, -(2**15 - 1), 2**15 - 1)
 
-    def sees(self, token, other, columns, kind):
-        """Whether a row sees another token of its frame, or is that token and knows it."""
+    def sees(self, token, other, columns, *, knows):
+        """Whether a row sees a token of its frame; content rows know themselves."""
         (r, c), (q, d) = divmod(int(token), columns), divmod(int(other), columns)
         if self.shape.order == "raster":
-            return (q, d) < (r, c) or (kind == 1 and (q, d) == (r, c))
-        return self.grid_of(q, d) < self.grid_of(r, c) + kind
+            return (q, d) < (r, c) or (knows and (q, d) == (r, c))
+        return self.grid_of(q, d) < self.grid_of(r, c) + knows
 
     def grid_of(self, row, column):
         return 2 if (row + column) % 2 else row % 2
@@ -134,7 +134,9 @@ class Reference:
                         pairs = [(null[0], null[1], np.zeros(shape.heads, int))]
                         for past in range(max(0, t - shape.window + 1), t + 1):
                             for other in range(rows * columns):
-                                if past == t and not self.sees(token, other, columns, kind):
+                                if past == t and not self.sees(
+                                    token, other, columns, knows=kind == 0
+                                ):
                                     continue
                                 r, c = np.divmod([token, other], columns)
                                 down, across = r[0] - r[1], c[0] - c[1]

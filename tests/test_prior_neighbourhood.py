@@ -1,4 +1,4 @@
-"""Priors of frames of any size. Oracles: integers token by token, lexicographic order, whole clips."""
+"""Priors of frames of any size. Oracles: integers token by token, order of rows, whole clips."""
 
 import chex
 import jax

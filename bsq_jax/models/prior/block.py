@@ -88,7 +88,7 @@ class BlockNumbers(NamedTuple):
           shares: of `shares`.
           mixed: the weighted sum of the values without that of the null, ``[..., head, channel]``.
         """
-        mixed = mixed + shares[0][..., None] * self.null[1]
+        mixed = mixed + shares[0][..., None] * expanded(self.null[1], mixed)
         found = quotient(mixed, jnp.sum(shares, axis=0)[..., None])
         return rearrange(found, "... head channel -> ... (head channel)")
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bsq_jax.models.prior.block import UNSEEN, BlockNumbers
-from bsq_jax.models.prior.integer_arithmetic import lowering
+from bsq_jax.models.prior.integer_arithmetic import expanded, lowering
 from bsq_jax.models.prior.network import PriorNetwork
 from bsq_jax.models.prior.shape import PriorShape, step_at
 
@@ -179,7 +179,7 @@ def _attend(
     def score(offset: jax.Array, near: jax.Array) -> jax.Array:
         key = key_at(offset)
         sums = jnp.stack([jnp.sum(one * key, axis=-1) for one in query])
-        made = block.scaled(sums) + near
+        made = block.scaled(sums) + expanded(near, sums)
         return jnp.where(visible_at(offset)[..., None], made, UNSEEN)
 
     @jax.checkpoint

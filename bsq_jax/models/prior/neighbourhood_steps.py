@@ -209,19 +209,20 @@ def _attend(
       frame: which one.
       known: keys and values of the layer.
     """
+    place = place[None]  # [key, kind, token] from here on
     row, column = jnp.divmod(place, jnp.asarray(frame.columns))
-    kind = jnp.arange(KINDS)[:, None]
+    kind = jnp.arange(KINDS)[None, :, None]
     places = Places(kind, jnp.asarray(frame.number), row, column)
     size = jnp.asarray(frame.rows), jnp.asarray(frame.columns)
     back, down, across = offset = offsets_of(shape).T[:, :, None, None]
-    seen = visible(shape, places, size, offset)  # [key, kind, token]
+    seen = visible(shape, places, size, offset)
     slot = _slot(shape, known[0], frame.number - back, place + down * frame.columns + across)
     slot = jnp.where(seen, slot, 0)
     key, value = (
         array[slot].reshape(*slot.shape, *query.shape[2:]).astype(jnp.int32) for array in known
     )
     # In int32, because XLA miscomputes some sums of products, see `NeighbourhoodPrior`.
-    sums = jnp.sum(query.astype(jnp.int32) * key, axis=-1).astype(jnp.float32)
+    sums = jnp.sum(query[None].astype(jnp.int32) * key, axis=-1).astype(jnp.float32)
     scores = block.scaled(sums) + near_of(block, shape)[:, None, None]
     scores = jnp.where(seen[..., None], scores, UNSEEN)
     shares = block.shares(query, scores, lowering(shape.keys))

@@ -57,23 +57,27 @@ class PriorNetwork(nn.Module):
         self.logit_bias = self.param("logit_bias", nn.initializers.zeros, (shape.bits,))
 
     def content_rows(
-        self, signs: jax.Array, before: jax.Array, place: jax.Array | float = 0.0
+        self, signs: jax.Array, before: jax.Array, place: jax.Array | None = None
     ) -> jax.Array:
         """Rows of known tokens, ``[..., width]``.
 
         Args:
           signs: of their bits, ``[..., bit]``.
           before: of the tokens at the same places in the frame before, or zeros, ``[..., bit]``.
-          place: what tells where a token lies, ``[..., width]``.
+          place: what tells where a token lies, ``[..., width]``; None: nothing does.
         """
         known = product(signs, whole(self.embed)) + product(before, whole(self.before))
-        return jnp.clip(4 * (known + place), -RESIDUAL, RESIDUAL)
+        if place is not None:
+            known += expanded(place, known)
+        return jnp.clip(4 * known, -RESIDUAL, RESIDUAL)
 
-    def query_rows(self, before: jax.Array, place: jax.Array | float = 0.0) -> jax.Array:
+    def query_rows(self, before: jax.Array, place: jax.Array | None = None) -> jax.Array:
         """Rows of tokens that are to be predicted, see `content_rows`."""
         known = product(before, whole(self.before))
-        unknown = expanded(whole(self.unknown), known)
-        return jnp.clip(4 * (known + (place + unknown)), -RESIDUAL, RESIDUAL)
+        known += expanded(whole(self.unknown), known)
+        if place is not None:
+            known += expanded(place, known)
+        return jnp.clip(4 * known, -RESIDUAL, RESIDUAL)
 
     def contexts(self, x: jax.Array) -> jax.Array:
         """What `bsq_jax.models.prior.token_bits` needs, ``[..., hidden]`` of query rows."""
