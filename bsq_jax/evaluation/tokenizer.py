@@ -230,15 +230,20 @@ class TokenizerEvaluator:
 
     def _photographs(self, params: Any) -> np.ndarray | None:
         """A picture of whole photographs; None for videos, and where none is readable."""
-        if self._source.videos or not (originals := load_photographs(self._source, self._data)):
+        data = self._data
+        # A model that is evaluated at several sizes takes them in one piece.
+        whole = data.eval_crop == "bucket"
+        patch = self._shape.patch if whole else None
+        if self._source.videos or not (originals := load_photographs(self._source, data, patch)):
             return None
+        tile = None if whole else data.crop
 
         def reconstruct(batch: dict[str, jax.Array]) -> jax.Array:
             pixels: jax.Array = self._step(params, batch)["reconstruction"]
             return pixels
 
         made = [
-            reconstruct_photograph(reconstruct, image, self.loop, self._mesh, self._data.crop)
+            reconstruct_photograph(reconstruct, image, self.loop, self._mesh, tile)
             for image in originals
         ]
         return comparison_pictures.photographs_picture(
