@@ -27,7 +27,7 @@ PACKAGE = pathlib.Path(bsq_jax.__file__).parent
 ALLOWED = {
     "core/sharding.py": "jit_on",
     "inference/tokenizer.py": "runs on one device",
-    "inference/streaming.py": "runs on one device",
+    "inference/stream_programs.py": "runs on one device",
     "coding/prior_coder.py": "runs on one device",
     "coding/rate_distortion.py": "runs on one device",
     "cli/studies/entropy/terms.py": "runs on one device",
