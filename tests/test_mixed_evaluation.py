@@ -12,13 +12,11 @@ from shapes import data_config
 
 from bsq_jax.core.sharding import batch_shards, jit_on, make_mesh, replicated
 from bsq_jax.data.eval_pipeline import eval_batches, eval_examples
-from bsq_jax.data.records import Record
 from bsq_jax.data.size_buckets import name
 from bsq_jax.evaluation.comparison_pictures import KeptExamples, examples_picture
 from bsq_jax.evaluation.frame_metrics import FrameMetrics, MeansBySize
 from bsq_jax.evaluation.loop import EvaluationLoop, Validation
 from bsq_jax.evaluation.metric import NetworkSettings
-from bsq_jax.evaluation.photographs import load_photographs, reconstruct_photograph
 from bsq_jax.evaluation.tokenizer_table import tokenizer_table
 
 SIZES = ((16, 16), (8, 24), (24, 16))
@@ -113,36 +111,3 @@ def test_the_table_has_a_column_for_each_size():
     assert ["count", "5", "4"] in rows
     assert ["PSNR", "(dB)", "20.00", "25.00"] in rows
     assert "x, step 7: 9 crops of 2 sizes (bucket) from photos (val), resized to cover" in text
-
-
-@pytest.mark.parametrize("devices", [1, 4])
-def test_photographs_in_one_piece(folder, devices):
-    """Cut to whole patches around the middle; one of 20x61 has too many pixels to be shown."""
-    mesh = make_mesh(devices=jax.devices()[:devices])
-    data = data_config(source="synthetic", image_size=8, resize=8, eval_resize=20)
-    source = Few([(20, 61), (20, 33), (30, 20)])
-    shown = load_photographs(source, data, (4, 8))
-    assert [image.shape for image in shown] == [(20, 32, 3), (28, 16, 3)]
-    np.testing.assert_array_equal(shown[0], source[1].content[:, :32])
-    np.testing.assert_array_equal(shown[1], source[2].content[1:29, 2:18])
-    run = jit_on(mesh, lambda batch: 255 - batch["pixels"], out_shardings=replicated(mesh))
-    loop = EvaluationLoop(Validation(lambda **_: None, 1, 3), mesh, 8)
-    for image in shown:
-        made = reconstruct_photograph(run, image, loop, mesh, None)
-        np.testing.assert_array_equal(made, 255 - image)
-
-
-class Few:
-    """Pictures of noise."""
-
-    name, videos = "few", False
-
-    def __init__(self, shapes):
-        rng = np.random.default_rng(0)
-        self._pictures = [rng.integers(0, 256, (*shape, 3), np.uint8) for shape in shapes]
-
-    def __len__(self):
-        return len(self._pictures)
-
-    def __getitem__(self, index):
-        return Record(str(index), self._pictures[index])

@@ -1,8 +1,7 @@
-"""Whole validation photographs, reconstructed tile by tile or in one piece, to look at."""
+"""Whole validation photographs, reconstructed to look at, tile by tile or as a whole."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from einops import rearrange
 from jax.sharding import Mesh
 
-from bsq_jax.core.sharding import batch_shards, to_global
+from bsq_jax.core.sharding import batch_shards, host_shard, to_global
 from bsq_jax.data import transforms
 from bsq_jax.data.reader import load_resized
 from bsq_jax.data.records import BrokenRecord, Source
@@ -19,33 +18,25 @@ from bsq_jax.data.settings import DataConfig
 from bsq_jax.evaluation.loop import EvaluationLoop
 
 _COUNT = 3  # photographs in the picture
-# The most pixels of a photograph that is reconstructed in one piece, over those of a crop.
-_LARGEST = 16
 
 
-def load_photographs(
-    source: Source, data: DataConfig, patch: tuple[int, int] | None = None
-) -> list[np.ndarray]:
+def load_photographs(source: Source, data: DataConfig) -> list[np.ndarray]:
     """The first readable photographs of a source, cut to whole tiles.
 
     Args:
       source: of pictures.
       data: gives the size of a tile, and how photographs are resized.
-      patch: (height, width) of a patch, where they are reconstructed in one piece: they are cut to
-        whole patches then, and those with more than 16 times the pixels of a crop are left out.
 
     Returns:
       Up to three pictures uint8 ``[height, width, 3]``, sides multiples of those of a tile.
     """
-    height, width = patch or data.crop
-    size = data.eval_resize if patch else max(data.eval_resize, 2 * min(height, width))
+    height, width = data.crop
+    size = max(data.eval_resize, 2 * min(height, width))
     found: list[np.ndarray] = []
     for index in range(len(source)):
         try:
             image = load_resized(source[index], size, data.eval_filter, draft=False)
         except (BrokenRecord, OSError):
-            continue
-        if patch and math.prod(image.shape[:2]) > _LARGEST * math.prod(data.crop):
             continue
         long = isinstance(image, transforms.Long)
         rows, columns = transforms.tile_grid(image.shape, (height, width), long=long)
@@ -60,31 +51,49 @@ def reconstruct_photograph(
     image: np.ndarray,
     loop: EvaluationLoop,
     mesh: Mesh,
-    tile: tuple[int, int] | None,
+    tile: tuple[int, int],
 ) -> np.ndarray:
-    """A photograph reconstructed tile by tile, or in one piece (a collective call).
+    """A photograph reconstructed tile by tile (a collective call).
 
     Args:
       reconstruct: of a batch with ``pixels``, replicated uint8 ``[batch, 1, height, width, 3]``.
       image: uint8 ``[height, width, 3]``, sides multiples of those of a tile.
       loop: gives the batch size, and this host's part of a batch.
       mesh: the run's mesh.
-      tile: height and width in pixels; None: one piece.
+      tile: height and width in pixels.
 
     Returns:
       uint8, the shape of `image`; the same on every host.
     """
-    count = loop.batch_size if tile else batch_shards(mesh)
-    height, width = tile or image.shape[:2]
-    tiles = rearrange(image, "(a h) (b w) c -> (a b) 1 h w c", h=height, w=width)
-    local = count // loop.shard.count
+    tiles = rearrange(image, "(a h) (b w) c -> (a b) 1 h w c", h=tile[0], w=tile[1])
+    local = loop.batch_size // loop.shard.count
     start = loop.shard.index * local
     done = []
-    for first in range(0, len(tiles), count):
-        chunk = tiles[first : first + count]
-        padded = np.zeros((count, *tiles.shape[1:]), np.uint8)
+    for first in range(0, len(tiles), loop.batch_size):
+        chunk = tiles[first : first + loop.batch_size]
+        padded = np.zeros((loop.batch_size, *tiles.shape[1:]), np.uint8)
         padded[: len(chunk)] = chunk
         batch = to_global({"pixels": padded[start : start + local]}, mesh)
         done.append(jax.device_get(reconstruct(batch))[: len(chunk)])
-    rows = image.shape[0] // height
+    rows = image.shape[0] // tile[0]
     return rearrange(np.concatenate(done), "(a b) 1 h w c -> (a h) (b w) c", a=rows)
+
+
+def reconstruct_whole(
+    reconstruct: Callable[[dict[str, jax.Array]], Any], image: np.ndarray, mesh: Mesh
+) -> np.ndarray:
+    """A photograph reconstructed as a whole by a model of any size (a collective call).
+
+    Args:
+      reconstruct: as in `reconstruct_photograph`.
+      image: uint8 ``[height, width, 3]``, sides multiples of those of a patch.
+      mesh: the run's mesh.
+
+    Returns:
+      uint8, the shape of `image`; the same on every host.
+    """
+    shards = batch_shards(mesh)  # a batch has an example for each
+    local = shards // host_shard(mesh, shards).count
+    batch = to_global({"pixels": np.repeat(image[None, None], local, axis=0)}, mesh)
+    made: np.ndarray = jax.device_get(reconstruct(batch))[0, 0]
+    return made
