@@ -54,8 +54,9 @@ def test_frames_up_to_so_many_tokens_are_whole():
     assert tile_choice.chosen_tile(shape, 64, 64, 64, None) == NATIVE
     assert tile_choice.chosen_tile(shape, 57, 1, 64, None) == NATIVE
     assert tile_choice.chosen_tile(shape, 64, 65, 64, None) == (64, 64)
-    # A photograph of 12 megapixels: six tiles, in two rows or two columns.
+    # A photograph of 12 megapixels: six tiles, 3 downwards and 2 across, no larger than need be.
     tile = tile_choice.chosen_tile(shape, 3000, 4000, MOST_TOKENS, None)
+    assert tile == (1024, 2048)
     assert len(Tiles(3000, 4000, tile, tile_choice.usual_overlap(shape, tile))) == 6
     with pytest.raises(UserError, match="more than half a tile"):
         tile_choice.chosen_tile(shape, 3000, 4000, 4096, 300)
