@@ -68,9 +68,9 @@ def test_memory_is_in_proportion_to_tokens():
     # Twice 14 arrays of the width and 4 heads of 64 scores; four times the 192 values of a patch.
     assert a_token == 4 * (2 * (14 * 128 + 256) + 4 * 192)
     assert tile_choice.tokens_for(100, shape) == 100 * 2**20 // a_token
-    with pytest.raises(UserError, match="this model needs 2 or more"):
-        tile_choice.tokens_for(1, shape)
-    assert tile_choice.tokens_for(2, shape) >= 64
+    with pytest.raises(UserError, match="this model needs 76 or more"):
+        tile_choice.tokens_for(75, shape)
+    assert tile_choice.tokens_for(76, shape) >= 4096
     with pytest.raises(UserError, match=r"this one has none"):
         tile_choice.tokens_for(100, shape_with(window=0))
 

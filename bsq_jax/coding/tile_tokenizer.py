@@ -12,7 +12,7 @@ import numpy as np
 from einops import rearrange
 
 from bsq_jax.coding.header import NATIVE
-from bsq_jax.coding.tile_choice import check_tokens, filled_up
+from bsq_jax.coding.tile_choice import SMALLEST_BATCH, check_tokens, filled_up
 from bsq_jax.coding.tiles import Tiles
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.pixels import pixels_to_bytes
@@ -24,7 +24,7 @@ MOST_PIXELS = 2**26
 """Of a frame; larger ones are refused."""
 
 _FRAMES_AT_ONCE = 8  # of an image model
-_TOKENS_AT_ONCE = 2**15  # on the way between files and the tokenizer, so that memory is bounded
+_TOKENS_AT_ONCE = 2**15  # of tiles of the model's own size, or of frames
 
 
 class TileTokenizer:
@@ -106,7 +106,8 @@ class TileCoder:
         self.tokens = self._rows * self._columns
         self.grid = tiles.grid[0] * self._rows, tiles.grid[1] * self._columns
         frames = 1 if stream else model.shape.frames
-        most = max(_TOKENS_AT_ONCE // (self.tokens * frames), 1)
+        together = _TOKENS_AT_ONCE if tiles.tile == model.tile else SMALLEST_BATCH
+        most = max(together // (self.tokens * frames), 1)
         self._pieces = list(chunks(len(tiles), 1 << (most.bit_length() - 1)))
         tokenizer = model.tokenizer
         sizes = [piece.stop - piece.start for piece in self._pieces]
