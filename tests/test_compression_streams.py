@@ -48,6 +48,24 @@ def test_tiles_of_a_stream(codec):
     np.testing.assert_array_equal(decoded[:, :, 16:], made[1][:, :, 8:])
 
 
+@pytest.mark.parametrize("tile", [None, (16, 24)])
+def test_whole_frames_of_a_stream(tile):
+    """With attention in windows of a frame too; tiles keep what is theirs."""
+    codec = make_codec(prior=False, spatial_window=2, **STREAMING)
+    frames = picture(21, 35, 6)
+    data = codec.encode(frames, 25, tile=tile)
+    header = header_of(data)
+    assert (header.stream, header.tile) == (True, tile or NATIVE)
+    decoded = codec.decode(data).frames
+    np.testing.assert_array_equal(decoded, codec.reconstruct(frames, tile=tile))
+    if tile is None:
+        whole = codec.tokenizer.reconstruct(frames[None], dtype="uint8")[0]
+        np.testing.assert_array_equal(decoded, whole)
+    else:  # where the first tile lies alone
+        first = codec.tokenizer.reconstruct(frames[None, :, :16, :24], dtype="uint8")[0]
+        np.testing.assert_array_equal(decoded[:, :5, :11], first[:, :5, :11])
+
+
 def test_a_stream_in_pieces(codec, monkeypatch):
     """Many tiles are computed some at a time, which changes nothing."""
     frames = picture(40, 40, 4)
