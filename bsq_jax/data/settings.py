@@ -2,6 +2,7 @@
 
 import dataclasses
 from fractions import Fraction
+from typing import Self
 
 from bsq_jax.core.errors import UserError
 
@@ -99,6 +100,11 @@ class DataConfig:
                 f"image_source={self.image_source!r} is not read while image_share is 0: "
                 "set the share, or leave the source out"
             )
+
+    def of_one_size(self) -> Self:
+        """The same without ``sizes``: all crops are of ``image_size``."""
+        center = self.eval_crop.replace("bucket", "center")
+        return dataclasses.replace(self, sizes=(), eval_crop=center)
 
     @property
     def cover(self) -> Fraction:

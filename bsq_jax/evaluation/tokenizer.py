@@ -25,7 +25,11 @@ from bsq_jax.evaluation.frame_metrics import FrameMetrics, MeansBySize, split_or
 from bsq_jax.evaluation.loop import Accumulator, EvaluationLoop, HostBatch, Validation
 from bsq_jax.evaluation.metric import FrameMetric, NetworkSettings, TokenMetric
 from bsq_jax.evaluation.metrics import FeatureStatistics
-from bsq_jax.evaluation.photographs import load_photographs, reconstruct_photograph
+from bsq_jax.evaluation.photographs import (
+    load_photographs,
+    reconstruct_photograph,
+    reconstruct_whole,
+)
 from bsq_jax.evaluation.report import Drawing, Wanted
 from bsq_jax.media.figures import line_figure
 from bsq_jax.media.pictures import save_png
@@ -237,10 +241,14 @@ class TokenizerEvaluator:
             pixels: jax.Array = self._step(params, batch)["reconstruction"]
             return pixels
 
-        made = [
-            reconstruct_photograph(reconstruct, image, self.loop, self._mesh, self._data.crop)
-            for image in originals
-        ]
+        def whole(image: np.ndarray) -> np.ndarray:
+            if self._shape.spatial_window:
+                return reconstruct_whole(reconstruct, image, self._mesh)
+            return reconstruct_photograph(
+                reconstruct, image, self.loop, self._mesh, self._data.crop
+            )
+
+        made = [whole(image) for image in originals]
         return comparison_pictures.photographs_picture(
             originals, made, patch=self._shape.patch, bits=self._shape.bits
         )

@@ -12,12 +12,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.once import say_once
 from bsq_jax.core.progress import progress
 from bsq_jax.data.batches import Batches
 from bsq_jax.data.eval_pipeline import eval_batches, eval_examples
 from bsq_jax.data.factory import make_data_config
 from bsq_jax.data.records import Source, classes_of
 from bsq_jax.data.settings import DataConfig
+from bsq_jax.data.size_buckets import name
 from bsq_jax.data.sources import open_source
 from bsq_jax.data.tokens import FILE, TokenSet, how_made, split_path, write_description, write_split
 from bsq_jax.data.train_pipeline import train_batches
@@ -43,6 +45,9 @@ def tokenize(
       UserError: the data cannot be read, or the folder not written.
     """
     data = dataclasses.replace(make_data_config(config), labels=True)
+    if data.sizes:
+        say_once(f"a token set has one grid: all crops are of {name(data.crop)}, not of data.sizes")
+        data = data.of_one_size()
     source = open_source(data, "train")
     shown = eval_examples(data)
     alone: dict[str, Any] = {"global_batch": _BATCH, "shard_index": 0, "shard_count": 1}

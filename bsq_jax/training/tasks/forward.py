@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 
 from bsq_jax.core.clips import hold_last, real_frames
@@ -41,7 +42,7 @@ def reconstruct(
     return TokenizerOutput(decoded, quantized)
 
 
-def token_grid(shape: TokenizerShape, pixels: jax.Array) -> tuple[int, int]:
+def token_grid(shape: TokenizerShape, pixels: jax.Array | np.ndarray) -> tuple[int, int]:
     """Rows and columns of the tokens of frames, which may have another size than the model's.
 
     Args:
