@@ -83,7 +83,8 @@ def tokens_of(config: ConfigDict, batch: Mapping[str, Any]) -> int:
     examples, frames, height, width = batch["pixels"].shape[:4]
     patch = config.model.patch_size
     patch = (patch, patch) if isinstance(patch, int) else tuple(patch)
-    return examples * frames * (height // patch[0]) * (width // patch[1])
+    times = 1 - (1 - frames) // config.model.patch_time  # the first frame, and groups
+    return examples * times * (height // patch[0]) * (width // patch[1])
 
 
 def bytes_of_device(tree: Any) -> int:
