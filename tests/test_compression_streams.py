@@ -101,6 +101,23 @@ def test_other_models_code_groups_as_they_did(model):
     np.testing.assert_array_equal(other.decode(data).frames, np.concatenate(wanted))
 
 
+@pytest.mark.parametrize("time", [2, 5, 7, 23])
+def test_tokens_of_several_frames(time):
+    """Clips of five frames, one after the other, with tokens of 1, 2 and 2 frames."""
+    other = make_codec(prior=False, frames=5, patch_time=2, positions="rotary", window=2)
+    frames = picture(20, TILE, time)
+    data = other.encode(frames, 25, overlap=0)
+    decoded = other.decode(data)
+    assert decoded.problem == ""
+    np.testing.assert_array_equal(decoded.frames, other.reconstruct(frames, overlap=0))
+    groups = [frames[first : first + 5] for first in range(0, time, 5)]
+    tiles = [part[None, :, :TILE] for part in groups]
+    wanted = [other.tokenizer.reconstruct(tile, dtype="uint8")[0] for tile in tiles]
+    np.testing.assert_array_equal(decoded.frames[:, :4], np.concatenate(wanted)[:, :4])
+    counts = sum(1 + (len(part) - 1 + 1) // 2 for part in groups)  # the first, and pairs
+    assert len(data) == len(header_of(data).pack()) + 10 + -(-counts * 2 * 4 * 6 // 8)
+
+
 def test_files_of_groups_still_open(codec):
     """A model that streams opens what earlier versions wrote with it: clip after clip."""
     frames = picture(TILE, TILE, 7)

@@ -50,10 +50,11 @@ class TileTokenizer:
         """Whether a clip of any length can be coded as one.
 
         So it is with a window of frames and rotary positions: no frame then needs more memory than
-        those before, and attention sees no distance that it has not seen in training.
+        those before, and attention sees no distance that it has not seen in training. Clips of
+        tokens of several frames (``model.patch_time``) are coded one by one.
         """
         shape = self.shape
-        windowed = shape.frames > 1 and shape.window > 0
+        windowed = shape.frames > 1 and shape.window > 0 and shape.patch_time == 1
         return windowed and shape.visibility.streams and shape.positions == "rotary"
 
     def tiles(
@@ -121,23 +122,31 @@ class TileCoder:
           bits: how many of a token's bits are kept, the first ones.
 
         Returns:
-          uint8 ``[time, tile, token, bit]``.
+          uint8 ``[time, tile, token, bit]``; of models with ``model.patch_time`` these are fewer
+          frames than the pixels have.
         """
-        tokens = np.empty((len(frames), len(self._tiles), self.tokens, bits), np.uint8)
+        count = self._model.shape.token_frames(len(frames))
+        tokens = np.empty((count, len(self._tiles), self.tokens, bits), np.uint8)
         for times in self._times(len(frames)):
             for number, piece in self._each_piece():
                 cut = self._tiles.cut(frames[times], piece)
                 tokens[times, piece] = self._encode(cut, number)[..., :bits]
         return tokens
 
-    def decode(self, tokens: np.ndarray) -> np.ndarray:
-        """Frames of one group of tokens, see `encode`; uint8 ``[time, height, width, 3]``."""
+    def decode(self, tokens: np.ndarray, count: int) -> np.ndarray:
+        """Frames of one group of tokens, see `encode`; uint8 ``[time, height, width, 3]``.
+
+        Args:
+          tokens: as `encode` gave them.
+          count: how many frames they are of.
+        """
         tiles = self._tiles
-        frames = np.empty((len(tokens), tiles.height, tiles.width, 3), np.uint8)
+        frames = np.empty((count, tiles.height, tiles.width, 3), np.uint8)
         for times in self._times(len(tokens)):
             top = 0
             pieces = (
-                self._decode(tokens[times, piece], number) for number, piece in self._each_piece()
+                self._decode(tokens[times, piece], number, count)
+                for number, piece in self._each_piece()
             )
             for band in tiles.bands(pieces):
                 frames[times, top : top + band.shape[1]] = pixels_to_bytes(band)
@@ -159,7 +168,7 @@ class TileCoder:
     def _times(self, frames: int) -> Iterator[slice]:
         """Frames that are computed together: of clips all, unless they are a stream."""
         if self._model.shape.frames > 1 and self._streams is None:
-            return iter([slice(0, frames)])
+            return iter([slice(None)])
         return chunks(frames, max(_TOKENS_AT_ONCE // (self.tokens * len(self._tiles)), 1))
 
     def _each_piece(self) -> Iterator[tuple[int, slice]]:
@@ -183,7 +192,7 @@ class TileCoder:
             bits = np.swapaxes(self._model.tokenizer.encode(cut), 0, 1)
         return rearrange(bits, "time tile row column bit -> time tile (row column) bit")
 
-    def _decode(self, tokens: np.ndarray, number: int) -> np.ndarray:
+    def _decode(self, tokens: np.ndarray, number: int, count: int) -> np.ndarray:
         """Pixels ``[tile, time, height, width, 3]`` of tokens ``[time, tile, token, bit]``."""
         axes = {"row": self._rows, "column": self._columns}
         to_grids = "time tile (row column) bit -> tile time row column bit"
@@ -195,7 +204,7 @@ class TileCoder:
             single = grids.reshape(-1, 1, *grids.shape[2:])
             pixels = self._model.tokenizer.decode(single)
             return pixels.reshape(*grids.shape[:2], *pixels.shape[2:])
-        return self._model.tokenizer.decode(grids)
+        return self._model.tokenizer.decode(grids, frames=count)
 
 
 def checked_frames(frames: np.ndarray) -> np.ndarray:
