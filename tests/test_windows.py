@@ -11,7 +11,7 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.models.attention.attend import attend
 from bsq_jax.models.attention.windows import PADDING, Windows
 from bsq_jax.models.factory import make_tokenizer
-from bsq_jax.models.positions import fitted
+from bsq_jax.models.position_tables import fitted
 
 GRIDS = [(4, 4), (8, 4), (7, 9), (1, 1), (1, 13), (12, 5)]
 SIDE = 4
