@@ -148,12 +148,13 @@ class TokenizerEvaluator:
             kept = max(min(wanted.pictures, CLIPS), wanted.videos)
         pair = _PairStatistics(self._features, self._originals, self.loop.examples)
         spaced = self._clips or len(self._sizes) > 1
+        patch_time = self._shape.patch_time
         examples = KeptExamples(kept, self.loop.examples, spaced=spaced)
         accumulators: list[Accumulator] = [
             self._frames.new_means(clips=self._clips),
             MeansBySize(self._frames, clips=self._clips),
             pair,
-            *(_TokenCounts(metric, self._layout) for metric in TOKEN_METRICS),
+            *(_TokenCounts(metric, self._layout, patch_time) for metric in TOKEN_METRICS),
             examples,
         ]
         result = self.loop(functools.partial(self._compute, params), accumulators)
@@ -275,11 +276,13 @@ class _PairStatistics:
 class _TokenCounts:
     """A metric of the tokens of real frames."""
 
-    def __init__(self, metric: TokenMetric, layout: TokenLayout):
-        self._accumulator = metric.accumulator(layout)
+    def __init__(self, metric: TokenMetric, layout: TokenLayout, patch_time: int):
+        self._accumulator, self._time = metric.accumulator(layout), patch_time
 
     def update(self, batch: HostBatch) -> None:
-        self._accumulator.update(batch.values["bits"], batch.real)
+        # Tokens of a group of frames are real if its first frame is.
+        real = np.concatenate([batch.real[:, :1], batch.real[:, 1 :: self._time]], axis=1)
+        self._accumulator.update(batch.values["bits"], real)
 
     def result(self) -> Mapping[str, Any]:
         return self._accumulator.result()

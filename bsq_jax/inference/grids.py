@@ -29,8 +29,7 @@ MOST_FRAMES = 16
 
 def patch_sides(shape: TokenizerShape) -> Size:
     """(height, width) of a patch in pixels."""
-    height, width = np.broadcast_to(np.asarray(shape.patch_size), 2).tolist()
-    return height, width
+    return shape.patch
 
 
 def grid_of(shape: TokenizerShape, height: int, width: int) -> Grid:
@@ -49,11 +48,11 @@ def whole_units(sides: Sequence[int], unit: Size) -> Grid:
 
 
 def frames_at_once(shape: TokenizerShape, frames: int, tokens: int) -> int:
-    """Frames of a clip that are computed at once: all, or a power of two.
+    """Frames of tokens of a clip that are computed at once: all, or a power of two.
 
     Args:
       shape: of the model.
-      frames: of the clip.
+      frames: of tokens of the clip.
       tokens: of a frame.
     """
     if not (shape.window and shape.visibility.streams):
@@ -68,7 +67,7 @@ def check_tokens(shape: TokenizerShape, grid: Grid, frames: int, given: str) -> 
     Args:
       shape: of the model; those of its own size are never refused.
       grid: (rows, columns) of their tokens.
-      frames: of a clip; 1 of a picture.
+      frames: of tokens of a clip; 1 of a picture.
       given: what was given, for the message.
 
     Raises:
@@ -76,7 +75,7 @@ def check_tokens(shape: TokenizerShape, grid: Grid, frames: int, given: str) -> 
     """
     tokens = math.prod(grid)
     most = MOST_TOKENS_IN_WINDOWS if shape.spatial_window else MOST_TOKENS_OF_WHOLE_FRAMES
-    most = max(most, shape.frames * shape.tokens)
+    most = max(most, shape.token_frames(shape.frames) * shape.tokens)
     together = tokens * frames_at_once(shape, frames, tokens)
     if grid == shape.grid or together <= most:
         return
