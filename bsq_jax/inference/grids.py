@@ -29,8 +29,7 @@ MOST_FRAMES = 16
 
 def patch_sides(shape: TokenizerShape) -> Size:
     """(height, width) of a patch in pixels."""
-    height, width = np.broadcast_to(np.asarray(shape.patch_size), 2).tolist()
-    return height, width
+    return shape.patch
 
 
 def grid_of(shape: TokenizerShape, height: int, width: int) -> Grid:
