@@ -150,7 +150,7 @@ PRIOR: Section = {
     "window": Setting(2, POSITIVE, identity=True),
     # (rows, columns) to each side of a token of the neighbourhood that it looks at, so that the
     # prior is one for frames of any size; 0: all of a tile of model.image_size
-    "reach": Setting((0, 0), NOT_NEGATIVE, identity=True, absent=(0, 0)),
+    "reach": Setting((0, 0), NOT_NEGATIVE, identity=True, absent=[0, 0]),
     # of the tokens of a frame; raster: one a step (with a reach one a row, wavefronts), grids:
     # three steps a frame
     "order": Setting("raster", one_of("raster", "grids"), identity=True),
