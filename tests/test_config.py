@@ -207,6 +207,7 @@ REJECTED = {
         for key in ("frames", "patch_size", "bits", "width", "layers", "heads", "mlp_ratio")
     },
     "model.image_size": ("0", "64,-8", "256,100"),
+    "model.patch_time": ("0", "3"),
     "model.head_hidden": ("-1",),
     **{f"model.{half}coder_{key}": ("-1",) for half in ("en", "de") for key in ("width", "layers")},
     "model.head_channels": ("-1",),

@@ -44,6 +44,7 @@ def test_there_are_configs():
 PIXELS = {"l1", "l2", "quantizer_loss", "loss", "psnr"}
 ALL_LOSSES = PIXELS | {"perceptual", "adversarial", "r1", "logits_real", "logits_fake"}
 TERMS = {
+    "any_size:pictures": PIXELS,
     "digits:tokenizer": PIXELS,
     "digits:masked_lm": {"loss", "cross_entropy", "accuracy", "masked"},
     "masked_lm:imagenet128": {"loss", "cross_entropy", "accuracy", "masked"},
@@ -225,6 +226,19 @@ def parameters_on_tokens(config):
     """Number of parameters of a model of tokens."""
     state = make_task(config).abstract_state(make_mesh())
     return sum(leaf.size for leaf in jax.tree.leaves(state.params))
+
+
+def test_the_model_of_any_size_is_the_quickstarts_within_windows():
+    names = ("quickstart", "any_size")
+    quickstart, any_size = (load_config_file(f"{FOLDER / name}.py") for name in names)
+    windows = {"spatial_window": 4, "positions": "window", "bits": 24}
+    assert dict(any_size.model) == dict(quickstart.model) | windows
+    assert any_size.quantizer.stages * 6 == 24
+    assert any_size.optimizer == quickstart.optimizer
+    shorter = finalize(load_config_file(f"{FOLDER / 'any_size.py'}:bits=18"))
+    assert (shorter.model.bits, shorter.quantizer.stages) == (18, 3)
+    with pytest.raises(UserError, match=r"bits=20: give a multiple of 6"):
+        load_config_file(f"{FOLDER / 'any_size.py'}:bits=20")
 
 
 def test_the_variants_of_the_quickstart():

@@ -196,6 +196,30 @@ def test_the_picture_of_photographs_shows_the_middle_of_a_strip(tmp_path, monkey
     assert seen == [(side // height * height, 16 * side // width * width, 3)]
 
 
+def test_photographs_of_a_model_of_any_size_are_not_cut(tmp_path, monkeypatch):
+    picture = smooth_picture(np.random.default_rng(1), 48, 80)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    config = load_config_file(TINY)
+    config.model.update(image_size=(16, 16), spatial_window=2, positions="window", layers=2)
+    config.data.update(val_source=f"folder:{tmp_path}", eval_resize=48)
+    config = finalize(config)
+    task, data, mesh = make_tokenizer_task(config), make_data_config(config), make_mesh()
+    evaluator = TokenizerEvaluator(task, data, mesh, batch_size=16)
+    seen = []
+    monkeypatch.setattr(
+        module.comparison_pictures,
+        "photographs_picture",
+        lambda originals, made, **_: seen.append((originals, made)),
+    )
+    params = task.init_state(mesh).params
+    evaluator.drawings(params, {}, Wanted(pictures=1))
+    (((original,), (made,)),) = seen
+    np.testing.assert_array_equal(original, picture)
+    wanted = task.model.apply({"params": params}, to_float(jnp.asarray(picture)[None, None]))
+    difference = made.astype(int) - np.asarray(to_uint8(wanted.pixels))[0, 0]
+    assert np.abs(difference).max() <= 1  # rounded after sums in another order
+
+
 TIME = 4
 LENGTHS = (6, 2, 4, 5, 4)  # of the videos; one is shorter than a clip
 

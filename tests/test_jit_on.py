@@ -26,8 +26,7 @@ PACKAGE = pathlib.Path(bsq_jax.__file__).parent
 # Where `jax.jit` itself may stand, and why.
 ALLOWED = {
     "core/sharding.py": "jit_on",
-    "inference/tokenizer.py": "runs on one device",
-    "inference/streaming.py": "runs on one device",
+    "inference/size_classes.py": "runs on one device",
     "coding/prior_coder.py": "runs on one device",
     "coding/rate_distortion.py": "runs on one device",
     "cli/studies/entropy/terms.py": "runs on one device",

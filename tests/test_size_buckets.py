@@ -6,13 +6,15 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from bsq_jax.config import default_config, finalize, set_value
 from bsq_jax.core.errors import UserError
 from bsq_jax.data.batch_sizes import BatchSizes
 from bsq_jax.data.records import BrokenRecord, Record
-from bsq_jax.data.size_buckets import assign, choices, covering_side, open_sized
+from bsq_jax.data.size_buckets import assign, choices, covering_side, open_sized, shapes_of
 from bsq_jax.data.size_schedule import SizeSchedule, batch_of_size
+from bsq_jax.data.sources import make_source
 from bsq_jax.data.transforms import resized_shape
 
 SIZES = ((64, 64), (48, 80), (80, 48), (32, 32), (24, 40), (32, 128))
@@ -213,3 +215,26 @@ def test_what_does_not_fit_is_one_line(changes, message):
     with pytest.raises(UserError, match=message) as caught:
         finalize(config)
     assert "\n" not in str(caught.value)
+
+
+def test_of_jpegs_the_beginning_is_enough_and_of_others_all_is_read(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, (300, 500, 3), np.uint8))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    noise.save(tmp_path / "a.jpg", quality=100)
+    noise.save(tmp_path / "b.jpg", quality=100, exif=turned.tobytes())
+    noise.save(tmp_path / "c.jpg", quality=100, comment=bytes(60_000), icc_profile=bytes(90_000))
+    noise.save(tmp_path / "d.png", exif=turned.tobytes())
+    noise.save(tmp_path / "e.webp", quality=100, exif=turned.tobytes())
+    (tmp_path / "f.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:100])
+    source, whole = make_source(f"folder:{tmp_path}", "train", divide=False), []
+    read = type(source).__getitem__
+    monkeypatch.setattr(
+        type(source), "__getitem__", lambda self, n: whole.append(n) or read(self, n)
+    )
+    found = shapes_of(source, 0)
+    np.testing.assert_array_equal(
+        found, [(300, 500), (500, 300), (300, 500), (500, 300), (500, 300), (0, 0)]
+    )
+    assert sorted(set(whole)) == [2, 3, 4, 5]

@@ -72,6 +72,23 @@ def _model(config: ConfigDict) -> Iterator[str]:
             yield (
                 f"model.image_size {name} {side} is not a multiple of model.patch_size{own} {patch}"
             )
+    if (time := model.patch_time) > 1:
+        if model.frames == 1 or (model.frames - 1) % time:
+            near = 1 + time * max(round(model.frames / time), 1)
+            yield (
+                f"model.frames is {model.frames}: with model.patch_time={time} a clip has the "
+                f"first frame and groups of {time}, such as {near}"
+            )
+        if config.task != "tokenizer":
+            yield (
+                f"model.patch_time is {time}: task={config.task} takes tokens of single frames "
+                "alone, of a tokenizer with model.patch_time=1"
+            )
+        if config.train.accumulate > 1 and config.data.min_frames:
+            yield (
+                "train.accumulate is not for clips of several lengths with model.patch_time above "
+                "1: leave it at 1, or data.min_frames at 0"
+            )
     if model.spatial_window % 2:
         yield f"model.spatial_window is {model.spatial_window}: windows have an even side, or 0"
     if model.positions == "window" and not model.spatial_window:

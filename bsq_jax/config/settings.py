@@ -47,9 +47,12 @@ TOP: Section = {
 MODEL: Section = {
     # (height, width) in pixels; on the command line 64 means a square
     "image_size": Setting((256, 256), POSITIVE, identity=True),
-    "frames": Setting(1, POSITIVE, identity=True),  # longest clip; 1 for images
+    "frames": Setting(1, POSITIVE, identity=True),  # longest clip, of the video; 1 for images
     # side of a patch in pixels, or its (height, width)
     "patch_size": Setting(8, POSITIVE, identity=True, kind=PAIR),
+    # frames of the video that a token is of; the first frame has tokens of its own, so that a clip
+    # of 1 + k x patch_time frames has 1 + k frames of tokens
+    "patch_time": Setting(1, Allowed("1, 2 or 4", (1, 2, 4).__contains__), identity=True, absent=1),
     # L, bits a token; 0: what the quantizer has (fsq, vq, leech and your own)
     "bits": Setting(36, NOT_NEGATIVE, identity=True),
     "width": Setting(768, POSITIVE, identity=True),  # channels of a token
@@ -84,7 +87,7 @@ MODEL: Section = {
     # side in tokens, an even number, of the square windows of a frame that attention stays within;
     # those of every other block are shifted by half; 0: attention sees whole frames, published
     "spatial_window": Setting(0, NOT_NEGATIVE, identity=True, absent=0),
-    # frames that a token sees, its own included; 0: all that causality allows
+    # frames of tokens that a token sees, its own included; 0: all that causality allows
     "window": Setting(0, NOT_NEGATIVE, identity=True),
     # fewest bits of a token that it can be decoded from, whole stages of a residual quantizer; 0:
     # all are needed or, of a residual quantizer, one stage, and training always has all

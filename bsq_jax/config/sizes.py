@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from ml_collections import ConfigDict
 
+from bsq_jax.config.values import pair
+
 _SIZE = re.compile(r"([1-9]\d*)x([1-9]\d*)")
 
 
@@ -37,8 +39,7 @@ def clashes(config: ConfigDict) -> Iterator[str]:
     for size in sizes:
         if sizes.count(size) > 1:
             yield f"data.sizes has {size[0]}x{size[1]} twice"
-    patch = config.model.patch_size
-    patch = (patch, patch) if isinstance(patch, int) else tuple(patch)
+    patch = pair(config.model.patch_size)
     for height, width in sizes:
         if height % patch[0] or width % patch[1]:
             yield (

@@ -74,6 +74,19 @@ class Labelled(Protocol):
         ...
 
 
+@runtime_checkable
+class PartlyRead(Protocol):
+    """A source that can read the beginning of a record without the rest of it."""
+
+    def beginning(self, index: int, most: int) -> Record:
+        """The record at ``index``, of an encoded picture the first ``most`` bytes alone.
+
+        Raises:
+          OSError: its bytes cannot be read.
+        """
+        ...
+
+
 def classes_of(source: Source) -> tuple[str, ...]:
     """Names of the classes that the records of a source have; empty where there are none."""
     return source.classes if isinstance(source, Labelled) else ()

@@ -23,6 +23,7 @@ picture covers its size 1.25 times. With 0 it keeps its own size, unless that do
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import logging
@@ -38,12 +39,14 @@ import numpy as np
 from bsq_jax.core.once import say_once
 from bsq_jax.core.progress import labelled, progress
 from bsq_jax.data.decoding.record_frames import size_of
-from bsq_jax.data.records import BrokenRecord, Source
+from bsq_jax.data.records import BrokenRecord, PartlyRead, Source
 from bsq_jax.data.retry import with_retries
 
 T = TypeVar("T")
 Size = tuple[int, int]  # height, width
 
+_JPEG = b"\xff\xd8\xff"
+_HEADER = 2**16  # bytes of a JPEG that are read first
 UNKNOWN = (0, 0)  # size of a record that cannot be read
 _LONG = 5.0  # seconds after which reading the sizes is told of
 
@@ -168,7 +171,7 @@ def shapes_of(source: Source, threads: int) -> np.ndarray:
 
     def read(index: int) -> tuple[int, int]:
         try:
-            return with_retries(lambda: size_of(source[index]))
+            return with_retries(lambda: _size_of(source, index))
         except (BrokenRecord, OSError):
             return UNKNOWN
 
@@ -183,6 +186,19 @@ def shapes_of(source: Source, threads: int) -> np.ndarray:
             seconds,
         )
     return np.array(found, np.int64).reshape(-1, 2)
+
+
+def _size_of(source: Source, index: int) -> Size:
+    """(height, width) of a record; of a JPEG no more is read than it takes, where that is possible.
+
+    Other files may have what turns a picture behind its pixels.
+    """
+    if isinstance(source, PartlyRead):
+        record = source.beginning(index, _HEADER)
+        if isinstance(record.content, bytes) and record.content.startswith(_JPEG):
+            with contextlib.suppress(BrokenRecord):
+                return size_of(record)
+    return size_of(source[index])
 
 
 def over_records(source: Source, read: Callable[[int], T], threads: int) -> list[T]:

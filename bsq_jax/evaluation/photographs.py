@@ -1,4 +1,4 @@
-"""Whole validation photographs, reconstructed tile by tile, to look at."""
+"""Whole validation photographs, reconstructed to look at, tile by tile or as a whole."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from einops import rearrange
 from jax.sharding import Mesh
 
-from bsq_jax.core.sharding import to_global
+from bsq_jax.core.sharding import batch_shards, host_shard, to_global
 from bsq_jax.data import transforms
 from bsq_jax.data.reader import load_resized
 from bsq_jax.data.records import BrokenRecord, Source
@@ -77,3 +77,23 @@ def reconstruct_photograph(
         done.append(jax.device_get(reconstruct(batch))[: len(chunk)])
     rows = image.shape[0] // tile[0]
     return rearrange(np.concatenate(done), "(a b) 1 h w c -> (a h) (b w) c", a=rows)
+
+
+def reconstruct_whole(
+    reconstruct: Callable[[dict[str, jax.Array]], Any], image: np.ndarray, mesh: Mesh
+) -> np.ndarray:
+    """A photograph reconstructed as a whole by a model of any size (a collective call).
+
+    Args:
+      reconstruct: as in `reconstruct_photograph`.
+      image: uint8 ``[height, width, 3]``, sides multiples of those of a patch.
+      mesh: the run's mesh.
+
+    Returns:
+      uint8, the shape of `image`; the same on every host.
+    """
+    shards = batch_shards(mesh)  # a batch has an example for each
+    local = shards // host_shard(mesh, shards).count
+    batch = to_global({"pixels": np.repeat(image[None, None], local, axis=0)}, mesh)
+    made: np.ndarray = jax.device_get(reconstruct(batch))[0, 0]
+    return made

@@ -25,7 +25,11 @@ from bsq_jax.evaluation.frame_metrics import FrameMetrics, MeansBySize, split_or
 from bsq_jax.evaluation.loop import Accumulator, EvaluationLoop, HostBatch, Validation
 from bsq_jax.evaluation.metric import FrameMetric, NetworkSettings, TokenMetric
 from bsq_jax.evaluation.metrics import FeatureStatistics
-from bsq_jax.evaluation.photographs import load_photographs, reconstruct_photograph
+from bsq_jax.evaluation.photographs import (
+    load_photographs,
+    reconstruct_photograph,
+    reconstruct_whole,
+)
 from bsq_jax.evaluation.report import Drawing, Wanted
 from bsq_jax.media.figures import line_figure
 from bsq_jax.media.pictures import save_png
@@ -144,12 +148,13 @@ class TokenizerEvaluator:
             kept = max(min(wanted.pictures, CLIPS), wanted.videos)
         pair = _PairStatistics(self._features, self._originals, self.loop.examples)
         spaced = self._clips or len(self._sizes) > 1
+        patch_time = self._shape.patch_time
         examples = KeptExamples(kept, self.loop.examples, spaced=spaced)
         accumulators: list[Accumulator] = [
             self._frames.new_means(clips=self._clips),
             MeansBySize(self._frames, clips=self._clips),
             pair,
-            *(_TokenCounts(metric, self._layout) for metric in TOKEN_METRICS),
+            *(_TokenCounts(metric, self._layout, patch_time) for metric in TOKEN_METRICS),
             examples,
         ]
         result = self.loop(functools.partial(self._compute, params), accumulators)
@@ -237,10 +242,14 @@ class TokenizerEvaluator:
             pixels: jax.Array = self._step(params, batch)["reconstruction"]
             return pixels
 
-        made = [
-            reconstruct_photograph(reconstruct, image, self.loop, self._mesh, self._data.crop)
-            for image in originals
-        ]
+        def whole(image: np.ndarray) -> np.ndarray:
+            if self._shape.spatial_window:
+                return reconstruct_whole(reconstruct, image, self._mesh)
+            return reconstruct_photograph(
+                reconstruct, image, self.loop, self._mesh, self._data.crop
+            )
+
+        made = [whole(image) for image in originals]
         return comparison_pictures.photographs_picture(
             originals, made, patch=self._shape.patch, bits=self._shape.bits
         )
@@ -267,11 +276,13 @@ class _PairStatistics:
 class _TokenCounts:
     """A metric of the tokens of real frames."""
 
-    def __init__(self, metric: TokenMetric, layout: TokenLayout):
-        self._accumulator = metric.accumulator(layout)
+    def __init__(self, metric: TokenMetric, layout: TokenLayout, patch_time: int):
+        self._accumulator, self._time = metric.accumulator(layout), patch_time
 
     def update(self, batch: HostBatch) -> None:
-        self._accumulator.update(batch.values["bits"], batch.real)
+        # Tokens of a group of frames are real if its first frame is.
+        real = np.concatenate([batch.real[:, :1], batch.real[:, 1 :: self._time]], axis=1)
+        self._accumulator.update(batch.values["bits"], real)
 
     def result(self) -> Mapping[str, Any]:
         return self._accumulator.result()

@@ -66,7 +66,7 @@ def _check_shape(array: np.ndarray, shape: TokenizerShape, *, clips: bool) -> No
     if not frames:
         raise UserError("a clip of 0 frames: give 1 or more")
     if array.ndim == 5:
-        check_length(shape.positions, frames - 1, shape.frames)
+        check_length(shape.positions, shape.video_frames(frames) - 1, shape.frames)
     check_tokens(shape, array.shape[-3:-1], frames, f"an array of bits of shape {array.shape}")
 
 
@@ -105,6 +105,20 @@ def checked_sizes(size: Any, given: Given, shape: TokenizerShape) -> list[Size]:
             )
         found.append((height, width))
     return found
+
+
+def check_frames(frames: int | None, token_frames: int, shape: TokenizerShape) -> None:
+    """Refuses numbers of frames that clips of so many frames of tokens are not of.
+
+    Raises:
+      UserError: it is one.
+    """
+    most = shape.video_frames(token_frames)
+    least = max(most - shape.patch_time + 1, 1) if token_frames > 1 else 1
+    if frames is not None and not least <= frames <= most:
+        raise UserError(
+            f"frames={frames}: {token_frames} frames of tokens belong to clips of {least} to {most}"
+        )
 
 
 def zeros_and_ones(array: np.ndarray, layout: TokenLayout) -> np.ndarray:

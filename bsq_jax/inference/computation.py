@@ -23,7 +23,7 @@ from bsq_jax.inference.grids import (
     whole_units,
 )
 from bsq_jax.inference.size_classes import SizeClasses
-from bsq_jax.inference.streaming import Programs
+from bsq_jax.inference.stream_programs import Programs
 from bsq_jax.models.tokenizer import TokenizerModel
 
 # Bounds the memory of a call: a batch is at most this many tokens (16 pictures of 256x256).
@@ -142,6 +142,8 @@ class Computation:
             empty = jax.eval_shape(self.functions[what], self._params, like, None)
             return np.zeros(empty.shape, empty.dtype)
         frames = pictures.shape[1]
+        if what == "encode":
+            frames = shape.token_frames(frames)
         at_once = frames_at_once(shape, frames, tokens)
         most, least = self.max_batch(at_once, tokens), least_batch(tokens)
         done: list[np.ndarray] = []

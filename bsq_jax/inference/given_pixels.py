@@ -249,7 +249,7 @@ def _check_size(array: np.ndarray, shape: TokenizerShape, frames: int, name: str
     if not height or not width:
         raise UserError(f"a picture of {height}x{width} pixels (height x width): give 1x1 or more")
     given = f"{name or 'a picture'} of {height}x{width} pixels (height x width)"
-    check_tokens(shape, grid_of(shape, height, width), frames, given)
+    check_tokens(shape, grid_of(shape, height, width), shape.token_frames(frames), given)
 
 
 def _check_frames(array: np.ndarray, axes: str, shape: TokenizerShape) -> None:

@@ -43,11 +43,11 @@ def whole_units(sides: Sequence[int], unit: Size) -> Grid:
 
 
 def frames_at_once(shape: TokenizerShape, frames: int, tokens: int) -> int:
-    """Frames of a clip that are computed at once: all, or a power of two.
+    """Frames of tokens of a clip that are computed at once: all, or a power of two.
 
     Args:
       shape: of the model.
-      frames: of the clip.
+      frames: of tokens of the clip.
       tokens: of a frame.
     """
     if not (shape.window and shape.visibility.streams):
@@ -62,7 +62,7 @@ def check_tokens(shape: TokenizerShape, grid: Grid, frames: int, given: str) -> 
     Args:
       shape: of the model; those of its own size are never refused.
       grid: (rows, columns) of their tokens.
-      frames: of a clip; 1 of a picture.
+      frames: of tokens of a clip; 1 of a picture.
       given: what was given, for the message.
 
     Raises:
@@ -70,7 +70,7 @@ def check_tokens(shape: TokenizerShape, grid: Grid, frames: int, given: str) -> 
     """
     tokens = math.prod(grid)
     most = MOST_TOKENS_IN_WINDOWS if shape.spatial_window else MOST_TOKENS_OF_WHOLE_FRAMES
-    most = max(most, shape.frames * shape.tokens)
+    most = max(most, shape.token_frames(shape.frames) * shape.tokens)
     together = tokens * frames_at_once(shape, frames, tokens)
     if grid == shape.grid or together <= most:
         return

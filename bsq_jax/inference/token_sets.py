@@ -44,6 +44,11 @@ def tokenize(
     Raises:
       UserError: the data cannot be read, or the folder not written.
     """
+    if tokenizer.shape.patch_time > 1:
+        raise UserError(
+            f"model.patch_time is {tokenizer.shape.patch_time}: sets of tokens are for models of "
+            "tokens of single frames, model.patch_time=1"
+        )
     data = dataclasses.replace(make_data_config(config), labels=True)
     if data.sizes:
         say_once(f"a token set has one grid: all crops are of {name(data.crop)}, not of data.sizes")

@@ -16,11 +16,15 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
 from bsq_jax.core.target import platform
 from bsq_jax.core.text import listed
-from bsq_jax.inference.checked_arrays import checked_bits, checked_dtype, checked_sizes
+from bsq_jax.inference.checked_arrays import (
+    check_frames,
+    checked_bits,
+    checked_dtype,
+    checked_sizes,
+)
 from bsq_jax.inference.computation import Computation
 from bsq_jax.inference.given import Given, is_list
 from bsq_jax.inference.given_pixels import given_pixels
-from bsq_jax.inference.grids import Size
 from bsq_jax.inference.layouts import check_layout
 from bsq_jax.inference.prepared import cast_matrices, check_params, frame_by_frame
 from bsq_jax.inference.size_classes import CompiledPrograms
@@ -199,7 +203,8 @@ class Tokenizer:
         Returns:
           uint8 zeros and ones: ``[row, column, L]`` of a picture, ``[batch, row, column, L]`` of a
           batch, ``[batch, time, row, column, L]`` of clips, also of one alone. Of a list a list of
-          what each would give.
+          what each would give. With ``model.patch_time`` p a clip of 1 + k x p frames has 1 + k
+          frames of tokens; one of another length is filled up with its last frame.
 
         Raises:
           UserError: wrong shape, type or range, a file that cannot be read, or more tokens at once
@@ -213,6 +218,7 @@ class Tokenizer:
         bits: Any,
         *,
         size: Any = None,
+        frames: int | None = None,
         dtype: str = "float32",
         layout: str | None = None,
     ) -> Any:
@@ -224,6 +230,9 @@ class Tokenizer:
           size: (height, width) in pixels of the pictures, which are cut to it at the bottom and on
             the right; of a list of bits also a list of sizes, one each. None: rows and columns of
             tokens times the sides of a patch.
+          frames: so many of each clip, where tokens are of several frames (``model.patch_time``)
+            and the last ones may be filling; None: all, 1 + k x ``patch_time`` of 1 + k frames of
+            tokens.
           dtype: ``float32`` for values in [-1, 1], ``uint8`` for bytes.
           layout: the order of the axes of the result, as in `encode`; axes that it does not have
             are left out.
@@ -241,7 +250,10 @@ class Tokenizer:
         check_layout(layout)
         given = checked_bits(bits, self._model.shape, self._model.quantizer.layout)
         sizes = checked_sizes(size, given, self._model.shape)
-        return self._decoded(what, given, given.arrays, sizes, layout)
+        for array in given.arrays:
+            check_frames(frames, array.shape[1], self._model.shape)
+        cuts = [(frames, *each) for each in sizes]
+        return self._decoded(what, given, given.arrays, cuts, layout)
 
     def reconstruct(
         self,
@@ -257,9 +269,8 @@ class Tokenizer:
         """
         what = checked_dtype(dtype)
         given = given_pixels(pixels, self._model.shape, value_range=value_range, layout=layout)
-        sizes: list[Size] = [(array.shape[2], array.shape[3]) for array in given.arrays]
         bits = self._computation.each("encode", given.arrays)
-        return self._decoded(what, given, bits, sizes, layout)
+        return self._decoded(what, given, bits, [a.shape[1:4] for a in given.arrays], layout)
 
     def ids(self, bits: Any, *, group_size: int | None = None) -> Any:
         """Tokens as integers, the first bit being the most significant.
@@ -316,18 +327,15 @@ class Tokenizer:
 
         An image model codes frame by frame.
         """
-        parts = (clips[:, part] for part in self._parts(clips.shape[1]))
+        parts = (clips[:, part] for part in _parts(clips.shape[1], self.shape.frames))
         made = [self.encode(part, value_range=value_range) for part in parts]
         return np.concatenate(made, axis=1)
 
     def decode_parts(self, bits: np.ndarray, *, dtype: str = "float32") -> np.ndarray:
         """`decode` of what `encode_parts` gave."""
-        parts = (bits[:, part] for part in self._parts(bits.shape[1]))
+        step = self.shape.token_frames(self.shape.frames)
+        parts = (bits[:, part] for part in _parts(bits.shape[1], step))
         return np.concatenate([self.decode(part, dtype=dtype) for part in parts], axis=1)
-
-    def _parts(self, frames: int) -> list[slice]:
-        step = self._model.shape.frames
-        return [slice(first, first + step) for first in range(0, frames, step)]
 
     def stream(self, batch: int = 1) -> Stream:
         """Begins to code videos frame by frame, see `Stream`.
@@ -350,12 +358,17 @@ class Tokenizer:
         what: str,
         given: Given,
         bits: Sequence[np.ndarray],
-        sizes: Sequence[Size],
+        cuts: Sequence[tuple[int | None, int, int]],
         layout: str | None,
     ) -> Any:
-        """Pixels of bits, each cut to its size, in the form of what was given."""
+        """Pixels of bits, each cut to (frames, height, width), in the form of what was given."""
         made = self._computation.each(what, bits)
         cut = [
-            array[:, :, :height, :width] for array, (height, width) in zip(made, sizes, strict=True)
+            array[:, :frames, :height, :width]
+            for array, (frames, height, width) in zip(made, cuts, strict=True)
         ]
         return given.formed(cut, layout)
+
+
+def _parts(frames: int, step: int) -> list[slice]:
+    return [slice(first, first + step) for first in range(0, frames, step)]

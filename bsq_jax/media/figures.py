@@ -55,6 +55,7 @@ def panel_figure(
     x: str,
     logarithmic: bool = False,
     bold: Collection[str] = (),
+    same_y: bool = False,
 ) -> None:
     """Draws panels side by side over one legend, for a paper: PNG of 300 dots per inch.
 
@@ -65,6 +66,7 @@ def panel_figure(
       x: what the horizontal axis shows.
       logarithmic: horizontal axis in powers of ten.
       bold: names of the lines to stress; the others are dashed and thinner.
+      same_y: whether the vertical axes of all panels have one range.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
@@ -72,7 +74,7 @@ def panel_figure(
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     figure = Figure(figsize=(3.3 * len(panels), 3.3), dpi=300, layout="constrained")
     shown = {}
-    row = figure.subplots(1, len(panels), squeeze=False)[0]
+    row = figure.subplots(1, len(panels), squeeze=False, sharey=same_y)[0]
     for axes, (y, lines) in zip(row, panels.items(), strict=True):
         for name, points in lines.items():
             number = names.index(name)
@@ -94,7 +96,7 @@ def panel_figure(
             axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(x, fontsize=9)
         axes.set_ylabel(y, fontsize=9)
-        axes.tick_params(labelsize=8, which="both")
+        axes.tick_params(labelsize=8, which="both", labelleft=True)
         axes.grid(alpha=0.3, linewidth=0.5, which="both" if logarithmic else "major")
     figure.legend(
         [shown[name] for name in names],

@@ -63,6 +63,7 @@ def make_tokenizer(config: ConfigDict) -> TokenizerModel:
         decoder_layers=model.decoder_layers,
         encoder_width=model.encoder_width,
         decoder_width=model.decoder_width,
+        patch_time=model.patch_time,
     )
     for half in ("encoder", "decoder"):
         part = shape.half(half)

@@ -17,9 +17,11 @@ import jax.numpy as jnp
 
 from bsq_jax.core import cpu
 from bsq_jax.core.array_checks import check_array
+from bsq_jax.core.clips import hold_last
 from bsq_jax.models.attention.choice import Blocking, Choice, choose_implementation
 from bsq_jax.models.attention.self_attention import KVCache
 from bsq_jax.models.initializers import bias, kernel
+from bsq_jax.models.patches import ended_with_last
 from bsq_jax.models.positions import FramePositions
 from bsq_jax.models.tokenizer_halves import Decoder, Encoder
 from bsq_jax.models.tokenizer_shape import TokenizerShape
@@ -84,6 +86,7 @@ class TokenizerModel(nn.Module):
           grid: (rows, columns) of their frames; None: the model's own.
         """
         shape = self.shape
+        frames = shape.token_frames(frames)
         rows, columns = grid or shape.grid
         windows = shape.windows(rows, columns)
         return choose_implementation(
@@ -108,16 +111,23 @@ class TokenizerModel(nn.Module):
         sums; with spatial windows to the bit on CPUs, where arrays are whole windows and have 256
         tokens together (products of fewer rows are computed in another order). None: there is none.
 
+        Where tokens are of several frames, a clip of 1 + k x `TokenizerShape.patch_time` frames has
+        1 + k frames of tokens: those of the first frame alone, and of groups. One of another length
+        is filled up at the end with its last real frame.
+
         Raises:
           UserError: a clip is longer than the positions allow.
         """
         quantized = self.encode(pixels, real, sizes)
-        return TokenizerOutput(self.decode_quantized(quantized.quantized, real, sizes), quantized)
+        decoded = self.decode_quantized(quantized.quantized, real, sizes)
+        return TokenizerOutput(decoded[:, : pixels.shape[1]], quantized)
 
     def encode(
         self, pixels: jax.Array, real: jax.Array | None = None, sizes: jax.Array | None = None
     ) -> Quantized:
         """Tokens of pixels: ``.bits`` is uint8 ``[batch, time, row, column, L]``.
+
+        Time is that of `TokenizerShape.token_frames`, here and below.
 
         Raises:
           UserError: as `__call__`.
@@ -136,7 +146,8 @@ class TokenizerModel(nn.Module):
 
         Args:
           latents: ``[batch, time, row, column, channel]``.
-          weights: of the frames in the quantizer's losses, ``[batch, time]``; None: all alike.
+          weights: of the frames of tokens in the quantizer's losses, ``[batch, time]``; None: all
+            alike.
           kept: int32 ``[batch]``, bits of a token that the decoder gets; None: all.
           flipped: 0/1 ``[batch, time, row, column, L]``, bits that it gets wrong; None: none.
         """
@@ -149,17 +160,27 @@ class TokenizerModel(nn.Module):
         check_array("pixels", pixels, "batch", "time", "height", "width", 3)
         high, wide = self.shape.patch
         grid = pixels.shape[2] // high, pixels.shape[3] // wide
-        positions = self.shape.frame_positions(pixels.shape[1], grid=grid)
+        frames = self.shape.token_frames(pixels.shape[1])
+        if self.shape.patch_time > 1:
+            if real is not None:
+                pixels, real = hold_last(pixels, real), self.shape.token_frames(real)
+            pixels = ended_with_last(pixels, self.shape.patch_time)
+        positions = self.shape.frame_positions(frames, grid=grid)
         features, _ = self.encoder(pixels, positions, real=real, sizes=sizes)
         return self.to_latent(features.astype(jnp.float32))
 
     def decode_quantized(
         self, quantized: jax.Array, real: jax.Array | None = None, sizes: jax.Array | None = None
     ) -> jax.Array:
-        """Pixels, not clamped, of quantized latents ``[batch, time, row, column, channel]``."""
+        """Pixels, not clamped, of quantized latents ``[batch, time, row, column, channel]``.
+
+        They have `TokenizerShape.video_frames` frames.
+        """
         _, time, rows, columns, _ = quantized.shape
         positions = self.shape.frame_positions(time, grid=(rows, columns), half="decoder")
-        return self.decoder(self.from_latent(quantized), positions, real=real, sizes=sizes)[0]
+        real = None if real is None else self.shape.token_frames(real)
+        decoded, _ = self.decoder(self.from_latent(quantized), positions, real=real, sizes=sizes)
+        return decoded[:, self.shape.patch_time - 1 :]
 
     def decode(
         self, bits: jax.Array, real: jax.Array | None = None, sizes: jax.Array | None = None
@@ -177,8 +198,9 @@ class TokenizerModel(nn.Module):
         """Tokens of the next frames of a stream.
 
         Args:
-          pixels: ``[batch, time, height, width, 3]`` in [-1, 1].
-          positions: of these frames, from `TokenizerShape.frame_positions`.
+          pixels: ``[batch, time, height, width, 3]`` in [-1, 1]: 1 + k x `patch_time` frames at the
+            beginning, k x `patch_time` later.
+          positions: of these frames of tokens, from `TokenizerShape.frame_positions`.
           past: keys and values of the frames before, None at the beginning.
           sizes: as in `__call__`, the same for all frames of a stream.
 
@@ -197,7 +219,11 @@ class TokenizerModel(nn.Module):
         past: KVCache | None,
         sizes: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache | None]:
-        """Pixels in [-1, 1] of the next frames of a stream; as `encode_next`."""
+        """Pixels in [-1, 1] of the next frames of a stream; as `encode_next`.
+
+        Every frame of tokens gives `patch_time` frames; of those of the first one only the last is
+        of the video.
+        """
         features = self.from_latent(self._codes(bits))
         pixels, present = self.decoder(features, positions, past, streaming=True, sizes=sizes)
         return jnp.clip(pixels, -1.0, 1.0), present

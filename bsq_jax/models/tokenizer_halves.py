@@ -15,7 +15,7 @@ from bsq_jax.models.attention.self_attention import KVCache
 from bsq_jax.models.attention.windows import PADDING, real_tokens
 from bsq_jax.models.initializers import bias, kernel
 from bsq_jax.models.own_positions import OwnPositions
-from bsq_jax.models.patches import CHANNELS, patchify, unpatchify
+from bsq_jax.models.patches import CHANNELS, patchify, unpatchify, whole_groups
 from bsq_jax.models.pixel_convolutions import PixelConvolutions
 from bsq_jax.models.positions import FramePositions, PositionEmbedding, rotation
 from bsq_jax.models.tokenizer_shape import TokenizerShape
@@ -46,7 +46,7 @@ class _Trunk(nn.Module):
         else:
             table = (shape.spatial_window,) * 2 if shape.positions == "window" else shape.grid
             embedded = PositionEmbedding(
-                shape.positions, table, shape.frames, dtype, name="positions"
+                shape.positions, table, shape.token_frames(shape.frames), dtype, name="positions"
             )
             x = embedded(x, positions, sizes)
         windows, grid, regions = shape.windows(rows, columns), (rows, columns), None
@@ -75,7 +75,11 @@ class _Trunk(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Pixels to features, ``[b, t, height, width, 3]`` to ``[b, t, row, column, width]``."""
+    """Pixels to features, ``[b, t, height, width, 3]`` to ``[b, t, row, column, width]``.
+
+    The frames begin a clip or stream, then they are 1 + k x `TokenizerShape.patch_time`, or go on
+    with it, then k x `patch_time`; the features have 1 + k or k.
+    """
 
     shape: TokenizerShape
     compute: Compute
@@ -92,7 +96,8 @@ class Encoder(nn.Module):
     ) -> tuple[jax.Array, KVCache | None]:
         """Encodes pixels in [-1, 1]; see `Transformer` for the rest."""
         shape = self.shape.half("encoder")
-        x = patchify(pixels.astype(self.compute.dtype), shape.patch)
+        x = whole_groups(pixels.astype(self.compute.dtype), shape.patch_time)
+        x = patchify(x, shape.patch, shape.patch_time)
         x = nn.Dense(
             shape.width,
             use_bias=False,
@@ -106,7 +111,11 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Features to pixels, ``[b, t, row, column, width]`` to ``[b, t, height, width, 3]``."""
+    """Features to pixels, ``[b, t, row, column, width]`` to ``[b, t, height, width, 3]``.
+
+    Every frame of features gives `TokenizerShape.patch_time` frames, of which those of a clip's
+    first one but the last mean nothing.
+    """
 
     shape: TokenizerShape
     compute: Compute
@@ -137,14 +146,14 @@ class Decoder(nn.Module):
             )(x)
             x = jnp.tanh(x)
         x = nn.Dense(
-            CHANNELS * math.prod(shape.patch),
+            CHANNELS * shape.patch_time * math.prod(shape.patch),
             dtype=self.compute.dtype,
             dot_general=cpu.dot_general,
             kernel_init=kernel("mlp", None),
             bias_init=bias(None),
             name="head_out",
         )(x)
-        pixels = unpatchify(x.astype(jnp.float32), shape.patch)
+        pixels = unpatchify(x.astype(jnp.float32), shape.patch, shape.patch_time)
         if shape.head_channels:
             inside = None
             if sizes is not None:

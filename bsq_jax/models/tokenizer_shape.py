@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from bsq_jax.models.attention.causality import Causality
 from bsq_jax.models.attention.windows import Windows
@@ -17,7 +18,8 @@ class TokenizerShape:
     Attributes:
       image_height: pixels, a multiple of the patch's; of the size that the model is made for.
       image_width: pixels, likewise.
-      frames: longest clip; 1 for an image model, which then has no temporal embedding.
+      frames: longest clip, in frames of the video; 1 for an image model, which then has no
+        temporal embedding.
       patch_size: side of a patch in pixels, or its (height, width); read it as `patch`.
       bits: bits a token, L.
       width: channels of a token inside a transformer whose own width is not given.
@@ -29,7 +31,7 @@ class TokenizerShape:
       head_channels: of the residual convolutions after it; 0 for none.
       positions: kind of positions, see `bsq_jax.models.positions`.
       causality: kind of causality, see `bsq_jax.models.attention.causality`.
-      window: frames that a token sees, its own included; 0 for no limit.
+      window: frames of tokens that a token sees, its own included; 0 for no limit.
       min_bits: fewest bits of a token that the decoder gets in training; 0: always all.
       prefixes: the numbers of first bits that a token can be decoded from, increasing; the last is
         L. Those from `min_bits` on or, where that is 0, whole stages of the quantizer.
@@ -40,6 +42,7 @@ class TokenizerShape:
       decoder_layers: of the decoder, likewise.
       encoder_width: channels of a token inside the encoder; 0: `width`.
       decoder_width: inside the decoder, likewise.
+      patch_time: frames of the video that a token is of; the first frame has tokens of its own.
     """
 
     image_height: int
@@ -64,6 +67,7 @@ class TokenizerShape:
     decoder_layers: int = 0
     encoder_width: int = 0
     decoder_width: int = 0
+    patch_time: int = 1
 
     @property
     def patch(self) -> tuple[int, int]:
@@ -100,6 +104,20 @@ class TokenizerShape:
         """Which tokens are visible to a token in attention."""
         return Causality(self.causality, self.window)
 
+    def token_frames(self, frames: Any) -> Any:
+        """Frames of tokens of a clip of so many frames: the first one's, and those of groups.
+
+        Args:
+          frames: an integer of at least 1, or an array of them.
+        """
+        if self.patch_time == 1:
+            return frames
+        return 1 - (1 - frames) // self.patch_time
+
+    def video_frames(self, token_frames: int) -> int:
+        """Frames that so many frames of tokens decode to."""
+        return 1 + (token_frames - 1) * self.patch_time
+
     def windows(self, rows: int, columns: int) -> Windows | None:
         """The windows of frames of a grid that attention stays within; None: whole frames."""
         return Windows(rows, columns, self.spatial_window) if self.spatial_window else None
@@ -113,6 +131,8 @@ class TokenizerShape:
     ) -> FramePositions:
         """What one half of the network needs to know of frames ``first .. first + frames - 1``.
 
+        These are frames of tokens, which are frames of the video where `patch_time` is 1.
+
         Args:
           frames: how many.
           first: place of the first.
@@ -122,7 +142,7 @@ class TokenizerShape:
         Raises:
           UserError: there are no positions for them.
         """
-        check_length(self.positions, first + frames - 1, self.frames)
+        check_length(self.positions, self.video_frames(first + frames) - 1, self.frames)
         shape = self.half(half)
         found = frame_positions(self.positions, first, frames, shape.width, shape.heads)
         if ":" in self.positions:

@@ -102,7 +102,7 @@ def _trunk(shape: TokenizerShape, half: str) -> Iterator[_Entry]:
 
 def _ends(shape: TokenizerShape) -> Iterator[_Entry]:
     """Patch embedding, projections and pixel head."""
-    pixels = CHANNELS * math.prod(shape.patch)
+    pixels = CHANNELS * shape.patch_time * math.prod(shape.patch)
     wide, width = shape.half("encoder").width, shape.half("decoder").width
     yield _linear("encoder/patch_embed", "encoder.conv1.", pixels, wide)[0]  # has no bias
     yield from _linear("to_latent", "quant_embed.", wide, shape.channels)

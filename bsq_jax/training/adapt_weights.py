@@ -53,18 +53,23 @@ def adapt(initial: SavedModel, config: ConfigDict) -> tuple[dict[str, Any], list
 def _adapt_positions(params: Any, have: TokenizerShape, want: TokenizerShape) -> dict[str, Any]:
     """Parameters with learned positions for another number of frames, another grid, or both."""
     flat = flatten_dict(params)
+
+    def times(shape: TokenizerShape) -> int:
+        frames: int = shape.token_frames(shape.frames)
+        return frames
+
     for half in ("encoder", "decoder"):
         where = (half, "trunk", "positions")
         spatial, temporal = flat.get((*where, "spatial")), flat.pop((*where, "temporal"), None)
         width = have.half(half).width
-        wanted = (have.tokens, width), (have.frames, width) if have.frames > 1 else ()
+        wanted = (have.tokens, width), (times(have), width) if have.frames > 1 else ()
         if (np.shape(spatial), () if temporal is None else temporal.shape) != wanted:
             raise UserError(f"the weights do not fit their own config: see {'/'.join(where)}")
         if temporal is not None and want.frames == 1:
             spatial = spatial + temporal[:1]
         flat[*where, "spatial"] = interpolate_spatial(spatial, have.grid, want.grid)
         if want.frames > 1:
-            flat[*where, "temporal"] = fit_temporal(temporal, want.frames, width)
+            flat[*where, "temporal"] = fit_temporal(temporal, times(want), width)
     return unflatten_dict(flat)
 
 

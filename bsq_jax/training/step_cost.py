@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bsq_jax.config.sizes import parse_sizes
+from bsq_jax.config.values import pair
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import batch_sharding
 from bsq_jax.core.target import described
@@ -81,9 +82,9 @@ def tokens_of(config: ConfigDict, batch: Mapping[str, Any]) -> int:
     if "bits" in batch:
         return math.prod(batch["bits"].shape[:4])
     examples, frames, height, width = batch["pixels"].shape[:4]
-    patch = config.model.patch_size
-    patch = (patch, patch) if isinstance(patch, int) else tuple(patch)
-    return examples * frames * (height // patch[0]) * (width // patch[1])
+    patch = pair(config.model.patch_size)
+    times = 1 - (1 - frames) // config.model.patch_time  # the first frame, and groups
+    return examples * times * (height // patch[0]) * (width // patch[1])
 
 
 def bytes_of_device(tree: Any) -> int:

@@ -10,11 +10,21 @@ from __future__ import annotations
 import argparse
 
 from bsq_jax.cli.command import Command
-from bsq_jax.cli.studies import entropy, quantization_error, variable_length, vocabulary
+from bsq_jax.cli.studies import (
+    entropy,
+    positions,
+    quantization_error,
+    resolution,
+    variable_length,
+    vocabulary,
+)
 
 STUDIES = {
     study.name: study
-    for study in (variable_length.STUDY, vocabulary.STUDY, quantization_error.STUDY, entropy.STUDY)
+    for study in (
+        *(variable_length.STUDY, vocabulary.STUDY, quantization_error.STUDY, entropy.STUDY),
+        *(resolution.STUDY, positions.STUDY),
+    )
 }
 
 

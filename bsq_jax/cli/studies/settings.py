@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict
 
@@ -27,6 +27,15 @@ def small_config(steps: int, seed: int) -> ConfigDict:
     return config
 
 
+def muon_config(steps: int, seed: int) -> ConfigDict:
+    """`small_config` with what makes the quickstart learn in minutes, see configs/quickstart.py."""
+    config = small_config(steps, seed)
+    config.quantizer.stages = 3
+    config.model.head_channels = 16
+    config.optimizer.update(name="muon", learning_rate=2e-3, muon_learning_rate=0.02)
+    return config
+
+
 def photographs_config(steps: int, seed: int) -> ConfigDict:
     """`small_config` on crops of the embedded photographs; the quantizer's loss has weight 1."""
     config = small_config(steps, seed)
@@ -46,6 +55,22 @@ def photographs_config(steps: int, seed: int) -> ConfigDict:
     config.train.update(batch_size=16, log_every=max(1, min(50, steps // 4)))
     config.eval.update(batch_size=32, pictures=4)
     return config
+
+
+def refuse(overrides: Sequence[str], chosen: Mapping[str, str]) -> None:
+    """Refuses ``--set`` of what a study itself chooses.
+
+    Args:
+      overrides: each ``KEY=VALUE``.
+      chosen: by such a key, what to do instead.
+
+    Raises:
+      UserError: there is one.
+    """
+    for override in overrides:
+        key, _ = split_override(override)
+        if key in chosen:
+            raise UserError(f"--set {override}: the study chooses {key}, {chosen[key]}")
 
 
 def set_values(config: ConfigDict, overrides: Sequence[str]) -> None:

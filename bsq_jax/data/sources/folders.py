@@ -88,6 +88,14 @@ class FileSource:
         file = pathlib.Path(path)
         return Record(record_id, file if self.videos else file.read_bytes())
 
+    def beginning(self, index: int, most: int) -> Record:
+        """See `bsq_jax.data.records.PartlyRead`."""
+        record_id, path = self._files[index]
+        if self.videos:
+            return self[index]
+        with pathlib.Path(path).open("rb") as file:
+            return Record(record_id, file.read(most))
+
 
 class _Kind(NamedTuple):
     """What a folder is searched for, and how messages call it."""

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 
 from bsq_jax.core.clips import hold_last, real_frames
@@ -28,7 +29,8 @@ def reconstruct(
       model: the tokenizer.
       params: its parameters.
       pixels: ``[batch, time, height, width, 3]``.
-      weights: of the frames in the quantizer's losses, ``[batch, time]``; None: all alike.
+      weights: of the frames of tokens in the quantizer's losses, ``[batch, time]``; None: all
+        alike.
       kept: int32 ``[batch]``, bits of a token that the decoder gets; None: all.
       frames: int32 ``[batch]``, real frames of each clip, which see no padding; None: all are.
       flipped: 0/1 ``[batch, time, row, column, L]``, bits that the decoder gets wrong; None: none.
@@ -38,10 +40,24 @@ def reconstruct(
         {"params": params}, latents, weights, kept, flipped, method="quantize"
     )
     decoded = _apply(model, params, quantized.quantized, "decode_quantized", frames)
-    return TokenizerOutput(decoded, quantized)
+    return TokenizerOutput(decoded[:, : pixels.shape[1]], quantized)
 
 
-def token_grid(shape: TokenizerShape, pixels: jax.Array) -> tuple[int, int]:
+def token_weights(shape: TokenizerShape, weights: jax.Array | None) -> jax.Array | None:
+    """Weights of frames of tokens, from those of the frames of the video.
+
+    A group of frames counts if its first one does, as the rest is filled up with the last real one.
+
+    Args:
+      shape: of the tokenizer.
+      weights: ``[batch, time]``, 1 for real frames, 0 for those after them; None: all count.
+    """
+    if weights is None or shape.patch_time == 1:
+        return weights
+    return jnp.concatenate([weights[:, :1], weights[:, 1 :: shape.patch_time]], axis=1)
+
+
+def token_grid(shape: TokenizerShape, pixels: jax.Array | np.ndarray) -> tuple[int, int]:
     """Rows and columns of the tokens of frames, which may have another size than the model's.
 
     Args:
@@ -76,7 +92,7 @@ def with_plain_padding(
 def _apply(
     model: TokenizerModel, params: Any, x: jax.Array, method: str, frames: jax.Array | None
 ) -> jax.Array:
-    """A method of the network, ``[batch, time, ...]`` to the same.
+    """A method of the network, ``[batch, time, ...]`` to the same or, of groups, another time.
 
     An image model sees the frames of a clip one by one.
     """

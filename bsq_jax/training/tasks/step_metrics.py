@@ -27,6 +27,7 @@ def reconstruction_metrics(
     pixels: jax.Array,
     fake: jax.Array,
     weights: jax.Array | None,
+    of_tokens: jax.Array | None,
 ) -> Metrics:
     """Metrics of a micro-batch that no loss gives: all are means over its real frames.
 
@@ -36,6 +37,7 @@ def reconstruction_metrics(
       pixels: in [-1, 1], ``[batch, time, height, width, 3]``.
       fake: their reconstructions, not clamped.
       weights: of the frames, ``[batch, time]``; None: all count alike.
+      of_tokens: likewise of the frames of tokens.
 
     Returns:
       The parts of the quantizer's loss, what `health_of` needs, and ``squared_error``.
@@ -43,7 +45,7 @@ def reconstruction_metrics(
     error = jnp.square(pixels - jnp.clip(fake, -1.0, 1.0))
     return {
         **quantized.losses,
-        **code_counts(quantized.bits, layout, weights),
+        **code_counts(quantized.bits, layout, of_tokens),
         "squared_error": weighted_mean(error, weights),
     }
 

@@ -137,7 +137,8 @@ class TokenizerTask(TrainingTask):
         None: none. See `bsq_jax.training.tasks.flipped_bits`.
         """
         shape = self.model.shape
-        size = (*pixels.shape[:2], *forward.token_grid(shape, pixels), shape.bits)
+        times = len(pixels), shape.token_frames(pixels.shape[1])
+        size = (*times, *forward.token_grid(shape, pixels), shape.bits)
         return flipped_bits.flipped_bits(size, self.flip, self.seed, step)
 
     def gradients(
@@ -167,16 +168,17 @@ class TokenizerTask(TrainingTask):
             is a micro-batch of it; None: this is all.
           flipped: 0/1 ``[batch, time, row, column, L]``, of `flipped_bits`; None: none. The metrics
             and the quantizer's losses are those of the right bits.
-          measure: takes what else is wanted from the tokens and the weights of the frames.
+          measure: takes what else is wanted from the tokens and the weights of their frames.
 
         Returns:
           ``(of the generator, of the discriminator or None, what was measured, metrics)``. All
           metrics add up over micro-batches; `step_metrics.finish` makes those of the step.
         """
         pixels, weights = forward.with_plain_padding(pixels, frames)
+        of_tokens = forward.token_weights(self.model.shape, weights)
 
         def generate(params: Any) -> tuple[tuple[jax.Array, jax.Array], Quantized]:
-            output = self.reconstruct(params, pixels, weights, kept, frames, flipped)
+            output = self.reconstruct(params, pixels, of_tokens, kept, frames, flipped)
             fake = output.pixels
             if weights is not None:  # at the source, so that no loss has a gradient there
                 fake = jnp.where(with_axes(weights, 5) > 0, fake, pixels)
@@ -212,8 +214,10 @@ class TokenizerTask(TrainingTask):
             discriminator_gradient = found.discriminator
         (gradient,) = pull((pixel_gradient, entropy_weight))
         layout = self.model.quantizer.layout
-        watched |= step_metrics.reconstruction_metrics(quantized, layout, pixels, fake, weights)
-        measured = measure(quantized, weights)
+        watched |= step_metrics.reconstruction_metrics(
+            quantized, layout, pixels, fake, weights, of_tokens
+        )
+        measured = measure(quantized, of_tokens)
         return gradient, discriminator_gradient, measured, {**watched, "loss": loss}
 
     def train_step(
@@ -270,8 +274,9 @@ class TokenizerTask(TrainingTask):
     def _finished(self, watched: Metrics, pixels: jax.Array, frames: jax.Array | None) -> Metrics:
         """The metrics of the step on a global batch, of their means over its real frames."""
         of_frame = math.prod(forward.token_grid(self.model.shape, pixels))
-        most = math.prod(pixels.shape[:2]) * of_frame
-        tokens = most if frames is None else jnp.sum(frames) * of_frame
+        times = self.model.shape.token_frames
+        most = len(pixels) * times(pixels.shape[1]) * of_frame
+        tokens = most if frames is None else jnp.sum(times(frames)) * of_frame
         return step_metrics.finish(watched, self.model.quantizer.layout, tokens, most)
 
     def _draws(
@@ -283,7 +288,8 @@ class TokenizerTask(TrainingTask):
         if frames is None:
             frames = jnp.full(len(pixels), pixels.shape[1], jnp.int32)
         of_frame = math.prod(forward.token_grid(self.model.shape, pixels))
-        return self.codebooks.draw(state.params, frames * of_frame, state.step)
+        tokens = self.model.shape.token_frames(frames) * of_frame
+        return self.codebooks.draw(state.params, tokens, state.step)
 
     # --- evaluation ---
 

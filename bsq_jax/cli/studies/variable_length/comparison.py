@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from bsq_jax.cli.studies.measured import frame_psnr
 from bsq_jax.cli.studies.report import mean_and_spread, save, text_table
 from bsq_jax.cli.studies.settings import set_values, small_config
 from bsq_jax.config import finalize
@@ -111,8 +112,7 @@ def measure(config: ConfigDict, tokenizer: Tokenizer, *, fill: int = 0) -> dict[
                 rest = np.repeat(part[:, -1:], fill - length, axis=1)
                 given = np.concatenate([part, rest], axis=1)
             made = tokenizer.reconstruct(given, dtype="uint8")[:, :length]
-            error = np.mean(np.square(part.astype(np.float64) - made), axis=(2, 3, 4))
-            found += list((10 * np.log10(255**2 / np.maximum(error, 1e-10))).ravel())
+            found += list(frame_psnr(part, made).ravel())
     batches.close()
     if not values[1]:
         raise UserError(
