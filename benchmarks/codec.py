@@ -64,7 +64,7 @@ def measure(codec: Codec, frames: np.ndarray, tile: str | None) -> dict[str, flo
     again = _Clock()
     found = np.stack([again(stream.decode)(decoder) for _ in grids])
     assert (found == grids).all()
-    pixels(tokenizer.decode)(tokens)
+    pixels(tokenizer.decode)(tokens, len(frames))
     return {
         "encode s": encoded,
         "tokenizer": tokenized / encoded,

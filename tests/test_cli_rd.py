@@ -189,7 +189,18 @@ def test_curves_of_videos(tmp_path, models):
     raw.write_bytes(np.concatenate([luma.reshape(6, -1), chroma], axis=1).tobytes())
     write_video(tmp_path / "in" / "b.mp4", 6, size=(48, 64))
     flags = [str(tmp_path / "in"), "--models", "one", "--against", "h265,av1,h264-444"]
-    flags += ["--frames", "4", "--size", "40", "--overlap", "3", "--metrics", "psnr"]
+    flags += [
+        "--frames",
+        "4",
+        "--size",
+        "40",
+        "--overlap",
+        "3",
+        "--tile",
+        "24",
+        "--metrics",
+        "psnr",
+    ]
     assert cli.main(["rd", *flags, "--axis", "linear", "--out", str(tmp_path / "out")]) == 0
     rows = table(tmp_path / "out" / "points.csv")
     assert {row["input"] for row in rows} == {"videoSRC01_64x48_60.yuv", "b.mp4"}
@@ -202,7 +213,7 @@ def test_curves_of_videos(tmp_path, models):
         ((4, 40, 53, 3), 25),
     }
     assert {call[2] for call in calls} == {1, 2, 3, 5, 6, 7}
-    assert all(call[4] == {"overlap": 3} for call in calls)
+    assert all(call[4] == {"overlap": 3, "tile": "24"} for call in calls)
     packets = next(name for name in rows[0] if name.startswith("packet_bytes"))
     for row in rows:
         container = int(row["bytes"]) - int(row[packets])

@@ -204,7 +204,7 @@ def test_the_table_of_resolutions_against_a_loop(tmp_path, monkeypatch, capsys):
     wanted = []
     for model in ("rotary", "learned"):
         for training in ("one", "mixed"):
-            row = [model, f"{training} size{'s' if training == 'mixed' else ''}"]
+            row = [model, {"one": "64x64", "mixed": "mixed sizes"}[training]]
             for name in ("32x32", "64x64", "96x96", "128x128", "56x72", "48x88", "88x48"):
                 a, b = (runs[f"{model}_{training}_{seed}"]["psnr"][name] for seed in (0, 5))
                 star = name == "64x64" or (name == "32x32" and training == "mixed")

@@ -76,7 +76,7 @@ def test_large_pictures_are_cut_into_few_tiles(codec, monkeypatch):
 
 def test_memory_chooses(codec):
     frames = picture(600, 700)
-    whole, tiled = codec.encode(frames), codec.encode(frames, memory_mb=2)
+    whole, tiled = codec.encode(frames), codec.encode(frames, memory_mb=20)
     tile = container.read_header(io.BytesIO(tiled), "x").tile
     assert container.read_header(io.BytesIO(whole), "x").tile == NATIVE
     assert all(side % (2 * PATCH) == 0 for side in tile)
@@ -115,6 +115,7 @@ def test_a_frame_is_made_band_by_band(codec, monkeypatch):
     data, wanted = codec.encode(frames, 25, tile=16), codec.reconstruct(frames, tile=16)
     np.testing.assert_array_equal(codec.decode(data).frames, wanted)
     monkeypatch.setattr("bsq_jax.coding.tile_tokenizer._TOKENS_AT_ONCE", 8)
+    monkeypatch.setattr("bsq_jax.coding.tile_tokenizer.SMALLEST_BATCH", 8)
     assert codec.encode(frames, 25, tile=16) == data
     np.testing.assert_array_equal(codec.decode(data).frames, wanted)
 

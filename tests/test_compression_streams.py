@@ -48,6 +48,24 @@ def test_tiles_of_a_stream(codec):
     np.testing.assert_array_equal(decoded[:, :, 16:], made[1][:, :, 8:])
 
 
+@pytest.mark.parametrize("tile", [None, (16, 24)])
+def test_whole_frames_of_a_stream(tile):
+    """With attention in windows of a frame too; tiles keep what is theirs."""
+    codec = make_codec(prior=False, spatial_window=2, **STREAMING)
+    frames = picture(21, 35, 6)
+    data = codec.encode(frames, 25, tile=tile)
+    header = header_of(data)
+    assert (header.stream, header.tile) == (True, tile or NATIVE)
+    decoded = codec.decode(data).frames
+    np.testing.assert_array_equal(decoded, codec.reconstruct(frames, tile=tile))
+    if tile is None:
+        whole = codec.tokenizer.reconstruct(frames[None], dtype="uint8")[0]
+        np.testing.assert_array_equal(decoded, whole)
+    else:  # where the first tile lies alone
+        first = codec.tokenizer.reconstruct(frames[None, :, :16, :24], dtype="uint8")[0]
+        np.testing.assert_array_equal(decoded[:, :5, :11], first[:, :5, :11])
+
+
 def test_a_stream_in_pieces(codec, monkeypatch):
     """Many tiles are computed some at a time, which changes nothing."""
     frames = picture(40, 40, 4)
@@ -81,6 +99,23 @@ def test_other_models_code_groups_as_they_did(model):
     parts = [frames[first : first + 3][None] for first in (0, 3, 6)]
     wanted = [other.tokenizer.reconstruct(part, dtype="uint8")[0] for part in parts]
     np.testing.assert_array_equal(other.decode(data).frames, np.concatenate(wanted))
+
+
+@pytest.mark.parametrize("time", [2, 5, 7, 23])
+def test_tokens_of_several_frames(time):
+    """Clips of five frames, one after the other, with tokens of 1, 2 and 2 frames."""
+    other = make_codec(prior=False, frames=5, patch_time=2, positions="rotary", window=2)
+    frames = picture(20, TILE, time)
+    data = other.encode(frames, 25, overlap=0)
+    decoded = other.decode(data)
+    assert decoded.problem == ""
+    np.testing.assert_array_equal(decoded.frames, other.reconstruct(frames, overlap=0))
+    groups = [frames[first : first + 5] for first in range(0, time, 5)]
+    tiles = [part[None, :, :TILE] for part in groups]
+    wanted = [other.tokenizer.reconstruct(tile, dtype="uint8")[0] for tile in tiles]
+    np.testing.assert_array_equal(decoded.frames[:, :4], np.concatenate(wanted)[:, :4])
+    counts = sum(1 + (len(part) - 1 + 1) // 2 for part in groups)  # the first, and pairs
+    assert len(data) == len(header_of(data).pack()) + 10 + -(-counts * 2 * 4 * 6 // 8)
 
 
 def test_files_of_groups_still_open(codec):

@@ -25,3 +25,25 @@ def test_a_figure_of_panels(tmp_path, logarithmic):
     ]
     assert seen == [[True, False], [True, True]]
     assert [file.name for file in path.parent.iterdir()] == ["a.png"]
+
+
+def test_panels_of_one_range(tmp_path):
+    """A value is at one height in all panels, and ticks are where they are asked for."""
+    flat = {"one": {"a": [(0.0, 1.0), (9.0, 1.0)]}, "other": {"a": [(0.0, 1.0), (9.0, 5.0)]}}
+    heights, dark = {}, {}
+    for same in (False, True):
+        path = tmp_path / f"{same}.png"
+        panel_figure(path, flat, x="x", same_y=same, ticks={4.0: ""} if same else None)
+        pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
+        blue = np.all(pixels == (0x00, 0x72, 0xB2), axis=-1)
+        blue[800:] = False  # the legend
+        rows = [np.flatnonzero(half.any(axis=1)) for half in (blue[:, :990], blue[:, 990:])]
+        heights[same] = [int(each.max()) for each in rows]
+        # Under the axes: the ends of ticks.
+        frame = np.flatnonzero((pixels[:, 200:900].sum(axis=-1) < 60).mean(axis=1) > 0.9).max()
+        below = pixels[frame + 4, :990].sum(axis=-1) < 200
+        dark[same] = int(np.count_nonzero(np.diff(below.astype(int)) == 1))
+    assert (
+        abs(heights[True][0] - heights[True][1]) <= 1 < abs(heights[False][0] - heights[False][1])
+    )
+    assert dark[True] == 1 < dark[False]

@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 
 from bsq_jax.core.errors import UserError
+from bsq_jax.models.position_tables import fit_temporal, interpolate_spatial
 from bsq_jax.models.positions import (
     PositionEmbedding,
     check_length,
     check_width,
-    fit_temporal,
     frame_positions,
-    interpolate_spatial,
     rotate,
     rotation,
 )

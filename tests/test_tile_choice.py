@@ -54,8 +54,9 @@ def test_frames_up_to_so_many_tokens_are_whole():
     assert tile_choice.chosen_tile(shape, 64, 64, 64, None) == NATIVE
     assert tile_choice.chosen_tile(shape, 57, 1, 64, None) == NATIVE
     assert tile_choice.chosen_tile(shape, 64, 65, 64, None) == (64, 64)
-    # A photograph of 12 megapixels: six tiles, in two rows or two columns.
+    # A photograph of 12 megapixels: six tiles, 3 downwards and 2 across, no larger than need be.
     tile = tile_choice.chosen_tile(shape, 3000, 4000, MOST_TOKENS, None)
+    assert tile == (1024, 2048)
     assert len(Tiles(3000, 4000, tile, tile_choice.usual_overlap(shape, tile))) == 6
     with pytest.raises(UserError, match="more than half a tile"):
         tile_choice.chosen_tile(shape, 3000, 4000, 4096, 300)
@@ -67,9 +68,9 @@ def test_memory_is_in_proportion_to_tokens():
     # Twice 14 arrays of the width and 4 heads of 64 scores; four times the 192 values of a patch.
     assert a_token == 4 * (2 * (14 * 128 + 256) + 4 * 192)
     assert tile_choice.tokens_for(100, shape) == 100 * 2**20 // a_token
-    with pytest.raises(UserError, match="this model needs 2 or more"):
-        tile_choice.tokens_for(1, shape)
-    assert tile_choice.tokens_for(2, shape) >= 64
+    with pytest.raises(UserError, match="this model needs 76 or more"):
+        tile_choice.tokens_for(75, shape)
+    assert tile_choice.tokens_for(76, shape) >= 4096
     with pytest.raises(UserError, match=r"this one has none"):
         tile_choice.tokens_for(100, shape_with(window=0))
 

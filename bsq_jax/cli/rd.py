@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--bits", help="bits of a token that are kept, such as 6,12,18; by default up to six points"
     )
     add("--overlap", type=int, help="pixels that tiles share, to hide seams")
+    add("--tile", metavar="PIXELS", help="as that of encode")
     add("--metrics", help="some of psnr,ms_ssim,lpips; by default all that are possible")
     add("--axis", choices=("log", "linear"), default="log", help="of bits a pixel in the figure")
     add("--force", action="store_true", help="overwrite results in the folder")
@@ -65,7 +66,7 @@ def run(flags: argparse.Namespace) -> int:
         notes.append("psnr of a video: mean of its frames' PSNR, as the other metrics")
     enable_compilation_cache()
     codecs = [Codec.load(path) for path in flags.models]
-    ours = rate_distortion.our_coders(codecs, bits, flags.overlap)
+    ours = rate_distortion.our_coders(codecs, bits, flags.overlap, flags.tile)
     points = rate_distortion.measure_points(
         inputs, [*ours, *references], names, frames=flags.frames, size=flags.size
     )

@@ -96,7 +96,7 @@ class Codec(CodecModel):
                     coding = self.coding(settings, height, width, clip=len(group) > 1)
                     tiles = self._tiled.tiles(height, width, coding.tile, coding.overlap)
                     coder = self._tiled.coder(tiles, stream=coding.stream)
-                made.append(coder.decode(coder.encode(group, coding.bits)))
+                made.append(coder.decode(coder.encode(group, coding.bits), len(group)))
         return np.concatenate(made)
 
     # --- files ---

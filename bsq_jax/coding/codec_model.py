@@ -64,12 +64,6 @@ class CodecModel:
         Raises:
           UserError: the prior is for other tokens.
         """
-        if tokenizer.shape.patch_time > 1:
-            raise UserError(
-                f"{name}: model.patch_time is {tokenizer.shape.patch_time}, and files have tokens "
-                "of single frames: code with a model of model.patch_time=1, or use "
-                "bsq_jax.Tokenizer.stream"
-            )
         self.tokenizer, self.name = tokenizer, name
         self.has_prior = prior is not None
         self._prior, self._origin = prior, dict(origin or {})

@@ -57,10 +57,24 @@ class FileDecoder:
         done = 0
         for chunk in read_chunks(file, self._header, self._name, self._most_bytes):
             tokens = self._checked_tokens(chunk, done)
-            for first in range(0, len(tokens), self._tokenizer.group):
-                group = tokens[first : first + self._tokenizer.group]
-                yield self._frames.decode(group)
+            first = 0
+            for frames in self._groups(chunk.frames):
+                last = first + self._tokenizer.shape.token_frames(frames)
+                yield self._frames.decode(tokens[first:last], frames)
+                first = last
             done += chunk.frames
+
+    def _groups(self, frames: int) -> list[int]:
+        """Numbers of frames that were coded together, of a chunk of so many."""
+        whole, rest = divmod(frames, self._tokenizer.group)
+        return [self._tokenizer.group] * whole + [rest] * (rest > 0)
+
+    def _token_frames(self, frames: int) -> int:
+        """Frames of tokens of a chunk of so many frames."""
+        group = self._tokenizer.group
+        whole, rest = divmod(frames, group)
+        count = self._tokenizer.shape.token_frames
+        return whole * int(count(group)) + (int(count(rest)) if rest else 0)
 
     def _most_bytes(self, frames: int) -> int:
         """The most that a payload of so many frames can have."""
@@ -101,16 +115,16 @@ class FileDecoder:
             done,
         )
         if self._stream is None:
-            count = chunk.frames * math.prod(self._frame_shape)
+            count = self._token_frames(chunk.frames) * math.prod(self._frame_shape)
             if len(chunk.payload) != -(-count // 8):
                 raise problem
             bits = np.unpackbits(np.frombuffer(chunk.payload, np.uint8), count=count)
-            yield bits.reshape(chunk.frames, *self._frame_shape)
+            yield bits.reshape(-1, *self._frame_shape)
             return
         if len(chunk.payload) % 4:
             raise problem
         decoder = Decoder(chunk.payload)
-        for _ in range(chunk.frames):
+        for _ in range(self._token_frames(chunk.frames)):
             try:
                 grid = self._stream.decode(decoder)
             except AssertionError:  # of constriction: the bytes are none that an encoder made

@@ -82,6 +82,7 @@ class FileEncoder:
         self._encoder: Encoder | None = None
         self._chunks: list[Chunk] = []
         self._pending: list[np.ndarray] = []  # tokens of the chunk that is open
+        self._pending_frames = 0
         self._count = 0
 
     def add(self, frames: np.ndarray) -> None:
@@ -99,6 +100,7 @@ class FileEncoder:
             for frame in tokens:
                 self._stream.encode(self._frames.side_by_side(frame), self._encoder)
         self._pending.append(tokens)
+        self._pending_frames += len(frames)
         self._count += len(frames)
         if self._pending_bytes() >= _CHUNK_BYTES:
             self._close_chunk()
@@ -112,8 +114,8 @@ class FileEncoder:
         tokens = np.concatenate(self._pending)
         encoder = self._encoder
         payload = np.packbits(tokens).tobytes() if encoder is None else encoder.result()
-        self._chunks.append(Chunk(len(tokens), payload, bits_checksum(tokens)))
-        self._pending, self._encoder = [], None
+        self._chunks.append(Chunk(self._pending_frames, payload, bits_checksum(tokens)))
+        self._pending, self._pending_frames, self._encoder = [], 0, None
 
     def finish(self, rate: Rate) -> bytes:
         """The bytes of the file.

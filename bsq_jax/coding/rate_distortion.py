@@ -17,6 +17,7 @@ import numpy as np
 from bsq_jax.coding.codec import Codec
 from bsq_jax.coding.rate_distortion_tables import METRICS, Point
 from bsq_jax.coding.reference_codecs import DEFAULT_RATE, Coded, Coder
+from bsq_jax.coding.tile_choice import Tile
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.pixels import to_float
 from bsq_jax.core.progress import progress
@@ -29,7 +30,7 @@ _MOST_POINTS = 6  # of a curve, unless numbers of bits are given
 
 
 def our_coders(
-    codecs: Sequence[Codec], bits: Sequence[int] | None, overlap: int | None
+    codecs: Sequence[Codec], bits: Sequence[int] | None, overlap: int | None, tile: Tile = None
 ) -> list[Coder]:
     """Two curves for a model with a prior, one for a tokenizer alone.
 
@@ -37,6 +38,7 @@ def our_coders(
       codecs: the models.
       bits: numbers of bits of a token that are kept; None: up to six of those that a model takes.
       overlap: pixels that neighbouring tiles share; None: what the codec does by itself.
+      tile: of `Codec.encode`.
 
     Raises:
       UserError: a model takes none of these numbers.
@@ -48,7 +50,7 @@ def our_coders(
         if not settings:
             raise UserError(f"--bits {','.join(map(str, bits or ()))}: {name} takes {listed(able)}")
         for mode in ("raw", "prior") if codec.has_prior else ("raw",):
-            code = functools.partial(_code, codec, mode, overlap)
+            code = functools.partial(_code, codec, mode, overlap, tile)
             coders.append(Coder(f"{name}, {mode}", mode, "bits", tuple(settings), code))
     return coders
 
@@ -63,11 +65,12 @@ def _code(
     codec: Codec,
     mode: str,
     overlap: int | None,
+    tile: Tile,
     frames: np.ndarray,
     setting: int,
     rate: Fraction | None,
 ) -> Coded:
-    data = codec.encode(frames, rate=rate, bits=setting, mode=mode, overlap=overlap)
+    data = codec.encode(frames, rate=rate, bits=setting, mode=mode, overlap=overlap, tile=tile)
     decoded = codec.decode(data)
     return Coded(decoded.frames, len(data), len(data) - len(decoded.header.pack()))
 

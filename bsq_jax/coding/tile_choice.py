@@ -19,6 +19,10 @@ from bsq_jax.inference.grids import MOST_TOKENS_IN_WINDOWS, MOST_TOKENS_OF_WHOLE
 from bsq_jax.models.patches import CHANNELS
 from bsq_jax.models.tokenizer_shape import TokenizerShape
 
+SMALLEST_BATCH = 2**12
+"""Tokens that tiles of another size than the model's are computed in together, at least: with fewer
+most of the time goes into other things than the network."""
+
 _FLOAT = 4  # bytes
 
 Tile: TypeAlias = int | tuple[int, int] | str | None
@@ -69,7 +73,7 @@ def tokens_for(memory_mb: float, shape: TokenizerShape) -> int:
     """How many tokens fit into so many megabytes, see `bytes_a_token`.
 
     Raises:
-      UserError: fewer than a window has, or the model's cost a token is not constant.
+      UserError: fewer than `SMALLEST_BATCH`, or the model's cost a token is not constant.
     """
     if not shape.spatial_window:
         raise UserError(
@@ -77,8 +81,9 @@ def tokens_for(memory_mb: float, shape: TokenizerShape) -> int:
             "it needs what its own tiles need; give their size with tile instead"
         )
     tokens = int(memory_mb * 2**20) // bytes_a_token(shape)
-    if tokens < shape.spatial_window**2:
-        least = -(-(shape.spatial_window**2) * bytes_a_token(shape) // 2**20)
+    most = max(SMALLEST_BATCH, shape.spatial_window**2)
+    if tokens < most:
+        least = -(-most * bytes_a_token(shape) // 2**20)
         raise UserError(f"{memory_mb} MB of memory: this model needs {least} or more")
     return min(tokens, MOST_TOKENS_IN_WINDOWS)
 

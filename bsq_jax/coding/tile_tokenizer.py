@@ -12,7 +12,7 @@ import numpy as np
 from einops import rearrange
 
 from bsq_jax.coding.header import NATIVE
-from bsq_jax.coding.tile_choice import check_tokens, filled_up
+from bsq_jax.coding.tile_choice import SMALLEST_BATCH, check_tokens, filled_up
 from bsq_jax.coding.tiles import Tiles
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.pixels import pixels_to_bytes
@@ -24,7 +24,7 @@ MOST_PIXELS = 2**26
 """Of a frame; larger ones are refused."""
 
 _FRAMES_AT_ONCE = 8  # of an image model
-_TOKENS_AT_ONCE = 2**15  # on the way between files and the tokenizer, so that memory is bounded
+_TOKENS_AT_ONCE = 2**15  # of tiles of the model's own size, or of frames
 
 
 class TileTokenizer:
@@ -50,10 +50,11 @@ class TileTokenizer:
         """Whether a clip of any length can be coded as one.
 
         So it is with a window of frames and rotary positions: no frame then needs more memory than
-        those before, and attention sees no distance that it has not seen in training.
+        those before, and attention sees no distance that it has not seen in training. Clips of
+        tokens of several frames (``model.patch_time``) are coded one by one.
         """
         shape = self.shape
-        windowed = shape.frames > 1 and shape.window > 0
+        windowed = shape.frames > 1 and shape.window > 0 and shape.patch_time == 1
         return windowed and shape.visibility.streams and shape.positions == "rotary"
 
     def tiles(
@@ -106,7 +107,8 @@ class TileCoder:
         self.tokens = self._rows * self._columns
         self.grid = tiles.grid[0] * self._rows, tiles.grid[1] * self._columns
         frames = 1 if stream else model.shape.frames
-        most = max(_TOKENS_AT_ONCE // (self.tokens * frames), 1)
+        together = _TOKENS_AT_ONCE if tiles.tile == model.tile else SMALLEST_BATCH
+        most = max(together // (self.tokens * frames), 1)
         self._pieces = list(chunks(len(tiles), 1 << (most.bit_length() - 1)))
         tokenizer = model.tokenizer
         sizes = [piece.stop - piece.start for piece in self._pieces]
@@ -120,23 +122,31 @@ class TileCoder:
           bits: how many of a token's bits are kept, the first ones.
 
         Returns:
-          uint8 ``[time, tile, token, bit]``.
+          uint8 ``[time, tile, token, bit]``; of models with ``model.patch_time`` these are fewer
+          frames than the pixels have.
         """
-        tokens = np.empty((len(frames), len(self._tiles), self.tokens, bits), np.uint8)
+        count = self._model.shape.token_frames(len(frames))
+        tokens = np.empty((count, len(self._tiles), self.tokens, bits), np.uint8)
         for times in self._times(len(frames)):
             for number, piece in self._each_piece():
                 cut = self._tiles.cut(frames[times], piece)
                 tokens[times, piece] = self._encode(cut, number)[..., :bits]
         return tokens
 
-    def decode(self, tokens: np.ndarray) -> np.ndarray:
-        """Frames of one group of tokens, see `encode`; uint8 ``[time, height, width, 3]``."""
+    def decode(self, tokens: np.ndarray, count: int) -> np.ndarray:
+        """Frames of one group of tokens, see `encode`; uint8 ``[time, height, width, 3]``.
+
+        Args:
+          tokens: as `encode` gave them.
+          count: how many frames they are of.
+        """
         tiles = self._tiles
-        frames = np.empty((len(tokens), tiles.height, tiles.width, 3), np.uint8)
+        frames = np.empty((count, tiles.height, tiles.width, 3), np.uint8)
         for times in self._times(len(tokens)):
             top = 0
             pieces = (
-                self._decode(tokens[times, piece], number) for number, piece in self._each_piece()
+                self._decode(tokens[times, piece], number, count)
+                for number, piece in self._each_piece()
             )
             for band in tiles.bands(pieces):
                 frames[times, top : top + band.shape[1]] = pixels_to_bytes(band)
@@ -158,7 +168,7 @@ class TileCoder:
     def _times(self, frames: int) -> Iterator[slice]:
         """Frames that are computed together: of clips all, unless they are a stream."""
         if self._model.shape.frames > 1 and self._streams is None:
-            return iter([slice(0, frames)])
+            return iter([slice(None)])
         return chunks(frames, max(_TOKENS_AT_ONCE // (self.tokens * len(self._tiles)), 1))
 
     def _each_piece(self) -> Iterator[tuple[int, slice]]:
@@ -182,7 +192,7 @@ class TileCoder:
             bits = np.swapaxes(self._model.tokenizer.encode(cut), 0, 1)
         return rearrange(bits, "time tile row column bit -> time tile (row column) bit")
 
-    def _decode(self, tokens: np.ndarray, number: int) -> np.ndarray:
+    def _decode(self, tokens: np.ndarray, number: int, count: int) -> np.ndarray:
         """Pixels ``[tile, time, height, width, 3]`` of tokens ``[time, tile, token, bit]``."""
         axes = {"row": self._rows, "column": self._columns}
         to_grids = "time tile (row column) bit -> tile time row column bit"
@@ -194,7 +204,7 @@ class TileCoder:
             single = grids.reshape(-1, 1, *grids.shape[2:])
             pixels = self._model.tokenizer.decode(single)
             return pixels.reshape(*grids.shape[:2], *pixels.shape[2:])
-        return self._model.tokenizer.decode(grids)
+        return self._model.tokenizer.decode(grids, frames=count)
 
 
 def checked_frames(frames: np.ndarray) -> np.ndarray:

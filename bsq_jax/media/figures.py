@@ -56,6 +56,7 @@ def panel_figure(
     logarithmic: bool = False,
     bold: Collection[str] = (),
     same_y: bool = False,
+    ticks: Mapping[float, str] | None = None,
 ) -> None:
     """Draws panels side by side over one legend, for a paper: PNG of 300 dots per inch.
 
@@ -67,6 +68,7 @@ def panel_figure(
       logarithmic: horizontal axis in powers of ten.
       bold: names of the lines to stress; the others are dashed and thinner.
       same_y: whether the vertical axes of all panels have one range.
+      ticks: places on the horizontal axis and their labels; None: chosen by Matplotlib.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
@@ -94,6 +96,9 @@ def panel_figure(
             axes.xaxis.set_major_locator(LogLocator(subs=subs))
             axes.xaxis.set_major_formatter("{x:g}")
             axes.xaxis.set_minor_formatter(NullFormatter())
+        if ticks is not None:
+            axes.set_xticks(list(ticks), list(ticks.values()))
+            axes.set_xticks([], minor=True)
         axes.set_xlabel(x, fontsize=9)
         axes.set_ylabel(y, fontsize=9)
         axes.tick_params(labelsize=8, which="both", labelleft=True)

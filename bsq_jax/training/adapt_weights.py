@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.models.factory import make_tokenizer
-from bsq_jax.models.positions import fit_temporal, interpolate_spatial
+from bsq_jax.models.position_tables import fit_temporal, interpolate_spatial
 from bsq_jax.models.tokenizer_shape import TokenizerShape
 from bsq_jax.training.saved_models import SavedModel
 

@@ -65,7 +65,7 @@ def point_config(point: Point, frames: int, steps: int, overrides: Sequence[str]
     config.data.update(
         source="motion",
         resize=0,
-        eval_resize=64,
+        eval_resize=144,  # of its frames: crops have the scale of training
         eval_clips=2,
         filter="bilinear",
         threads=1,
@@ -162,15 +162,25 @@ def _sees(window: int) -> str:
     return "its own frame" if window == 1 else f"{window} frames"
 
 
-def draw(path: pathlib.Path, rows: Sequence[Row]) -> None:
-    """Draws PSNR over the index of the frame, a panel a window and a line a kind."""
+def draw(path: pathlib.Path, rows: Sequence[Row], frames: int) -> None:
+    """Draws PSNR over the index of the frame, a panel a window and a line a kind.
+
+    Args:
+      path: of the figure.
+      rows: of the trainings.
+      frames: of the clips of the training.
+    """
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for (kind, window), group in _groups(rows).items():
-        panel = panels.setdefault(f"PSNR (dB), a token sees {_sees(window)}", {})
+        panel = panels.setdefault(
+            f"PSNR (dB), {f'window of {window}' if window else 'no window'}", {}
+        )
         means = np.mean([row["per_frame"] for row in group], axis=0)
         panel[kind] = [(number, float(mean)) for number, mean in enumerate(means, 1)]
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
-    panel_figure(path, panels, x="frame of the clip", bold=kinds, same_y=True)
+    ticks = {float(length): length for length in rows[0]["psnr"]}
+    x = f"frame of the clip (trained: 1 to {frames})"
+    panel_figure(path, panels, x=x, bold=kinds, same_y=True, ticks=ticks)
 
 
 def study(
@@ -210,7 +220,7 @@ def study(
         rows.append({**point._asdict(), **found})
     cells = table_rows(rows, frames)
     record = save(workdir, rows, cells)
-    draw(workdir / FIGURE, rows)
+    draw(workdir / FIGURE, rows, frames)
     return (
         f"PSNR (dB) by frames of the clip, {steps} steps each on clips of {frames}, averaged "
         "weights; none: there are no learned positions for clips longer than those of the "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -34,7 +35,6 @@ KINDS: Mapping[str, tuple[str, bool]] = {
     "windows-learned": ("window", True),
     "windows-sincos": ("sincos", True),
 }
-_AT = {"one": "one size", "mixed": "mixed sizes"}
 _CHOSEN = {
     "model.positions": "use --models",
     "model.spatial_window": "use --window",
@@ -75,7 +75,6 @@ def point_config(point: Point, steps: int, window: int, overrides: Sequence[str]
     """
     refuse(overrides, _CHOSEN)
     config = muon_config(steps, point.seed)
-    config.name = f"{point.model}, {_AT[point.training]}, seed {point.seed}"
     set_values(config, overrides)  # for the size, that the data is laid out for
     side, width = config.model.image_size
     if side != width:
@@ -84,6 +83,7 @@ def point_config(point: Point, steps: int, window: int, overrides: Sequence[str]
             "one side, such as --set model.image_size=64"
         )
     positions, in_windows = KINDS[point.model]
+    config.name = f"{point.model}, {_at(point.training, f'{side}x{side}')}, seed {point.seed}"
     config.data.update(
         source="photos",
         resize=_COVER * side,
@@ -105,6 +105,11 @@ def point_config(point: Point, steps: int, window: int, overrides: Sequence[str]
         config.data.sizes = config.data.sizes or tuple(shape.name for shape in _shapes(config))
         config.data.eval_crop = "bucket"
     return finalize(config)
+
+
+def _at(training: str, size: str) -> str:
+    """What a model was trained at."""
+    return size if training == "one" else "mixed sizes"
 
 
 def _shapes(config: ConfigDict) -> list[Shape]:
@@ -168,7 +173,7 @@ def table_rows(rows: Sequence[Row], columns: Sequence[Shape]) -> list[list[str]]
     """
     cells = [["model", "trained at", *(shape.title for shape in columns)]]
     for (model, training), group in _groups(rows).items():
-        line = [model, _AT[training]]
+        line = [model, _at(training, group[0]["trained"][0])]
         for shape in columns:
             text = mean_and_spread([row["psnr"][shape.name] for row in group])
             line.append(text + ("*" if shape.name in group[0]["trained"] else ""))
@@ -185,26 +190,27 @@ def _groups(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
 
 
 def draw(
-    path: pathlib.Path, rows: Sequence[Row], places: Mapping[str, float], *, x: str, ratios: bool
+    path: pathlib.Path, rows: Sequence[Row], places: Mapping[str, tuple[float, str]], *, x: str
 ) -> None:
     """Draws PSNR, a panel a training and a line a model; those with windows are dashed.
 
     Args:
       path: of the figure.
       rows: of the trainings.
-      places: of the sizes to draw on the horizontal axis, by their names.
+      places: by the names of the sizes to draw, where on the horizontal axis, and the label there.
       x: what that shows.
-      ratios: whether it is logarithmic.
     """
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for (model, training), group in _groups(rows).items():
-        panel = panels.setdefault(f"PSNR (dB), trained at {_AT[training]}", {})
+        at = _at(training, group[0]["trained"][0])
+        panel = panels.setdefault(f"PSNR (dB), trained at {at}", {})
         panel[model] = [
             (place, float(np.mean([row["psnr"][name] for row in group])))
-            for name, place in places.items()
+            for name, (place, _) in places.items()
         ]
     whole = [model for model, (_, in_windows) in KINDS.items() if not in_windows]
-    panel_figure(path, panels, x=x, logarithmic=ratios, bold=whole, same_y=True)
+    ticks = dict(places.values())
+    panel_figure(path, panels, x=x, bold=whole, same_y=True, ticks=ticks)
 
 
 def study(
@@ -240,10 +246,19 @@ def study(
     columns = _shapes(next(iter(configs.values())))
     cells = table_rows(rows, columns)
     record = save(workdir, rows, cells)
-    sides = {shape.name: float(shape.size[0]) for shape in columns if shape.factors}
-    draw(workdir / FIGURE, rows, sides, x="side of the picture (pixels)", ratios=False)
-    ratios = {shape.name: shape.size[1] / shape.size[0] for shape in columns if shape.aspects}
-    draw(workdir / ASPECTS_FIGURE, rows, ratios, x="width over height", ratios=True)
+    sides = {
+        shape.name: (float(shape.size[0]), str(shape.size[0])) for shape in columns if shape.factors
+    }
+    draw(workdir / FIGURE, rows, sides, x="side of the square (pixels)")
+    ratios = {
+        shape.name: (
+            math.log2(shape.size[1] / shape.size[0]),
+            ", ".join(f"{width}:{height}" for width, height in shape.aspects),
+        )
+        for shape in columns
+        if shape.aspects
+    }
+    draw(workdir / ASPECTS_FIGURE, rows, ratios, x="width to height")
     return (
         f"PSNR (dB) of {rows[0]['pictures']} whole pictures by height x width, {steps} steps each, "
         f"averaged weights; *: a size of its training\n{text_table(cells, 2)}\n"
