@@ -49,6 +49,7 @@ TERMS = {
     "digits:masked_lm": {"loss", "cross_entropy", "accuracy", "masked"},
     "masked_lm:imagenet128": {"loss", "cross_entropy", "accuracy", "masked"},
     "prior:pictures": {"loss", "saved"},
+    "prior:any_size": {"loss", "saved"},
     "prior:clips": {"loss", "saved"},
     "prior:published": {"loss", "saved"},
     "quickstart:muon": PIXELS,
