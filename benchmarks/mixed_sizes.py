@@ -1,8 +1,9 @@
 """Training on several sizes against training on one, both in turn within one run.
 
 Run ``python -m benchmarks.mixed_sizes``. Both read the same source with the same threads, have the
-same model and about as many tokens a step. The programs of all sizes are compiled before the clock
-starts; how many there are is printed.
+same model and about as many tokens a step: one has the config's ``data.sizes``, the other crops of
+``model.image_size`` alone. The programs of all sizes are compiled before the clock starts; how many
+there are is printed. Settings follow as ``--config.KEY=VALUE``.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from benchmarks.timing import report
 from bsq_jax.config import finalize, load_config_file, set_overrides
+from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import batch_shards, make_mesh, to_global
 from bsq_jax.data.factory import make_data_config
 from bsq_jax.data.mixed_sizes import batch_shapes, open_sizes
@@ -29,9 +32,6 @@ from bsq_jax.training.state import jit_step
 from bsq_jax.training.tasks.forward import token_grid
 from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
 
-# As many pixels as 64x64, up to 6%: 1:1, 9:7 and 5:3, which the embedded photographs have.
-SIZES = "64x64,56x72,48x80"
-
 
 class Training:
     """A run of one kind whose steps are timed; its programs are compiled when it is made.
@@ -40,10 +40,7 @@ class Training:
       programs: how many there are.
     """
 
-    def __init__(self, spec: str, settings: list[str], sizes: str):
-        """Of a published config or a file with other settings, on these sizes; empty: on one."""
-        config = load_config_file(spec)
-        set_overrides(config, [*settings, f"--config.data.sizes={sizes}"])
+    def __init__(self, config: ConfigDict):
         config = finalize(config)
         self._mesh = make_mesh()
         self._task = make_tokenizer_task(config)
@@ -53,7 +50,7 @@ class Training:
         self._step = jit_step(self._task, self._mesh, shardings)
         data, count = make_data_config(config), config.train.batch_size
         multiple = batch_shards(self._mesh) * config.train.accumulate
-        opened = open_sizes(data) if sizes else None
+        opened = open_sizes(data) if data.sizes else None
         shapes = batch_shapes(data, opened) if opened else ((data.frames, *data.crop),)
         for frames, *size in shapes:
             examples = batch_of_size((size[0], size[1]), count, data.crop, multiple)
@@ -93,17 +90,21 @@ class Training:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", default="quickstart", help="published config, or a file")
-    parser.add_argument("--sizes", default=SIZES, help="HEIGHTxWIDTH, separated by commas")
+    parser.add_argument("--config", default="any_size", help="published config, or a file")
     parser.add_argument("--runs", type=int, default=5, help="rounds, of which the median counts")
     parser.add_argument("--steps", type=int, default=64, help="of each kind in a round")
     parser.add_argument("--json", type=pathlib.Path, help="also write the result here")
     args, settings = parser.parse_known_args()
 
-    kinds = {"one size": "", "mixed sizes": args.sizes}
-    trainings = {name: Training(args.config, settings, sizes) for name, sizes in kinds.items()}
-    rates: dict[str, list[float]] = {name: [] for name in kinds}
-    seen = dict.fromkeys(kinds, 0)
+    mixed = load_config_file(args.config)
+    set_overrides(mixed, settings)
+    if not mixed.data.sizes:
+        raise UserError(f"config {args.config} has no data.sizes: give --config.data.sizes=...")
+    one = mixed.copy_and_resolve_references()
+    set_overrides(one, ["--config.data.sizes=", "--config.data.eval_crop=center"])
+    trainings = {"one size": Training(one), "mixed sizes": Training(mixed)}
+    rates: dict[str, list[float]] = {name: [] for name in trainings}
+    seen = dict.fromkeys(trainings, 0)
     for _ in range(args.runs):
         for name, training in trainings.items():
             tokens, seconds = training.steps(args.steps)
@@ -123,7 +124,8 @@ def main() -> None:
     ]
     for training in trainings.values():
         training.close()
-    report(f"{args.config}, sizes {args.sizes}", rows, args.json, runs=args.runs, steps=args.steps)
+    title = f"training, {args.config}, sizes {', '.join(mixed.data.sizes)}"
+    report(title, rows, args.json, runs=args.runs, steps=args.steps)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,10 @@ For pictures of your own add ``--config.data.source=folder:/path/to/pictures``; 
         --config.prior.tokenizer=runs/video --config.data.source=clips:/path/to/videos
 
 An image tokenizer codes the frames of videos one by one; the prior models their dependencies.
-``published`` has the size for the published tokenizers. Add ``--config.prior.order=grids`` for
-decoding in three steps a frame.
+The prior looks at a neighbourhood of each token (``prior.reach``), so that it codes frames of any
+size; ``--config.prior.reach=0`` makes one of tiles, as before there was a choice. ``published`` is
+one of tiles, and has the size for the published tokenizers. Add ``--config.prior.order=grids``
+for decoding in three steps a frame.
 """
 
 from ml_collections import ConfigDict
@@ -34,7 +36,7 @@ def get_config(argument: str = "") -> ConfigDict:
         config.optimizer.learning_rate = 2e-3
         config.train.update(steps=100_000, batch_size=64)
         return config
-    config.prior.update(width=128, layers=3, heads=4, hidden=64, window=1)
+    config.prior.update(width=128, layers=3, heads=4, hidden=64, window=1, reach=(3, 3))
     config.optimizer.update(
         learning_rate=5e-3, warmup_steps=100, final=0.02, clip="global", ema=0.99
     )

@@ -10,8 +10,10 @@ import pytest
 from shapes import bsq_quantizer, stylegan_discriminator, tokenizer_shape
 from small_task import adversarial_training, tokenizer_task
 
+from bsq_jax.config import default_config
 from bsq_jax.core.sharding import make_mesh
 from bsq_jax.models.tokenizer import TokenizerModel
+from bsq_jax.training import step_cost
 from bsq_jax.training.flops import PEAKS, count, peak_of_kind
 from bsq_jax.training.useful_flops import step_flops
 
@@ -130,3 +132,20 @@ def test_peaks():
     assert peak_of_kind("NVIDIA L40") is None
     assert peak_of_kind("cpu") is None
     assert all(math.log10(peak) > 13 for peak in PEAKS.values())
+
+
+def test_the_largest_step_of_several_sizes_and_its_tokens():
+    config = default_config()
+    config.model.update(image_size=(64, 64), patch_size=8)
+    assert step_cost.largest_step(config, 1) == (256, 64, 64)
+    # Of 2^20 pixels 341 x 3,072 and 273 x 3,840 are the most; of multiples of 50, 300 and 250.
+    config.data.sizes = ("32x96", "80x48")
+    assert step_cost.largest_step(config, 1) == (273, 80, 48)
+    assert step_cost.largest_step(config, 50) == (250, 80, 48)
+    assert step_cost.largest_step(config, 300) == (300, 80, 48)
+    pixels = jax.ShapeDtypeStruct((341, 5, 32, 96, 3), jnp.uint8)
+    assert step_cost.tokens_of(config, {"pixels": pixels}) == 341 * 5 * 4 * 12
+    config.model.update(patch_size=(16, 8), patch_time=4)  # the first frame, and the other four
+    assert step_cost.tokens_of(config, {"pixels": pixels}) == 341 * 2 * 2 * 12
+    bits = jax.ShapeDtypeStruct((2, 3, 4, 5, 6), jnp.uint8)
+    assert step_cost.tokens_of(config, {"bits": bits}) == 2 * 3 * 4 * 5

@@ -322,3 +322,10 @@ def test_broken_files_are_masked_in_evaluation(tmp_path, folder, config):
 def test_without_buckets_evaluation_has_the_size_of_the_model(config):
     rows = take_eval(config, global_batch=16)
     assert rows["pixels"].shape == (64, 1, 16, 16, 3)
+
+
+def test_the_same_data_of_one_size(config, folder):
+    """For what has one size, such as token sets."""
+    one = evaluated(config, folder).of_one_size()
+    assert (one.sizes, one.eval_crop, one.crop) == ((), "center", (16, 16))
+    assert dataclasses.replace(config, eval_crop="tiles").of_one_size().eval_crop == "tiles"

@@ -11,11 +11,12 @@ from conftest import GOLDEN
 from PIL import Image
 
 from bsq_jax import Codec, Tokenizer
+from bsq_jax.config import default_config, finalize
 from bsq_jax.core.sharding import make_mesh
 from bsq_jax.data.tokens import read_description
 from bsq_jax.training.export import identity
 from bsq_jax.training.recipes import make_recipe
-from bsq_jax.training.saved_models import read_saved_config
+from bsq_jax.training.saved_models import read_saved_config, with_tokenizer
 from bsq_jax.training.workdir import check_resumable, open_checkpoints
 
 OLD = GOLDEN / "files_0_1"
@@ -46,6 +47,15 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path):
         check_resumable(config, meta, OLD / "tokenizer")
         step, state, _ = checkpoints.restore_latest(task.abstract_state(mesh))
     assert step == int(state.step) == 4
+
+
+def test_a_prior_takes_the_model_of_an_old_tokenizer(tmp_path):
+    config = default_config()
+    config.task, config.prior.tokenizer = "prior", str(OLD / "tokenizer")
+    made = finalize(with_tokenizer(config, tmp_path)).model
+    model = read_saved_config(OLD / "tokenizer").model
+    for key in ("image_size", "patch_size", "bits", "width", "positions"):
+        assert made[key] == model[key]
 
 
 @pytest.mark.parametrize("weights", ["raw", "ema"])

@@ -8,7 +8,6 @@ from shapes import bsq_quantizer, tokenizer_shape
 from small_task import tokenizer_task
 from test_strides import TINY, made, pixels_of, tiny_config, tokenizer_of
 
-from bsq_jax import Codec
 from bsq_jax.config import finalize, fingerprint_settings, from_json, to_json
 from bsq_jax.core.errors import UserError
 from bsq_jax.inference.token_sets import tokenize
@@ -218,8 +217,6 @@ def test_times_that_do_not_fit(changes, words):
 
 def test_what_takes_tokens_of_single_frames_alone(tmp_path):
     tokenizer = tokenizer_of(frames=5, patch_time=2)
-    with pytest.raises(UserError, match=r"model.patch_time is 2, and files have tokens of single"):
-        Codec(tokenizer)
     with pytest.raises(UserError, match=r"model.patch_time is 2: sets of tokens are for models"):
         tokenize(tmp_path, tokenizer, tokenizer.config, examples=1, quiet=True)
     for task in ("prior", "masked_lm"):

@@ -9,7 +9,7 @@ import pytest
 from bsq_jax.config import default_config, finalize
 from bsq_jax.core.errors import UserError
 from bsq_jax.models.attention.attend import attend
-from bsq_jax.models.attention.windows import PADDING, Windows, real_tokens
+from bsq_jax.models.attention.windows import PADDING, Windows
 from bsq_jax.models.factory import make_tokenizer
 from bsq_jax.models.position_tables import fitted
 
@@ -109,16 +109,6 @@ def test_regions_of_padding_are_never_those_of_the_picture():
     for example, (rows, columns) in enumerate(sizes):
         for phase in (0, 1):
             assert np.sum(regions[phase, example] != PADDING) == rows * columns
-
-
-def test_real_tokens_are_those_of_a_loop():
-    sizes = np.array([[2, 3], [4, 1], [0, 0]], np.int32)
-    made = real_tokens(jnp.asarray(sizes), np.arange(4), np.arange(3))
-    wanted = [
-        [[row < rows and column < columns for column in range(3)] for row in range(4)]
-        for rows, columns in sizes
-    ]
-    np.testing.assert_array_equal(made, wanted)
 
 
 @pytest.mark.parametrize("positions", ["window", "sincos", "rotary"])

@@ -181,10 +181,11 @@ def table(result: Mapping[str, Any]) -> str:
         rows.append(("  examples a second", f"{result['examples_per_second']:10.4g}"))
         rows.append((f"  {result['steps']} steps", f"{result['days']:10.3g} days"))
     width = max(len(name) for name, _ in rows) + 2
+    of = " of {}x{}, the largest".format(*result["size"]) if result["several_sizes"] else ""
     head = (
         f"{result['name']}: {result['parameters'] / 1e6:.1f}M parameters"
-        f"{result['discriminator']}, global batch {result['batch_size']}, mesh {result['mesh']} of "
-        f"{result['compiled_for']}"
+        f"{result['discriminator']}, global batch {result['batch_size']}{of}, mesh "
+        f"{result['mesh']} of {result['compiled_for']}"
     )
     return "\n".join([head, *(f"{name:<{width}}{value}".rstrip() for name, value in rows)])
 

@@ -10,7 +10,7 @@ import numpy as np
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.text import listed
 from bsq_jax.inference.given import Given, as_array, gather
-from bsq_jax.inference.grids import Size, check_tokens, grid_of, patch_sides
+from bsq_jax.inference.grids import Size, check_tokens, grid_of
 from bsq_jax.models.positions import check_length
 from bsq_jax.models.tokenizer_shape import TokenizerShape
 from bsq_jax.quantizers.layout import TokenLayout
@@ -82,7 +82,7 @@ def checked_sizes(size: Any, given: Given, shape: TokenizerShape) -> list[Size]:
       UserError: it is none, or tokens of a picture of this size have another grid.
     """
     grids = [array.shape[2:4] for array in given.arrays]
-    down, across = patch_sides(shape)
+    down, across = shape.patch
     if size is None:
         return [(rows * down, columns * across) for rows, columns in grids]
     try:

@@ -18,7 +18,6 @@ from bsq_jax.inference.grids import (
     Grid,
     Pictures,
     frames_at_once,
-    patch_sides,
     say_what_another_size_means,
     unit_of,
     whole_units,
@@ -126,7 +125,7 @@ class Computation:
         made = np.split(self._in_chunks(what, pictures, grid, sizes), np.cumsum(counts)[:-1])
         if real is None:
             return made
-        down, across = (1, 1) if what == "encode" else patch_sides(self._shape)
+        down, across = (1, 1) if what == "encode" else self._shape.patch
         return [
             np.ascontiguousarray(array[:, :, : rows * down, : columns * across])
             for array, (rows, columns) in zip(made, real, strict=True)

@@ -27,19 +27,14 @@ MOST_FRAMES = 16
 """Frames that are computed at once where a model has a window."""
 
 
-def patch_sides(shape: TokenizerShape) -> Size:
-    """(height, width) of a patch in pixels."""
-    return shape.patch
-
-
 def grid_of(shape: TokenizerShape, height: int, width: int) -> Grid:
     """(rows, columns) of the tokens of a picture of so many pixels."""
-    return whole_units((height, width), patch_sides(shape))
+    return whole_units((height, width), shape.patch)
 
 
 def unit_of(shape: TokenizerShape, what: str) -> Size:
     """(rows, columns) of a token in arrays of pixels to encode, or in those of tokens."""
-    return patch_sides(shape) if what == "encode" else (1, 1)
+    return shape.patch if what == "encode" else (1, 1)
 
 
 def whole_units(sides: Sequence[int], unit: Size) -> Grid:

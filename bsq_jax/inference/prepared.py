@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,8 +33,8 @@ def check_params(model: TokenizerModel, params: Any) -> None:
     """
     shape = model.shape
     pixels = jax.ShapeDtypeStruct((1, 1, shape.image_height, shape.image_width, 3), jnp.float32)
-    wanted = jax.eval_shape(model.init, jax.random.key(0), pixels)["params"]
-    want = {jax.tree_util.keystr(k[:-1]): v.shape for k, v in _leaves(wanted)}
+    wanted = nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0), pixels)["params"])
+    want = {jax.tree_util.keystr(k): v.shape for k, v in _leaves(wanted)}
     have = {jax.tree_util.keystr(k): v.shape for k, v in _leaves(params)}
     for key in sorted(want | have):
         if want.get(key) != have.get(key):

@@ -124,11 +124,11 @@ class OwnPositions(nn.Module):
           added: of `own_sums`.
 
         Raises:
-          UserError: a module returns another shape.
+          UserError: a module returns another shape, or does not take this grid.
         """
         if (module := own_module(self.kind)) is not None:
-            found: Any = module.clone(parent=self, name="own")(
-                jnp.asarray(number), x.shape[2:4], x.shape[-1]
-            )
+            own = module.clone(parent=self, name="own")
+            with parse_own(_KEY, self.kind).one_line():
+                found: Any = own(jnp.asarray(number), x.shape[2:4], x.shape[-1])
             added = _checked(self.kind, found, x.shape[1:])
         return x + jnp.asarray(added).astype(self.dtype)[None]

@@ -11,8 +11,9 @@ import numpy as np
 from einops import rearrange
 
 from bsq_jax.core import cpu
+from bsq_jax.core.regions import real_pixels, real_tokens
 from bsq_jax.models.attention.self_attention import KVCache
-from bsq_jax.models.attention.windows import PADDING, real_tokens
+from bsq_jax.models.attention.windows import PADDING
 from bsq_jax.models.initializers import bias, kernel
 from bsq_jax.models.own_positions import OwnPositions
 from bsq_jax.models.patches import CHANNELS, patchify, unpatchify, whole_groups
@@ -157,9 +158,8 @@ class Decoder(nn.Module):
         if shape.head_channels:
             inside = None
             if sizes is not None:
-                patch, (height, width) = shape.patch, pixels.shape[2:4]
-                real_pixels = sizes * np.array([patch], np.int32)
-                inside = real_tokens(real_pixels, np.arange(height), np.arange(width))
+                height, width = pixels.shape[2:4]
+                inside = real_pixels(sizes, height, width, shape.patch)
             pixels += PixelConvolutions(
                 shape.head_channels, self.compute.dtype, name="head_convolutions"
             )(pixels, inside)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pathlib
 from collections.abc import Collection, Mapping
@@ -115,12 +116,12 @@ def with_tokenizer(config: ConfigDict, workdir: str | os.PathLike[str]) -> Confi
     saved = read_saved_config(path)
     if saved.task != "tokenizer":
         raise UserError(f"{path} ({config.task}.tokenizer) holds a {saved.task}, not a tokenizer")
-    config = config.copy_and_resolve_references()
+    config = copy.deepcopy(config)  # with the types of settings that take a number or a pair
     config.extensions = join_extensions(config.extensions, saved.extensions, _extensions(workdir))
     computed = {key: config.model[key] for key in COMPUTE_KEYS}
-    config.model.update(saved.model)
+    config.model.update(saved.model.copy_and_resolve_references())
     config.model.update(computed)
-    config.quantizer.update(saved.quantizer)
+    config.quantizer.update(saved.quantizer.copy_and_resolve_references())
     return config
 
 

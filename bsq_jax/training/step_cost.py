@@ -144,6 +144,7 @@ def plan(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, Any]:
         "compiled_for": f"{mesh.size} {mesh.devices.flat[0].device_kind} devices",
         "batch_size": batch["pixels"].shape[0],
         "size": list(batch["pixels"].shape[2:4]),
+        "several_sizes": bool(config.data.sizes),
         "steps": config.train.steps,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         "discriminator": f" and a discriminator of {second / 1e6:.1f}M" if second else "",

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
+from bsq_jax.core.regions import real_tokens
+
 PADDING = 4  # the region of tokens that are not of the picture; 0 to 3 are of shifted windows
 
 
@@ -107,19 +109,3 @@ class Windows:
     def _rolled(self, x: jax.Array, direction: int) -> jax.Array:
         half = direction * (self.side // 2)
         return jnp.roll(x, (half, half), axis=(2, 3))
-
-
-def real_tokens(sizes: jax.Array, row: np.ndarray, column: np.ndarray) -> jax.Array:
-    """Which places of padded grids are of the pictures.
-
-    Args:
-      sizes: int32 ``[batch, 2]``, real (rows, columns) of each picture.
-      row: places to ask for, int32 ``[row]``.
-      column: likewise ``[column]``.
-
-    Returns:
-      Booleans ``[batch, row, column]``.
-    """
-    down = row[None, :] < sizes[:, :1]
-    across = column[None, :] < sizes[:, 1:]
-    return jnp.logical_and(down[:, :, None], across[:, None, :])
