@@ -3,8 +3,9 @@
 The photograph is that of an astronaut inside scikit-image, enlarged to 3000x4000 pixels (or what
 ``--size`` says). It is encoded and decoded by the commands ``encode`` and ``decode``, each in a
 process of its own whose peak of resident memory counts. Memory does not depend on what the weights
-are: without ``--model`` they are random, of the tokenizer of ``configs/any_size.py``, and with
-``--prior`` also of the prior of ``configs/prior.py`` with a reach of 2 rows and 4 columns.
+are: without ``--model`` they are random, of the quickstart's network with attention within windows
+of 8x8 tokens, and with ``--prior`` also of the prior of ``configs/prior.py`` with a reach of 2 rows
+and 4 columns.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ from bsq_jax.models.factory import make_prior, make_tokenizer
 
 def random_model(folder: pathlib.Path, *, prior: bool) -> None:
     """Exports networks as they are before training."""
-    config = finalize(load_config_file("configs/any_size.py"))
+    config = load_config_file("configs/quickstart.py")
+    config.model.update(spatial_window=8, positions="window")
+    config = finalize(config)
     pixels = np.zeros((1, 1, *config.model.image_size, 3), np.float32)
     params = _fresh(make_tokenizer(config), pixels)
     tokenizer = Tokenizer(config, params, {"step": 0, "name": "random"})
