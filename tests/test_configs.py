@@ -77,7 +77,7 @@ def config_of(path, variant, *more):
     config = load_config_file(f"{path}:{','.join([variant, *more])}")
     if config.task != "tokenizer":
         config[config.task].tokenizer = "described"
-        config.model.update(load_config_file(f"{FOLDER}/{TOKENIZERS[path.stem]}").model)
+        config.model.update(load_config_file(f"{FOLDER}/{TOKENIZERS[path.stem]}").model.to_dict())
     return finalize(config)
 
 
