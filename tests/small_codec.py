@@ -38,7 +38,7 @@ def make_codec(order="raster", *, frames=1, min_bits=0, stages=1, prior=True, se
     settings.quantizer.stages = stages
     settings = finalize(settings)
     network = make_prior(settings)
-    signs = np.zeros((1, 1, 4, 6), np.float32)
+    signs = np.zeros((1, 1, 2, 2, 6), np.float32)
     shapes = jax.eval_shape(network.init, jax.random.key(0), signs)["params"]
     return Codec(tokenizer, (settings, _drawn(shapes, 0.4, seed + 1)))
 

@@ -200,7 +200,7 @@ def test_size_with_the_prior_is_its_cross_entropy(codec):
             for x in [i * 184 // 12 for i in range(13)]
         ])
     )  # fmt: skip
-    signs = 2.0 * bits.reshape(4, tiles, 4, 6).swapaxes(0, 1) - 1
+    signs = 2.0 * bits.reshape(4, tiles, 2, 2, 6).swapaxes(0, 1) - 1
     model_logits = jax.jit(lambda s: PriorModelOf(codec).apply({"params": codec._prior[1]}, s))(
         signs.astype(np.float32)
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bsq_jax.models.prior.entropy_coder import Decoder, Encoder, chance_of_one, probabilities
-from bsq_jax.models.prior.model import LARGEST_LOGIT, LOGIT
+from bsq_jax.models.prior.token_bits import LARGEST_LOGIT, LOGIT
 
 pytestmark = pytest.mark.smoke
 

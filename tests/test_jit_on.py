@@ -27,7 +27,8 @@ PACKAGE = pathlib.Path(bsq_jax.__file__).parent
 ALLOWED = {
     "core/sharding.py": "jit_on",
     "inference/size_classes.py": "runs on one device",
-    "coding/prior_coder.py": "runs on one device",
+    "coding/neighbourhood_coder.py": "runs on one device",
+    "coding/tile_prior_coder.py": "runs on one device",
     "coding/rate_distortion.py": "runs on one device",
     "cli/studies/entropy/terms.py": "runs on one device",
     "cli/studies/quantization_error/errors.py": "runs on one device",

@@ -14,7 +14,8 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.models.factory import make_prior
 from bsq_jax.models.prior.bounds import largest_residual
 from bsq_jax.models.prior.integer_arithmetic import normalize
-from bsq_jax.models.prior.model import PriorModel, TokenBits
+from bsq_jax.models.prior.tile_prior import TilePrior
+from bsq_jax.models.prior.token_bits import TokenBits
 
 
 def normalized(x):
@@ -51,7 +52,7 @@ def agrees(model, params, time):
 
 def test_a_wide_network_against_integers():
     """Attention adds as much as it can to half of the residual, before the MLP reads all of it."""
-    model = PriorModel(shape_of("raster", width=640, layers=1, window=1))
+    model = TilePrior(shape_of("raster", width=640, layers=1, window=1))
     params = random_params(model)
     block = params["block_0"]
     block["out"][:, :320] = block["null"][...] = 2
@@ -60,7 +61,7 @@ def test_a_wide_network_against_integers():
 
 def test_many_hidden_channels_against_integers():
     """Each bit's sum is about as large as can be, and most of it cancels."""
-    model = PriorModel(shape_of("raster", hidden=3000))
+    model = TilePrior(shape_of("raster", hidden=3000))
     params = random_params(model)
     params["context_bias"] = np.full_like(params["context_bias"], 2)
     params["later"] = np.where(np.arange(3000) < 1500, 2, -2) + params["later"] / 4
@@ -72,7 +73,7 @@ def test_the_sum_over_hidden_channels_on_the_device_and_on_the_host():
     """Partial sums beyond 2^24, and totals about the halves that decide how is rounded."""
     hidden, tail = 20_000, 200
     shape = shape_of("raster", hidden=hidden)
-    model = PriorModel(shape)
+    model = TilePrior(shape)
     params = jax.tree.map(np.zeros_like, random_params(model))
     later = np.where(np.arange(hidden) < (hidden - tail) // 2, 127, -127)
     later[-tail:] = -1
@@ -87,9 +88,7 @@ def test_the_sum_over_hidden_channels_on_the_device_and_on_the_host():
     signs = jnp.zeros((64, shape.bits))
 
     def bits(contexts, signs):
-        return model.apply(
-            {"params": params}, contexts, signs, method=lambda m, c, s: m._bits(c, s)
-        )
+        return model.apply({"params": params}, contexts, signs, method=lambda m, c, s: m.bits(c, s))
 
     on_device = np.asarray(jax.jit(bits)(jnp.asarray(contexts, jnp.float32), signs))
     on_host = np.stack(
@@ -113,6 +112,9 @@ def test_sizes_that_are_not_exact_are_refused(changes, words):
         shape_of("raster", **changes)
     with pytest.raises(UserError, match=r"model\.bits is 20000: .* up to \d+"):
         prior_shape(2, 3, 20_000)
+    assert prior_shape(0, 0, 5, reach=(100, 100)).keys == 2 * 201**2 + 1
+    with pytest.raises(UserError, match=r"window x 401x401 tokens \+ 1 is 321603: .* 132096"):
+        prior_shape(0, 0, 5, reach=(200, 200))
 
 
 @pytest.mark.parametrize("variant", ["pictures", "clips", "published"])

@@ -19,16 +19,14 @@ from bsq_jax.models.prior.integer_arithmetic import (
     weights,
     whole,
 )
-from bsq_jax.models.prior.model import (
-    LARGEST_LOGIT,
-    PriorModel,
-    TokenBits,
+from bsq_jax.models.prior.shape import ORDERS, steps_of
+from bsq_jax.models.prior.tile_prior import (
+    TilePrior,
     append_frame,
-    cross_entropy,
     empty_current_frame,
     empty_past_frames,
 )
-from bsq_jax.models.prior.shape import ORDERS, steps_of
+from bsq_jax.models.prior.token_bits import LARGEST_LOGIT, TokenBits, bit_logits, cross_entropy
 from bsq_jax.quantizers.layout import TokenLayout
 
 pytestmark = pytest.mark.smoke
@@ -42,15 +40,15 @@ def shape_of(order, **changes):
 def random_params(model, seed=0):
     """Parameters far larger than fresh ones, so that every limit is reached somewhere."""
     shape = model.shape
-    signs = jnp.zeros((1, 1, shape.tokens, shape.bits))
+    signs = jnp.zeros((1, 1, shape.rows or 1, shape.columns or 1, shape.bits))
     drawn = np.random.default_rng(seed)
     params = model.init(jax.random.key(0), signs)["params"]
     return jax.tree.map(lambda p: drawn.normal(0, 0.6, p.shape).astype(np.float32), params)
 
 
-def signs_of(shape, batch, time, seed=1):
-    drawn = np.random.default_rng(seed).integers(0, 2, (batch, time, shape.tokens, shape.bits))
-    return (2.0 * drawn - 1).astype(np.float32)
+def signs_of(shape, batch, time, seed=1, grid=None):
+    size = (batch, time, *(grid or (shape.rows, shape.columns)), shape.bits)
+    return (2.0 * np.random.default_rng(seed).integers(0, 2, size) - 1).astype(np.float32)
 
 
 class Reference:
@@ -103,13 +101,25 @@ class Reference:
         x = x + self.shift(hidden @ self.matrix(block["down"]), 4 * width, 23, 96)
         return np.clip(x, -(2**15 - 1), 2**15 - 1)
 
-    def logits(self, signs):
-        """``[time, token, bit]`` for one clip."""
+    def sees(self, token, other, columns, *, knows):
+        """Whether a row sees a token of its frame; content rows know themselves."""
+        (r, c), (q, d) = divmod(int(token), columns), divmod(int(other), columns)
+        if self.shape.order == "raster":
+            return (q, d) < (r, c) or (knows and (q, d) == (r, c))
+        return self.grid_of(q, d) < self.grid_of(r, c) + knows
+
+    def grid_of(self, row, column):
+        return 2 if (row + column) % 2 else row % 2
+
+    def logits(self, clip):
+        """``[time, row, column, bit]`` for one clip."""
         shape, p = self.shape, self.p
-        signs = signs.astype(np.int64)
-        time, steps = len(signs), steps_of(shape.order, shape.rows, shape.columns)
+        time, rows, columns, _ = clip.shape
+        signs = clip.reshape(time, rows * columns, -1).astype(np.int64)
+        reach = shape.reach if shape.any_size else (shape.rows - 1, shape.columns - 1)
+        place = 0 if shape.any_size else self.whole(p["place"])
         before = np.concatenate([np.zeros_like(signs[:1]), signs[:-1]])
-        common = before @ self.whole(p["before"]) + self.whole(p["place"])
+        common = before @ self.whole(p["before"]) + place
         content = np.clip(4 * (common + signs @ self.whole(p["embed"])), -32767, 32767)
         query = np.clip(4 * (common + self.whole(p["unknown"])), -32767, 32767)
         for layer in range(shape.layers):
@@ -120,18 +130,21 @@ class Reference:
             fresh = [np.empty_like(content), np.empty_like(query)]
             for kind, stream in enumerate((content, query)):
                 for t in range(time):
-                    for token in range(shape.tokens):
+                    for token in range(rows * columns):
                         pairs = [(null[0], null[1], np.zeros(shape.heads, int))]
                         for past in range(max(0, t - shape.window + 1), t + 1):
-                            for other in range(shape.tokens):
-                                later = steps[other] > steps[token] - kind
-                                if past == t and later:
+                            for other in range(rows * columns):
+                                if past == t and not self.sees(
+                                    token, other, columns, knows=kind == 0
+                                ):
                                     continue
-                                r, c = np.divmod([token, other], shape.columns)
-                                bias = near[
-                                    :, t - past, r[0] - r[1] + shape.rows - 1,
-                                    c[0] - c[1] + shape.columns - 1,
-                                ]  # fmt: skip
+                                r, c = np.divmod([token, other], columns)
+                                down, across = r[0] - r[1], c[0] - c[1]
+                                if shape.any_size:  # by where the key lies, seen from the row
+                                    down, across = -down, -across
+                                if abs(down) > reach[0] or abs(across) > reach[1]:
+                                    continue
+                                bias = near[:, t - past, down + reach[0], across + reach[1]]
                                 pairs.append((*made[past][other][1:], bias))
                         x = stream[t, token]
                         mixed = self.attend(block, self.rows(block, x)[0], pairs)
@@ -139,7 +152,7 @@ class Reference:
             content, query = fresh
         found = np.zeros(signs.shape, np.int64)
         for t in range(time):
-            for token in range(shape.tokens):
+            for token in range(rows * columns):
                 sums = self.norm(query[t, token]) @ self.matrix(p["context"])
                 sums = self.shift(sums, shape.width, 40, 32) + self.whole(p["context_bias"])
                 for bit in range(shape.bits):
@@ -147,16 +160,16 @@ class Reference:
                     made = self.shift(made, shape.hidden, 23, 64) + self.whole(p["logit_bias"])[bit]
                     found[t, token, bit] = np.clip(made, -LARGEST_LOGIT, LARGEST_LOGIT)
                     sums = sums + signs[t, token, bit] * self.whole(p["earlier"])[bit]
-        return found
+        return found.reshape(clip.shape)
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_against_integers(order):
-    model = PriorModel(shape_of(order))
+    model = TilePrior(shape_of(order))
     params, signs = random_params(model), signs_of(model.shape, 2, 3)
     ours = np.asarray(jax.jit(model.apply)({"params": params}, signs))
     wanted = np.stack([Reference(model.shape, params).logits(clip) for clip in signs])
-    chex.assert_shape(ours, (2, 3, 6, 5))
+    chex.assert_shape(ours, (2, 3, 2, 3, 5))
     chex.assert_trees_all_equal(ours, wanted)
     assert np.unique(ours).size > 20
 
@@ -165,7 +178,7 @@ def test_against_integers(order):
 def test_every_way_gives_the_same(order):
     """With and without jit, in any batch, frame by frame and step by step."""
     shape = shape_of(order, window=3, layout=TokenLayout(1, 5, 32 if order == "grids" else 19))
-    model = PriorModel(shape)
+    model = TilePrior(shape)
     params, signs = random_params(model), signs_of(shape, 4, 4)
 
     def apply(*arguments, method="__call__"):
@@ -173,10 +186,11 @@ def test_every_way_gives_the_same(order):
 
     whole_clip = np.asarray(jax.jit(apply)(signs))
     np.testing.assert_array_equal(apply(signs[1:2]), whole_clip[1:2])
+    signs, whole_clip = (x.reshape(4, 4, shape.tokens, shape.bits) for x in (signs, whole_clip))
     apply = jax.jit(apply, static_argnames="method")
     cache, bits = empty_past_frames(shape, 4), TokenBits(shape, params)
     cache_of_frames = empty_past_frames(shape, 4)
-    order_of_steps = shape.steps
+    order_of_steps = shape.steps(shape.rows, shape.columns)
     for t in range(4):
         logits, cache_of_frames = apply(signs[:, t : t + 1], cache_of_frames, method="frames")
         np.testing.assert_array_equal(logits[:, 0], whole_clip[:, t])
@@ -204,13 +218,13 @@ def test_bits_that_must_be_0_have_the_lowest_logit():
     """And so patterns that name no code have next to no probability. Oracle: all patterns."""
     layout = TokenLayout(2, 3, 5)
     shape = shape_of("raster", layout=layout, layers=1)
-    free = PriorModel(shape_of("raster", bits=layout.length, layers=1))
+    free = TilePrior(shape_of("raster", bits=layout.length, layers=1))
     params = random_params(free)
     patterns = np.array(list(itertools.product((0, 1), repeat=layout.length)), np.uint8)
-    signs = np.zeros((len(patterns), 1, shape.tokens, layout.length), np.float32)
-    signs[:, 0, 0] = 2.0 * patterns - 1
-    logits = np.asarray(PriorModel(shape).apply({"params": params}, signs))
-    chances = np.exp2(-np.sum(cross_entropy(logits[:, 0, 0], signs[:, 0, 0]), axis=-1))
+    signs = np.zeros((len(patterns), 1, shape.rows, shape.columns, layout.length), np.float32)
+    signs[:, 0, 0, 0] = 2.0 * patterns - 1
+    logits = np.asarray(TilePrior(shape).apply({"params": params}, signs))
+    chances = np.exp2(-np.sum(cross_entropy(logits[:, 0, 0, 0], signs[:, 0, 0, 0]), axis=-1))
     named = layout.names_code(patterns)
     assert chances[~named].sum() < 1e-3
     np.testing.assert_allclose(chances.sum(), 1, rtol=1e-5)
@@ -221,7 +235,7 @@ def test_bits_that_must_be_0_have_the_lowest_logit():
 
 def test_numbers_of_every_release():
     """The logits of a fixed network, as all releases of JAX and all machines must give them."""
-    model = PriorModel(shape_of("raster"))
+    model = TilePrior(shape_of("raster"))
     signs = signs_of(model.shape, 2, 3)
     logits = np.asarray(model.apply({"params": random_params(model)}, signs)).astype("<i2")
     assert hashlib.sha256(logits.tobytes()).hexdigest()[:16] == "56a1ca74d414d730"
@@ -229,7 +243,7 @@ def test_numbers_of_every_release():
 
 def test_no_bit_depends_on_itself_or_a_later_one():
     shape = shape_of("raster")
-    model = PriorModel(shape)
+    model = TilePrior(shape)
     params, signs = random_params(model), signs_of(shape, 1, 2)
     run = jax.jit(lambda s: model.apply({"params": params}, s))
     before = np.asarray(run(signs)).reshape(-1)
@@ -302,6 +316,22 @@ def test_sums_stay_where_floats_are_exact():
     for inputs in (16, 1024, 4096):
         largest = float(jnp.max(weights(jnp.full((inputs, 1), 9.0))))
         assert inputs * 127 * largest <= 2**24
+
+
+def test_sums_over_hidden_channels_of_many_tokens():
+    """Large enough for every way in which a compiler adds up. Oracle: int64."""
+    layout, drawn = TokenLayout(1, 18, 2**18), np.random.default_rng(0)
+    sizes = (18, 64), (18, 64), (18,)
+    parameters = tuple(drawn.normal(0, 0.6, size).astype(np.float32) for size in sizes)
+    earlier, later, bias = (np.round(np.clip(x * 64, -127, 127)).astype(int) for x in parameters)
+    contexts = drawn.integers(-100, 200, (6000, 64)).astype(np.float32)
+    signs = drawn.choice([-1.0, 1.0], (6000, 18)).astype(np.float32)
+    found = jax.jit(lambda c, s: bit_logits(c, s, parameters, layout))(contexts, signs)
+    steps = signs.astype(int)[..., None] * earlier
+    hidden = np.clip(contexts.astype(int)[:, None] + np.cumsum(steps, 1) - steps, 0, 127)
+    drop = max(0, round(float(np.log2(23 * 16 * 8 / 64))))
+    wanted = ((2 * np.sum(hidden * later, -1) + 2**drop) >> (drop + 1)) + bias
+    np.testing.assert_array_equal(found, np.clip(wanted, -704, 704))
 
 
 def test_cost_is_that_of_the_logistic_distribution():

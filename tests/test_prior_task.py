@@ -15,7 +15,7 @@ import tiny
 from one_step import one_step
 from shapes import data_config
 
-from bsq_jax import cli
+from bsq_jax import Codec, cli
 from bsq_jax import main as module
 from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
@@ -25,7 +25,7 @@ from bsq_jax.data.tokens import read_description, token_batches
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.media.pictures import save_png
 from bsq_jax.training.recipes.prior import PriorRecipe
-from bsq_jax.training.saved_models import with_tokenizer
+from bsq_jax.training.saved_models import read_saved_config, with_tokenizer
 
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 # Of a tokenizer all of whose patterns of bits name codes.
@@ -97,11 +97,11 @@ def test_evaluation_measures_the_cost_of_each_frame(tokenizer, tmp_path):
         task.init_state(mesh).params, {"pixels": batch["pixels"]}, task.load_frozen(mesh)
     )
     chex.assert_tree_all_finite(measured)
-    chex.assert_shape([measured["bits"], measured["logits"]], (8, 2, 4, 6))
+    chex.assert_shape([measured["bits"], measured["logits"]], (8, 2, 2, 2, 6))
     bits = Tokenizer.load(tokenizer).encode(batch["pixels"].reshape(16, 16, 16, 3))
     np.testing.assert_array_equal(measured["bits"].reshape(16, 2, 2, 6), bits)
     signs = 2.0 * np.asarray(measured["bits"]) - 1
-    cost = bits_of(measured["logits"], signs).sum(axis=(2, 3))
+    cost = bits_of(measured["logits"], signs).sum(axis=(2, 3, 4))
     np.testing.assert_allclose(measured["cost"], cost, rtol=1e-5)
     assert 0.8 < cost.mean() / 24 < 1.3  # a fresh prior knows nothing
 
@@ -119,11 +119,12 @@ def test_the_loss_is_the_cost_of_the_kept_bits_of_real_frames(tokenizer, tmp_pat
     assert 3 <= kept.min() < kept.max() == 6
     there = np.arange(6) < kept[:, None]
     bits = Tokenizer.load(tokenizer).encode(batch["pixels"].reshape(16, 16, 16, 3))
-    signs = (2.0 * bits.reshape(8, 2, 4, 6) - 1) * there[:, None, None]
+    there = there[:, None, None, None]
+    signs = (2.0 * bits.reshape(8, 2, 2, 2, 6) - 1) * there
     params = task.init_state(mesh).params
     logits = jax.jit(task.model.apply)({"params": params}, np.float32(signs))
     real = np.arange(2) < batch["frames"][:, None]
-    counted = np.broadcast_to(there[:, None, None] & real[:, :, None, None], signs.shape)
+    counted = np.broadcast_to(there & real[:, :, None, None, None], signs.shape)
     _, watched = one_step(task, mesh, batch)
     chex.assert_tree_all_finite(watched)
     wanted = bits_of(logits, signs)[counted].mean()
@@ -165,6 +166,33 @@ def test_the_workdir_holds_its_tokenizer(trained, tokenizer, tmp_path, capsys):
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="tokenizer is missing"):
         module.run(["--workdir", str(copy), "--config.train.steps=8"])
+
+
+@pytest.mark.parametrize("order", ["raster", "grids"])
+def test_a_prior_with_a_reach_trains_and_codes_grids_of_any_size(config_file, tmp_path, order):
+    """A reach of 1x1, from the command line; costs are those of the logits, files come back."""
+    flags = ["--config.prior.reach=1", f"--config.prior.order={order}", "--config.train.steps=4"]
+    workdir = tmp_path / "w"
+    assert module.run(["--config", config_file, "--workdir", str(workdir), *flags]) == 0
+    result = json.loads((workdir / "evaluation.json").read_text())["results"]["raw"]
+    assert result["raw_bits"] == result["frames"] * 4 * 6
+    assert result["raw_bpp"] == 6 / 64
+    assert abs(8 * result["coded_bytes"] - result["entropy_bits"]) < 0.01 * result["raw_bits"] + 64
+    recipe = PriorRecipe(read_saved_config(workdir), workdir, make_mesh(devices=jax.devices()[:1]))
+    task = recipe.task
+    state = task.init_state(make_mesh(devices=jax.devices()[:1]))
+    bits = np.random.default_rng(0).integers(0, 2, (2, 3, 5, 4, 6), np.uint8)
+    measured = jax.jit(task.evaluate_step)(state.params, {"bits": bits}, {})
+    signs = 2.0 * bits - 1
+    cost = bits_of(measured["logits"], signs).sum(axis=(2, 3, 4))
+    np.testing.assert_allclose(measured["cost"], cost, rtol=1e-5)
+    codec = Codec.load(workdir)
+    for size in ((16, 16), (40, 24)):
+        frames = np.random.default_rng(1).integers(0, 256, (1, *size, 3), np.uint8)
+        decoded = codec.decode(codec.encode(frames)).frames
+        np.testing.assert_array_equal(
+            decoded, codec.decode(codec.encode(frames, mode="raw")).frames
+        )
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from bsq_jax.coding.neighbourhood_coder import NeighbourhoodCoder
 from bsq_jax.coding.tile_prior_coder import TilePriorCoder
 from bsq_jax.core.errors import UserError
+from bsq_jax.models.factory import Prior
 from bsq_jax.models.prior.entropy_coder import Decoder, Encoder
-from bsq_jax.models.prior.model import PriorModel
+from bsq_jax.models.prior.neighbourhood_prior import NeighbourhoodPrior
 
 
 class PriorStream(Protocol):
@@ -52,19 +54,26 @@ class PriorCoder(Protocol):
         ...
 
 
-def make_prior_coder(model: PriorModel, params: Any) -> PriorCoder:
+def make_prior_coder(model: Prior, params: Any) -> PriorCoder:
     """The coder of a prior with these parameters."""
+    if isinstance(model, NeighbourhoodPrior):
+        return NeighbourhoodCoder(model, params)
     return TilePriorCoder(model, params)
 
 
-def check_prior(model: PriorModel, rows: int, columns: int, bits: int) -> None:
+def check_prior(model: Prior, rows: int, columns: int, bits: int) -> None:
     """Whether a prior is one for such tokens.
 
     Raises:
       UserError: it is for other ones.
     """
     shape = model.shape
-    if (shape.rows, shape.columns, shape.bits) != (rows, columns, bits):
+    if shape.any_size and shape.bits != bits:
+        raise UserError(
+            f"the prior is for tokens of {shape.bits} bits, the tokenizer makes such of {bits}: "
+            "give a prior trained on this tokenizer"
+        )
+    if not shape.any_size and (shape.rows, shape.columns, shape.bits) != (rows, columns, bits):
         raise UserError(
             f"the prior is for {shape.rows}x{shape.columns} tokens of {shape.bits} bits, the "
             f"tokenizer makes {rows}x{columns} of {bits}: give a prior trained on this tokenizer"

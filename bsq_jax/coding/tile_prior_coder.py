@@ -16,14 +16,15 @@ import numpy as np
 from einops import rearrange
 
 from bsq_jax.models.prior.entropy_coder import Decoder, Encoder
-from bsq_jax.models.prior.model import (
+from bsq_jax.models.prior.shape import tokens_by_step
+from bsq_jax.models.prior.tile_prior import (
     PastFramesCache,
-    PriorModel,
-    TokenBits,
+    TilePrior,
     append_frame,
     empty_current_frame,
     empty_past_frames,
 )
+from bsq_jax.models.prior.token_bits import TokenBits
 
 _MOST_TILES = 64  # computed at once; more go in pieces of so many
 
@@ -31,13 +32,12 @@ _MOST_TILES = 64  # computed at once; more go in pieces of so many
 class TilePriorCoder:
     """Codes tokens with one prior. Programs are compiled once for each number of tiles at once."""
 
-    def __init__(self, model: PriorModel, params: Any):
+    def __init__(self, model: TilePrior, params: Any):
         """Takes a network and its parameters."""
         self.shape = model.shape
         self._params = jax.device_put(params)
         self._bits = TokenBits(model.shape, params)
-        steps = model.shape.steps
-        self._order = [np.flatnonzero(steps == step) for step in range(int(steps.max()) + 1)]
+        self._order = tokens_by_step(model.shape.steps(model.shape.rows, model.shape.columns))
 
         def frames(params: Any, signs: jax.Array, cache: PastFramesCache) -> Any:
             applied: Any = model.apply({"params": params}, signs[:, None], cache, method="frames")

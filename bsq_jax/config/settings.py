@@ -148,7 +148,12 @@ PRIOR: Section = {
     "hidden": Setting(96, POSITIVE, identity=True),
     # frames that a token looks at, its own included
     "window": Setting(2, POSITIVE, identity=True),
-    # of the tokens of a frame; raster: one a step, grids: three steps a frame
+    # (rows, columns) to each side of a token of the neighbourhood that it looks at, so that the
+    # prior is one for frames of any size; 0: all of a tile of model.image_size. 0 is the default so
+    # that a config file from before still describes the model that it made
+    "reach": Setting((0, 0), NOT_NEGATIVE, identity=True, absent=[0, 0]),
+    # of the tokens of a frame; raster: one a step (with a reach one a row, wavefronts), grids:
+    # three steps a frame
     "order": Setting("raster", one_of("raster", "grids"), identity=True),
 }
 

@@ -16,8 +16,8 @@ from bsq_jax.evaluation.loop import EvaluationLoop, HostBatch, Validation
 from bsq_jax.evaluation.metric import Row
 from bsq_jax.evaluation.report import Drawing, Wanted
 from bsq_jax.evaluation.tables import unreadable_lines, value_lines
+from bsq_jax.models.factory import Prior
 from bsq_jax.models.prior.entropy_coder import Encoder
-from bsq_jax.models.prior.model import PriorModel
 
 _ROWS = (
     Row("raw_bpp", "raw", "{:.4f}"),
@@ -31,7 +31,7 @@ class PriorTask(Protocol):
     """What is evaluated."""
 
     @property
-    def model(self) -> PriorModel:
+    def model(self) -> Prior:
         """The network."""
         ...
 
@@ -42,7 +42,7 @@ class PriorTask(Protocol):
     def evaluate_step(
         self, params: Any, batch: Mapping[str, jax.Array], frozen: Mapping[str, Any]
     ) -> dict[str, jax.Array]:
-        """``bits`` uint8 and ``logits`` int16, ``[batch, time, token, L]``, and ``cost``.
+        """``bits`` uint8 and ``logits`` int16, ``[batch, time, row, column, L]``, and ``cost``.
 
         The cost, float32 ``[batch, time]``, is the bits that each frame takes.
         """
@@ -57,7 +57,7 @@ class PriorEvaluator:
       validation: the examples.
       mesh: the run's mesh.
       batch_size: global; rounded up to a multiple of the number of shards.
-      size: height and width of a frame in pixels.
+      pixels: of a token, its patch.
       measured: on what, for the report, see `bsq_jax.data.tokens.measured`.
     """
 
@@ -68,11 +68,11 @@ class PriorEvaluator:
         mesh: Mesh,
         *,
         batch_size: int,
-        size: tuple[int, int],
+        pixels: int,
         measured: Mapping[str, Any],
     ):
         self._loop = EvaluationLoop(validation, mesh, batch_size)
-        self._shape, self._size, self._measured = task.model.shape, size, measured
+        self._pixels, self._measured = pixels, measured
         self._frozen = task.load_frozen(mesh)
         self._step = jit_on(mesh, task.evaluate_step, out_shardings=replicated(mesh))
 
@@ -97,8 +97,7 @@ class PriorEvaluator:
           ``unreadable``, names of records.
         """
         del wanted
-        shape = self._shape
-        lengths = _CodeLengths(self._loop.frames, shape.tokens * shape.bits, self._size)
+        lengths = _CodeLengths(self._loop.frames, self._pixels)
         result = self._loop(functools.partial(self._compute, params), [lengths])
         del result["count"]
         return result | {"unreadable": self._loop.unreadable}
@@ -119,27 +118,30 @@ class _CodeLengths:
 
     Args:
       frames: of the clips in a batch.
-      bits: raw bits of a frame.
-      size: height and width of a frame in pixels.
+      pixels: of a token.
     """
 
-    def __init__(self, frames: int, bits: int, size: tuple[int, int]):
-        self._bits, self._pixels = bits, size[0] * size[1]
-        self._costs, self._counts = np.zeros(frames), np.zeros(frames, np.int64)
+    def __init__(self, frames: int, pixels: int):
+        self._pixels = pixels
+        self._costs, self._raw = np.zeros(frames), np.zeros(frames, np.int64)
+        self._frames = self._tokens = 0
         self._coder = Encoder()
 
     def update(self, batch: HostBatch) -> None:
         found, real = batch.values, batch.real
+        rows, columns, bits = found["bits"].shape[2:]  # of this batch: sizes may differ
         self._costs += np.sum(np.where(real, found["cost"].astype(np.float64), 0), axis=0)
-        self._counts += np.sum(real, axis=0)
+        self._raw += np.sum(real, axis=0) * rows * columns * bits
+        self._frames += int(np.sum(real))
+        self._tokens += int(np.sum(real)) * rows * columns
         self._coder.write(found["bits"][real], found["logits"][real])
 
     def result(self) -> dict[str, Any]:
-        total, coded = int(self._counts.sum()), len(self._coder.result())
-        raw, pixels, entropy = total * self._bits, total * self._pixels, float(self._costs.sum())
-        per_frame = 1 - self._costs / np.maximum(self._counts * self._bits, 1)
+        raw, coded = int(self._raw.sum()), len(self._coder.result())
+        pixels, entropy = self._tokens * self._pixels, float(self._costs.sum())
+        per_frame = 1 - self._costs / np.maximum(self._raw, 1)
         return {
-            "frames": total,
+            "frames": self._frames,
             "raw_bits": raw,
             "entropy_bits": entropy,
             "coded_bytes": coded,
@@ -147,7 +149,7 @@ class _CodeLengths:
             "raw_bpp": raw / pixels,
             "entropy_bpp": entropy / pixels,
             "coded_bpp": 8 * coded / pixels,
-            "per_frame": per_frame[self._counts > 0].tolist(),
+            "per_frame": per_frame[self._raw > 0].tolist(),
         }
 
 

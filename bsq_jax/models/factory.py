@@ -17,8 +17,9 @@ from bsq_jax.models.discriminators.patchgan import map_side
 from bsq_jax.models.discriminators.stylegan import check_frames, sizes
 from bsq_jax.models.masked_lm.model import MaskedLm, MaskedLmShape
 from bsq_jax.models.positions import check_width
-from bsq_jax.models.prior.model import PriorModel
-from bsq_jax.models.prior.shape import PriorShape
+from bsq_jax.models.prior.neighbourhood_prior import NeighbourhoodPrior
+from bsq_jax.models.prior.shape import WHOLE_TILE, PriorShape
+from bsq_jax.models.prior.tile_prior import TilePrior
 from bsq_jax.models.tokenizer import TokenizerModel
 from bsq_jax.models.tokenizer_shape import TokenizerShape
 from bsq_jax.models.transformer import Compute
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 Discriminator = StyleGanDiscriminator | StyleGan3dDiscriminator | PatchGanDiscriminator
+Prior = TilePrior | NeighbourhoodPrior
 
 
 def make_tokenizer(config: ConfigDict) -> TokenizerModel:
@@ -90,21 +92,24 @@ def _prefixes(quantizer: Quantizer, min_bits: int) -> tuple[int, ...]:
     return tuple(number for number in able if number >= min_bits)
 
 
-def make_prior(config: ConfigDict) -> PriorModel:
-    """The prior that ``config.prior`` describes, over tiles of the tokens of ``config.model``."""
+def make_prior(config: ConfigDict) -> Prior:
+    """The prior that ``config.prior`` describes, over the tokens of ``config.model``."""
     prior, tokenizer = config.prior, make_tokenizer(config)
-    return PriorModel(
-        PriorShape(
-            *tokenizer.shape.grid,
-            layout=tokenizer.quantizer.layout,
-            width=prior.width,
-            layers=prior.layers,
-            heads=prior.heads,
-            hidden=prior.hidden,
-            window=prior.window,
-            order=prior.order,
-        )
+    of_tiles = prior.reach == WHOLE_TILE
+    rows, columns = tokenizer.shape.grid if of_tiles else (0, 0)
+    shape = PriorShape(
+        rows,
+        columns,
+        layout=tokenizer.quantizer.layout,
+        width=prior.width,
+        layers=prior.layers,
+        heads=prior.heads,
+        hidden=prior.hidden,
+        window=prior.window,
+        order=prior.order,
+        reach=prior.reach,
     )
+    return TilePrior(shape) if of_tiles else NeighbourhoodPrior(shape)
 
 
 def make_masked_lm(config: ConfigDict) -> MaskedLm:

@@ -44,7 +44,11 @@ class FrozenTokenizer:
         return {_PARAMS: abstract_replicated(nn.meta.unbox(boxed), mesh)}
 
     def tokens(self, batch: Batch, frozen: Mapping[str, Any]) -> jax.Array:
-        """Bits of a batch, uint8 ``[batch, time, token, L]``.
+        """As `grids`, ``[batch, time, token, L]``."""
+        return rearrange(self.grids(batch, frozen), "b t h w l -> b t (h w) l")
+
+    def grids(self, batch: Batch, frozen: Mapping[str, Any]) -> jax.Array:
+        """Bits of a batch, uint8 ``[batch, time, row, column, L]``.
 
         Args:
           batch: has ``pixels`` uint8 ``[batch, time, height, width, 3]``, of any height and width
@@ -54,19 +58,17 @@ class FrozenTokenizer:
           frozen: of `load`.
         """
         if "bits" in batch:
-            bits = batch["bits"]
-        else:
-            pixels = to_float(batch["pixels"])
-            time = pixels.shape[1]
-            # A tokenizer codes clips of so many frames, an image model each frame by itself.
-            segment = min(self.model.shape.frames, time)
-            frames, parts = batch.get("frames"), []
-            for first in range(0, time, segment):
-                part = pixels[:, first : first + segment]
-                real = None if frames is None else jnp.clip(frames - first, 0, part.shape[1])
-                parts.append(self._apply(frozen, part, "encode", real).bits)
-            bits = jnp.concatenate(parts, axis=1)
-        return rearrange(bits, "b t h w l -> b t (h w) l")
+            return batch["bits"]
+        pixels = to_float(batch["pixels"])
+        time = pixels.shape[1]
+        # A tokenizer codes clips of so many frames, an image model each frame by itself.
+        segment = min(self.model.shape.frames, time)
+        frames, parts = batch.get("frames"), []
+        for first in range(0, time, segment):
+            part = pixels[:, first : first + segment]
+            real = None if frames is None else jnp.clip(frames - first, 0, part.shape[1])
+            parts.append(self._apply(frozen, part, "encode", real).bits)
+        return jnp.concatenate(parts, axis=1)
 
     def pixels(
         self, bits: jax.Array, frozen: Mapping[str, Any], grid: tuple[int, int] | None = None

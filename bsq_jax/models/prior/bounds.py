@@ -91,12 +91,12 @@ def check_exact(shape: PriorShape) -> None:
     Raises:
       UserError: the message names the key, its value and the most that is exact.
     """
-    keys = shape.window * shape.tokens + 1  # and one that is always there
+    seen = "x".join(map(str, shape.distances)) if shape.any_size else str(shape.tokens)
     bounds: tuple[tuple[str, int, Callable[[int], bool]], ...] = (
         ("prior.width", shape.width, _width_holds),
         ("prior.width / prior.heads", shape.width // shape.heads, _channels_hold),
         ("prior.hidden", shape.hidden, _hidden_holds),
-        (f"prior.window x {shape.tokens} tokens + 1", keys, _keys_hold),
+        (f"prior.window x {seen} tokens + 1", shape.keys, _keys_hold),
         ("model.bits", shape.bits, _bits_hold),
     )
     for key, value, holds in bounds:

@@ -1,9 +1,9 @@
 """Arithmetic coding of bits whose probabilities are whole numbers.
 
-A logit is a whole number, `LOGIT` a nat (`bsq_jax.models.prior.model`), and a table turns it into a
-probability of so many in 2^16. The table is computed in decimal arithmetic, whose results are fixed
-by a standard, so that it is the same on every machine. The coder itself is constriction's range
-coder, which takes probabilities as float64: those of so many in 2^16 are exact.
+A logit is a whole number, `LOGIT` a nat (`bsq_jax.models.prior.token_bits`), and a table turns it
+into a probability of so many in 2^16. The table is computed in decimal arithmetic, whose results
+are fixed by a standard, so that it is the same on every machine. The coder itself is constriction's
+range coder, which takes probabilities as float64: those of so many in 2^16 are exact.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import functools
 import constriction
 import numpy as np
 
-from bsq_jax.models.prior.model import LARGEST_LOGIT, LOGIT
+from bsq_jax.models.prior.token_bits import LARGEST_LOGIT, LOGIT
 
 _PRECISION = 2**16
 _BITS = constriction.stream.model.Bernoulli(perfect=False)

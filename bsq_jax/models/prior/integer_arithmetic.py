@@ -50,6 +50,11 @@ def whole(parameter: jax.Array, limit: int = LARGEST) -> jax.Array:
     return exactly(jnp.round(scaled), scaled)
 
 
+def expanded(x: jax.Array, y: jax.Array) -> jax.Array:
+    """The array with axes of size 1 before its own, as many axes in all as `y` has."""
+    return x.reshape((1,) * (y.ndim - x.ndim) + x.shape)
+
+
 def weight_limit(inputs: int) -> int:
     """Largest magnitude of weights of so many inputs within ``[-127, 127]``, for exact sums."""
     return min(LARGEST, 2**SUM_BITS // (LARGEST * inputs))
@@ -109,7 +114,7 @@ def normalize(x: jax.Array) -> jax.Array:
     return jnp.clip(exactly(value, x * factor / length), -LARGEST, LARGEST)
 
 
-def powers(scores: jax.Array, lower: int = 0) -> jax.Array:
+def powers(scores: jax.Array, lower: int = 0, axis: int = -1) -> jax.Array:
     """Weights of attention: about ``128 * 2^((score - highest score) / 16)``, whole numbers.
 
     Between powers of two they run along straight lines; what is below 1 is 0.
@@ -117,8 +122,9 @@ def powers(scores: jax.Array, lower: int = 0) -> jax.Array:
     Args:
       scores: whole numbers, ``[..., key]``.
       lower: the weights are divided by ``2^lower``, see `lowering`.
+      axis: of the keys.
     """
-    highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+    highest = jax.lax.stop_gradient(jnp.max(scores, axis=axis, keepdims=True))
     below = jnp.minimum((highest - jax.lax.stop_gradient(scores)), 31 * STEPS).astype(jnp.int32)
     octaves, rest = below >> 4, below & 15
     value = jax.lax.shift_right_logical((2 * STEPS - rest) << 2, octaves + lower)
@@ -139,8 +145,16 @@ def average(shares: jax.Array, values: jax.Array) -> jax.Array:
       shares: of `powers`, ``[..., query, key]``, one of them positive.
       values: whole numbers within ``[-127, 127]``, ``[..., key, channel]``.
     """
-    total = jnp.sum(shares, axis=-1, keepdims=True)
-    mixed = product(shares, values)
+    return quotient(product(shares, values), jnp.sum(shares, axis=-1, keepdims=True))
+
+
+def quotient(mixed: jax.Array, total: jax.Array) -> jax.Array:
+    """A weighted sum of values over the sum of the weights, rounded to the nearest; float32.
+
+    Args:
+      mixed: whole numbers, ``[..., channel]``, whose quotients are within ``[-127, 127]``.
+      total: of the weights, positive, ``[..., 1]``.
+    """
     top, bottom = (jax.lax.stop_gradient(x).astype(jnp.int32) for x in (mixed, total))
     value = divide(2 * top + bottom, 2 * bottom).astype(jnp.float32)
     return exactly(value, mixed / total)

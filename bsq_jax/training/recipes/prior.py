@@ -37,23 +37,29 @@ class PriorRecipe(TokensRecipe[PriorTask]):
         """See `bsq_jax.training.recipes.Recipe`."""
         config, shape = self._config, self.task.model.shape
         count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-        steps = int(shape.steps.max()) + 1
+        rows, columns = self.task.tokenizer.model.shape.grid
+        steps = int(shape.steps(rows, columns).max()) + 1
+        seen = f"tiles of {shape.rows}x{shape.columns} tokens"
+        if shape.any_size:
+            seen = f"neighbourhoods of {shape.distances[0]}x{shape.distances[1]} tokens"
         begin = f"resuming at step {first}" if first else "starting"
         return [
-            f"{config.name}: a prior of {count / 1e6:.1f}M parameters over tiles of {shape.rows}x"
-            f"{shape.columns} tokens of {shape.bits} bits, {steps} steps a frame, on "
+            f"{config.name}: a prior of {count / 1e6:.1f}M parameters over {seen} of "
+            f"{shape.bits} bits, {steps} steps for {rows}x{columns} tokens, on "
             f"{describe_devices(self._mesh)}; {begin}",
             *self._run_lines(),
         ]
 
     @functools.cached_property
     def _evaluator(self) -> PriorEvaluator:
+        shape = self.task.tokenizer.model.shape
+        pixels = shape.image_height * shape.image_width // (shape.grid[0] * shape.grid[1])
         return PriorEvaluator(
             self.task,
             self._validation,
             self._mesh,
             batch_size=self._config.eval.batch_size,
-            size=self._data.crop,
+            pixels=pixels,
             measured=measured(self._data, self._tokens),
         )
 

@@ -12,9 +12,9 @@ from ml_collections import ConfigDict
 
 from bsq_jax.core.clips import real_frames, weighted_mean
 from bsq_jax.core.rng import stream_key
-from bsq_jax.models.factory import make_prior
+from bsq_jax.models.factory import Prior, make_prior
 from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
-from bsq_jax.models.prior.model import PriorModel, cross_entropy
+from bsq_jax.models.prior.token_bits import cross_entropy
 from bsq_jax.quantizers.base import keep_first
 from bsq_jax.training.accumulate import over_micro_batches
 from bsq_jax.training.state import TrainableNetwork, TrainState
@@ -28,14 +28,15 @@ class PriorTask(TokensTask):
     """``(state, batch, frozen) -> (state, metrics)`` for a prior.
 
     A batch has ``pixels`` uint8 ``[batch, time, height, width, 3]``, of which the frozen tokenizer
-    makes tokens, or these: ``bits`` uint8 ``[batch, time, row, column, L]``. As for tokenizers
+    makes tokens, or these: ``bits`` uint8 ``[batch, time, row, column, L]``. Their grids are of any
+    size for priors with a reach, and tiles for others. As for tokenizers
     there may be ``frames`` int32 ``[batch]``, the number of real frames of each clip.
 
     Attributes:
       model: the network.
     """
 
-    model: PriorModel
+    model: Prior
 
     # --- state ---
 
@@ -44,7 +45,8 @@ class PriorTask(TokensTask):
         shape = self.model.shape
 
         def init() -> Any:
-            signs = jnp.zeros((1, 1, shape.tokens, shape.bits))
+            grid = (1, 1) if shape.any_size else (shape.rows, shape.columns)
+            signs = jnp.zeros((1, 1, *grid, shape.bits))
             return self.model.init(stream_key(self.seed, "init"), signs)["params"]
 
         return TrainableNetwork(init, self.optimizer)
@@ -59,7 +61,7 @@ class PriorTask(TokensTask):
         return variable_bits.kept_bits(self.tokenizer.model.shape, self.seed, examples, step)
 
     def _cost(self, params: Any, signs: jax.Array) -> jax.Array:
-        """Bits that each sign costs, ``[batch, time, token, L]``."""
+        """Bits that each sign costs, ``[batch, time, row, column, L]``."""
         logits: Any = self.model.apply({"params": params}, signs)
         return cross_entropy(logits, signs)
 
@@ -67,7 +69,7 @@ class PriorTask(TokensTask):
         self, state: TrainState, batch: Batch, frozen: Mapping[str, Any]
     ) -> tuple[TrainState, Metrics]:
         """One optimizer step on one global batch."""
-        bits, frames = self.tokenizer.tokens(batch, frozen), batch.get("frames")
+        bits, frames = self.tokenizer.grids(batch, frozen), batch.get("frames")
         kept = self.kept_bits(len(bits), state.step)
         # The loss is a mean over bits, so each example weighs as many as it has.
         counts = jnp.ones(len(bits)) if frames is None else frames.astype(jnp.float32)
@@ -84,8 +86,8 @@ class PriorTask(TokensTask):
                 weights = real_frames(frames, signs.shape[1]).astype(jnp.float32)
 
             def loss(params: Any) -> jax.Array:
-                cost = jnp.sum(self._cost(params, signs), axis=(2, 3))
-                there = jnp.sum(jnp.abs(signs), axis=(2, 3))
+                cost = jnp.sum(self._cost(params, signs), axis=(2, 3, 4))
+                there = jnp.sum(jnp.abs(signs), axis=(2, 3, 4))
                 return weighted_mean(cost, weights) / weighted_mean(there, weights)
 
             value, gradients = jax.value_and_grad(loss)(state.params)
@@ -106,13 +108,13 @@ class PriorTask(TokensTask):
         """Logits and bits of a batch.
 
         Returns:
-          ``bits`` uint8 and ``logits`` int16, ``[batch, time, token, L]``, and ``cost`` float32
-          ``[batch, time]``, the bits that each frame costs.
+          ``bits`` uint8 and ``logits`` int16, ``[batch, time, row, column, L]``, and ``cost``
+          float32 ``[batch, time]``, the bits that each frame costs.
         """
-        bits = self.tokenizer.tokens(batch, frozen)
+        bits = self.tokenizer.grids(batch, frozen)
         signs = 2.0 * bits.astype(jnp.float32) - 1
         logits: Any = self.model.apply({"params": params}, signs)
-        cost = jnp.sum(cross_entropy(logits, signs), axis=(2, 3))
+        cost = jnp.sum(cross_entropy(logits, signs), axis=(2, 3, 4))
         return {"bits": bits, "logits": logits.astype(jnp.int16), "cost": cost}
 
 
