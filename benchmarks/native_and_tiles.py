@@ -29,6 +29,7 @@ from PIL import Image
 from benchmarks.timing import report
 
 CONFIGS = {"tiles": "configs/quickstart.py", "native": "configs/any_size.py"}
+PRIORS = {"tiles": "configs/prior.py", "native": "configs/prior.py:any_size"}
 SIZE = 384  # short side of the photographs that are coded, pixels
 _CALIBRATION = 60  # steps
 _WARM = 20  # of them that do not count
@@ -84,9 +85,11 @@ def train_all(
     quiet = {"train__evaluate_every": 0, "train__picture_every": 0}
     for name, config in CONFIGS.items():
         train(config, out / name, **data, **quiet, train__steps=steps[name])
-    for name in CONFIGS:
+    for name, config in PRIORS.items():
         settings = {"prior__tokenizer": out / name, "data__source": data["data__source"]}
-        train("configs/prior.py", out / f"{name}_prior", **settings, **quiet)
+        if name == "tiles":
+            settings["prior__reach"] = 0  # of tiles, too
+        train(config, out / f"{name}_prior", **settings, **quiet)
     return steps
 
 

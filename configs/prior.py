@@ -10,22 +10,27 @@ For pictures of your own add ``--config.data.source=folder:/path/to/pictures``; 
     python -m bsq_jax.main --config configs/prior.py:clips --workdir runs/prior \
         --config.prior.tokenizer=runs/video --config.data.source=clips:/path/to/videos
 
+For a tokenizer of pictures of any size, whose pictures are coded as a whole::
+
+    python -m bsq_jax.main --config configs/prior.py:any_size --workdir runs/any_prior \
+        --config.prior.tokenizer=runs/any_size
+
 An image tokenizer codes the frames of videos one by one; the prior models their dependencies.
-The prior looks at a neighbourhood of each token (``prior.reach``), so that it codes frames of any
-size; ``--config.prior.reach=0`` makes one of tiles, as before there was a choice. ``published`` is
-one of tiles, and has the size for the published tokenizers. Add ``--config.prior.order=grids``
-for decoding in three steps a frame.
+The prior looks at a neighborhood of each token (``prior.reach``), so that it codes frames of any
+size; ``any_size`` trains it on larger crops than the tokenizer's. ``--config.prior.reach=0`` makes
+one of tiles, as before there was a choice. ``published`` is one of tiles, and has the size for the
+published tokenizers. Add ``--config.prior.order=grids`` for decoding in three steps a frame.
 """
 
 from ml_collections import ConfigDict
 
 from bsq_jax.config import default_config, parse_argument
 
-VARIANTS = ("pictures", "clips", "published")
+VARIANTS = ("pictures", "any_size", "clips", "published")
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """A prior for pictures, for clips, or of the published size."""
+    """A prior for pictures in tiles or of any size, for clips, or of the published size."""
     variant = parse_argument(argument, VARIANTS).variant
     config = default_config()
     config.name = f"prior, {variant}"
@@ -58,6 +63,9 @@ def get_config(argument: str = "") -> ConfigDict:
         picture_every=0,
     )
     config.eval.batch_size = 32
+    if variant == "any_size":
+        # Of 64 pixels, the size of the tokenizer, a step has 32 crops; of these 8 or fewer.
+        config.data.update(sizes=("128x128", "128x192", "192x128"), resize=128, eval_crop="bucket")
     if variant == "clips":
         config.prior.window = 2
         config.data.update(source="motion", frames=4, resize=0, scale=(1.0, 2.0), eval_clips=2)

@@ -49,6 +49,7 @@ TERMS = {
     "digits:masked_lm": {"loss", "cross_entropy", "accuracy", "masked"},
     "masked_lm:imagenet128": {"loss", "cross_entropy", "accuracy", "masked"},
     "prior:pictures": {"loss", "saved"},
+    "prior:any_size": {"loss", "saved"},
     "prior:clips": {"loss", "saved"},
     "prior:published": {"loss", "saved"},
     "quickstart:muon": PIXELS,
@@ -76,7 +77,7 @@ def config_of(path, variant, *more):
     config = load_config_file(f"{path}:{','.join([variant, *more])}")
     if config.task != "tokenizer":
         config[config.task].tokenizer = "described"
-        config.model.update(load_config_file(f"{FOLDER}/{TOKENIZERS[path.stem]}").model)
+        config.model.update(load_config_file(f"{FOLDER}/{TOKENIZERS[path.stem]}").model.to_dict())
     return finalize(config)
 
 

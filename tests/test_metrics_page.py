@@ -50,8 +50,9 @@ def of_evaluation():
     rows = (*tokenizer_rows(), *prior._ROWS, *masked_lm._ROWS)
     usage = CodeUsage(TokenLayout(1, 4, 16))
     usage.update(np.zeros((1, 1, 1, 1, 4), np.uint8), np.ones((1, 1), bool))
-    lengths = prior._CodeLengths(1, 4, (8, 8))
-    lengths._counts += 1
+    lengths = prior._CodeLengths(1, 64)
+    lengths._raw += 4
+    lengths._frames = lengths._tokens = 1
     values = usage.result() | lengths.result() | {"count": 1, "samples": 1}
     scalars = {name for name, value in values.items() if isinstance(value, int | float)}
     return {row.key for row in rows} | scalars

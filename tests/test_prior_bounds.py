@@ -112,9 +112,9 @@ def test_sizes_that_are_not_exact_are_refused(changes, words):
         shape_of("raster", **changes)
     with pytest.raises(UserError, match=r"model\.bits is 20000: .* up to \d+"):
         prior_shape(2, 3, 20_000)
-    shape_of("raster", rows=0, columns=0, reach=(128, 128))
+    assert prior_shape(0, 0, 5, reach=(100, 100)).keys == 2 * 201**2 + 1
     with pytest.raises(UserError, match=r"window x 401x401 tokens \+ 1 is 321603: .* 132096"):
-        shape_of("raster", rows=0, columns=0, reach=(200, 200))
+        prior_shape(0, 0, 5, reach=(200, 200))
 
 
 @pytest.mark.parametrize("variant", ["pictures", "clips", "published"])

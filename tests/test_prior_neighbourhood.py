@@ -120,6 +120,21 @@ def test_a_large_frame(prior):
     np.testing.assert_array_equal(np.concatenate(encoder.logits), found)
 
 
+def test_more_keys_than_compilers_add_up_at_once():
+    """More than 32: sums of products in float32, scaled, were wrong there (XLA on CPU)."""
+    model = NeighbourhoodPrior(shape_of("raster", window=3))
+    params, signs = random_params(model), signs_of(model.shape, 1, 3, grid=(9, 20))
+    coder, encoder = NeighbourhoodCoder(model, params), Recorder()
+    assert len(offsets_of(model.shape)) > 32
+    stream = coder.stream(9, 20, 5)
+    for frame in (signs[0] > 0).astype(np.uint8):
+        stream.encode(frame, encoder)
+    wanted = np.asarray(jax.jit(model.apply)({"params": params}, signs))[0].reshape(3, -1, 5)
+    order = tokens_by_step(model.shape.steps(9, 20))
+    found = np.concatenate([frame[step].T.ravel() for frame in wanted for step in order])
+    np.testing.assert_array_equal(np.concatenate(encoder.logits), found)
+
+
 def test_whatever_else_is_in_the_batch(prior):
     model, _, run, _ = prior
     signs = signs_of(model.shape, 3, 2, grid=(4, 5))

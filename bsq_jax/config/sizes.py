@@ -48,7 +48,7 @@ def clashes(config: ConfigDict) -> Iterator[str]:
             )
     if task == "masked_lm":
         yield "data.sizes is for tokenizers and priors: a masked_lm has one size, leave it empty"
-    if task == "prior" and not config.prior.get("reach", 0):
+    if task == "prior" and not any(config.prior.reach):
         yield (
             "data.sizes is given, and a prior over whole tiles has one size: set prior.reach, or "
             "leave data.sizes empty"
