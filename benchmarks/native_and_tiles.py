@@ -147,7 +147,8 @@ def main() -> None:
     steps = train_all(out, data, flags.minutes, flags.rounds)
     validation = flags.photographs / "val"
     models = [out / f"{name}_prior" for name in CONFIGS]
-    measured = ["--against", "jpeg", "--size", str(SIZE), "--out", out / "curves", "--force"]
+    measured = ["--against", "jpeg", "--metrics", "psnr", "--bits", "18,24", "--size", str(SIZE)]
+    measured += ["--out", str(out / "curves"), "--force"]
     run("bsq_jax", "rd", validation, "--models", *models, *measured)
     found = curves(out / "curves")
     rows = []
