@@ -4,7 +4,8 @@ The photograph is that of an astronaut inside scikit-image, enlarged to 3000x400
 ``--size`` says). It is encoded and decoded by the commands ``encode`` and ``decode``, each in a
 process of its own whose peak of resident memory counts. Memory does not depend on what the weights
 are: without ``--model`` they are random, of the quickstart's network with attention within windows
-of 8x8 tokens.
+of 8x8 tokens, and with ``--prior`` also of the prior of ``configs/prior.py`` with a reach of 2 rows
+and 4 columns.
 """
 
 from __future__ import annotations
@@ -25,20 +26,34 @@ from PIL import Image
 from skimage import data
 
 from benchmarks.timing import report
+from bsq_jax.coding.codec import Codec
 from bsq_jax.config import finalize, load_config_file
 from bsq_jax.inference.tokenizer import Tokenizer
-from bsq_jax.models.factory import make_tokenizer
+from bsq_jax.models.factory import make_prior, make_tokenizer
 
 
-def random_model(folder: pathlib.Path) -> None:
-    """Exports the quickstart's network with windows, as it is before training."""
+def random_model(folder: pathlib.Path, *, prior: bool) -> None:
+    """Exports networks as they are before training."""
     config = load_config_file("configs/quickstart.py")
     config.model.update(spatial_window=8, positions="window")
     config = finalize(config)
-    model = make_tokenizer(config)
     pixels = np.zeros((1, 1, *config.model.image_size, 3), np.float32)
-    params = nn.meta.unbox(model.init(jax.random.key(0), pixels)["params"])
-    Tokenizer(config, params, {"step": 0, "name": "random"}).save(folder)
+    params = _fresh(make_tokenizer(config), pixels)
+    tokenizer = Tokenizer(config, params, {"step": 0, "name": "random"})
+    if not prior:
+        tokenizer.save(folder)
+        return
+    settings = load_config_file("configs/prior.py")
+    settings.model.update(config.model.to_dict())
+    settings.quantizer.update(config.quantizer.to_dict())
+    settings.prior.update(tokenizer="nowhere", reach=(2, 4))
+    settings = finalize(settings)
+    signs = np.zeros((1, 1, 8, 8, config.model.bits), np.float32)
+    Codec(tokenizer, (settings, _fresh(make_prior(settings), signs))).save(folder)
+
+
+def _fresh(model: nn.Module, example: np.ndarray) -> Any:
+    return nn.meta.unbox(model.init(jax.random.key(0), example)["params"])
 
 
 def run(*words: str) -> tuple[float, float]:
@@ -58,10 +73,11 @@ def main() -> None:
     parser.add_argument("--tile", nargs="+", default=["auto"], help="as that of encode; several")
     parser.add_argument("--memory", nargs="+", default=[], help="as that of encode; several")
     parser.add_argument("--json", type=pathlib.Path, help="also write the result here")
+    parser.add_argument("--prior", action="store_true", help="random weights of a prior too")
     parser.add_argument("--random-model", type=pathlib.Path, help="only export random weights")
     args = parser.parse_args()
     if args.random_model:
-        random_model(args.random_model)
+        random_model(args.random_model, prior=args.prior)
         return
     height, width = args.size
     settings = [("--tile", tile) for tile in args.tile] + [("--memory", mb) for mb in args.memory]
@@ -74,6 +90,7 @@ def main() -> None:
         if not args.model:
             # In a process of its own: what this one has needed would count as the commands' peak.
             made = [sys.executable, "-m", "benchmarks.large_picture", "--random-model", model]
+            made += ["--prior"] * args.prior
             subprocess.run(made, check=True)
         for setting in settings:
             for kind, words in (

@@ -17,7 +17,9 @@ def _drawn(tree, scale, seed):
     return jax.tree.map(lambda leaf: random.normal(0, scale, leaf.shape).astype(np.float32), tree)
 
 
-def make_codec(order="raster", *, frames=1, min_bits=0, stages=1, prior=True, seed=0, **model):
+def make_codec(
+    order="raster", *, frames=1, min_bits=0, stages=1, prior=True, reach=(0, 0), seed=0, **model
+):
     """A codec of tiles of 16x16 pixels, 2x2 tokens of 6 bits.
 
     What is in `model` are other settings of the tokenizer's model.
@@ -33,8 +35,8 @@ def make_codec(order="raster", *, frames=1, min_bits=0, stages=1, prior=True, se
     tokenizer = Tokenizer(config, params, {"step": 0})
     if not prior:
         return Codec(tokenizer)
-    settings = tiny.get_prior("nowhere", order=order)
-    settings.model.update(frames=frames, min_bits=min_bits)
+    settings = tiny.get_prior("nowhere", order=order, reach=reach)
+    settings.model.update(frames=frames, min_bits=min_bits, **model)
     settings.quantizer.stages = stages
     settings = finalize(settings)
     network = make_prior(settings)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from bsq_jax.config import to_json
+from bsq_jax.config import from_json, to_json
 from bsq_jax.config.values import differing_keys
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.files import write_atomic
@@ -44,6 +44,8 @@ def measured(
       SystemExit: it was stopped by a signal, and is saved.
     """
     wanted, before = to_json(config), _read(folder / SETTINGS)
+    if before:  # which an older version may have written
+        before = to_json(from_json(before, str(folder / SETTINGS)))
     if before and (differ := differing_keys(before, wanted)):
         raise UserError(f"{folder} has other settings ({differ[0]}): give another --workdir")
     kept = _read(folder / MEASURED)

@@ -4,8 +4,8 @@ Block-causal tokenizers of clips with learned factorised positions (spatial plus
 published), fixed sines and cosines, and rotary ones, each once where a token sees all frames before
 it and once with a window of frames (model.window). All are trained on clips of one length and
 evaluated on clips of 1, 2, 4, ... frames up to the longest; learned positions end at the trained
-length. Takes about 10 minutes on two CPU cores with the default flags; stopped and started again it
-goes on.
+length. By estimate it takes 20 minutes on two CPU cores with the default flags; stopped and started
+again it goes on.
 
 Examples:
   bsq-jax studies positions --workdir runs/positions

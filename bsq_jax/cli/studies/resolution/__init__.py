@@ -3,8 +3,8 @@ r"""Sizes and shapes that a tokenizer was not trained at, by kind of position an
 Tokenizers that differ in their positions and in what attention sees are trained twice: at one size,
 and at several (data.sizes) with as many tokens a step. Each is evaluated on whole pictures that are
 resized to half, once, 1.5 times and twice the size of the first training, and to the aspect ratios
-4:3, 16:9 and 1:2 (width to height) at its number of pixels. Takes about 15 minutes on two CPU cores
-with the default flags; stopped and started again it goes on.
+4:3, 16:9 and 1:2 (width to height) at its number of pixels. By estimate it takes 20 minutes on two
+CPU cores with the default flags; stopped and started again it goes on.
 
 Examples:
   bsq-jax studies resolution --workdir runs/resolution
