@@ -71,6 +71,9 @@ def test_memory_is_in_proportion_to_tokens():
     with pytest.raises(UserError, match="this model needs 76 or more"):
         tile_choice.tokens_for(75, shape)
     assert tile_choice.tokens_for(76, shape) >= 4096
+    for memory in (float("nan"), float("inf"), "100", None):
+        with pytest.raises(UserError, match="give a number of megabytes"):
+            tile_choice.tokens_for(memory, shape)
     with pytest.raises(UserError, match=r"this one has none"):
         tile_choice.tokens_for(100, shape_with(window=0))
 
@@ -80,12 +83,13 @@ def test_what_tiles_may_be_asked_for():
     for tile, wanted in (
         (None, None), ("auto", None), (0, NATIVE), ("0", NATIVE), ("native", NATIVE),
         (64, (64, 64)), ("64", (64, 64)), ((8, 24), (8, 24)), ("8x24", (8, 24)), ((0, 0), NATIVE),
+        (np.int64(64), (64, 64)), ([8, 24], (8, 24)), (np.array([8, 24]), (8, 24)),
     ):  # fmt: skip
         assert tile_choice.checked_tile(tile, shape) == wanted
     for tile in (4, 12, -8, (8, 9), (0, 8), (8, 0), (8, 8, 8), 2**17):
         with pytest.raises(UserError, match="multiples of the patch of 8x8, such as 128x128"):
             tile_choice.checked_tile(tile, shape)
-    for tile in ("large", "8x8x8", "-8", "8 x 8", ""):
+    for tile in ("large", "8x8x8", "-8", "8 x 8", "", 64.0, True, (64.0, 64), ((8, 8), (8, 8))):
         with pytest.raises(UserError, match="give a side in pixels"):
             tile_choice.checked_tile(tile, shape)
 
@@ -114,6 +118,8 @@ def test_tiles_that_would_need_gigabytes_are_refused():
         tile_choice.check_tokens(shape_with(), (1024, 1024), 9)
     with pytest.raises(UserError, match=r"attends to all others \(model.spatial_window=0\)"):
         tile_choice.check_tokens(shape_with(window=0), (1024, 1024), 1)
+    # Of 9 frames with tokens over 4 there are 3.
+    tile_choice.check_tokens(shape_with(frames=9, patch_time=4), (1024, 1024), 9)
 
 
 # --- settings of a codec without windows ---

@@ -148,6 +148,17 @@ def test_padding_and_company_change_no_bit(positions):
         np.testing.assert_allclose(alone[2][0][region], together[2][index][region], atol=2e-5)
 
 
+@pytest.mark.parametrize("positions", ["window", "rotary"])
+def test_no_pictures_give_no_tokens(positions):
+    model = small_model(positions=positions, width=24)
+    pixels = jnp.zeros((0, 1, 12, 20, 3))
+    output = jax.eval_shape(
+        lambda params: model.apply(params, pixels), {"params": random_params(model)}
+    )
+    assert output.pixels.shape == pixels.shape
+    assert output.quantized.bits.shape[:4] == (0, 1, 3, 5)
+
+
 def test_whole_frames_leave_padding_out_too():
     model = small_model(spatial_window=0, positions="learned")
     params = random_params(model)

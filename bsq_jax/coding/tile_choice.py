@@ -9,13 +9,16 @@ which is that of their tiles unless the caller asks for another.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TypeAlias
+
+import numpy as np
 
 from bsq_jax.coding.header import MOST_SIDE, NATIVE
 from bsq_jax.coding.tiles import Tiles
 from bsq_jax.core.errors import UserError
-from bsq_jax.inference.grids import MOST_TOKENS_IN_WINDOWS, MOST_TOKENS_OF_WHOLE_FRAMES
+from bsq_jax.inference.grids import MOST_TOKENS_IN_WINDOWS, grid_of, most_at_once
 from bsq_jax.models.patches import CHANNELS
 from bsq_jax.models.tokenizer_shape import TokenizerShape
 
@@ -34,17 +37,20 @@ def checked_tile(tile: Tile, shape: TokenizerShape) -> tuple[int, int] | None:
     """(Height, width) of the tiles that are asked for, `NATIVE`, or None for the model's choice.
 
     Raises:
-      UserError: they are no multiples of the patch.
+      UserError: they are no whole numbers, or no multiples of the patch.
     """
     wanted = _parsed(tile) if isinstance(tile, str) else tile
     if wanted is None:
         return None
-    pair = (wanted, wanted) if isinstance(wanted, int) else tuple(wanted)
+    numbers = np.asarray(wanted)
+    if numbers.dtype.kind not in "iu" or numbers.ndim > 1:
+        raise UserError(f"tile={tile!r}: give a side in pixels, (height, width), or 0 for no tiles")
+    pair = (int(numbers),) * 2 if numbers.ndim == 0 else tuple(numbers.tolist())
     if pair == NATIVE:
         return NATIVE
     patch = shape.patch
     if len(pair) != 2 or not all(
-        isinstance(side, int) and patch <= side <= MOST_SIDE and side % patch == 0
+        patch <= side <= MOST_SIDE and side % patch == 0
         for side, patch in zip(pair, patch, strict=False)
     ):
         raise UserError(
@@ -73,13 +79,15 @@ def tokens_for(memory_mb: float, shape: TokenizerShape) -> int:
     """How many tokens fit into so many megabytes, see `bytes_a_token`.
 
     Raises:
-      UserError: fewer than `SMALLEST_BATCH`, or the model's cost a token is not constant.
+      UserError: no number, fewer than `SMALLEST_BATCH`, or the cost of a token is not constant.
     """
     if not shape.spatial_window:
         raise UserError(
             "memory chooses the tiles of models with model.spatial_window, and this one has none: "
             "it needs what its own tiles need; give their size with tile instead"
         )
+    if not (isinstance(memory_mb, int | float | np.number) and math.isfinite(memory_mb)):
+        raise UserError(f"memory of {memory_mb!r} MB: give a number of megabytes, such as 500")
     tokens = int(memory_mb * 2**20) // bytes_a_token(shape)
     most = max(SMALLEST_BATCH, shape.spatial_window**2)
     if tokens < most:
@@ -171,13 +179,12 @@ def fitted(
 
 def filled_up(shape: TokenizerShape, height: int, width: int) -> tuple[int, int]:
     """(Height, width) of a frame that is filled up to whole patches."""
-    patch = shape.patch
-    return -(-height // patch[0]) * patch[0], -(-width // patch[1]) * patch[1]
+    (rows, columns), patch = grid_of(shape, height, width), shape.patch
+    return rows * patch[0], columns * patch[1]
 
 
 def _tokens(shape: TokenizerShape, tile: tuple[int, int]) -> int:
-    patch = shape.patch
-    return (tile[0] // patch[0]) * (tile[1] // patch[1])
+    return math.prod(grid_of(shape, *tile))
 
 
 def usual_overlap(shape: TokenizerShape, tile: tuple[int, int]) -> int:
@@ -205,9 +212,7 @@ def check_tokens(shape: TokenizerShape, tile: tuple[int, int], frames: int) -> N
     Raises:
       UserError: it has too many tokens.
     """
-    tokens = _tokens(shape, tile) * frames
-    most = MOST_TOKENS_IN_WINDOWS if shape.spatial_window else MOST_TOKENS_OF_WHOLE_FRAMES
-    most = max(most, shape.frames * shape.tokens)
+    tokens, most = _tokens(shape, tile) * shape.token_frames(frames), most_at_once(shape)
     if tokens > most:
         why = "" if shape.spatial_window else (
             ", as each token attends to all others (model.spatial_window=0)"

@@ -56,6 +56,13 @@ def frames_at_once(shape: TokenizerShape, frames: int, tokens: int) -> int:
     return min(frames, 2 ** (most.bit_length() - 1))
 
 
+def most_at_once(shape: TokenizerShape) -> int:
+    """The most tokens of a picture or clip that are computed at once."""
+    most = MOST_TOKENS_IN_WINDOWS if shape.spatial_window else MOST_TOKENS_OF_WHOLE_FRAMES
+    own: int = shape.token_frames(shape.frames) * shape.tokens
+    return max(most, own)
+
+
 def check_tokens(shape: TokenizerShape, grid: Grid, frames: int, given: str) -> None:
     """Refuses pictures and clips that take too much memory at once.
 
@@ -68,9 +75,7 @@ def check_tokens(shape: TokenizerShape, grid: Grid, frames: int, given: str) -> 
     Raises:
       UserError: there are too many tokens.
     """
-    tokens = math.prod(grid)
-    most = MOST_TOKENS_IN_WINDOWS if shape.spatial_window else MOST_TOKENS_OF_WHOLE_FRAMES
-    most = max(most, shape.token_frames(shape.frames) * shape.tokens)
+    tokens, most = math.prod(grid), most_at_once(shape)
     together = tokens * frames_at_once(shape, frames, tokens)
     if grid == shape.grid or together <= most:
         return

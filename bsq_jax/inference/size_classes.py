@@ -6,7 +6,8 @@ have a program each. Two cases:
 - Attention within windows of a frame (``model.spatial_window``) and positions that do not depend
   on the size: padding changes no bit of a picture (`bsq_jax.models.attention.windows`), so that
   pictures are padded to a *size class*, a grid of whole windows, and share its programs. Which
-  class a picture gets depends on those that are compiled already; what it gives does not.
+  class a picture gets depends on those that are compiled already; its bits do not, and neither do
+  the pixels of bits but for the order of sums in the convolutions of ``model.head_channels``.
 - Attention over whole frames, positions that are interpolated, and positions of the user's own:
   under padding sums are taken in another order, and a latent close to 0 could give the other bit.
   Each size is computed as it is, without padding, with programs of its own.

@@ -164,7 +164,8 @@ def _in_windows(
         rotation = Rotation(*cut)
     if real is not None:
         real = jnp.repeat(real, count, total_repeat_length=batch * count)
-    return windows.cut(x, shifted), rotation, real, regions.reshape(batch * count, -1)
+    regions = regions.reshape(batch * count, windows.tokens)
+    return windows.cut(x, shifted), rotation, real, regions
 
 
 class Transformer(nn.Module):
