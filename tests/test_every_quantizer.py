@@ -16,6 +16,7 @@ from small_codec import picture
 
 from bsq_jax.coding.codec import Codec
 from bsq_jax.coding.container import DamagedFile
+from bsq_jax.coding.tile_tokenizer import TileCoder
 from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
 from bsq_jax.inference.generator import Generator
@@ -94,7 +95,7 @@ def test_training_evaluation_and_export(kind, trained, tmp_path):
 
 
 @LAYOUTS
-def test_prior_and_files(kind, trained, tmp_path):
+def test_prior_and_files(kind, trained, tmp_path, monkeypatch):
     _, bits, _ = KINDS[kind]
     config = tiny.get_prior(trained)
     config.optimizer.ema = 0.0
@@ -112,9 +113,8 @@ def test_prior_and_files(kind, trained, tmp_path):
         few = codec.reconstruct(frames, bits=bits // 2)
         np.testing.assert_array_equal(codec.decode(data).frames, few)
     # A raw file all of whose bits are ones, with checksums as a faulty encoder would write them.
-    codec._tiled.encode = lambda frames, tiles, kept: np.ones(
-        (len(frames), len(tiles), 4, kept), np.uint8
-    )
+    encode = TileCoder.encode
+    monkeypatch.setattr(TileCoder, "encode", lambda *given: np.ones_like(encode(*given)))
     data = codec.encode(frames, mode="raw")
     with pytest.raises(DamagedFile, match="tokens after 0 of 1 frames name no code"):
         codec.decode(data)
