@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from small_codec import TILE, make_codec, picture
 
-from bsq_jax.coding import container
+from bsq_jax.coding import coding_choice, container
 from bsq_jax.coding.container import NATIVE
+from bsq_jax.core import once
 from bsq_jax.core.errors import UserError
 
 STREAMING = {"frames": 3, "positions": "rotary", "window": 2}
@@ -74,6 +75,21 @@ def test_a_stream_in_pieces(codec, monkeypatch):
     again = make_codec(**STREAMING)
     assert again.encode(frames, 25) == data
     np.testing.assert_array_equal(again.decode(data).frames, codec.reconstruct(frames))
+
+
+def test_clips_whose_keys_and_values_are_gigabytes_are_no_stream(codec, monkeypatch, caplog):
+    frames = picture(40, 40, 4)
+    stream = codec.encode(frames, 25)
+    layers, width = codec.tokenizer.shape.layers, codec.tokenizer.shape.width
+    kept = 16 * 4 * layers * width * 2 * 4  # 4x4 tiles of 4 tokens, of one frame, in float32
+    once.say_once.cache_clear()
+    monkeypatch.setattr(coding_choice, "MOST_STREAM_BYTES", kept)
+    assert codec.encode(frames, 25) == stream
+    monkeypatch.setattr(coding_choice, "MOST_STREAM_BYTES", kept - 1)
+    assert not header_of(codec.encode(frames, 25)).stream
+    assert "each 3 frames are coded by themselves" in caplog.text
+    with pytest.raises(UserError, match="claims that frames of 40x40 pixels are one clip"):
+        codec.decode(stream)
 
 
 def test_pictures_and_single_frames_are_files_that_earlier_readers_open(codec):

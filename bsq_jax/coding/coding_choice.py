@@ -10,18 +10,22 @@ from ml_collections import ConfigDict
 
 from bsq_jax.coding.header import NATIVE, Header
 from bsq_jax.coding.tile_choice import (
+    MOST_STREAM_BYTES,
     Tile,
     check_tokens,
     checked_tile,
     chosen_tile,
     filled_up,
     fitted,
+    stream_bytes,
     tokens_for,
+    tokens_of,
     usual_overlap,
 )
 from bsq_jax.coding.tile_tokenizer import TileTokenizer
 from bsq_jax.coding.tiles import Tiles
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.once import say_once
 from bsq_jax.core.text import listed
 from bsq_jax.inference.grids import MOST_TOKENS
 
@@ -127,9 +131,22 @@ class CodingChoice:
         Raises:
           UserError: such frames cannot be coded so.
         """
+        if clip and self._tiled.streams:
+            found = self._cut(settings, height, width, 1, stream=True)
+            needed = self._stream_bytes(height, width, found.tile, found.overlap)
+            if needed <= MOST_STREAM_BYTES:
+                return found
+            say_once(
+                f"a clip of {height}x{width} pixels as one would keep {needed / 2**30:.1f} GB of "
+                f"keys and values: each {self._shape.frames} frames are coded by themselves"
+            )
+        return self._cut(settings, height, width, self._shape.frames if clip else 1, stream=False)
+
+    def _cut(
+        self, settings: Settings, height: int, width: int, together: int, *, stream: bool
+    ) -> TileSettings:
+        """`tiles` where so many frames are computed together."""
         shape, own = self._shape, self._tiled.tile
-        stream = clip and self._tiled.streams
-        together = shape.frames if clip and not stream else 1
         tile, overlap = settings.tile, settings.overlap
         if tile is None:
             most = max(settings.most_tokens // together, 1)
@@ -145,6 +162,12 @@ class CodingChoice:
         # A file that earlier readers open, wherever such a file can say it.
         early = tile == own and not stream and not (settings.mode == "prior" and self._any_size)
         return TileSettings(None if early else tile, overlap, stream)
+
+    def _stream_bytes(
+        self, height: int, width: int, tile: tuple[int, int] | None, overlap: int
+    ) -> int:
+        tiles = self._tiled.tiles(height, width, tile, overlap)
+        return stream_bytes(self._shape, len(tiles) * tokens_of(self._shape, tiles.tile))
 
     def check(self, header: Header, name: str) -> None:
         """Refuses settings of a file that this model cannot have made.
@@ -166,3 +189,10 @@ class CodingChoice:
             )
         together = 1 if header.stream or header.frames == 1 else self._shape.frames
         self._tiled.tiles(*size, tile, header.overlap, together)
+        if header.stream:
+            needed = self._stream_bytes(*size, tile, header.overlap)
+            if needed > MOST_STREAM_BYTES:
+                raise UserError(
+                    f"{name} claims that frames of {size[0]}x{size[1]} pixels are one clip, which "
+                    f"would keep {needed / 2**30:.1f} GB of keys and values: it is damaged"
+                )

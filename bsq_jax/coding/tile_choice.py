@@ -26,6 +26,9 @@ SMALLEST_BATCH = 2**12
 """Tokens that tiles of another size than the model's are computed in together, at least: with fewer
 most of the time goes into other things than the network."""
 
+MOST_STREAM_BYTES = 2**31
+"""Keys and values that a clip which is coded as one may keep; larger ones are coded in groups."""
+
 _FLOAT = 4  # bytes
 
 Tile: TypeAlias = int | tuple[int, int] | str | None
@@ -111,6 +114,18 @@ def bytes_a_token(shape: TokenizerShape) -> int:
     return int(_FLOAT * (2 * block + pixels))
 
 
+def stream_bytes(shape: TokenizerShape, tokens: int) -> int:
+    """Keys and values that the encoder or the decoder of a stream keeps, in float32.
+
+    Args:
+      shape: of a model with a window of frames.
+      tokens: of a frame, all its tiles together.
+    """
+    halves = [shape.half(name) for name in ("encoder", "decoder")]
+    most = max(half.layers * half.width for half in halves)
+    return 2 * _FLOAT * most * (shape.window - 1) * tokens
+
+
 def chosen_tile(
     shape: TokenizerShape, height: int, width: int, most: int, overlap: int | None
 ) -> tuple[int, int]:
@@ -130,7 +145,7 @@ def chosen_tile(
       UserError: no such tiles can share so many pixels.
     """
     whole = filled_up(shape, height, width)
-    if _tokens(shape, whole) <= most:
+    if tokens_of(shape, whole) <= most:
         return NATIVE
     windows = max(most // shape.spatial_window**2, 1)  # of a tile
     units = [shape.spatial_window * patch for patch in shape.patch]
@@ -183,7 +198,8 @@ def filled_up(shape: TokenizerShape, height: int, width: int) -> tuple[int, int]
     return rows * patch[0], columns * patch[1]
 
 
-def _tokens(shape: TokenizerShape, tile: tuple[int, int]) -> int:
+def tokens_of(shape: TokenizerShape, tile: tuple[int, int]) -> int:
+    """Tokens of a tile of (height, width) pixels."""
     return math.prod(grid_of(shape, *tile))
 
 
@@ -212,7 +228,7 @@ def check_tokens(shape: TokenizerShape, tile: tuple[int, int], frames: int) -> N
     Raises:
       UserError: it has too many tokens.
     """
-    tokens, most = _tokens(shape, tile) * shape.token_frames(frames), most_at_once(shape)
+    tokens, most = tokens_of(shape, tile) * shape.token_frames(frames), most_at_once(shape)
     if tokens > most:
         why = "" if shape.spatial_window else (
             ", as each token attends to all others (model.spatial_window=0)"
