@@ -211,6 +211,26 @@ def test_other_numbers_of_frames(reconstruct):
     assert "temporal" in positions_of(given)["encoder"]  # what was given stays as it was
 
 
+def test_the_positions_of_a_window_are_of_any_size(reconstruct):
+    """Those along time are added as with positions of whole frames."""
+    window = {"positions": "window", "spatial_window": 2}
+    before = config_of(**window)
+    weights = random_weights(before)
+    after = config_of(**window, image_size="24x32", frames=FRAMES, window=1)
+    adapted, said = adapt(SavedModel(before, weights, {}), after)
+    assert said[:2] == [
+        "model.frames 1 -> 3: temporal positions start at zero",
+        "model.image_size 16x16 -> 24x32: spatial positions are those of a window at any size",
+    ]
+    for name, found in adapted.items():
+        for half, positions in positions_of(found).items():
+            given = positions_of(weights[name])[half]["spatial"]
+            np.testing.assert_array_equal(positions["spatial"], given)
+            assert not positions["temporal"].any()
+    wanted = reconstruct(before, weights["raw"], clips(FRAMES))
+    assert_frames_equal(reconstruct(after, adapted["raw"], clips(FRAMES)), wanted)
+
+
 def test_causality_needs_nothing_and_is_said():
     before, after = config_of(), config_of(causality="token_causal")
     weights = {"raw": {"w": np.zeros(2)}, "discriminator": {}}

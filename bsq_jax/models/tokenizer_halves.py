@@ -45,9 +45,12 @@ class _Trunk(nn.Module):
             own = OwnPositions(shape.positions, dtype, name="positions")
             x = own(x, positions.number, positions.added)
         else:
-            table = (shape.spatial_window,) * 2 if shape.positions == "window" else shape.grid
             embedded = PositionEmbedding(
-                shape.positions, table, shape.token_frames(shape.frames), dtype, name="positions"
+                shape.positions,
+                shape.table,
+                shape.token_frames(shape.frames),
+                dtype,
+                name="positions",
             )
             x = embedded(x, positions, sizes)
         windows, grid, regions = shape.windows(rows, columns), (rows, columns), None

@@ -95,6 +95,11 @@ class TokenizerShape:
         return self.image_height // self.patch[0], self.image_width // self.patch[1]
 
     @property
+    def table(self) -> tuple[int, int]:
+        """(rows, columns) of the learned spatial positions: of a window, or of the own size."""
+        return (self.spatial_window,) * 2 if self.positions == "window" else self.grid
+
+    @property
     def tokens(self) -> int:
         """Tokens of a frame of the model's own size."""
         return self.grid[0] * self.grid[1]

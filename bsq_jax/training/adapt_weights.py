@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from bsq_jax.training.saved_models import SavedModel
 
 # Keys of `model` in which the weights' own config may differ from the one they are adapted to.
 ADAPTABLE = ("frames", "image_size", "causality", "window")
+_LEARNED = ("learned", "window")  # positions
 
 
 def adapt(initial: SavedModel, config: ConfigDict) -> tuple[dict[str, Any], list[str]]:
@@ -38,7 +40,7 @@ def adapt(initial: SavedModel, config: ConfigDict) -> tuple[dict[str, Any], list
     """
     have, want = (make_tokenizer(c).shape for c in (initial.config, config))
     weights = dict(initial.weights)
-    if want.positions == "learned" and (have.frames, have.grid) != (want.frames, want.grid):
+    if want.positions in _LEARNED and (have.frames, have.table) != (want.frames, want.table):
         for name in {"raw", "ema"} & weights.keys():
             weights[name] = _adapt_positions(weights[name], have, want)
     said = []
@@ -62,12 +64,12 @@ def _adapt_positions(params: Any, have: TokenizerShape, want: TokenizerShape) ->
         where = (half, "trunk", "positions")
         spatial, temporal = flat.get((*where, "spatial")), flat.pop((*where, "temporal"), None)
         width = have.half(half).width
-        wanted = (have.tokens, width), (times(have), width) if have.frames > 1 else ()
+        wanted = (math.prod(have.table), width), (times(have), width) if have.frames > 1 else ()
         if (np.shape(spatial), () if temporal is None else temporal.shape) != wanted:
             raise UserError(f"the weights do not fit their own config: see {'/'.join(where)}")
         if temporal is not None and want.frames == 1:
             spatial = spatial + temporal[:1]
-        flat[*where, "spatial"] = interpolate_spatial(spatial, have.grid, want.grid)
+        flat[*where, "spatial"] = interpolate_spatial(spatial, have.table, want.table)
         if want.frames > 1:
             flat[*where, "temporal"] = fit_temporal(temporal, times(want), width)
     return unflatten_dict(flat)
@@ -77,8 +79,10 @@ def _what_is_done(key: str, have: TokenizerShape, want: TokenizerShape) -> str:
     """How weights of one shape come to serve another that differs in `key`, after a colon."""
     if key not in ("frames", "image_size"):
         return ""
-    if want.positions != "learned":
+    if want.positions not in _LEARNED:
         return f": {want.positions} positions are computed"
+    if key == "image_size" and want.positions == "window":
+        return ": spatial positions are those of a window at any size"
     if key == "image_size":
         one, other = ("x".join(map(str, shape.grid)) for shape in (have, want))
         return f": spatial positions {one} -> {other} interpolated"
