@@ -188,8 +188,17 @@ def test_sizes_to_cut_to():
         (bits, [(16, 48), (16, 48)], "give (height, width) in pixels"),
         ([bits], [(16, 48), (16, 48)], "give (height, width) in pixels, or a list of 1 of them"),
         ([bits], [(16, 48), (16,)], "give (height, width) in pixels, or a list of 1 of them"),
+        (
+            [bits],
+            [(16, 48)] * 999,
+            "(16, 48),...: give (height, width) in pixels, or a list of 1",
+        ),
+        ([bits], np.full((9, 2), 16), "[16, 16], [16, 16]"),
     ):
-        assert words in message_of(model.decode, given, size=size)
+        said = message_of(model.decode, given, size=size)
+        assert words in said
+        assert "\n" not in said
+        assert len(said) < 250
 
 
 def test_it_is_said_that_learned_positions_are_interpolated(caplog):

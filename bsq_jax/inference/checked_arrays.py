@@ -92,7 +92,9 @@ def checked_sizes(size: Any, given: Given, shape: TokenizerShape) -> list[Size]:
         whole = False
     if not whole or sizes.shape not in ((2,), (len(grids), 2)[: 2 * given.listed]):
         each = f", or a list of {len(grids)} of them" if given.listed else ""
-        raise UserError(f"size={size!r}: give (height, width) in pixels{each}")
+        said = " ".join(repr(size).split())
+        said = f"{said[:60]}..." if len(said) > 80 else said  # a line, also of a thousand sizes
+        raise UserError(f"size={said}: give (height, width) in pixels{each}")
     found = []
     pairs = np.broadcast_to(sizes, (len(grids), 2)).tolist()
     for place, ((rows, columns), (height, width)) in enumerate(zip(grids, pairs, strict=True)):
