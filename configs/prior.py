@@ -18,8 +18,9 @@ For a tokenizer of pictures of any size, whose pictures are coded as a whole::
 An image tokenizer codes the frames of videos one by one; the prior models their dependencies.
 The prior looks at a neighborhood of each token (``prior.reach``), so that it codes frames of any
 size; ``any_size`` trains it on larger crops than the tokenizer's. ``--config.prior.reach=0`` makes
-one of tiles, as before there was a choice. ``published`` is one of tiles, and has the size for the
-published tokenizers. Add ``--config.prior.order=grids`` for decoding in three steps a frame.
+one of tiles, and lets a run go on that began before there was a choice. ``published`` is one of
+tiles, and has the size for the published tokenizers. Add ``--config.prior.order=grids`` for
+decoding in three steps a frame.
 """
 
 from ml_collections import ConfigDict

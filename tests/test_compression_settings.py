@@ -42,8 +42,9 @@ print(jax.config.jax_enable_x64, jax.device_count())
 def coded(codec):
     """What the prior makes of tokens that do not depend on a tokenizer's rounding."""
     tokens = np.random.default_rng(3).integers(0, 2, (4, 5, 4, 6)).astype(np.uint8)
-    stream, encoder = codec._coder.stream(5, 6), Encoder()
-    for frame in tokens:
+    grids = tokens.reshape(4, 5, 2, 2, 6).swapaxes(1, 2).reshape(4, 2, 10, 6)  # five tiles in a row
+    stream, encoder = codec._coder.stream(2, 10, 6), Encoder()
+    for frame in grids:
         stream.encode(frame, encoder)
     return encoder.result()
 

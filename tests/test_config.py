@@ -235,6 +235,7 @@ REJECTED = {
     "quantizer.inv_temperature": ("0", "nan"),
     **{f"prior.{key}": ("0",) for key in ("width", "layers", "heads", "hidden", "window")},
     "prior.order": ("random",),
+    "prior.reach": ("-1", "3,-1"),
     "masked_lm.group_size": ("0",),
     "masked_lm.frames": ("0",),
     "masked_lm.width": ("0",),

@@ -301,7 +301,7 @@ def test_the_published_generator():
     config = load_config_file(f"{FOLDER / 'masked_lm.py'}")
     config.masked_lm.tokenizer = "x"
     tokenizer = load_config_file(f"{FOLDER / 'tokenizer.py'}:imagenet128,bits=18")
-    config.model.update(tokenizer.model)
+    config.model.update(tokenizer.model.to_dict())
     config = finalize(config)
     shape = make_masked_lm(config).shape
     assert (shape.tokens, shape.words, shape.classes) == (256, (512, 512), 1000)

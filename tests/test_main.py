@@ -297,7 +297,7 @@ def test_a_run_of_before_video_goes_on(tmp_path, monkeypatch, command, caplog):
     def of_before(config):
         """What an older version saved."""
         saved = to_json(config)
-        for key in ("positions", "causality", "window", "min_bits"):
+        for key in ("positions", "causality", "window", "spatial_window", "min_bits"):
             del saved["model"][key]
         del saved["task"], saved["prior"]
         for key in ("frames", "stride", "min_frames", "image_share", "image_source", "eval_clips"):
@@ -310,13 +310,13 @@ def test_a_run_of_before_video_goes_on(tmp_path, monkeypatch, command, caplog):
             patch.setattr(place, "to_json", of_before)
         words = ["--workdir", str(tmp_path), "--config.train.steps=2"]
         assert module.run(["--config", TINY, *words]) == 0
-    assert "window" not in (tmp_path / "config.json").read_text()
+    assert '"window"' not in (tmp_path / "config.json").read_text()
     status, _, err = command("--workdir", tmp_path, "--config.train.steps=3")
     assert status == 0
     assert "resuming at step 2" in err
     (warning,) = (record.getMessage() for record in caplog.records)
     assert warning == "settings that differ from the checkpoint's: train.steps: 2 -> 3"
-    assert "window" in (tmp_path / "config.json").read_text()
+    assert '"window"' in (tmp_path / "config.json").read_text()
 
 
 def test_the_package_is_imported_without_loading_jax():

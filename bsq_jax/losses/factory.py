@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # Metrics of a training step that have these names already.
 TAKEN = frozenset(
     {"step", "time", "prefix", "broken_records", "images_per_second", "clips_per_second"}
+    | {"tokens_per_second"}
     | {"data_wait", "tflops_per_device", "mfu"}
     | {"loss", "quantizer_loss", "psnr", "squared_error", "learning_rate", "gradient_norm"}
     | {"adversarial", "adversarial_weight", "discriminator", "discriminator_gradient_norm"}
