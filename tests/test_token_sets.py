@@ -74,3 +74,12 @@ def test_reports_do_not_guess_how_an_old_set_was_made(folder):
     assert told["source"] == f"tokens:{folder}"
     assert (told["made_from"], told["resize"], told["frames"]) == ("photos", None, None)
     assert "not recorded" in " ".join(measured_words(told))
+
+
+def test_reports_name_the_sizes_of_frames_of_several():
+    one = measured(data_config(), None)
+    assert "sizes" not in one
+    sizes = ((32, 64), (64, 32))
+    several = measured(data_config(sizes=sizes, eval_crop="bucket"), None)
+    what, _, how = measured_words(several)
+    assert (what, how) == ("32x64, 64x32 (bucket)", "resized to cover the crop")

@@ -77,7 +77,9 @@ def _array_record() -> Any:
 
 def how_made(data: DataConfig) -> dict[str, Any]:
     """What examples for validation are, as reports say it."""
+    several = data.eval_crop == "bucket"  # each example has one of these sizes
     return {
+        **({"sizes": [list(size) for size in data.sizes]} if several else {}),
         "image_size": list(data.crop),
         "resize": data.eval_resize,
         "crop": data.eval_crop,
@@ -111,6 +113,9 @@ def measured_words(measured: Mapping[str, Any]) -> tuple[str, str, str]:
         place += f", made from {measured['made_from']}"
     if size is None:
         return "tokens", place, "how they were cut is not recorded"
+    if sizes := measured.get("sizes"):
+        side = ", ".join("x".join(map(str, one)) for one in sizes)
+        return f"{side} ({measured['crop']})", place, "resized to cover the crop"
     side = "x".join(map(str, size))
     return f"{side} ({measured['crop']})", place, f"short side to {measured['resize']} pixels"
 
