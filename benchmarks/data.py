@@ -27,18 +27,21 @@ from bsq_jax.data.sources.motion import CameraPath, channels_of, render
 from bsq_jax.data.train_pipeline import train_batches
 
 JPEG_SIZE = (500, 375)  # width and height of a typical ImageNet file
+LARGE_SIZE = (2000, 1500)  # of a photograph of 3 megapixels
 VIDEO_SIZE = (320, 240)  # width and height of the files of UCF-101
 CLIP = 16  # frames
 
 
-def write_jpegs(folder: pathlib.Path, count: int) -> None:
-    """Saves cuts of the embedded photographs as JPEGs of ``JPEG_SIZE``."""
+def write_pictures(
+    folder: pathlib.Path, count: int, size: tuple[int, int] = JPEG_SIZE, kind: str = "jpg"
+) -> None:
+    """Saves cuts of the embedded photographs as files of a kind, ``size`` being (width, height)."""
     source = make_source("photos", "train")
     rng = np.random.default_rng(0)
     for number in range(count):
         pixels = first_frame(source[number % len(source)])
-        (crop,) = transforms.random_clip_crop([pixels], JPEG_SIZE[::-1], rng, (0.5, 1.0))
-        Image.fromarray(crop).save(folder / f"{number:03d}.jpg", quality=92)
+        (crop,) = transforms.random_clip_crop([pixels], size[::-1], rng, (0.5, 1.0))
+        Image.fromarray(crop).save(folder / f"{number:03d}.{kind}", quality=92)
 
 
 def write_video(path: pathlib.Path, frames: int, gop: int) -> None:
@@ -96,6 +99,11 @@ def clip_seconds(path: pathlib.Path, clips: int) -> dict[str, float]:
     return {name: total / clips for name, total in seconds.items()}
 
 
+def chosen(backend: str) -> dict[str, str]:
+    """The setting for a backend; none for Pillow, so that earlier versions run this file too."""
+    return {} if backend == "pillow" else {"backend": backend}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=512, help="images a run")
@@ -104,14 +112,18 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=64, help="JPEG files written for the test")
     parser.add_argument("--json", type=pathlib.Path, help="also write the result here")
     parser.add_argument("--frames", type=int, default=1500, help="of the long video")
+    parser.add_argument("--backends", nargs="+", default=["pillow", "simd"])
     parser.add_argument("--gop", type=int, default=12, help="frames from key frame to key frame")
     args = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        for kind in ("jpegs", "clips"):
+        for kind in ("jpegs", "large", "png", "webp", "clips"):
             (folder / kind).mkdir()
-        write_jpegs(folder / "jpegs", args.files)
+        write_pictures(folder / "jpegs", args.files)
+        write_pictures(folder / "large", args.files // 4, LARGE_SIZE)
+        for kind in ("png", "webp"):
+            write_pictures(folder / kind, args.files // 4, kind=kind)
         long = folder / "clips" / "long.mp4"
         write_video(long, args.frames, args.gop)
         settings = default_config()
@@ -127,13 +139,39 @@ def main() -> None:
             uncached, source=f"clips:{folder}/clips", image_size=128, frames=CLIP, filter="bicubic"
         )
         # Name, settings, and how much less or more of it fills the clock.
-        cases: list[tuple[str, DataConfig, float]] = [
-            *(
-                (f"500x375 JPEG to 256, {name}", dataclasses.replace(jpegs, filter=name), 1)
+        cases: list[tuple[str, DataConfig, float]] = []
+        for backend in args.backends:
+            cases += [
+                (
+                    f"500x375 JPEG to 256, {name}, {backend}",
+                    dataclasses.replace(jpegs, filter=name, **chosen(backend)),
+                    1,
+                )
                 for name in ("bilinear", "bicubic", "lanczos")
-            ),
+            ]
+            cases += [
+                (
+                    f"{name} to 256, bicubic, {backend}",
+                    dataclasses.replace(
+                        jpegs, source=f"folder:{folder}/{kind}", filter="bicubic", **chosen(backend)
+                    ),
+                    1 / 4,
+                )
+                for kind, name in (
+                    ("large", "2000x1500 JPEG"),
+                    ("png", "500x375 PNG"),
+                    ("webp", "500x375 WebP"),
+                )
+            ]
+            cases.append(
+                (
+                    f"clips of {CLIP}, 320x240 to 128, {backend}",
+                    dataclasses.replace(clips, **chosen(backend)),
+                    1 / 8,
+                )
+            )
+        cases += [
             ("photos, 64-pixel crops, cached", photos, 20),
-            (f"clips of {CLIP}, 320x240 to 128", clips, 1 / 8),
             (
                 f"motion, clips of {CLIP} to 128, not cached",
                 dataclasses.replace(clips, source="motion"),
@@ -145,10 +183,10 @@ def main() -> None:
             for name, config, share in cases
         }
         seconds = clip_seconds(long, 25)
-    print(f"{'examples/s on one core':<40}{'median':>10}{'lowest':>10}{'highest':>10}")
+    print(f"{'examples/s on one core':<44}{'median':>10}{'lowest':>10}{'highest':>10}")
     medians = {name: statistics.median(speeds) for name, speeds in results.items()}
     for name, speeds in results.items():
-        print(f"{name:<40}{medians[name]:>10.1f}{min(speeds):>10.1f}{max(speeds):>10.1f}")
+        print(f"{name:<44}{medians[name]:>10.1f}{min(speeds):>10.1f}{max(speeds):>10.1f}")
     ratio = seconds["from the beginning"] / seconds["seek"]
     print(
         f"a clip of {CLIP} anywhere in {args.frames} frames, a key frame every {args.gop}: "

@@ -294,6 +294,7 @@ REJECTED = {
     "data.eval_crop": ("corner",),
     "data.sizes": ("64", "64x0", "64x64,x"),
     "data.threads": ("-1",),
+    "data.workers": ("-1",),
     "data.prefetch": ("-1",),
     "data.cache_mb": ("-1",),
     "data.max_broken": ("-0.1", "1.1"),

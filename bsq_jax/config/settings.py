@@ -292,6 +292,9 @@ DATA: Section = {
     "sizes": Setting((), _SIZES, any_length=True, absent=()),
     # decoding threads of each host; 0: the thread that trains decodes
     "threads": Setting(16, NOT_NEGATIVE),
+    # processes of each host that make the batches of training, with data.threads threads in all; 0:
+    # threads of the process that trains. The batches are the same
+    "workers": Setting(0, NOT_NEGATIVE, absent=0),
     "prefetch": Setting(4, NOT_NEGATIVE),  # batches kept ready on each host
     "cache_mb": Setting(0, NOT_NEGATIVE),  # memory of each host for decoded training pictures, MiB
     "max_broken": Setting(0.05, SHARE),  # share of unreadable records that stops the run

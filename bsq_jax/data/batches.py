@@ -11,6 +11,7 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.data.reader import Reader
 from bsq_jax.data.records import NO_LABEL, Source, label_of
 from bsq_jax.data.settings import DataConfig
+from bsq_jax.data.workers import Make, WorkerBatches
 
 # Length of an endless dataset: 2**62 because Grain converts lengths to float, which would round
 # the largest integer, 2**63 - 1, up.
@@ -33,25 +34,33 @@ class Batches(Iterator[Batch]):
         readers: Sequence[Reader],
         *,
         start: int,
+        make: Make | None = None,
     ):
         """Starts reading ``dataset``, whose elements are batches, at batch ``start``.
 
+        With ``make``, which makes the same once more, ``config.workers`` processes read.
+
         Raises:
-          UserError: there are threads, and no batch that they may read ahead.
+          UserError: there are threads, and no batch that they may read ahead; or the processes
+            cannot be given what they are to read.
         """
         if config.threads and not config.prefetch:  # Grain would then read in the caller's thread
             raise UserError(
                 f"data.prefetch=0 leaves nothing to do for data.threads={config.threads}: set "
                 "data.threads=0 to read without threads, or data.prefetch to 1 or more"
             )
+        self._length = len(dataset)
+        self._readers = readers
+        self._examples = 0
+        self._iterator: Any
+        if make is not None and config.workers:
+            self._iterator = WorkerBatches(make, config, start=start, stop=len(dataset))
+            return
         options = grain.ReadOptions(
             num_threads=config.threads,
             prefetch_buffer_size=config.prefetch if config.threads else 0,
         )
-        self._length = len(dataset)
-        self._readers = readers
-        self._examples = 0
-        self._iterator: Any = iter(dataset.to_iter_dataset(options))
+        self._iterator = iter(dataset.to_iter_dataset(options))
         self._iterator.set_state({"next_index": start})
 
     def __iter__(self) -> Self:
@@ -72,11 +81,14 @@ class Batches(Iterator[Batch]):
           ``examples``: examples handed out, padding included; ``broken``: number of distinct
           unreadable records; ``broken_ids``: their ids, sorted.
         """
-        ids = sorted(name for reader in self._readers for name in reader.broken_ids())
+        if isinstance(self._iterator, WorkerBatches):  # several may have met the same record
+            ids = sorted({name for found in self._iterator.broken.values() for name in found})
+        else:
+            ids = sorted(name for reader in self._readers for name in reader.broken_ids())
         return {"examples": self._examples, "broken": len(ids), "broken_ids": ids}
 
     def close(self) -> None:
-        """Stops the reading threads; the iterator cannot be used afterwards."""
+        """Stops the reading threads or processes; the iterator cannot be used afterwards."""
         self._iterator.close()
 
 

@@ -62,13 +62,14 @@ class Schedule:
         self._share = _share(config)
         self._spans = _spans(config.frames, config.min_frames) if videos else [(1, 1)]
         self._images_in = functools.lru_cache(maxsize=16)(self._draw_images)
+        self.step = functools.lru_cache(maxsize=64)(self._draw_step)  # asked for by each example
 
     def images(self, step: int) -> int:
         """How many of the steps before ``step``, counted from 0, have single frames."""
         block, inside = divmod(step, _BLOCK)
         return int(self._share * _BLOCK * block) + int(self._images_in(block)[:inside].sum())
 
-    def step(self, step: int) -> Step:
+    def _draw_step(self, step: int) -> Step:
         """What the examples of ``step``, counted from 0, are."""
         block, inside = divmod(step, _BLOCK)
         chosen, images = self._images_in(block), self.images(step)

@@ -21,7 +21,7 @@ import numpy as np
 from bsq_jax.core.errors import UserError
 from bsq_jax.data import clip_lengths
 from bsq_jax.data.batch_sizes import BatchSizes
-from bsq_jax.data.batches import ENDLESS, Batch, Batches, EpochOrder
+from bsq_jax.data.batches import ENDLESS, Batch, EpochOrder
 from bsq_jax.data.random_example import random_example
 from bsq_jax.data.reader import Choose, Reader, training_reader
 from bsq_jax.data.settings import DataConfig
@@ -29,6 +29,7 @@ from bsq_jax.data.size_buckets import Size, SizedSource, choices, covering_side,
 from bsq_jax.data.size_schedule import SizedStep, SizeSchedule
 from bsq_jax.data.sources import open_image_source, open_source
 from bsq_jax.data.transforms import Picture
+from bsq_jax.data.workers import Made
 
 IMAGE_ORDER = 1  # third number of the seed for the order of ``image_source``
 _ORDERS, _CROPS = 4, 5  # streams of random numbers, beside those of lengths and sizes
@@ -131,24 +132,23 @@ class _Stream:
         return covering_side((int(shape[0]), int(shape[1])), size, factor) if factor else 0
 
 
-def batches(
+def make(
     config: DataConfig,
     sizes: TrainSizes,
     history: BatchSizes,
-    *,
     shard_index: int,
     shard_count: int,
-    start_step: int,
-) -> Batches:
-    """Endless batches; see `train_pipeline.train_batches`.
+    parts: int,
+) -> Made:
+    """Endless batches by their steps; see `train_pipeline.train_batches`.
 
     Args:
       config: what to read.
       sizes: what `open_sizes` gave for it.
-      history: the batch sizes up to ``start_step`` and from there on.
+      history: the batch sizes of all steps.
       shard_index: as there.
       shard_count: as there.
-      start_step: as there.
+      parts: among how many readers the share of a host is divided.
     """
     lengths = clip_lengths.Schedule(config, videos=sizes.main.source.videos)
 
@@ -164,7 +164,7 @@ def batches(
         records = {own: len(members) for own, members in sized.members().items()}
         seed = config.seed, number
         schedule = SizeSchedule(records, sized.sizes, config.crop, history, *seed, place=place)
-        reader = training_reader(config, sized.source, shard_count)
+        reader = training_reader(config, sized.source, shard_count * parts)
         streams.append(_Stream(config, sized, reader, schedule, number))
 
     def load(step: int) -> Batch:
@@ -187,4 +187,4 @@ def batches(
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
     dataset = grain.MapDataset.range(ENDLESS).map(load)
-    return Batches(dataset, config, [each.reader for each in streams], start=start_step)
+    return Made(dataset, [each.reader for each in streams])

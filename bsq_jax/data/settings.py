@@ -33,6 +33,7 @@ class DataConfig:
       backend: What decodes and resizes in training: 'pillow', or 'simd', see
         :mod:`bsq_jax.data.simd`.
       threads: Reading threads; 0 reads in the caller's.
+      workers: Processes that make the batches of training; 0 makes them in this one.
       prefetch: Batches held ready.
       cache_mb: Memory for resized frames, in MiB; 0 decodes anew each time.
       max_broken: Largest fraction of records that may be unreadable, rounded up to whole records.
@@ -66,6 +67,7 @@ class DataConfig:
     eval_filter: str
     backend: str
     threads: int
+    workers: int
     prefetch: int
     cache_mb: int
     max_broken: float

@@ -20,6 +20,7 @@ from bsq_jax.data.random_example import random_example
 from bsq_jax.data.reader import training_reader
 from bsq_jax.data.settings import DataConfig
 from bsq_jax.data.sources import open_image_source, open_source
+from bsq_jax.data.workers import Made, Make
 
 
 def batch_frames(config: DataConfig) -> tuple[int, ...]:
@@ -76,26 +77,55 @@ def train_batches(
         ``max_broken`` of the records cannot be read.
     """
     local = local_batch(global_batch, shard_index, shard_count)
+    make: Make
     if config.sizes:
         multiple = multiple or shard_count
         history = earlier or BatchSizes(()).going_on(0, global_batch, multiple)
-        return mixed_sizes.batches(
-            config,
-            sizes or mixed_sizes.open_sizes(config),
-            history.going_on(start_step, global_batch, multiple),
-            shard_index=shard_index,
-            shard_count=shard_count,
-            start_step=start_step,
-        )
+        history = history.going_on(start_step, global_batch, multiple)
+        sizes = sizes or mixed_sizes.open_sizes(config)
+        make = functools.partial(mixed_sizes.make, config, sizes, history, shard_index, shard_count)
+        return _batches(config, make, start_step)
+    history = (earlier or BatchSizes(((0, global_batch),))).going_on(start_step, global_batch)
+    make = functools.partial(_make, config, history, start_step, local, shard_index, shard_count)
+    first = history.examples(start_step) // global_batch
+    return _batches(config, make, first)
+
+
+def _batches(config: DataConfig, make: Make, start: int) -> Batches:
+    dataset, readers = make(1)
+    return Batches(dataset, config, readers, start=start, make=make)
+
+
+def _make(
+    config: DataConfig,
+    history: BatchSizes,
+    start_step: int,
+    local: int,
+    shard_index: int,
+    shard_count: int,
+    parts: int,
+) -> Made:
+    """Endless batches of crops of one size, the step that comes first being ``start_step``.
+
+    Args:
+      config: what to read.
+      history: the batch sizes of all steps.
+      start_step: as in `train_batches`.
+      local: examples of a step on this host.
+      shard_index: as in `train_batches`.
+      shard_count: as in `train_batches`.
+      parts: among how many readers the share of a host is divided.
+    """
+    global_batch = local * shard_count
     source = open_source(config, "train")
-    main = training_reader(config, source, shard_count), EpochOrder(len(source), config.seed)
+    readers_of_all = shard_count * parts
+    main = training_reader(config, source, readers_of_all), EpochOrder(len(source), config.seed)
     readers, single = [main[0]], None
     if config.image_source:
         source_of_images = open_image_source(config)
-        readers.append(training_reader(config, source_of_images, shard_count))
+        readers.append(training_reader(config, source_of_images, readers_of_all))
         single = readers[1], EpochOrder(len(source_of_images), config.seed, IMAGE_ORDER)
     schedule = clip_lengths.Schedule(config, videos=source.videos)
-    history = (earlier or BatchSizes(((0, global_batch),))).going_on(start_step, global_batch)
     begin = history.examples(start_step)
 
     def load(position: int, rng: np.random.Generator) -> Example:
@@ -118,4 +148,4 @@ def train_batches(
         .batch(local)
         .slice(slice(shard_index, None, shard_count))
     )
-    return Batches(dataset, config, readers, start=begin // global_batch)
+    return Made(dataset, readers)
