@@ -11,6 +11,7 @@ import pathlib
 import statistics
 import tempfile
 import time
+from typing import Any
 
 import av
 import numpy as np
@@ -99,7 +100,7 @@ def clip_seconds(path: pathlib.Path, clips: int) -> dict[str, float]:
     return {name: total / clips for name, total in seconds.items()}
 
 
-def chosen(backend: str) -> dict[str, str]:
+def chosen(backend: str) -> dict[str, Any]:
     """The setting for a backend; none for Pillow, so that earlier versions run this file too."""
     return {} if backend == "pillow" else {"backend": backend}
 

@@ -24,6 +24,11 @@ def alone(config, **options):
     return train_batches(config, global_batch=8, shard_index=0, shard_count=1, **options)
 
 
+def read_on(batches):
+    for _ in range(20):
+        next(batches)
+
+
 def children():
     found = subprocess.run(
         ["ps", "--ppid", str(os.getpid()), "-o", "pid=,args="], capture_output=True, text=True
@@ -74,8 +79,7 @@ def test_a_mistake_in_the_data_is_told_once(pictures):
     config = dataclasses.replace(SMALL, source=pictures, val_source="synthetic", max_broken=0.1)
     batches = alone(dataclasses.replace(config, workers=1, threads=0))
     with pytest.raises(UserError, match="records are broken"):
-        for _ in range(20):
-            next(batches)
+        read_on(batches)
     batches.close()
     assert not children()
 
@@ -88,8 +92,7 @@ def test_a_dead_worker_is_one_line():
     next(batches)
     os.kill(child, signal.SIGKILL)
     with pytest.raises(UserError, match=r"has ended \(.*exit code -9\): it was killed"):
-        for _ in range(20):
-            next(batches)
+        read_on(batches)
     batches.close()
 
 
