@@ -7,6 +7,7 @@ token, row by row. Encoding computes a frame at once, decoding goes through its 
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ from bsq_jax.models.prior.neighbourhood_steps import (
     empty_cache,
     logits_of_frame,
 )
+from bsq_jax.models.prior.network import PriorNumbers
 from bsq_jax.models.prior.shape import PriorShape, tokens_by_step
 from bsq_jax.models.prior.token_bits import TokenBits
 
@@ -40,16 +42,15 @@ class NeighbourhoodCoder:
     def __init__(self, model: NeighbourhoodPrior, params: Any):
         """Takes a network and its parameters."""
         self.shape = model.shape
-        self._params = jax.device_put(params)
+        numbers = jax.jit(functools.partial(model.apply, method="numbers"))
+        self._numbers: PriorNumbers = numbers({"params": params})
         self._bits = TokenBits(model.shape, params)
 
-        def logits(params: Any, *arguments: Any, chunk: int) -> Any:
-            arguments = (*arguments, chunk)
-            return model.apply({"params": params}, *arguments, method=logits_of_frame)
+        def logits(*arguments: Any, chunk: int) -> Any:
+            return logits_of_frame(model.shape, *arguments, chunk)
 
-        def contexts(params: Any, *arguments: Any, chunk: int) -> Any:
-            arguments = (*arguments, chunk)
-            return model.apply({"params": params}, *arguments, method=contexts_of_step)
+        def contexts(*arguments: Any, chunk: int) -> Any:
+            return contexts_of_step(model.shape, *arguments, chunk)
 
         self._logits: Any = jax.jit(logits, static_argnames="chunk", donate_argnums=4)
         self._contexts: Any = jax.jit(contexts, static_argnames="chunk", donate_argnums=5)
@@ -85,10 +86,15 @@ class NeighbourhoodStream:
         """See `bsq_jax.coding.prior_coder.PriorStream`."""
         coder, bits = self._coder, frame.reshape(self._count, self._kept)
         signs = self._signs(bits)
-        chunk = min(_CHUNK, self._slots)
         tokens = self._tokens(np.arange(self._count), signs, self._slots)
+        chunk = min(_CHUNK, self._slots)
         made, self._cache = coder._logits(
-            coder._params, tokens, np.int32(self._count), self._frame(), self._begun(), chunk=chunk
+            coder._numbers,
+            tokens.signs,
+            tokens.before,
+            self._frame(),
+            self._begun(chunk),
+            chunk=chunk,
         )
         logits = np.asarray(made)
         for step in self._order:
@@ -103,10 +109,7 @@ class NeighbourhoodStream:
         known = np.zeros(0, np.int64)
         for step in self._order:
             sums = self._contexts_of(known, step, signs)
-            for bit in range(self._kept):
-                read = decoder.read(coder._bits.logits(sums, bits[step], bit))
-                sums = coder._bits.after(sums, bit, read)
-                bits[step, bit] = read
+            bits[step] = coder._bits.decode(sums, self._kept, decoder.read_levels)
             signs[step] = self._signs(bits[step])
             known = step
         if coder.shape.window > 1:  # the next frame looks at the last tokens of this one too
@@ -115,18 +118,19 @@ class NeighbourhoodStream:
         return bits.reshape(*self._grid, self._kept)
 
     def _contexts_of(self, known: np.ndarray, step: np.ndarray, signs: np.ndarray) -> np.ndarray:
-        """What predicts the tokens of a step, int32 ``[token, hidden]``, once others are known."""
+        """What predicts tokens, float32 ``[token, hidden]``, once those before are known."""
         coder = self._coder
         room = room_of_step(coder.shape, self._slots)
+        chunk = _CHUNK if room % _CHUNK == 0 else _SMALL_CHUNK
         content, query = (self._tokens(places, signs, room) for places in (known, step))
         contexts, self._cache = coder._contexts(
-            coder._params,
+            coder._numbers,
             content,
             query,
             np.int32(max(len(known), len(step))),
             self._frame(),
-            self._begun(),
-            chunk=_CHUNK if room % _CHUNK == 0 else _SMALL_CHUNK,
+            self._begun(chunk),
+            chunk=chunk,
         )
         return np.asarray(contexts)[: len(step)]
 
@@ -147,8 +151,8 @@ class NeighbourhoodStream:
     def _frame(self) -> Frame:
         return Frame(*np.array([self._number, *self._grid], np.int32))
 
-    def _begun(self) -> Cache:
-        return self._cache or empty_cache(self._coder.shape, self._slots)
+    def _begun(self, chunk: int) -> Cache:
+        return self._cache or empty_cache(self._coder.shape, self._slots, chunk)
 
     def _next(self, signs: np.ndarray) -> None:
         self._before, self._number = signs, self._number + 1
