@@ -119,6 +119,7 @@ def contexts_of_step(
       cache with what is known now.
     """
     places = jnp.stack([jnp.asarray(query.place), jnp.asarray(content.place)])
+    where = jnp.divmod(places, jnp.asarray(frame.columns))
 
     def put(known: jax.Array, first: jax.Array, new: jax.Array) -> jax.Array:
         here = _part(places[1], first, chunk)
@@ -133,13 +134,13 @@ def contexts_of_step(
         slot = _slot(shape, known, frame.number - offset[0], here, chunk)
         return jnp.moveaxis(jnp.take(known, slot, axis=1, mode="clip"), 1, 0)
 
-    x = rows_of(numbers, query.before, content.signs, content.before)
-    x, cache = through_blocks(shape, numbers, x, places, count, frame, cache, chunk, put, get)
+    x = _rows_of(numbers, query.before, content.signs, content.before)
+    x, cache = _through_blocks(shape, numbers, x, where, count, frame, cache, chunk, put, get)
 
     def made(first: jax.Array, out: jax.Array) -> jax.Array:
         return _with(out, first, numbers.contexts(_part(x[0], first, chunk).astype(jnp.float32)))
 
-    return by_chunk(count, chunk, made, jnp.zeros((x.shape[1], shape.hidden))), cache
+    return _by_chunk(count, chunk, made, jnp.zeros((x.shape[1], shape.hidden))), cache
 
 
 def logits_of_frame(
@@ -163,7 +164,7 @@ def logits_of_frame(
       chunk: tokens that are computed at once; the slots are a multiple.
     """
     count = jnp.asarray(frame.rows * frame.columns)
-    places = jnp.arange(len(signs), dtype=jnp.int32)[None]
+    where = jnp.divmod(jnp.arange(len(signs), dtype=jnp.int32)[None], jnp.asarray(frame.columns))
 
     def put(known: jax.Array, first: jax.Array, new: jax.Array) -> jax.Array:
         start = _slot(shape, known, frame.number, first, chunk)
@@ -177,18 +178,18 @@ def logits_of_frame(
         slot = _slot(shape, known, frame.number - offset[0], start, chunk)
         return jax.lax.dynamic_slice_in_dim(known, jnp.maximum(slot, 0), chunk, axis=1)[None]
 
-    x = rows_of(numbers, before, signs, before)
-    x, cache = through_blocks(shape, numbers, x, places, count, frame, cache, chunk, put, get)
+    x = _rows_of(numbers, before, signs, before)
+    x, cache = _through_blocks(shape, numbers, x, where, count, frame, cache, chunk, put, get)
 
     def made(first: jax.Array, out: jax.Array) -> jax.Array:
         contexts = numbers.contexts(_part(x[0], first, chunk).astype(jnp.float32))
         known = _part(signs, first, chunk).astype(jnp.float32)
         return _with(out, first, numbers.bits(contexts, known, shape.layout))
 
-    return by_chunk(count, chunk, made, jnp.zeros((len(signs), shape.bits), jnp.int16)), cache
+    return _by_chunk(count, chunk, made, jnp.zeros((len(signs), shape.bits), jnp.int16)), cache
 
 
-def rows_of(
+def _rows_of(
     numbers: PriorNumbers,
     query_before: jax.Array | np.ndarray,
     signs: jax.Array | np.ndarray,
@@ -200,11 +201,11 @@ def rows_of(
     return jnp.stack(rows).astype(jnp.int16)
 
 
-def through_blocks(
+def _through_blocks(
     shape: PriorShape,
     numbers: PriorNumbers,
     x: jax.Array,
-    places: jax.Array,
+    where: tuple[jax.Array, jax.Array],
     count: jax.Array,
     frame: Frame,
     cache: Cache,
@@ -217,8 +218,8 @@ def through_blocks(
     Args:
       shape: of the prior.
       numbers: of the prior.
-      x: of `rows_of`.
-      places: row times columns plus column of the rows, int32 ``[kind or 1, token]``.
+      x: of `_rows_of`.
+      where: row and column of the tokens, int32 ``[kind or 1, token]``.
       count: of tokens.
       frame: which one.
       cache: of all tokens before.
@@ -242,7 +243,7 @@ def through_blocks(
             )
             return put(known[0], first, key), put(known[1], first, value)
 
-        known = by_chunk(count, chunk, keys, known)
+        known = _by_chunk(count, chunk, keys, known)
         if layer == shape.layers - 1:
             x = x[:1]  # nothing looks at the content rows behind the last block
 
@@ -253,14 +254,19 @@ def through_blocks(
             known: tuple[jax.Array, jax.Array] = known,
         ) -> jax.Array:
             part = jax.lax.dynamic_slice_in_dim(x, first, chunk, axis=1).astype(jnp.float32)
-            here = jax.lax.dynamic_slice_in_dim(places[: len(x)], first, chunk, axis=1)
+            row, column = (
+                jax.lax.dynamic_slice_in_dim(place[: len(x)], first, chunk, axis=1)[None]
+                for place in where
+            )
+            kind = jnp.arange(len(x))[None, :, None]
+            places = Places(kind, jnp.asarray(frame.number), row, column)
             (query,) = block.heads_of(part, 0, 1)
             at = tuple(functools.partial(get, array, first, len(x)) for array in known)
-            mixed = _attend(shape, block, query, here, frame, at)
+            mixed = _attend(shape, block, query, places, frame, at)
             new = block.finish(part, mixed).astype(x.dtype)
             return jax.lax.dynamic_update_slice_in_dim(x, new, first, axis=1)
 
-        x = by_chunk(count, chunk, look, x)
+        x = _by_chunk(count, chunk, look, x)
         kept.append(known)
     return x, tuple(kept)
 
@@ -269,7 +275,7 @@ def _attend(
     shape: PriorShape,
     block: BlockNumbers,
     query: jax.Array,
-    place: jax.Array,
+    places: Places,
     frame: Frame,
     at: tuple[At, ...],
 ) -> jax.Array:
@@ -279,16 +285,13 @@ def _attend(
       shape: of the prior.
       block: of which layer.
       query: ``[kind, token, head, channel]``.
-      place: of the rows, ``[kind or 1, token]``.
+      places: of the rows, ``[1, kind, token]``.
       frame: which one.
       at: keys and values of the layer at an offset.
     """
     # In int32, because XLA miscomputes some sums of products, see `NeighbourhoodPrior`.
     query = rearrange(query, "kind token head channel -> kind head channel token").astype(jnp.int32)
     null_key, null_value = block.null.astype(jnp.int32)[:, None, ..., None]
-    row, column = jnp.divmod(place[None], jnp.asarray(frame.columns))
-    kind = jnp.arange(len(query))[None, :, None]
-    places = Places(kind, jnp.asarray(frame.number), row, column)
     size = jnp.asarray(frame.rows), jnp.asarray(frame.columns)
     offsets = offsets_of(shape)
     seen = visible(shape, places, size, offsets.T[:, :, None, None])
@@ -316,14 +319,18 @@ def _attend(
 
 
 def _slot(
-    shape: PriorShape, known: jax.Array, number: jax.Array, place: jax.Array, chunk: int
+    shape: PriorShape,
+    known: jax.Array,
+    number: jax.Array | np.ndarray,
+    place: jax.Array,
+    chunk: int,
 ) -> jax.Array:
     """Where the cache has the tokens at some places of a frame."""
     slots = (known.shape[1] - 2 * chunk) // shape.window
     return chunk + jnp.asarray(number % shape.window) * slots + place
 
 
-def by_chunk(
+def _by_chunk(
     count: jax.Array, chunk: int, function: Callable[[jax.Array, _T], _T], initial: _T
 ) -> _T:
     """Goes through the first `count` tokens; the function is given the first of each chunk."""

@@ -54,7 +54,7 @@ def bit_logits(
     """
     earlier, later, bias = parameters
     # The sum over the bits before as a product: of each bit with what it adds to those behind it.
-    behind = np.triu(np.ones((len(earlier), len(earlier)), np.float32), 1)
+    behind = jnp.triu(jnp.ones((len(earlier), len(earlier)), jnp.float32), 1)
     adds = behind[..., None] * earlier[:, None]  # [bit, later bit, hidden]
     sums = product(signs, adds.reshape(len(adds), -1)).reshape(*signs.shape, -1)
     hidden = jnp.clip(contexts[..., None, :] + sums, 0, LARGEST)
