@@ -7,8 +7,10 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-# Operations that wait for the host, whatever the platform; callbacks are among them on TPUs, and
-# custom calls whose target says so elsewhere.
+from bsq_jax.training.flops import bodies
+
+# Operations that wait for the host, whatever the platform; elsewhere than on TPUs callbacks are
+# custom calls whose target says so.
 _TRANSFERS = ("infeed", "outfeed", "send", "recv")
 _CALLBACK = "callback"
 _PRODUCTS = ("dot_general", "dot", "convolution")
@@ -44,6 +46,26 @@ class Lowered:
     products: tuple[Product, ...]
     calls: collections.Counter[str]
     transfers: tuple[str, ...]
+
+
+def callbacks(traced: Any) -> tuple[str, ...]:
+    """Calls of the host in a program as it is traced, by the name of the operation and its place.
+
+    JAX lowers them on the platform that they are for alone, so that `read` may never meet them.
+
+    Args:
+      traced: a ``jax.stages.Traced``.
+    """
+
+    def within(jaxpr: Any) -> Iterator[str]:
+        for equation in jaxpr.eqns:
+            name = equation.primitive.name
+            if _CALLBACK in name or name in ("debug_print", "infeed", "outfeed"):
+                yield f"{name} of {equation.source_info.name_stack or 'the outermost function'}"
+            for body in bodies(equation.params):
+                yield from within(body)
+
+    return tuple(within(traced.jaxpr.jaxpr))
 
 
 def read(lowered: Any) -> Lowered:

@@ -22,7 +22,7 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.core.target import described
 from bsq_jax.models.attention.choice import Noted, noted_choices
 from bsq_jax.training.compiled import compile_briefly, memory, work
-from bsq_jax.training.lowered import Lowered, Product, read
+from bsq_jax.training.lowered import Lowered, Product, callbacks, read
 
 # Platform of JAX -> what `bsq_jax.core.target.described` is told: a Hopper GPU and a recent cuDNN.
 # CPUs are there for what they can compile: memory and what devices exchange.
@@ -100,7 +100,11 @@ def _checked(program: Program, config: ConfigDict, platform: str, *, compiles: b
     result = Checked(program.name, platform)
     with noted_choices() as noted:
         try:
-            lowered = program.trace().lower(lowering_platforms=(platform,))
+            traced = program.trace()
+            if called := callbacks(traced):
+                lines = tuple(f"waits for the host: {each}" for each in called)
+                return dataclasses.replace(result, violations=lines)
+            lowered = traced.lower(lowering_platforms=(platform,))
         except UserError as error:
             return dataclasses.replace(result, violations=(f"does not lower: {error}",))
         except Exception as error:  # whatever a lowering rule raises
@@ -117,7 +121,7 @@ def _checked(program: Program, config: ConfigDict, platform: str, *, compiles: b
     result = dataclasses.replace(
         result,
         attention=tuple(_clip(each) for each in noted),
-        allowed=allowed,
+        allowed=dict(allowed),
         calls=dict(found.calls),
     )
     if compiles:

@@ -48,7 +48,7 @@ def check_all(
     rows += [_row(name, each, compiles=compiles) for name, each in found]
     lines = [
         f"{line}  {note}".rstrip()
-        for line, note in zip(columns(rows), ["attention", *map(_attention, found)], strict=True)
+        for line, note in zip(columns(rows, 3), ["attention", *map(_attention, found)], strict=True)
     ]
     reasons = sorted({reason for _, each in found for reason in each.allowed})
     lines += [f"float32 that is meant: {reason}" for reason in reasons]

@@ -187,7 +187,7 @@ def _prior_coding(config: ConfigDict, params: Any) -> Iterator[Program]:
         found.clear()
         run()
         for number, (function, arguments, options) in enumerate(found.values(), 1):
-            name = f"{phase}, {number}" if len(found) > 1 else phase
+            name = f"{phase}, {number}" if number > 1 else phase
             yield Program(name, function, arguments, options)
 
 

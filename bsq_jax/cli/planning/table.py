@@ -64,12 +64,12 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join([head, *(f"{name:<{width}}{value}".rstrip() for name, value in rows)])
 
 
-def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table whose first column is on the left, the others on the right."""
+def columns(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Lines of a table whose first `left` columns are aligned on the left, the others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
-            cell.rjust(width) if number else cell.ljust(width)
+            cell.ljust(width) if number < left else cell.rjust(width)
             for number, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
