@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -120,7 +121,7 @@ def compile_step(config: ConfigDict, mesh: jax.sharding.Mesh) -> CompiledStep:
       UserError: the batch does not divide.
     """
     platform = mesh.devices.flat[0].platform
-    with described(None if platform == "cpu" else platform):
+    with _for(mesh):
         task = make_task(config)
         state, frozen = task.abstract_state(mesh), task.abstract_frozen(mesh)
         batch = abstract_batch(config, mesh)
@@ -137,6 +138,12 @@ def compile_step(config: ConfigDict, mesh: jax.sharding.Mesh) -> CompiledStep:
             f"train.accumulate, set model.remat=dots or full, or raise mesh.fsdp ({reason[:300]})"
         ) from None
     return CompiledStep(memory(compiled), work(compiled))
+
+
+def _for(mesh: jax.sharding.Mesh) -> contextlib.AbstractContextManager[None]:
+    """Traces for the devices of a mesh."""
+    platform = mesh.devices.flat[0].platform
+    return described(None if platform == "cpu" else platform)
 
 
 def state_bytes(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, int]:
@@ -176,10 +183,11 @@ def plan(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, Any]:
       UserError: the batch does not divide.
     """
     step = compile_step(config, mesh)
-    task = make_task(config)
-    state, frozen = task.abstract_state(mesh), task.abstract_frozen(mesh)
-    batch = abstract_batch(config, mesh)
-    flops = step_flops(task, state, batch, frozen)
+    with _for(mesh):
+        task = make_task(config)
+        state, frozen = task.abstract_state(mesh), task.abstract_frozen(mesh)
+        batch = abstract_batch(config, mesh)
+        flops = step_flops(task, state, batch, frozen)
     second = sum(leaf.size for leaf in jax.tree.leaves(getattr(state.adversary, "params", ())))
     return {
         "name": config.name,

@@ -134,7 +134,7 @@ def table(config: ConfigDict, rows: Sequence[Layout], machine: Machine, limit: i
         )
     else:
         lines.append(
-            f"no layout fits into {limit / GIB:g} GiB: {'x'.join(map(str, best.mesh))} needs "
+            f"no layout fits into {limit / GIB:.4g} GiB: {'x'.join(map(str, best.mesh))} needs "
             f"{'' if best.whole else 'more than '}{size(best.memory).strip()}. {advice(config)}"
         )
     return "\n".join(lines)
