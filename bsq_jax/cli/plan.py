@@ -163,7 +163,7 @@ def _config(flags: argparse.Namespace) -> Any:
     with_described_tokenizer(config, flags.config)
     set_overrides(config, flags.settings)
     if flags.mesh:
-        config.mesh.update(zip(("data", "fsdp", "tensor"), _sizes(flags.mesh), strict=True))
+        config.mesh.update(dict(zip(("data", "fsdp", "tensor"), _sizes(flags.mesh), strict=True)))
     if config.task != "tokenizer" and not config[config.task].tokenizer:
         config[config.task].tokenizer = "described by config.model"
     elif config.task != "tokenizer":
