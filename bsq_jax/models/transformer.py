@@ -75,7 +75,7 @@ class Mlp(nn.Module):
             bias_init=bias("mlp"),
             name="up",
         )(x)
-        x = nn.gelu(x, approximate=False)
+        x = cpu.gelu(x)
         return nn.Dense(
             width,
             dtype=self.dtype,
@@ -226,6 +226,7 @@ class Transformer(nn.Module):
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, 0),
             length=self.layers,
+            unroll=cpu.unrolled_layers(self.layers),
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(
             *(self.heads, self.mlp_ratio, self.causality, self.compute, streaming),
