@@ -143,7 +143,7 @@ class Block(nn.Module):
             attended = self.windows.join(attended, shifted)
         x = x + attended
         x = x + Mlp(hidden, dtype, name="mlp")(layer_norm(dtype, name="norm2")(x))
-        return split_by_batch(x), present if self.streaming else None
+        return cpu.end_of_layer(split_by_batch(x)), present if self.streaming else None
 
 
 def _in_windows(
