@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
+import functools
 import json
 import pathlib
-import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -23,16 +22,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.accelerator_bench import Bench
+from benchmarks.compare import compare
 from benchmarks.conv_autoencoder import ConvAutoencoder
-from benchmarks.timing import machine
+from benchmarks.peer import add_flags, start
+from benchmarks.timing import command, in_turn, machine, repeated, sustained
+from benchmarks.work import flops as products_flops
 from bsq_jax.core.sharding import make_mesh, to_global
 from bsq_jax.losses import L1, L2, Perceptual, ReconstructionLoss
 from bsq_jax.models.attention.choice import Blocking
 from bsq_jax.models.discriminators import StyleGanDiscriminator
-from bsq_jax.models.tokenizer import TokenizerModel
 from bsq_jax.models.tokenizer_shape import TokenizerShape
-from bsq_jax.quantizers import BinarySphericalQuantizer
 from bsq_jax.training import compiled, flops
+from bsq_jax.training.optimizer import clip_each_parameter, decays
 from bsq_jax.training.state import jit_step
 from bsq_jax.training.tasks.adversarial import AdversarialTraining
 from bsq_jax.training.tasks.tokenizer import TokenizerTask
@@ -40,76 +42,13 @@ from bsq_jax.training.useful_flops import step_flops
 
 PARTS = ("inference", "training", "attention", "convolutional", "torch")
 R1_EVERY = 16
-_QUANTIZER = BinarySphericalQuantizer(36, 1, 1.0, 1.0, 1.0, 0.0)
 SPELL = 0.5  # seconds that a timing should take at least
-
-
-@dataclasses.dataclass
-class Bench:
-    """The settings of a run, and what it has found.
-
-    Attributes:
-      args: the flags.
-      shape: of the tokenizer.
-      rows: what was measured.
-    """
-
-    args: argparse.Namespace
-    shape: TokenizerShape
-    rows: list[dict[str, Any]]
-
-    @property
-    def dtype(self) -> jnp.dtype:
-        """Of the computation."""
-        return jnp.dtype(self.args.dtype)
-
-    def model(self, attention: str = "auto") -> TokenizerModel:
-        """The tokenizer."""
-        return TokenizerModel(self.shape, _QUANTIZER, self.dtype, attention=attention)
-
-    def pixels(self, batch: int) -> np.ndarray:
-        """Noise, uint8 ``[batch, 1, size, size, 3]``."""
-        shape = (batch, 1, self.args.size, self.args.size, 3)
-        return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-
-    def add(self, part: str, what: str, images: float, work: float | None, **more: Any) -> None:
-        """Notes and prints a measurement.
-
-        Args:
-          part: one of `PARTS`.
-          what: was measured.
-          images: a second.
-          work: useful FLOPs of an image; None where nobody counted.
-          **more: anything else.
-        """
-        row: dict[str, Any] = {"part": part, "what": what, "images_per_second": images, **more}
-        text = f"{part:<14}{what:<52}{images:>10.4g} images/s"
-        if work is not None:
-            row |= {"flops_per_image": work, "tflops": images * work / 1e12}
-            peak = flops.peak_flops(jax.devices()[0])
-            row["mfu"] = None if peak is None else images * work / peak
-            share = "n/a" if row["mfu"] is None else f"{row['mfu']:.1%}"
-            text += f"{row['tflops']:>10.4g} TFLOP/s   MFU {share}"
-        print(text + "".join(f"   {key} {value}" for key, value in more.items()), flush=True)
-        self.rows.append(row)
 
 
 def seconds(functions: Mapping[str, Callable[[], Any]], runs: int) -> dict[str, float]:
     """Median seconds of a call of each. They alternate; each timing is of many calls in a row."""
-    calls, times = {}, {name: [] for name in functions}  # type: ignore[var-annotated]
-    for name, function in functions.items():
-        jax.block_until_ready(function())  # compiles
-        begin = time.perf_counter()
-        jax.block_until_ready(function())
-        calls[name] = max(1, min(50, round(SPELL / (time.perf_counter() - begin))))
-    for _ in range(runs):
-        for name, function in functions.items():
-            begin = time.perf_counter()
-            for _ in range(calls[name]):
-                last = function()
-            jax.block_until_ready(last)
-            times[name].append((time.perf_counter() - begin) / calls[name])
-    return {name: statistics.median(each) for name, each in times.items()}
+    many = {name: sustained(repeated(each), SPELL) for name, each in functions.items()}
+    return in_turn(many, runs)
 
 
 def inference(bench: Bench) -> None:
@@ -167,7 +106,9 @@ def _task(bench: Bench, adversarial: AdversarialTraining | None) -> TokenizerTas
         losses += (Perceptual(0.1, bench.dtype),)
     return TokenizerTask(
         model=bench.model().clone(remat=bench.args.remat),
-        optimizer=optax.adamw(1e-4),
+        optimizer=optax.chain(
+            clip_each_parameter(1.0), optax.adamw(1e-4, 0.9, 0.99, weight_decay=1e-4, mask=decays)
+        ),
         schedule=optax.constant_schedule(1e-4),
         losses=losses,
         entropy_weight=optax.linear_schedule(0.3, 0.1, 2000),
@@ -181,31 +122,41 @@ def _task(bench: Bench, adversarial: AdversarialTraining | None) -> TokenizerTas
 
 
 def _time_training(bench: Bench, name: str, task: Any, batch: int, mesh: Any) -> None:
-    state = task.init_state(mesh)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    data = to_global({"pixels": bench.pixels(batch)}, mesh)
-    rng = np.random.default_rng(0)
-    # Random weights in place of VGG16's: their values change nothing about the speed.
-    frozen = jax.tree.map(
-        lambda leaf: jax.device_put(
-            rng.normal(0, 0.05, leaf.shape).astype(leaf.dtype), leaf.sharding
-        ),
-        task.abstract_frozen(mesh),
-    )
-    step = jit_step(task, mesh, shardings).lower(state, data, frozen).compile()
-    work = step_flops(task, state, data, frozen) / batch
+    step = _Step(bench, task, batch, mesh)
+    work = step_flops(task, step.state, *step.inputs) / batch
     every = R1_EVERY if task.adversarial is not None else 1
-    peak = compiled.memory(step).peak
-    kept = [state]
+    peak = compiled.memory(step.compiled).peak
 
     def steps() -> Any:
         for _ in range(every):
-            kept[0], watched = step(kept[0], data, frozen)
+            watched = step()
         return watched
 
     took = seconds({name: steps}, bench.args.runs)[name] / every
     label = f"{name}, batch {batch}, remat {bench.args.remat}"
     bench.add("training", label, batch / took, work, memory_gib=round(peak / 2**30, 2))
+
+
+class _Step:
+    """A compiled training step with its state: each call is one on the same batch."""
+
+    def __init__(self, bench: Bench, task: Any, batch: int, mesh: Any):
+        self.state = task.init_state(mesh)
+        rng = np.random.default_rng(0)
+        # Random weights in place of VGG16's: their values change nothing about the speed.
+        frozen = jax.tree.map(
+            lambda leaf: jax.device_put(
+                rng.normal(0, 0.05, leaf.shape).astype(leaf.dtype), leaf.sharding
+            ),
+            task.abstract_frozen(mesh),
+        )
+        self.inputs = to_global({"pixels": bench.pixels(batch)}, mesh), frozen
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state)
+        self.compiled = jit_step(task, mesh, shardings).lower(self.state, *self.inputs).compile()
+
+    def __call__(self) -> Any:
+        self.state, watched = self.compiled(self.state, *self.inputs)
+        return watched
 
 
 def attention(bench: Bench) -> None:
@@ -241,27 +192,26 @@ def convolutional(bench: Bench) -> None:
 
 
 def torch(bench: Bench) -> None:
-    """The same network in plain PyTorch."""
-    try:
-        import torch as library
-
-        from benchmarks.torch_peer import TorchTokenizer, seconds_per_call
-    except ImportError:
-        print("torch         not installed: left out", flush=True)
-        return
-    if not library.cuda.is_available() and bench.args.only != ["torch"]:
-        print("torch         sees no GPU: left out (--only torch runs it on the CPU)", flush=True)
-        return
-    shape = bench.shape
+    """The same network in plain PyTorch, in turn with ours, and the limit of the products."""
     for train, batch in ((False, bench.args.batch), (True, bench.args.train_batch)):
-        sizes = (shape.width, shape.layers, shape.heads, shape.bits, shape.patch[0])
-        peer = TorchTokenizer(shape.tokens, *sizes, shape.head_hidden)
-        took, how = seconds_per_call(
-            *(peer, batch, shape.tokens),
-            **{"train": train, "runs": bench.args.runs, "bfloat16": bench.dtype == jnp.bfloat16},
-        )
-        what = "step, L1" if train else "encode + decode"
-        bench.add("torch", f"{what}, batch {batch}", batch / took, None, how=how)
+        what = f"{'step, L1 + entropy' if train else 'encode + decode'}, batch {batch}"
+        work = bench.work(batch, train=train)
+        run: Callable[[], Any]
+        if train:
+            run = _Step(bench, _task(bench, None), batch, make_mesh(devices=jax.devices()[:1]))
+        else:
+            x = jnp.asarray(bench.pixels(batch), jnp.float32) / 127.5 - 1
+            params = jax.jit(bench.model().init)(jax.random.key(0), x[:1])
+            run = functools.partial(jax.jit(_reconstruct(bench.model())), params, x)
+        args = bench.args
+        found = compare({"ours": run}, work, bench.peer, args.runs, args.torch_modes, SPELL)
+        needed = products_flops(work) / batch
+        bench.add("torch", f"{what}, ours", batch / found.ours["ours"], needed)
+        for mode, took in found.peer.items():
+            ratio = round(took / found.ours["ours"], 2)
+            label = f"{what}, PyTorch {mode}"
+            bench.add("torch", label, batch / took, needed, ours_is_faster_by=ratio)
+        bench.add("torch", f"{what}, the products alone", batch / found.limit.seconds(), needed)
 
 
 @contextlib.contextmanager
@@ -272,7 +222,12 @@ def _saved(bench: Bench) -> Iterator[None]:
     finally:
         if bench.args.json is not None:
             settings = {k: v for k, v in vars(bench.args).items() if k != "json"}
-            found = {"machine": machine(), "settings": settings, "rows": bench.rows}
+            found: dict[str, Any] = {"machine": machine(), "command": command()}
+            found |= {
+                "settings": settings,
+                "peer": bench.peer and bench.peer.text,
+                "rows": bench.rows,
+            }
             bench.args.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
@@ -293,6 +248,7 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
         "--budget", type=float, default=360.0, help="seconds after which no part begins"
     )
     parser.add_argument("--json", type=pathlib.Path, help="also write the result here")
+    add_flags(parser)
     args = parser.parse_args(argv)
     began = time.monotonic()
     heads = max(args.width // 64, 1)
@@ -302,19 +258,22 @@ def main(argv: list[str] | None = None) -> list[dict[str, Any]]:
         positions="learned", causality="block_causal", window=0, min_bits=0, prefixes=(36,),
         channels=36,
     )  # fmt: skip
-    bench = Bench(args, shape, [])
-    print(f"{args.size}x{args.size}, 36 bits, {args.dtype}, random weights ({machine()})")
     parts = {part.__name__: part for part in (inference, training, attention, convolutional, torch)}
-    with _saved(bench):
-        for name in args.only:
-            if time.monotonic() - began > args.budget:
-                print(f"{name:<14}left out: {args.budget:.0f} s (--budget) are over", flush=True)
-                continue
-            try:
-                parts[name](bench)
-            except jax.errors.JaxRuntimeError as error:  # out of memory: the others may still fit
-                reason = " ".join(str(error).split())[:200]
-                print(f"{name:<14}failed: {reason}", flush=True)
+    with start(args.torch_python if "torch" in args.only else "") as peer:
+        bench = Bench(args, shape, [], peer)
+        print(f"{args.size}x{args.size}, 36 bits, {args.dtype}, random weights ({machine()})")
+        with _saved(bench):
+            for name in args.only:
+                if time.monotonic() - began > args.budget:
+                    print(
+                        f"{name:<14}left out: {args.budget:.0f} s (--budget) are over", flush=True
+                    )
+                    continue
+                try:
+                    parts[name](bench)
+                except jax.errors.JaxRuntimeError as error:  # out of memory: others may still fit
+                    reason = " ".join(str(error).split())[:200]
+                    print(f"{name:<14}failed: {reason}", flush=True)
     return bench.rows
 
 

@@ -1,4 +1,7 @@
-"""Encode and decode of a clip at the published size. Run ``python -m benchmarks.video``."""
+"""Encode and decode of a clip at the published size, beside PyTorch's.
+
+Run ``python -m benchmarks.video``.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.timing import in_turn, report
+from benchmarks.compare import compare
+from benchmarks.peer import add_flags, start
+from benchmarks.timing import report
+from benchmarks.work import work_of
 from bsq_jax.config import default_config, finalize
 from bsq_jax.models.factory import make_tokenizer
+
+
+def make_config(args: argparse.Namespace, dtype: str, attention: str) -> Any:
+    """The finalised config of a row."""
+    config = default_config()
+    config.model.update(dtype=dtype, layers=args.layers, image_size=(args.size, args.size))
+    config.model.update(frames=args.frames, attention=attention)
+    return finalize(config)
 
 
 def main() -> None:
@@ -24,42 +38,34 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--attention", nargs="+", default=["dense", "by_head", "blocked"])
     parser.add_argument("--json", type=pathlib.Path, help="also write the result here")
+    add_flags(parser)
     args = parser.parse_args()
 
-    side = args.size
-    shape = (1, args.frames, side, side, 3)
-    pixels = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, shape), jnp.float32)
-    functions, memory = {}, {}
-    for dtype in args.dtypes:
-        params: Any = None
-        for attention in args.attention:
-            config = default_config()
-            config.model.update(dtype=dtype, layers=args.layers, image_size=(side, side))
-            config.model.update(frames=args.frames, attention=attention)
-            model = make_tokenizer(finalize(config))
-            if params is None:
-                params = jax.jit(model.init)(jax.random.key(0), pixels[:, :1])
-            forward = jax.jit(lambda p, x, m=model: m.apply(p, x).pixels)
-            compiled = forward.lower(params, pixels).compile()
-            used: Any = compiled.memory_analysis()
-            memory[dtype, attention] = used.temp_size_in_bytes
-            functions[dtype, attention] = lambda c=compiled, p=params: c(p, pixels)
-    seconds = in_turn({str(key): function for key, function in functions.items()}, args.runs)
     rows = []
-    for key in functions:
-        dtype, attention = key
-        took = seconds[str(key)]
-        rows.append(
-            {
-                "dtype": dtype,
-                "attention": attention,
-                "frames/s": args.frames / took,
-                f"x {args.attention[0]}": seconds[str((dtype, args.attention[0]))] / took,
-                "MiB of temporary memory": memory[key] / 2**20,
-            }
-        )
-    title = f"encode + decode, {args.frames}x{side}x{side}, 36 bits, {args.layers} layers"
-    report(title, rows, args.json, runs=args.runs)
+    with start(args.torch_python) as peer:
+        for dtype in args.dtypes:
+            configs = {each: make_config(args, dtype, each) for each in args.attention}
+            work = work_of(configs[args.attention[0]], 1, train=False)
+            noise = np.random.default_rng(0).uniform(-1, 1, work.pixels)
+            pixels = jnp.asarray(noise, jnp.float32)
+            params: Any = None
+            functions, memory = {}, {}
+            for attention, config in configs.items():
+                model = make_tokenizer(config)
+                if params is None:
+                    params = jax.jit(model.init)(jax.random.key(0), pixels[:, :1])
+                forward = jax.jit(lambda p, x, m=model: m.apply(p, x).pixels)
+                compiled = forward.lower(params, pixels).compile()
+                used: Any = compiled.memory_analysis()
+                memory[attention] = used.temp_size_in_bytes / 2**20
+                functions[attention] = lambda c=compiled, p=params, x=pixels: c(p, x)
+            found = compare(functions, work, peer, args.runs, args.torch_modes)
+            for attention in configs:
+                cells = found.columns(attention, args.frames, "frames")
+                more = {"MiB of temporary memory": memory[attention]}
+                rows.append({"dtype": dtype, "attention": attention, **cells, **more})
+    title = f"encode + decode, {args.frames}x{args.size}x{args.size}, 36 bits, {args.layers} layers"
+    report(title, rows, args.json, runs=args.runs, peer=peer and peer.text)
 
 
 if __name__ == "__main__":

@@ -289,6 +289,7 @@ REJECTED = {
     "data.permute_channels": ("-0.1", "1.1", "nan"),
     "data.filter": ("sinc",),
     "data.eval_filter": ("sinc",),
+    "data.backend": ("opencv",),
     "data.eval_resize": ("0",),
     "data.eval_crop": ("corner",),
     "data.sizes": ("64", "64x0", "64x64,x"),

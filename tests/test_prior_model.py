@@ -51,6 +51,19 @@ def signs_of(shape, batch, time, seed=1, grid=None):
     return (2.0 * np.random.default_rng(seed).integers(0, 2, size) - 1).astype(np.float32)
 
 
+def host_logits(token_bits, contexts, known):
+    """The logits that the host has for tokens of these bits, and the bits as it gives them back."""
+    logits = []
+
+    def read(levels):
+        bit = len(logits)
+        logits.append(levels - LARGEST_LOGIT)
+        return known[..., bit].ravel()
+
+    found = token_bits.decode(contexts, known.shape[-1], read)
+    return np.stack(logits, axis=-1).reshape(known.shape), found
+
+
 class Reference:
     """The network as a document would say it: Python's integers, one row after the other."""
 
@@ -201,12 +214,10 @@ def test_every_way_gives_the_same(order):
             contexts, current = apply(
                 signs[:, t, taken], taken, tokens, have, current, cache, method="advance"
             )
-            sums = np.asarray(contexts).astype(np.int32)
-            known = (signs[:, t, tokens] > 0).astype(np.uint8)
-            for bit in range(shape.bits):
-                found = bits.logits(sums, known[..., :bit], bit)
-                np.testing.assert_array_equal(found, whole_clip[:, t, tokens, bit])
-                sums = bits.after(sums, bit, signs[:, t, tokens, bit] > 0)
+            known = (signs[:, t, tokens] > 0).astype(int)
+            found, read = host_logits(bits, np.asarray(contexts), known)
+            np.testing.assert_array_equal(found, whole_clip[:, t, tokens])
+            np.testing.assert_array_equal(read, known)
             have[tokens] = True
             taken = tokens
         _, current = apply(signs[:, t, taken], taken, taken, have, current, cache, method="advance")
@@ -326,7 +337,8 @@ def test_sums_over_hidden_channels_of_many_tokens():
     earlier, later, bias = (np.round(np.clip(x * 64, -127, 127)).astype(int) for x in parameters)
     contexts = drawn.integers(-100, 200, (6000, 64)).astype(np.float32)
     signs = drawn.choice([-1.0, 1.0], (6000, 18)).astype(np.float32)
-    found = jax.jit(lambda c, s: bit_logits(c, s, parameters, layout))(contexts, signs)
+    numbers = tuple(map(whole, parameters))
+    found = jax.jit(lambda c, s: bit_logits(c, s, numbers, layout))(contexts, signs)
     steps = signs.astype(int)[..., None] * earlier
     hidden = np.clip(contexts.astype(int)[:, None] + np.cumsum(steps, 1) - steps, 0, 127)
     drop = max(0, round(float(np.log2(23 * 16 * 8 / 64))))

@@ -120,10 +120,7 @@ class TilePriorStream:
             if have.all():
                 break
             sums = np.asarray(contexts)[:tiles]
-            for bit in range(self._kept):
-                read = decoder.read(coder._bits.logits(sums, bits[:, tokens], bit))
-                sums = coder._bits.after(sums, bit, read)
-                bits[:, tokens, bit] = read
+            bits[:, tokens] = coder._bits.decode(sums, self._kept, decoder.read_levels)
             have = have.copy()
             have[tokens] = True
             taken = tokens

@@ -139,10 +139,13 @@ def class_entry(
 
 def clip_example(crop: np.ndarray, frames: int, index: int, label: Example) -> Example:
     """One row of a batch: the clip, filled up to `frames` with its last frame."""
-    filling = np.broadcast_to(crop[-1], (frames - len(crop), *crop.shape[1:]))
+    real = len(crop)
+    if real < frames:
+        filling = np.broadcast_to(crop[-1], (frames - real, *crop.shape[1:]))
+        crop = np.concatenate([crop, filling])
     return {
-        "pixels": np.concatenate([crop, filling]),
-        "frames": np.int32(len(crop)),
+        "pixels": crop,
+        "frames": np.int32(real),
         "index": np.int64(index),
         **label,
     }

@@ -45,7 +45,9 @@ def random_example(
         clip_lengths.train_frames, length=length, stride=config.stride, draw=draw
     )
     clip, found = read(choose)
-    pixels = transforms.random_clip_crop(clip, crop, rng, config.scale, config.filter)
+    pixels = transforms.random_clip_crop(
+        clip, crop, rng, *(config.scale, config.filter, config.backend)
+    )
     if config.flip and rng.random() < 0.5:
         pixels = transforms.flip(pixels)
     if config.permute_channels and rng.random() < config.permute_channels:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from absl import logging
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.data import transforms
+from bsq_jax.data import simd, transforms
 from bsq_jax.data.decoding.frame_index import FrameIndex
 from bsq_jax.data.decoding.record_frames import Render, first_frame, open_record
 from bsq_jax.data.records import BrokenRecord, Record, Source
@@ -81,6 +81,7 @@ class Reader:
         max_broken: float,
         cache: FrameCache,
         shard_count: int = 1,
+        backend: str = "pillow",
     ):
         """Takes how frames are resized, and the limits.
 
@@ -94,7 +95,9 @@ class Reader:
           shard_count: number of hosts that read the source. Each host counts broken records
             among those it has read itself: at first its share, in the end all, because each epoch
             is divided anew.
+          backend: what decodes JPEGs and resizes, see `bsq_jax.data.simd`.
         """
+        self._backend = backend
         self.source = source
         self._size = size
         self._filter = filter
@@ -172,8 +175,12 @@ class Reader:
             record = self.source[index]
             record_id = record.id
             known = self._cache.frame_index(index)
-            draft_side = 2 * side if self._draft else 0
-            with open_record(record, draft_side=draft_side, frame_index=known) as found:
+            with open_record(
+                record,
+                draft_side=2 * side if self._draft else 0,
+                frame_index=known,
+                backend=self._backend,
+            ) as found:
                 opened = True
                 self._cache.put_frame_index(index, found.frame_index)
                 return self._read(index, found.frames, choose(len(found)), side)
@@ -198,13 +205,9 @@ class Reader:
         if frame_index is None:
             return None
         count = frame_index if isinstance(frame_index, int) else len(frame_index.times)
-        clip: list[Picture] = []
-        for number in choose(count):
-            image = self._cache.get(index, number, side)
-            if image is None:
-                return None
-            clip.append(image)
-        return clip if _of_one_size(clip) else None
+        found = [self._cache.get(index, number, side) for number in choose(count)]
+        clip = [image for image in found if image is not None]
+        return clip if len(clip) == len(found) and _of_one_size(clip) else None
 
     def _read(self, index: int, frames: Frames, numbers: Sequence[int], side: int) -> list[Picture]:
         """Renders the wanted frames; those on the way as well, while the cache can keep them."""
@@ -216,7 +219,7 @@ class Reader:
             image = self._cache.get(index, number, side)
             if image is None:
                 try:
-                    image = transforms.resize_to_cut(render(), side, self._filter)
+                    image = transforms.resize_to_cut(render(), side, self._filter, self._backend)
                 except BrokenRecord:
                     if number in wanted:
                         raise
@@ -263,6 +266,8 @@ def _of_one_size(clip: Sequence[Picture]) -> bool:
 
 def training_reader(config: DataConfig, source: Source, shard_count: int) -> Reader:
     """The reader of a source for training, on one of so many hosts."""
+    if config.backend == "simd":
+        simd.check(config.filter)
     return Reader(
         source,
         size=config.resize,
@@ -271,6 +276,7 @@ def training_reader(config: DataConfig, source: Source, shard_count: int) -> Rea
         max_broken=config.max_broken,
         cache=FrameCache(config.cache_mb),
         shard_count=shard_count,
+        backend=config.backend,
     )
 
 

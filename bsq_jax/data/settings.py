@@ -30,6 +30,8 @@ class DataConfig:
       filter: Resize filter in training, a key of :data:`bsq_jax.data.transforms.FILTERS`;
         'bilinear' resizes in half the time that 'lanczos' takes.
       eval_filter: Resize filter in evaluation; published figures are mostly with 'lanczos'.
+      backend: What decodes and resizes in training: 'pillow', or 'simd', see
+        :mod:`bsq_jax.data.simd`.
       threads: Reading threads; 0 reads in the caller's.
       prefetch: Batches held ready.
       cache_mb: Memory for resized frames, in MiB; 0 decodes anew each time.
@@ -62,6 +64,7 @@ class DataConfig:
     sizes: tuple[tuple[int, int], ...]
     filter: str
     eval_filter: str
+    backend: str
     threads: int
     prefetch: int
     cache_mb: int

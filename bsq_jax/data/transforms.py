@@ -9,10 +9,12 @@ A long and narrow picture can be far larger after its short side is enlarged tha
 until it is cut, and only the window is enlarged.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from PIL import Image
+
+from bsq_jax.data import simd
 
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -91,17 +93,38 @@ def resized_shape(height: int, width: int, size: int) -> tuple[int, int]:
     )
 
 
-def resize(image: np.ndarray, height: int, width: int, filter: str = "lanczos") -> np.ndarray:  # noqa: A002
-    """Resizes to ``height`` x ``width``; a picture that has this size already is returned as is."""
+def resize(
+    image: np.ndarray,
+    height: int,
+    width: int,
+    filter: str = "lanczos",  # noqa: A002
+    backend: str = "pillow",
+) -> np.ndarray:
+    """Resizes to ``height`` x ``width``; a picture that has this size already is returned as is.
+
+    Args:
+      image: uint8 [height, width, 3].
+      height: of the result.
+      width: of the result.
+      filter: a key of ``FILTERS``.
+      backend: 'pillow', or 'simd', which is several times as fast and nearly equal, see `simd`.
+    """
     if image.shape[:2] == (height, width):
         return image
+    if backend == "simd":
+        return simd.resize(image, height, width, filter)
     return np.asarray(Image.fromarray(image).resize((width, height), FILTERS[filter]))
 
 
-def resize_short_side(image: np.ndarray, size: int, filter: str = "lanczos") -> np.ndarray:  # noqa: A002
+def resize_short_side(
+    image: np.ndarray,
+    size: int,
+    filter: str = "lanczos",  # noqa: A002
+    backend: str = "pillow",
+) -> np.ndarray:
     """Resizes so that the short side is ``size`` pixels, up or down, keeping the proportions."""
     height, width = resized_shape(image.shape[0], image.shape[1], size)
-    return resize(image, height, width, filter)
+    return resize(image, height, width, filter, backend)
 
 
 def random_clip_crop(
@@ -110,6 +133,7 @@ def random_clip_crop(
     rng: np.random.Generator,
     scale: tuple[float, float] = (1.0, 1.0),
     filter: str = "lanczos",  # noqa: A002
+    backend: str = "pillow",
 ) -> np.ndarray:
     """Cuts the same random window out of all frames and brings it to the size of the crop.
 
@@ -123,6 +147,7 @@ def random_clip_crop(
       rng: source of the three random numbers, always drawn in the same order.
       scale: (lowest, highest) s; (1, 1) is a plain crop.
       filter: name of the resize filter, a key of ``FILTERS``.
+      backend: what resizes, see `resize`.
 
     Returns:
       uint8 [frames, crop height, crop width, 3].
@@ -136,7 +161,8 @@ def random_clip_crop(
     top = int(draw_top * (height - window_height + 1))
     left = int(draw_left * (width - window_width + 1))
     window = window_height, window_width
-    return np.stack([resize(_cut(image, top, left, window), *crop, filter) for image in clip])
+    cuts = [_cut(image, top, left, window) for image in clip]
+    return np.stack([resize(cut, *crop, filter, backend) for cut in cuts])
 
 
 def center_crop(image: Picture, crop: tuple[int, int]) -> np.ndarray:
@@ -176,22 +202,35 @@ def tile(image: Picture, number: int, crop: tuple[int, int]) -> np.ndarray:
 
 def flip(pixels: np.ndarray) -> np.ndarray:
     """Mirrors left and right; [..., height, width, channel]."""
-    return pixels[..., ::-1, :]
+    return _channelwise(pixels[..., ::-1, :], range(pixels.shape[-1]))
 
 
 def permute_channels(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Puts the colour channels, the last axis, in a random order: other colours, same shapes."""
-    return np.ascontiguousarray(pixels[..., rng.permutation(pixels.shape[-1])])
+    return _channelwise(pixels, rng.permutation(pixels.shape[-1]))
 
 
-def resize_to_cut(image: np.ndarray, size: int, filter: str) -> Picture:  # noqa: A002
+def _channelwise(pixels: np.ndarray, order: Iterable[int]) -> np.ndarray:
+    """A copy with the channels in this order; one by one, which is several times as fast."""
+    copy = np.empty(pixels.shape, pixels.dtype)
+    for target, channel in enumerate(order):
+        copy[..., target] = pixels[..., channel]
+    return copy
+
+
+def resize_to_cut(
+    image: np.ndarray,
+    size: int,
+    filter: str,  # noqa: A002
+    backend: str = "pillow",
+) -> Picture:
     """`resize_short_side` of a picture that is going to be cut; 0 keeps the size it has."""
     if not size:
         return image
     height, width = image.shape[:2]
     if is_long(height, width, size):
         return Long(image, *resized_shape(height, width, size), filter)
-    return resize_short_side(image, size, filter)
+    return resize_short_side(image, size, filter, backend)
 
 
 def _cut(image: Picture, top: int, left: int, crop: tuple[int, int]) -> np.ndarray:

@@ -43,11 +43,11 @@ class RecordFrames(Protocol):
 class Stills:
     """Frames that are stored or made one by one."""
 
-    def __init__(self, images: Sequence[Still], draft_side: int):
+    def __init__(self, images: Sequence[Still], draft_side: int, backend: str):
         if not len(images):
             raise BrokenRecord("the video has no frames")
         self._images = images
-        self._draft_side = draft_side
+        self._decode = functools.partial(stills.decode, draft_side=draft_side, backend=backend)
         self.frame_index = len(images)
 
     def __len__(self) -> int:
@@ -59,12 +59,16 @@ class Stills:
             yield number, functools.partial(self._render, number)
 
     def _render(self, number: int) -> np.ndarray:
-        return stills.decode(self._images[number], draft_side=self._draft_side)
+        return self._decode(self._images[number])
 
 
 @contextlib.contextmanager
 def open_record(
-    record: Record, *, draft_side: int = 0, frame_index: FrameIndex | int | None = None
+    record: Record,
+    *,
+    draft_side: int = 0,
+    frame_index: FrameIndex | int | None = None,
+    backend: str = "pillow",
 ) -> Iterator[RecordFrames]:
     """Opens what a record holds, told apart by its content.
 
@@ -73,6 +77,7 @@ def open_record(
       draft_side: as in `stills.decode` for pictures; colours of videos are converted exactly where
         it is 0 and fast elsewhere.
       frame_index: what ``frame_index`` was when the record was open before; None finds it anew.
+      backend: as in `stills.decode`.
 
     Raises:
       BrokenRecord: it is neither a picture nor a video, or has no frames.
@@ -85,10 +90,10 @@ def open_record(
         with Video(content, known, exact=not draft_side, name=record.id) as video:
             yield video
     elif isinstance(content, bytes | np.ndarray):
-        yield Stills([content], draft_side)
+        yield Stills([content], draft_side, backend)
     else:
         assert not isinstance(content, pathlib.Path)
-        yield Stills(content, draft_side)
+        yield Stills(content, draft_side, backend)
 
 
 def is_video(record: Record) -> bool:

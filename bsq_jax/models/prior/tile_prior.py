@@ -21,7 +21,6 @@ from bsq_jax.models.prior.integer_arithmetic import (
     lowering,
     powers,
     product,
-    whole,
 )
 from bsq_jax.models.prior.network import PriorNetwork
 from bsq_jax.models.prior.shape import PriorShape
@@ -84,7 +83,7 @@ class TilePrior(PriorNetwork):
         """
         shape = self.shape
         _, time, tokens, _ = signs.shape
-        steps, near, place = shape.steps(shape.rows, shape.columns), self._near(), whole(self.place)
+        steps, near, numbers = shape.steps(shape.rows, shape.columns), self._near(), self.numbers()
         before = jnp.concatenate([cache.before[:, None], signs[:, :-1]], axis=1)
         present = jnp.concatenate([cache.seen, jnp.ones(time, bool)])
         known = _windows(present, 0, time, shape.window)[:, None, :, None]  # [t, 1, w, 1]
@@ -95,11 +94,14 @@ class TilePrior(PriorNetwork):
         inside = rearrange(inside, "kind n w m -> (kind n) w m")
         seen = rearrange(known & inside[None], "t r w n -> t r (w n)")[None]
         x = jnp.concatenate(
-            [self.query_rows(before, place), self.content_rows(signs, before, place)], 2
+            [
+                numbers.query_rows(before, numbers.place),
+                numbers.content_rows(signs, before, numbers.place),
+            ],
+            axis=2,
         )
         keys, values = [], []
-        for layer, module in enumerate(self.blocks):
-            block = module.numbers()
+        for layer, block in enumerate(numbers.blocks):
             query, key, value = block.heads_of(x, 0, 3)
             key, value = key[:, :, tokens:], value[:, :, tokens:]
             key, value = (
@@ -114,7 +116,7 @@ class TilePrior(PriorNetwork):
             )
             mixed = _attend(block, query, key, value, seen, np.concatenate([near, near]))
             x = block.finish(x, mixed)
-        logits = self.bits(self.contexts(x[:, :, :tokens]), signs)
+        logits = numbers.bits(numbers.contexts(x[:, :, :tokens]), signs, shape.layout)
         return logits, PastFramesCache(
             jnp.stack(keys), jnp.stack(values), present[time:], signs[:, -1]
         )
@@ -143,20 +145,22 @@ class TilePrior(PriorNetwork):
         Returns:
           Contexts for `TokenBits` ``[batch, row, hidden]``, whole numbers, and what is known now.
         """
-        near, place = jnp.asarray(self._near()), whole(self.place)
+        near, numbers = jnp.asarray(self._near()), self.numbers()
+        assert numbers.place is not None
+        place = numbers.place
         taken = content.shape[0]
+        before = (jnp.take(cache.before, rows, axis=1) for rows in (content, query))
         x = jnp.concatenate(
             [
-                self.content_rows(signs, jnp.take(cache.before, content, axis=1), place[content]),
-                self.query_rows(jnp.take(cache.before, query, axis=1), place[query]),
+                numbers.content_rows(signs, next(before), place[content]),
+                numbers.query_rows(next(before), place[query]),
             ],
             axis=1,
         )
         places = jnp.concatenate([content, query])
         seen = jnp.concatenate([jnp.repeat(cache.seen, self.shape.tokens), have])[None, None]
         keys, values = current.keys, current.values
-        for layer, module in enumerate(self.blocks):
-            block = module.numbers()
+        for layer, block in enumerate(numbers.blocks):
             rows, key, value = block.heads_of(x, 0, 3)
             keys = keys.at[layer, :, content].set(jnp.moveaxis(key[:, :taken], 1, 0))
             values = values.at[layer, :, content].set(jnp.moveaxis(value[:, :taken], 1, 0))
@@ -168,7 +172,7 @@ class TilePrior(PriorNetwork):
                 for old, new in ((cache.keys, keys), (cache.values, values))
             )
             x = block.finish(x, _attend(block, rows, key, value, seen, near[places]))
-        return self.contexts(x[:, taken:]), CurrentFrameCache(keys, values)
+        return numbers.contexts(x[:, taken:]), CurrentFrameCache(keys, values)
 
 
 class CurrentFrameCache(NamedTuple):
