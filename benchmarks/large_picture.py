@@ -19,41 +19,11 @@ import tempfile
 import time
 from typing import Any
 
-import jax
-import numpy as np
-from flax import linen as nn
 from PIL import Image
 from skimage import data
 
+from benchmarks.random_codec import random_codec
 from benchmarks.timing import report
-from bsq_jax.coding.codec import Codec
-from bsq_jax.config import finalize, load_config_file
-from bsq_jax.inference.tokenizer import Tokenizer
-from bsq_jax.models.factory import make_prior, make_tokenizer
-
-
-def random_model(folder: pathlib.Path, *, prior: bool) -> None:
-    """Exports networks as they are before training."""
-    config = load_config_file("configs/quickstart.py")
-    config.model.update(spatial_window=8, positions="window")
-    config = finalize(config)
-    pixels = np.zeros((1, 1, *config.model.image_size, 3), np.float32)
-    params = _fresh(make_tokenizer(config), pixels)
-    tokenizer = Tokenizer(config, params, {"step": 0, "name": "random"})
-    if not prior:
-        tokenizer.save(folder)
-        return
-    settings = load_config_file("configs/prior.py")
-    settings.model.update(config.model.to_dict())
-    settings.quantizer.update(config.quantizer.to_dict())
-    settings.prior.update(tokenizer="nowhere", reach=(2, 4))
-    settings = finalize(settings)
-    signs = np.zeros((1, 1, 8, 8, config.model.bits), np.float32)
-    Codec(tokenizer, (settings, _fresh(make_prior(settings), signs))).save(folder)
-
-
-def _fresh(model: nn.Module, example: np.ndarray) -> Any:
-    return nn.meta.unbox(model.init(jax.random.key(0), example)["params"])
 
 
 def run(*words: str) -> tuple[float, float]:
@@ -77,7 +47,9 @@ def main() -> None:
     parser.add_argument("--random-model", type=pathlib.Path, help="only export random weights")
     args = parser.parse_args()
     if args.random_model:
-        random_model(args.random_model, prior=args.prior)
+        prior = {"reach": (2, 4)} if args.prior else None
+        codec = random_codec(prior, spatial_window=8, positions="window")
+        codec.save(args.random_model)
         return
     height, width = args.size
     settings = [("--tile", tile) for tile in args.tile] + [("--memory", mb) for mb in args.memory]

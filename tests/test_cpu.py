@@ -1,5 +1,7 @@
 """What CPUs compute in another way. Oracles: the way of GPUs and TPUs, and float64 numpy."""
 
+import math
+
 import chex
 import flax.linen as nn
 import jax
@@ -49,8 +51,56 @@ def test_dot_general(dtype, tolerance):
     chex.assert_type([out, *gradients], dtype)
     exact = np.einsum("abk,kcd->abcd", np.float64(x), np.float64(weight))
     np.testing.assert_allclose(np.float64(out), exact, atol=tolerance)
-    assert ("custom_vjp" in programs[0]) == (dtype == jnp.bfloat16)
+    assert "custom_vjp" in programs[0]
     assert "custom_vjp" not in programs[1]
+
+
+@pytest.mark.parametrize("axes", [(((2,), (0,)), ((), ())), (((1, 2), (0, 1)), ((), ()))])
+def test_gradients_of_products_against_float64(axes):
+    x, weight = random((3, 4, 5)), random((5, 2, 6) if len(axes[0][0]) == 1 else (4, 5, 6), 1)
+    gradient = random((3, 4, 2, 6) if len(axes[0][0]) == 1 else (3, 6), 2)
+    with described("cpu"):
+        _, pull = jax.vjp(lambda x, w: cpu.dot_general(x, w, axes), x, weight)
+        of_x, of_weight = pull(jnp.asarray(gradient))
+    one = len(axes[0][0]) == 1
+    forms = ("abcd,kcd->abk", "abk,abcd->kcd") if one else ("ac,kmc->akm", "akm,ac->kmc")
+    wanted = np.einsum(forms[0], np.float64(gradient), np.float64(weight))
+    np.testing.assert_allclose(of_x, wanted, atol=1e-5)
+    wanted = np.einsum(forms[1], np.float64(x), np.float64(gradient))
+    np.testing.assert_allclose(of_weight, wanted, atol=1e-5)
+
+
+def test_products_of_other_axes_are_plain():
+    x, weight = random((2, 3, 8)), random((4, 8), 1)
+    results, programs = both(
+        lambda x, w: cpu.dot_general(x, w, (((2,), (1,)), ((), ()))), x, weight
+    )
+    chex.assert_trees_all_close(*results, atol=1e-5)
+    assert "custom_vjp" not in programs[0]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 6e-7), (jnp.bfloat16, 0.04)])
+def test_gelu_against_float64(dtype, tolerance):
+    x = jnp.asarray(np.linspace(-9, 9, 4001), dtype)
+    exact = np.float64(x)
+    below = 0.5 * np.vectorize(math.erfc)(-exact / 2**0.5)
+    slope = below + exact * np.exp(-0.5 * exact**2) / (2 * np.pi) ** 0.5
+    with described("cpu"):
+        out, pull = jax.vjp(cpu.gelu, x)
+        (found,) = pull(jnp.ones_like(x))
+    chex.assert_type([out, found], dtype)
+    np.testing.assert_allclose(np.float64(out), exact * below, atol=tolerance, rtol=tolerance)
+    np.testing.assert_allclose(np.float64(found), slope, atol=tolerance, rtol=tolerance)
+    with described("gpu"):
+        chex.assert_trees_all_equal(cpu.gelu(x), nn.gelu(x, approximate=False))
+
+
+def test_layers_are_a_loop_on_accelerators():
+    counts = {}
+    for platform in ("cpu", "gpu", "tpu"):
+        with described(platform):
+            counts[platform] = [cpu.unrolled_layers(layers) for layers in (1, 12, 30)]
+    assert counts == {"cpu": [1, 12, 12], "gpu": [1, 1, 1], "tpu": [1, 1, 1]}
 
 
 def layer_norm(dtype=jnp.float32):

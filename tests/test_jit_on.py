@@ -105,8 +105,8 @@ def test_kernels_of_evaluation_are_split_by_hand():
 COMPILE = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from bsq_jax.cli import plan
-devices = plan.described_tpus("v5e:2x2")
+from bsq_jax.cli.planning.devices import described_tpus
+devices = described_tpus("v5e:2x2")
 from bsq_jax.core.sharding import jit_on, make_mesh, replicated
 from bsq_jax.core.target import described
 from test_jit_on import steps

@@ -19,6 +19,7 @@ from bsq_jax.training.optimizer import (
     make_discriminator_optimizer,
     make_optimizer,
     make_schedule,
+    norm,
     update_ema,
 )
 from bsq_jax.training.step_cost import make_task
@@ -133,6 +134,11 @@ def test_clipping_counts_each_parameter_and_each_stacked_layer(params):
     for name in stacked:
         np.testing.assert_array_equal(leaves(clipped)[name][0], leaves(single(gradients))[name][0])
         assert np.linalg.norm(leaves(clipped)[name][1]) < np.linalg.norm(leaves(gradients)[name][1])
+
+
+def test_the_norm_of_all_gradients_is_optaxs(params):
+    gradients = jax.tree.map(lambda x: jnp.asarray(x) - 0.3, params)
+    np.testing.assert_allclose(norm(gradients), optax.tree.norm(gradients), rtol=1e-6)
 
 
 def test_clipping_leaves_zero_gradients_alone(params):

@@ -16,7 +16,8 @@ from bsq_jax import cli
 from bsq_jax.config import finalize, load_config_file, set_overrides
 from bsq_jax.core.sharding import make_mesh
 from bsq_jax.training import step_cost as planning
-from bsq_jax.training.compiled import collectives, memory
+from bsq_jax.training.compiled import memory, work, work_of
+from bsq_jax.training.hlo import message
 
 DEVICES = 8
 
@@ -142,47 +143,99 @@ def test_peak_memory_is_what_a_process_uses(size):
     np.testing.assert_allclose(planned, measured, rtol=0.2)
 
 
-HLO = """\
-%body.1 (p: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
-  %ag = f32[16,4]{1,0} all-gather(%x), replica_groups={{0,1}}, dimensions={0}
-  %st = (f32[8,4]{1,0}, f32[16,4]{1,0}) all-gather-start(%x), dimensions={0}
-  %dn = f32[16,4]{1,0} all-gather-done(%st)
-}
-
-%branch.2 (q: f32[8]) -> f32[8] {
-  ROOT %cp = bf16[8]{0} collective-permute(%q), source_target_pairs={{0,1}}
-}
-
-ENTRY %main.3 (a: f32[8,4]) -> f32[8,4] {
-  %ar = (f32[8]{0}, bf16[3,2]{1,0}) all-reduce(%b, %c), to_apply=%add.9
-  %w = (s32[], f32[8,4]) while(%t), condition=%c.1, body=%body.1, backend_config={"known_trip_count":{"n":"5"}}
-  %d = f32[8]{0} conditional(%i, %q, %q), branch_computations={%branch.2, %branch.2}
-}
-"""  # noqa: E501
+F32, BF16, S32, TUPLE = 11, 16, 4, 13  # of XLA's PrimitiveType
 
 
-# A loop tells how often it runs in its condition only, and a reduce-scatter is written as a sum.
-TPU_HLO = """\
-%all-reduce-scatter.1 (input.2: f32[64,4]) -> f32[16,4] {
-  %all-reduce.4 = f32[64,4]{1,0:T(8,128)} all-reduce(%input.2), to_apply=%add.1
-  ROOT %dynamic-slice.3 = f32[16,4]{1,0:T(8,128)} dynamic-slice(%all-reduce.4, %multiply.4), dynamic_slice_sizes={16,4}
-}
+def shape(kind, *dimensions):
+    return {"element_type": kind, "dimensions": dimensions}
 
-%body.1 (p: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
-  %ag = bf16[16,4]{1,0} all-gather(%x), replica_groups={{0,1}}, dimensions={0}
-  %fusion.25 = f32[16,4]{1,0:T(8,128)} fusion(%y), kind=kCustom, calls=%all-reduce-scatter.1
-}
 
-%cond.2 (p: (s32[], f32[8,4])) -> pred[] {
-  %constant.54 = s32[]{:T(128)} constant(6)
-  %get-tuple-element.2 = s32[]{:T(128)} get-tuple-element(%p), index=0
-  ROOT %lt.10 = pred[]{:T(512)} compare(%get-tuple-element.2, %constant.54), direction=LT
-}
+def tuple_of(*shapes):
+    return {"element_type": TUPLE, "tuple_shapes": shapes}
 
-ENTRY %main.3 (a: f32[8,4]) -> f32[8,4] {
-  %w = (s32[], f32[8,4]) while(%t), condition=%cond.2, body=%body.1, metadata={op_name="while"}
-}
-"""  # noqa: E501
+
+def program(*computations):
+    """A module of computations ``(name, instructions)``, the last one the entry.
+
+    An instruction is a dict; its id is its place in all of the program, from 0.
+    """
+    module, number = message("Module")(), 0
+    for place, (name, instructions) in enumerate(computations):
+        made = module.computations.add(name=name, id=place)
+        for each in instructions:
+            made.instructions.append(message("Instruction")(id=number, **each))
+            made.root_id, number = number, number + 1
+    module.entry_computation_id = len(computations) - 1
+    return module
+
+
+def test_operations_between_devices_by_hand():
+    body = [
+        {"opcode": "parameter", "shape": shape(F32, 8, 4)},
+        {"opcode": "all-gather", "shape": shape(F32, 16, 4), "operand_ids": [0]},
+        {
+            "opcode": "all-gather-start",
+            "shape": tuple_of(shape(F32, 8, 4), shape(F32, 16, 4)),
+            "operand_ids": [0],
+        },
+        {"opcode": "all-gather-done", "shape": shape(F32, 16, 4), "operand_ids": [2]},
+    ]
+    branch = [{"opcode": "collective-permute", "shape": shape(BF16, 8)}]
+    both = tuple_of(shape(F32, 8), shape(BF16, 3, 2))
+    told = b'{"known_trip_count":{"n":"5"}}'
+    entry = [
+        {"opcode": "all-reduce", "shape": both},
+        {"opcode": "while", "called_computation_ids": [0, 2], "backend_config": told},
+        {"opcode": "conditional", "called_computation_ids": [1, 1]},
+    ]
+    found = work_of(program(("body", body), ("branch", branch), ("condition", []), ("main", entry)))
+    assert found.collectives == {
+        "all-gather": (10, 10 * 16 * 4 * 4),
+        "all-reduce": (1, 8 * 4 + 6 * 2),
+        "collective-permute": (2, 2 * 8 * 2),
+    }
+    assert found.sent == 10 * 256 + 2 * 44 + 2 * 16
+
+
+def test_operations_between_tpus_by_hand():
+    """A loop tells its length in its condition alone; a reduce-scatter is written as a sum."""
+    scatter = [
+        {"opcode": "parameter", "shape": shape(F32, 64, 4)},
+        {"opcode": "all-reduce", "shape": shape(F32, 64, 4), "operand_ids": [0]},
+        {"opcode": "dynamic-slice", "shape": shape(F32, 16, 4), "operand_ids": [1]},
+    ]
+    body = [
+        {"opcode": "all-gather", "shape": shape(BF16, 16, 4)},
+        {"opcode": "fusion", "shape": shape(F32, 16, 4), "called_computation_ids": [0]},
+    ]
+    condition = [
+        {"opcode": "constant", "shape": shape(S32), "literal": {"s32s": [6]}},
+        {"opcode": "get-tuple-element", "shape": shape(S32)},
+        {"opcode": "compare", "operand_ids": [6, 5], "comparison_direction": "LT"},
+    ]
+    entry = [{"opcode": "while", "called_computation_ids": [1, 2]}]
+    parts = ("all-reduce-scatter.1", scatter), ("body", body), ("cond", condition), ("main", entry)
+    found = work_of(program(*parts))
+    assert found.collectives == {
+        "all-gather": (6, 6 * 16 * 4 * 2),
+        "reduce-scatter": (6, 6 * 16 * 4 * 4),
+    }
+    assert found.sent == 6 * 16 * 4 * 2 + 6 * 64 * 4 * 4
+
+
+def test_flops_of_a_program():
+    """Of the program as compiled: what a loop repeats, and a convolution without its padding."""
+
+    def products(x, kernel, picture):
+        y = jax.lax.scan(lambda c, _: (c @ x, None), x, None, length=3)[0]
+        return y, jax.lax.conv(picture, kernel, (1, 1), "SAME")
+
+    shapes = ((8, 8), (5, 3, 3, 3), (2, 3, 6, 6))
+    given = [jax.ShapeDtypeStruct(each, jnp.float32) for each in shapes]
+    found = work(jax.jit(products).lower(*given).compile())
+    taps = (3 * 6 - 2) ** 2  # along an axis the first and the last pixel have two of three
+    assert found.flops == 3 * 2 * 8**3 + 2 * 2 * 5 * 3 * taps
+    assert (found.collectives, found.sent) == ({}, 0)
 
 
 @pytest.mark.smoke
@@ -193,22 +246,6 @@ def test_results_that_lie_where_arguments_lay_count_once():
     found = memory(step)
     assert (found.arguments, found.results) == (4000, 4 + 16)  # and a table of two pointers
     assert found.peak == found.arguments + found.results + found.temporary
-
-
-def test_operations_between_tpus_by_hand():
-    assert collectives(TPU_HLO) == {
-        "all-gather": (6, 6 * 16 * 4 * 2),
-        "reduce-scatter": (6, 6 * 16 * 4 * 4),
-    }
-
-
-@pytest.mark.smoke
-def test_operations_between_devices_by_hand():
-    assert collectives(HLO) == {
-        "all-gather": (10, 10 * 16 * 4 * 4),
-        "all-reduce": (1, 8 * 4 + 6 * 2),
-        "collective-permute": (2, 2 * 8 * 2),
-    }
 
 
 def test_operations_between_devices_of_a_program():
@@ -226,14 +263,19 @@ def test_operations_between_devices_of_a_program():
         jax.shard_map(looped, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
     )
     x = jax.ShapeDtypeStruct((8, 16), jnp.float32, sharding=NamedSharding(mesh, spec))
-    assert collectives(function.lower(x).compile().as_text()) == {"all-reduce": (5, 5 * 16 * 4)}
+    found = work(function.lower(x).compile())
+    assert found.collectives == {"all-reduce": (5, 5 * 16 * 4)}
 
 
 @pytest.mark.smoke
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "--config"),
+        ((), "give --config"),
+        (("--config", TINY, "--mesh", "best"), "give --device, whose memory"),
+        (("--config", TINY, "--mesh", "best", "--device", "h100"), "give --devices N"),
+        (("--config", TINY, "--mesh", "1x1x1", "--devices", "2"), "are for --mesh best"),
+        (("--config", TINY, "--mesh", "best", "--check"), "--check takes no --mesh best"),
         (("--config", TINY, "--mesh", "4x2"), "write three sizes, such as 4x2x1"),
         (("--config", TINY, "--mesh", "0x1x1"), "write three sizes, such as 4x2x1"),
         (("--config", TINY), "how many devices are there"),

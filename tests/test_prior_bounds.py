@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from absl.testing import parameterized
 from shapes import prior_shape
-from test_prior_model import Reference, random_params, shape_of, signs_of
+from test_prior_model import Reference, host_logits, random_params, shape_of, signs_of
 
 from bsq_jax.config import finalize, load_config_file
 from bsq_jax.core.errors import UserError
 from bsq_jax.models.factory import make_prior
-from bsq_jax.models.prior.bounds import largest_residual
+from bsq_jax.models.prior.bounds import largest_residual, logit_shift
 from bsq_jax.models.prior.integer_arithmetic import normalize
 from bsq_jax.models.prior.tile_prior import TilePrior
 from bsq_jax.models.prior.token_bits import TokenBits
@@ -78,7 +78,7 @@ def test_the_sum_over_hidden_channels_on_the_device_and_on_the_host():
     later = np.where(np.arange(hidden) < (hidden - tail) // 2, 127, -127)
     later[-tail:] = -1
     params["later"] = np.broadcast_to(later / 64, (5, hidden)).astype(np.float32)
-    drop = TokenBits(shape, params).drop
+    drop = logit_shift(hidden)
     contexts = np.full((64, hidden), 200, np.int32)
     for row, context in enumerate(contexts):
         left = (1 << drop) * (row % 6) + (1 << (drop - 1)) + row % 3 - 1
@@ -87,13 +87,13 @@ def test_the_sum_over_hidden_channels_on_the_device_and_on_the_host():
     wanted = [((2 * total + (1 << drop)) >> (drop + 1)) for total in sums]
     signs = jnp.zeros((64, shape.bits))
 
+    numbers = model.apply({"params": params}, method="numbers")
+
     def bits(contexts, signs):
-        return model.apply({"params": params}, contexts, signs, method=lambda m, c, s: m.bits(c, s))
+        return numbers.bits(contexts, signs, shape.layout)
 
     on_device = np.asarray(jax.jit(bits)(jnp.asarray(contexts, jnp.float32), signs))
-    on_host = np.stack(
-        [TokenBits(shape, params).logits(contexts, signs, bit) for bit in range(5)], 1
-    )
+    on_host, _ = host_logits(TokenBits(shape, params), contexts, np.zeros((64, 5), int))
     np.testing.assert_array_equal(on_device, on_host)
     np.testing.assert_array_equal(on_host[:, 0], np.clip(wanted, -704, 704))
 

@@ -1,5 +1,6 @@
 """The prior's network in whole numbers. Oracle: the same network in int64 numpy, token by token."""
 
+import functools
 import hashlib
 import itertools
 
@@ -23,8 +24,10 @@ from bsq_jax.models.prior.shape import ORDERS, steps_of
 from bsq_jax.models.prior.tile_prior import (
     TilePrior,
     append_frame,
-    empty_current_frame,
+    begun_frame,
+    contexts_of_step,
     empty_past_frames,
+    logits_of_frames,
 )
 from bsq_jax.models.prior.token_bits import LARGEST_LOGIT, TokenBits, bit_logits, cross_entropy
 from bsq_jax.quantizers.layout import TokenLayout
@@ -49,6 +52,19 @@ def random_params(model, seed=0):
 def signs_of(shape, batch, time, seed=1, grid=None):
     size = (batch, time, *(grid or (shape.rows, shape.columns)), shape.bits)
     return (2.0 * np.random.default_rng(seed).integers(0, 2, size) - 1).astype(np.float32)
+
+
+def host_logits(token_bits, contexts, known):
+    """The logits that the host has for tokens of these bits, and the bits as it gives them back."""
+    logits = []
+
+    def read(levels):
+        bit = len(logits)
+        logits.append(levels - LARGEST_LOGIT)
+        return known[..., bit].ravel()
+
+    found = token_bits.decode(contexts, known.shape[-1], read)
+    return np.stack(logits, axis=-1).reshape(known.shape), found
 
 
 class Reference:
@@ -181,35 +197,33 @@ def test_every_way_gives_the_same(order):
     model = TilePrior(shape)
     params, signs = random_params(model), signs_of(shape, 4, 4)
 
-    def apply(*arguments, method="__call__"):
-        return model.apply({"params": params}, *arguments, method=method)
+    numbers = model.apply({"params": params}, method="numbers")
 
-    whole_clip = np.asarray(jax.jit(apply)(signs))
-    np.testing.assert_array_equal(apply(signs[1:2]), whole_clip[1:2])
+    def jitted(function):
+        return jax.jit(functools.partial(function, shape, numbers))
+
+    frames, advance, begin = map(jitted, (logits_of_frames, contexts_of_step, begun_frame))
+    whole_clip = np.asarray(jax.jit(model.apply)({"params": params}, signs))
+    np.testing.assert_array_equal(model.apply({"params": params}, signs[1:2]), whole_clip[1:2])
     signs, whole_clip = (x.reshape(4, 4, shape.tokens, shape.bits) for x in (signs, whole_clip))
-    apply = jax.jit(apply, static_argnames="method")
     cache, bits = empty_past_frames(shape, 4), TokenBits(shape, params)
     cache_of_frames = empty_past_frames(shape, 4)
     order_of_steps = shape.steps(shape.rows, shape.columns)
     for t in range(4):
-        logits, cache_of_frames = apply(signs[:, t : t + 1], cache_of_frames, method="frames")
+        logits, cache_of_frames = frames(signs[:, t : t + 1], cache_of_frames)
         np.testing.assert_array_equal(logits[:, 0], whole_clip[:, t])
-        current, have = empty_current_frame(shape, 4), np.zeros(shape.tokens, bool)
+        current, have = begin(cache), np.zeros(shape.tokens, bool)
         taken = np.array([0])
         for step in range(order_of_steps.max() + 1):
             tokens = np.flatnonzero(order_of_steps == step)
-            contexts, current = apply(
-                signs[:, t, taken], taken, tokens, have, current, cache, method="advance"
-            )
-            sums = np.asarray(contexts).astype(np.int32)
-            known = (signs[:, t, tokens] > 0).astype(np.uint8)
-            for bit in range(shape.bits):
-                found = bits.logits(sums, known[..., :bit], bit)
-                np.testing.assert_array_equal(found, whole_clip[:, t, tokens, bit])
-                sums = bits.after(sums, bit, signs[:, t, tokens, bit] > 0)
+            contexts, current = advance(signs[:, t, taken], taken, tokens, have, current, cache)
+            known = (signs[:, t, tokens] > 0).astype(int)
+            found, read = host_logits(bits, np.asarray(contexts), known)
+            np.testing.assert_array_equal(found, whole_clip[:, t, tokens])
+            np.testing.assert_array_equal(read, known)
             have[tokens] = True
             taken = tokens
-        _, current = apply(signs[:, t, taken], taken, taken, have, current, cache, method="advance")
+        _, current = advance(signs[:, t, taken], taken, taken, have, current, cache)
         cache = append_frame(cache, current, signs[:, t])
         chex.assert_trees_all_equal(cache, cache_of_frames, strict=True)
 
@@ -326,7 +340,8 @@ def test_sums_over_hidden_channels_of_many_tokens():
     earlier, later, bias = (np.round(np.clip(x * 64, -127, 127)).astype(int) for x in parameters)
     contexts = drawn.integers(-100, 200, (6000, 64)).astype(np.float32)
     signs = drawn.choice([-1.0, 1.0], (6000, 18)).astype(np.float32)
-    found = jax.jit(lambda c, s: bit_logits(c, s, parameters, layout))(contexts, signs)
+    numbers = tuple(map(whole, parameters))
+    found = jax.jit(lambda c, s: bit_logits(c, s, numbers, layout))(contexts, signs)
     steps = signs.astype(int)[..., None] * earlier
     hidden = np.clip(contexts.astype(int)[:, None] + np.cumsum(steps, 1) - steps, 0, 127)
     drop = max(0, round(float(np.log2(23 * 16 * 8 / 64))))

@@ -7,7 +7,11 @@ import pytest
 from shapes import prior_shape
 from test_prior_model import Reference, random_params, signs_of
 
-from bsq_jax.coding.neighbourhood_coder import NeighbourhoodCoder, room_of_step
+from bsq_jax.coding.neighbourhood_coder import (
+    NeighbourhoodCoder,
+    room_of_step,
+    room_of_wavefront,
+)
 from bsq_jax.models.prior.entropy_coder import Decoder, Encoder
 from bsq_jax.models.prior.neighbourhood_prior import NeighbourhoodPrior, offsets_of
 from bsq_jax.models.prior.shape import ORDERS, steps_of, tokens_by_step
@@ -141,6 +145,34 @@ def test_whatever_else_is_in_the_batch(prior):
     together = np.asarray(run(signs))
     for one, logits in zip(signs, together, strict=True):
         np.testing.assert_array_equal(run(one[None])[0], logits)
+
+
+NARROW = ((1, 1), (1, 9), (9, 1), (9, 2), (13, 5), (8, 20), (70, 9))
+"""Pictures with steps without tokens, with few and many tokens a step, and in two size classes."""
+
+
+def test_pictures_in_wavefronts():
+    """Bits of the network's logits on whole pictures come back, of all sizes; programs are few."""
+    model = NeighbourhoodPrior(shape_of("raster", window=1))
+    params = random_params(model)
+    coder = NeighbourhoodCoder(model, params)
+    for size in NARROW:
+        signs = signs_of(model.shape, 1, 1, grid=size)
+        wanted = np.asarray(jax.jit(model.apply)({"params": params}, signs))[0, 0].reshape(-1, 5)
+        bits = (signs[0, 0].reshape(-1, 5) > 0).astype(np.uint8)
+        encoder = Encoder()
+        for step in tokens_by_step(model.shape.steps(*size)):
+            encoder.write(bits[step].T, wanted[step].T)
+        decoded = coder.stream(*size, 5).decode(Decoder(encoder.result()))
+        np.testing.assert_array_equal(decoded.reshape(-1, 5), bits)
+    assert coder.in_wavefronts
+    assert coder.programs == 2  # for up to 64 and up to 128 rows
+
+
+def test_room_for_wavefronts():
+    rooms = [room_of_wavefront(most) for most in range(1, 3000)]
+    assert all(room > most for most, room in enumerate(rooms, 1))
+    assert sorted(set(rooms)) == [8, 16, 24, 32, 64, 128, 256, 512, 1024, 2048, 4096]
 
 
 def test_codes_of_a_layout_come_back():

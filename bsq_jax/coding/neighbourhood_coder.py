@@ -7,6 +7,7 @@ token, row by row. Encoding computes a frame at once, decoding goes through its 
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -22,8 +23,10 @@ from bsq_jax.models.prior.neighbourhood_steps import (
     empty_cache,
     logits_of_frame,
 )
-from bsq_jax.models.prior.shape import PriorShape, tokens_by_step
+from bsq_jax.models.prior.network import PriorNumbers
+from bsq_jax.models.prior.shape import PriorShape, step_at, tokens_by_step
 from bsq_jax.models.prior.token_bits import TokenBits
+from bsq_jax.models.prior.wavefront_steps import contexts_of_wavefront, empty_ring, first_row
 
 _LEAST_SLOTS = 64  # of a frame; more in powers of two
 _CHUNK = 256  # tokens computed at once
@@ -33,31 +36,35 @@ _SMALL_CHUNK = 32  # where a step has fewer
 class NeighbourhoodCoder:
     """Codes tokens with one prior.
 
-    There are two programs for each power of two that numbers of tokens of a frame are rounded up
-    to, one that encodes and one that decodes, whatever the sizes of frames.
+    Programs depend on sizes of frames that are rounded up, so that they are few: that which encodes
+    on a power of two of tokens of a frame, and so does that which decodes, but for pictures in
+    raster order. These are decoded by one for a power of two of rows and of tokens of a step.
     """
 
     def __init__(self, model: NeighbourhoodPrior, params: Any):
         """Takes a network and its parameters."""
         self.shape = model.shape
-        self._params = jax.device_put(params)
+        numbers = jax.jit(functools.partial(model.apply, method="numbers"))
+        self._numbers: PriorNumbers = numbers({"params": params})
         self._bits = TokenBits(model.shape, params)
 
-        def logits(params: Any, *arguments: Any, chunk: int) -> Any:
-            arguments = (*arguments, chunk)
-            return model.apply({"params": params}, *arguments, method=logits_of_frame)
-
-        def contexts(params: Any, *arguments: Any, chunk: int) -> Any:
-            arguments = (*arguments, chunk)
-            return model.apply({"params": params}, *arguments, method=contexts_of_step)
-
-        self._logits: Any = jax.jit(logits, static_argnames="chunk", donate_argnums=4)
-        self._contexts: Any = jax.jit(contexts, static_argnames="chunk", donate_argnums=5)
+        shape = model.shape
+        self._logits: Any = jax.jit(
+            functools.partial(logits_of_frame, shape), static_argnames="chunk", donate_argnums=4
+        )
+        self._contexts: Any = jax.jit(
+            functools.partial(contexts_of_step, shape), static_argnames="chunk", donate_argnums=5
+        )
+        self._wavefront: Any = jax.jit(
+            functools.partial(contexts_of_wavefront, shape), donate_argnums=4
+        )
+        self.in_wavefronts = shape.window == 1 and shape.order == "raster"
 
     @property
     def programs(self) -> int:
         """How many programs were compiled."""
-        return sum(int(function._cache_size()) for function in (self._logits, self._contexts))
+        programs = self._logits, self._contexts, self._wavefront
+        return sum(int(function._cache_size()) for function in programs)
 
     def stream(self, rows: int, columns: int, bits: int) -> NeighbourhoodStream:
         """See `bsq_jax.coding.prior_coder.PriorCoder`."""
@@ -85,10 +92,15 @@ class NeighbourhoodStream:
         """See `bsq_jax.coding.prior_coder.PriorStream`."""
         coder, bits = self._coder, frame.reshape(self._count, self._kept)
         signs = self._signs(bits)
-        chunk = min(_CHUNK, self._slots)
         tokens = self._tokens(np.arange(self._count), signs, self._slots)
+        chunk = min(_CHUNK, self._slots)
         made, self._cache = coder._logits(
-            coder._params, tokens, np.int32(self._count), self._frame(), self._begun(), chunk=chunk
+            coder._numbers,
+            tokens.signs,
+            tokens.before,
+            self._frame(),
+            self._begun(chunk),
+            chunk=chunk,
         )
         logits = np.asarray(made)
         for step in self._order:
@@ -98,15 +110,14 @@ class NeighbourhoodStream:
     def decode(self, decoder: Decoder) -> np.ndarray:
         """See `bsq_jax.coding.prior_coder.PriorStream`."""
         coder = self._coder
+        if coder.in_wavefronts:
+            return self._decode_wavefronts(decoder).reshape(*self._grid, self._kept)
         bits = np.zeros((self._count, self._kept), np.uint8)
         signs = np.zeros((self._count, coder.shape.bits), np.int8)
         known = np.zeros(0, np.int64)
         for step in self._order:
             sums = self._contexts_of(known, step, signs)
-            for bit in range(self._kept):
-                read = decoder.read(coder._bits.logits(sums, bits[step], bit))
-                sums = coder._bits.after(sums, bit, read)
-                bits[step, bit] = read
+            bits[step] = coder._bits.decode(sums, self._kept, decoder.read_levels)
             signs[step] = self._signs(bits[step])
             known = step
         if coder.shape.window > 1:  # the next frame looks at the last tokens of this one too
@@ -114,19 +125,42 @@ class NeighbourhoodStream:
         self._next(signs)
         return bits.reshape(*self._grid, self._kept)
 
+    def _decode_wavefronts(self, decoder: Decoder) -> np.ndarray:
+        """A picture in raster order, of priors that look at no other frame."""
+        coder, shape, (rows, columns) = self._coder, self._coder.shape, self._grid
+        bits = np.zeros((self._count, self._kept), np.uint8)
+        room = room_of_wavefront(max(map(len, self._order)))
+        ring = empty_ring(shape, max(_LEAST_SLOTS, 1 << (rows - 1).bit_length()), room)
+        size, signs = np.array(self._grid, np.int32), np.zeros((room, shape.bits), np.int8)
+        order = iter(self._order)
+        tokens, step = next(order), -1
+        while len(tokens):
+            made, ring = coder._wavefront(coder._numbers, signs, np.int32(step), size, ring)
+            first, step = first_row(shape, step, columns), step + 1
+            row, column = divmod(int(tokens[0]), columns)
+            signs = np.zeros_like(signs)
+            if step_at(shape.order, row, column, shape.reach) != step:
+                continue  # in narrow pictures some steps have no tokens
+            here = np.asarray(made)[row - first : row - first + len(tokens)]
+            bits[tokens] = coder._bits.decode(here, self._kept, decoder.read_levels)
+            signs[: len(tokens)] = self._signs(bits[tokens])
+            tokens = next(order, np.zeros(0, np.int64))
+        return bits
+
     def _contexts_of(self, known: np.ndarray, step: np.ndarray, signs: np.ndarray) -> np.ndarray:
-        """What predicts the tokens of a step, int32 ``[token, hidden]``, once others are known."""
+        """What predicts tokens, float32 ``[token, hidden]``, once those before are known."""
         coder = self._coder
         room = room_of_step(coder.shape, self._slots)
+        chunk = _CHUNK if room % _CHUNK == 0 else _SMALL_CHUNK
         content, query = (self._tokens(places, signs, room) for places in (known, step))
         contexts, self._cache = coder._contexts(
-            coder._params,
+            coder._numbers,
             content,
             query,
             np.int32(max(len(known), len(step))),
             self._frame(),
-            self._begun(),
-            chunk=_CHUNK if room % _CHUNK == 0 else _SMALL_CHUNK,
+            self._begun(chunk),
+            chunk=chunk,
         )
         return np.asarray(contexts)[: len(step)]
 
@@ -147,8 +181,8 @@ class NeighbourhoodStream:
     def _frame(self) -> Frame:
         return Frame(*np.array([self._number, *self._grid], np.int32))
 
-    def _begun(self) -> Cache:
-        return self._cache or empty_cache(self._coder.shape, self._slots)
+    def _begun(self, chunk: int) -> Cache:
+        return self._cache or empty_cache(self._coder.shape, self._slots, chunk)
 
     def _next(self, signs: np.ndarray) -> None:
         self._before, self._number = signs, self._number + 1
@@ -166,3 +200,8 @@ def room_of_step(shape: PriorShape, slots: int) -> int:
         while (most + 1) * (most * each + 1) <= slots:
             most += 1
     return -(-most // _SMALL_CHUNK) * _SMALL_CHUNK
+
+
+def room_of_wavefront(most: int) -> int:
+    """Room for the tokens of the steps of a picture, which have so many at most, and one more."""
+    return -(-(most + 1) // 8) * 8 if most < 32 else 1 << most.bit_length()

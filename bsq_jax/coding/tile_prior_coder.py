@@ -8,6 +8,7 @@ frame at once, decoding goes through its steps; the network's whole numbers are 
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -16,13 +17,16 @@ import numpy as np
 from einops import rearrange
 
 from bsq_jax.models.prior.entropy_coder import Decoder, Encoder
+from bsq_jax.models.prior.network import PriorNumbers
 from bsq_jax.models.prior.shape import tokens_by_step
 from bsq_jax.models.prior.tile_prior import (
     PastFramesCache,
     TilePrior,
     append_frame,
-    empty_current_frame,
+    begun_frame,
+    contexts_of_step,
     empty_past_frames,
+    logits_of_frames,
 )
 from bsq_jax.models.prior.token_bits import TokenBits
 
@@ -35,21 +39,18 @@ class TilePriorCoder:
     def __init__(self, model: TilePrior, params: Any):
         """Takes a network and its parameters."""
         self.shape = model.shape
-        self._params = jax.device_put(params)
+        numbers = jax.jit(functools.partial(model.apply, method="numbers"))
+        self._numbers: PriorNumbers = numbers({"params": params})
         self._bits = TokenBits(model.shape, params)
         self._order = tokens_by_step(model.shape.steps(model.shape.rows, model.shape.columns))
 
-        def frames(params: Any, signs: jax.Array, cache: PastFramesCache) -> Any:
-            applied: Any = model.apply({"params": params}, signs[:, None], cache, method="frames")
-            logits, cache = applied
+        def frame(numbers: PriorNumbers, signs: jax.Array, cache: PastFramesCache) -> Any:
+            logits, cache = logits_of_frames(model.shape, numbers, signs[:, None], cache)
             return logits[:, 0].astype(jnp.int16), cache
 
-        def advance(params: Any, *arguments: Any) -> Any:
-            contexts, current = model.apply({"params": params}, *arguments, method="advance")
-            return contexts.astype(jnp.int32), current
-
-        self._frames = jax.jit(frames, donate_argnums=2)
-        self._advance = jax.jit(advance, donate_argnums=5)
+        self._frame = jax.jit(frame, donate_argnums=2)
+        self._begin = jax.jit(functools.partial(begun_frame, model.shape))
+        self._advance = jax.jit(functools.partial(contexts_of_step, model.shape), donate_argnums=5)
         self._end = jax.jit(append_frame)
 
     def stream(self, rows: int, columns: int, bits: int) -> TilePriorStream:
@@ -68,10 +69,12 @@ class TilePriorStream:
             raise ValueError(f"a grid of {grid} is no whole tiles of {shape.rows}x{shape.columns}")
         self._axes = {"down": down, "rows": shape.rows, "columns": shape.columns}
         self._coder, self._tiles, self._kept = coder, down * across, bits
-        size = min(_MOST_TILES, 1 << (self._tiles - 1).bit_length())
-        self._size = size
-        self._pieces = -(-self._tiles // size)
-        self._caches = [empty_past_frames(shape, size) for _ in range(self._pieces)]
+        firsts = range(0, self._tiles, _MOST_TILES)
+        self._pieces = [slice(first, min(first + _MOST_TILES, self._tiles)) for first in firsts]
+        self._caches = [
+            empty_past_frames(shape, 1 << (piece.stop - piece.start - 1).bit_length())
+            for piece in self._pieces
+        ]
 
     @property
     def steps(self) -> int:
@@ -83,10 +86,10 @@ class TilePriorStream:
         cut = "(down rows) (across columns) bit -> (down across) (rows columns) bit"
         bits = rearrange(frame, cut, **self._axes)
         coder, parts = self._coder, []
-        own = [bits[first : first + self._size] for first in range(0, len(bits), self._size)]
-        for piece, part in enumerate(own):
-            signs, cache = self._padded(part), self._caches[piece]
-            logits, self._caches[piece] = coder._frames(coder._params, signs, cache)
+        own = [bits[piece] for piece in self._pieces]
+        for number, part in enumerate(own):
+            signs, cache = self._padded(part), self._caches[number]
+            logits, self._caches[number] = coder._frame(coder._numbers, signs, cache)
             parts.append(logits)
         for part, logits in zip(own, parts, strict=True):
             for tokens in coder._order:
@@ -97,40 +100,39 @@ class TilePriorStream:
     def decode(self, decoder: Decoder) -> np.ndarray:
         """See `bsq_jax.coding.prior_coder.PriorStream`."""
         bits = np.zeros((self._tiles, self._coder.shape.tokens, self._kept), np.uint8)
-        for piece in range(self._pieces):
-            self._decode_piece(piece, bits[piece * self._size : (piece + 1) * self._size], decoder)
+        for number, piece in enumerate(self._pieces):
+            self._decode_piece(number, bits[piece], decoder)
         joined = "(down across) (rows columns) bit -> (down rows) (across columns) bit"
         return rearrange(bits, joined, **self._axes)
 
-    def _decode_piece(self, piece: int, bits: np.ndarray, decoder: Decoder) -> None:
+    def _decode_piece(self, number: int, bits: np.ndarray, decoder: Decoder) -> None:
         """Fills in the bits of some tiles of a frame."""
         coder, shape, tiles = self._coder, self._coder.shape, len(bits)
-        current, have = empty_current_frame(shape, self._size), np.zeros(shape.tokens, bool)
-        taken = coder._order[0]  # nothing is known yet, so it does not matter what is taken in
-        for tokens in [*coder._order, coder._order[-1]]:
+        cache, have = self._caches[number], np.zeros(shape.tokens, bool)
+        current = coder._begin(coder._numbers, cache)
+
+        def advance(taken: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+            nonlocal current
+            signs = self._padded(bits[:, taken])
             contexts, current = coder._advance(
-                coder._params,
-                self._padded(bits[:, taken]),
-                taken,
-                tokens,
-                have,
-                current,
-                self._caches[piece],
+                coder._numbers, signs, taken, tokens, have, current, cache
             )
-            if have.all():
-                break
-            sums = np.asarray(contexts)[:tiles]
-            for bit in range(self._kept):
-                read = decoder.read(coder._bits.logits(sums, bits[:, tokens], bit))
-                sums = coder._bits.after(sums, bit, read)
-                bits[:, tokens, bit] = read
+            return np.asarray(contexts)[:tiles]
+
+        taken = coder._order[0]  # nothing is known yet, so it does not matter what is taken in
+        for tokens in coder._order:
+            contexts = advance(taken, tokens)
+            bits[:, tokens] = coder._bits.decode(contexts, self._kept, decoder.read_levels)
             have = have.copy()
             have[tokens] = True
             taken = tokens
-        self._caches[piece] = coder._end(self._caches[piece], current, self._padded(bits))
+        if shape.window > 1:  # the next frame looks at the last tokens of this one too
+            advance(taken, taken)
+        self._caches[number] = coder._end(cache, current, self._padded(bits))
 
     def _padded(self, bits: np.ndarray) -> np.ndarray:
         """Signs of the tiles of a piece, ``[tile, token, L]``; tiles that fill up are all zeros."""
-        signs = np.zeros((self._size, bits.shape[1], self._coder.shape.bits), np.float32)
+        size = 1 << (len(bits) - 1).bit_length()
+        signs = np.zeros((size, bits.shape[1], self._coder.shape.bits), np.float32)
         signs[: len(bits), :, : self._kept] = 2.0 * bits - 1
         return signs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pathlib
 import re
 import traceback
 
@@ -25,7 +26,21 @@ def load_config_file(spec: str) -> ConfigDict:
       UserError: no such file, not Python, no ``get_config`` in it, or a mistake in it.
     """
     text, _, argument = spec.partition(":")
-    path = find_config_file(text)
+    return _run(find_config_file(text), argument)
+
+
+def variants_of(name: str) -> tuple[str, ...]:
+    """The variants of a published config, each an argument of it."""
+    path = find_config_file(name)
+    module_spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    assert module_spec is not None
+    assert module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    return tuple(getattr(module, "VARIANTS", ("",)))
+
+
+def _run(path: pathlib.Path, argument: str) -> ConfigDict:
     folder = path.absolute().parent
     own = folder.resolve() != published_folder().resolve()
     if own:

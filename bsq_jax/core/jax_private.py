@@ -5,6 +5,8 @@ Written for JAX 0.10 to 0.12; ``tests/test_jax_private.py`` says which of them a
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -41,3 +43,33 @@ def cudnn_version() -> int:
     from jax._src.lib import cuda_versions
 
     return cuda_versions.cudnn_get_version() if cuda_versions is not None else 0
+
+
+@contextlib.contextmanager
+def described_cudnn(capability: tuple[int, int], version: int) -> Iterator[None]:
+    """Lets JAX lower cuDNN's flash attention for a GPU that is elsewhere.
+
+    JAX asks the machine that it runs on, while a program is traced and while it is lowered.
+
+    Args:
+      capability: compute capability of the GPU.
+      version: of its cuDNN, see `cudnn_version`.
+    """
+    from jax._src.cudnn import fused_attention_stablehlo as asking
+
+    def number(text: str) -> tuple[int, ...]:
+        return tuple(map(int, text.split(".")))
+
+    answers = {
+        "check_cudnn_version": lambda: version,
+        "check_compute_capability": lambda text: capability >= number(text),
+        "is_cuda_compute_capability_equal": lambda text: capability == number(text),
+    }
+    before = {name: getattr(asking, name) for name in answers}
+    for name, answer in answers.items():
+        setattr(asking, name, answer)
+    try:
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(asking, name, function)

@@ -74,8 +74,12 @@ def described(
       cudnn: version of its cuDNN, see `cudnn_version`.
     """
     token = _DESCRIBED.set(_Described(name, capability, cudnn) if name else None)
+    asked: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if capability is not None and cudnn:
+        asked = jax_private.described_cudnn(capability, cudnn)
     try:
-        yield
+        with asked:
+            yield
     finally:
         _DESCRIBED.reset(token)
 

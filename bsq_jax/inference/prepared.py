@@ -45,13 +45,21 @@ def check_params(model: TokenizerModel, params: Any) -> None:
 
 
 def cast_matrices(params: Any, computation: str) -> Any:
-    """Parameters with matrices in the computation's dtype, once instead of at every call."""
+    """Parameters with matrices in the computation's dtype, once instead of at every call.
+
+    Args:
+      params: arrays, or their shapes as `jax.ShapeDtypeStruct`.
+      computation: name of the dtype.
+    """
     dtype = jnp.dtype(computation)
 
     def cast(path: tuple[Any, ...], leaf: Any) -> Any:
         names = [entry.key for entry in path]
-        keep = names[0] == "to_latent" or names[-1] != "kernel"
-        return leaf if keep else np.asarray(leaf).astype(dtype)
+        if names[0] == "to_latent" or names[-1] != "kernel":
+            return leaf
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding)
+        return np.asarray(leaf).astype(dtype)
 
     return jax.tree_util.tree_map_with_path(cast, params)
 

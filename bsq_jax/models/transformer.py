@@ -75,7 +75,7 @@ class Mlp(nn.Module):
             bias_init=bias("mlp"),
             name="up",
         )(x)
-        x = nn.gelu(x, approximate=False)
+        x = cpu.gelu(x)
         return nn.Dense(
             width,
             dtype=self.dtype,
@@ -143,7 +143,7 @@ class Block(nn.Module):
             attended = self.windows.join(attended, shifted)
         x = x + attended
         x = x + Mlp(hidden, dtype, name="mlp")(layer_norm(dtype, name="norm2")(x))
-        return split_by_batch(x), present if self.streaming else None
+        return cpu.end_of_layer(split_by_batch(x)), present if self.streaming else None
 
 
 def _in_windows(
@@ -226,6 +226,7 @@ class Transformer(nn.Module):
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, 0),
             length=self.layers,
+            unroll=cpu.unrolled_layers(self.layers),
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(
             *(self.heads, self.mlp_ratio, self.causality, self.compute, streaming),

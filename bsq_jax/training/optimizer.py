@@ -38,26 +38,53 @@ def _is_stacked(path: tuple[Any, ...]) -> bool:
     return any(getattr(entry, "key", None) == STACK for entry in path)
 
 
+def square_norms(gradients: Any) -> Any:
+    """Sum of squares of each parameter's gradient, in float32.
+
+    Layers that a scan stacks on a leading axis count as one parameter each, as they do in the
+    published code, which has no scan.
+
+    Args:
+      gradients: a tree of gradients.
+
+    Returns:
+      The same tree; of a stack of layers ``[layer, 1, ...]``, of any other parameter ``[1, ...]``.
+    """
+
+    def one(path: tuple[Any, ...], gradient: jax.Array) -> jax.Array:
+        axes = tuple(range(1 if _is_stacked(path) else 0, gradient.ndim))
+        return jnp.sum(jnp.square(gradient.astype(jnp.float32)), axis=axes, keepdims=True)
+
+    return jax.tree_util.tree_map_with_path(one, gradients)
+
+
+def norm(gradients: Any) -> jax.Array:
+    """Euclidean norm of all gradients together, a float32 scalar.
+
+    As `optax.tree.norm`, from the sums that `clip_each_parameter` needs too: XLA for CPUs would
+    write the squares to memory for two different sums.
+    """
+    squares = jax.tree.leaves(jax.tree.map(jnp.sum, square_norms(gradients)))
+    return jnp.sqrt(sum(squares, jnp.float32(0)))
+
+
 def clip_each_parameter(max_norm: float) -> optax.GradientTransformation:
     """Scales each parameter's gradient down to a norm of at most `max_norm`.
 
-    Layers that a scan stacks on a leading axis count as one parameter each, as they do in the
-    published code, which has no scan. This is why it is not one of optax's transformations: those
-    clip the norm of the whole tree, or the root mean square of a leaf, all stacked layers together.
+    It is not one of optax's transformations: those clip the norm of the whole tree, or the root
+    mean square of a leaf, all stacked layers together. See `square_norms`.
 
     Args:
       max_norm: the largest Euclidean norm, positive.
     """
 
-    def clip(path: tuple[Any, ...], gradient: jax.Array) -> jax.Array:
-        axes = tuple(range(1 if _is_stacked(path) else 0, gradient.ndim))
-        square = jnp.sum(jnp.square(gradient.astype(jnp.float32)), axis=axes, keepdims=True)
+    def clip(gradient: jax.Array, square: jax.Array) -> jax.Array:
         factor = max_norm / jnp.maximum(jnp.sqrt(square), max_norm)
         return (gradient * factor).astype(gradient.dtype)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
-        return jax.tree_util.tree_map_with_path(clip, updates), state
+        return jax.tree.map(clip, updates, square_norms(updates)), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 

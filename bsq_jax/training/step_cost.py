@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from bsq_jax.data.size_schedule import batch_of_size
 from bsq_jax.models.factory import make_tokenizer
 from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
 from bsq_jax.training.accumulate import check_divides
-from bsq_jax.training.compiled import collectives, memory
+from bsq_jax.training.compiled import Memory, Work, compile_briefly, memory, work
 from bsq_jax.training.recipes.mixed_sizes import step_multiple
 from bsq_jax.training.state import jit_step
 from bsq_jax.training.tasks.masked_lm import make_masked_lm_task
@@ -95,32 +96,39 @@ def bytes_of_device(tree: Any) -> int:
     )
 
 
-def plan(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class CompiledStep:
+    """A training step, compiled for a mesh.
+
+    Attributes:
+      memory: bytes on each device.
+      work: what each device does.
+    """
+
+    memory: Memory
+    work: Work
+
+
+def compile_step(config: ConfigDict, mesh: jax.sharding.Mesh) -> CompiledStep:
     """Compiles the training step for a mesh, of devices that are here or only described.
 
     Args:
       config: a finalised config.
       mesh: the mesh.
 
-    Returns:
-      What JSON can hold. ``state_bytes``: bytes on each device by part of the state; ``memory``:
-      see `bsq_jax.training.compiled.Memory`; ``flops``: see `bsq_jax.training.useful_flops`;
-      ``collectives``: see `bsq_jax.training.compiled.collectives`.
-
     Raises:
       DoesNotFitError: the program does not fit into a device's memory.
       UserError: the batch does not divide.
     """
     platform = mesh.devices.flat[0].platform
-    with described(None if platform == "cpu" else platform):
+    with _for(mesh):
         task = make_task(config)
         state, frozen = task.abstract_state(mesh), task.abstract_frozen(mesh)
         batch = abstract_batch(config, mesh)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
         lowered = jit_step(task, mesh, shardings).lower(state, batch, frozen)
-        flops = step_flops(task, state, batch, frozen)
     try:
-        compiled = lowered.compile()
+        compiled = compile_briefly(lowered, platform)
     except jax.errors.JaxRuntimeError as error:
         reason = " ".join(str(error).split())
         if not reason.startswith("RESOURCE_EXHAUSTED"):
@@ -129,7 +137,24 @@ def plan(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, Any]:
             "the step does not fit into a device's memory: lower train.batch_size, raise "
             f"train.accumulate, set model.remat=dots or full, or raise mesh.fsdp ({reason[:300]})"
         ) from None
-    found = memory(compiled)
+    return CompiledStep(memory(compiled), work(compiled))
+
+
+def _for(mesh: jax.sharding.Mesh) -> contextlib.AbstractContextManager[None]:
+    """Traces for the devices of a mesh."""
+    platform = mesh.devices.flat[0].platform
+    return described(None if platform == "cpu" else platform)
+
+
+def state_bytes(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, int]:
+    """Bytes on each device of what a step is given, by part; exact, and nothing is compiled."""
+    task = make_task(config)
+    return _bytes_of_parts(
+        task.abstract_state(mesh), task.abstract_frozen(mesh), abstract_batch(config, mesh)
+    )
+
+
+def _bytes_of_parts(state: Any, frozen: Any, batch: Any) -> dict[str, int]:
     parts = {"parameters": state.params, "averaged parameters": state.ema}
     parts["optimizer"] = state.opt_state
     if state.adversary is not None:
@@ -137,6 +162,32 @@ def plan(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, Any]:
     if state.codebooks:
         parts["averages of the codebooks"] = state.codebooks
     parts |= {"frozen networks": frozen, "batch": batch}
+    return {name: bytes_of_device(tree) for name, tree in parts.items() if tree}
+
+
+def plan(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """Compiles the training step for a mesh, see `compile_step`, and says what a run will need.
+
+    Args:
+      config: a finalised config.
+      mesh: the mesh.
+
+    Returns:
+      What JSON can hold. ``state_bytes``: bytes on each device by part of the state; ``memory``:
+      see `bsq_jax.training.compiled.Memory`; ``flops``: see `bsq_jax.training.useful_flops`;
+      ``computed_flops_per_device``, ``collectives`` and ``sent``: see
+      `bsq_jax.training.compiled.Work`.
+
+    Raises:
+      DoesNotFitError: the program does not fit into a device's memory.
+      UserError: the batch does not divide.
+    """
+    step = compile_step(config, mesh)
+    with _for(mesh):
+        task = make_task(config)
+        state, frozen = task.abstract_state(mesh), task.abstract_frozen(mesh)
+        batch = abstract_batch(config, mesh)
+        flops = step_flops(task, state, batch, frozen)
     second = sum(leaf.size for leaf in jax.tree.leaves(getattr(state.adversary, "params", ())))
     return {
         "name": config.name,
@@ -148,9 +199,11 @@ def plan(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, Any]:
         "steps": config.train.steps,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         "discriminator": f" and a discriminator of {second / 1e6:.1f}M" if second else "",
-        "state_bytes": {name: bytes_of_device(tree) for name, tree in parts.items() if tree},
-        "memory": {**dataclasses.asdict(found), "peak": found.peak},
+        "state_bytes": _bytes_of_parts(state, frozen, batch),
+        "memory": {**dataclasses.asdict(step.memory), "peak": step.memory.peak},
         "flops": flops,
         "flops_per_device": flops / mesh.size,
-        "collectives": collectives(compiled.as_text()),
+        "computed_flops_per_device": step.work.flops,
+        "collectives": step.work.collectives,
+        "sent": step.work.sent,
     }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -32,13 +35,36 @@ class LayerNorm(nn.LayerNorm):
         if platform() != "cpu":
             return super().__call__(x)
         width = x.shape[-1:]
-        centred = x.astype(jnp.float32)
-        centred = centred - _channel_mean(centred)
-        variance = _channel_mean(jnp.square(centred))
         scale = self.param("scale", self.scale_init, width)
         bias = self.param("bias", self.bias_init, width)
-        factor = jax.lax.rsqrt(variance + self.epsilon) * _last(scale, x.ndim)
-        return (centred * factor + _last(bias, x.ndim)).astype(self.dtype)
+        out = _normalize(x.astype(jnp.float32), scale, bias, self.epsilon)
+        return out.astype(self.dtype)
+
+
+# Sums over channels are slow in XLA for CPUs, those of the gradient too.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _normalize(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
+    return _forward(x, scale, bias, epsilon)[0]
+
+
+def _forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> Any:
+    mean = _channel_mean(x)
+    centred = x - mean
+    factor = jax.lax.rsqrt(_channel_mean(jnp.square(centred)) + epsilon)
+    out = centred * (factor * _last(scale, x.ndim)) + _last(bias, x.ndim)
+    return out, (x, mean, factor, scale)
+
+
+def _backward(epsilon: float, residuals: Any, gradient: jax.Array) -> tuple[jax.Array, ...]:
+    del epsilon
+    x, mean, factor, scale = residuals
+    normal = (x - mean) * factor
+    scaled = gradient * _last(scale, x.ndim)
+    centred = scaled - _channel_mean(scaled) - normal * _channel_mean(scaled * normal)
+    return centred * factor, _row_sum(gradient * normal), _row_sum(gradient)
+
+
+_normalize.defvjp(_forward, _backward)
 
 
 def _channel_mean(x: jax.Array) -> jax.Array:
@@ -53,3 +79,9 @@ def _channel_mean(x: jax.Array) -> jax.Array:
 
 def _last(vector: jax.Array, rank: int) -> jax.Array:
     return vector.reshape((1,) * (rank - 1) + vector.shape)
+
+
+def _row_sum(x: jax.Array) -> jax.Array:
+    """Sum over rows by a product with ones, ``[..., width]`` to ``[width]``."""
+    rows = x.reshape(-1, x.shape[-1])
+    return (jnp.ones((1, len(rows)), x.dtype) @ rows)[0]

@@ -1,4 +1,4 @@
-"""Products with weights in bfloat16, as fast as a CPU can."""
+"""Products with weights, as fast as a CPU can."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from jax import lax
 
 from bsq_jax.core.target import platform
 
+_Axes = tuple[tuple[int, ...], tuple[int, ...]]
+
 
 def dot_general(
     lhs: jax.Array,
@@ -21,14 +23,21 @@ def dot_general(
 ) -> jax.Array:
     """`jax.lax.dot_general`, for the argument `dot_general` of Flax's linear layers.
 
+    On a CPU `precision` and `preferred_element_type` do not matter: sums are in float32, the result
+    has the dtype of `lhs`.
+
     Args:
       lhs: the activations.
-      rhs: the weights.
+      rhs: the weights, contracted in their first axes with the last ones of `lhs`.
       dimension_numbers: as of `jax.lax.dot_general`.
       precision: likewise.
-      preferred_element_type: likewise; a product in bfloat16 on a CPU is bfloat16 whatever it says.
+      preferred_element_type: likewise.
     """
-    if platform() != "cpu" or not lhs.dtype == rhs.dtype == jnp.bfloat16:
+    contracted, batch = dimension_numbers
+    count = len(contracted[0])
+    axes = tuple(range(lhs.ndim - count, lhs.ndim)), tuple(range(count))
+    of_weights = tuple(map(tuple, contracted)) == axes and not batch[0]
+    if platform() != "cpu" or not of_weights or lhs.dtype != rhs.dtype:
         return lax.dot_general(
             lhs,
             rhs,
@@ -36,29 +45,33 @@ def dot_general(
             precision=precision,
             preferred_element_type=preferred_element_type,
         )
-    return _through_float32(lhs, rhs, dimension_numbers)
+    return _product(lhs, rhs, axes)
 
 
-# For CPUs jax 0.10 has a fast kernel from bfloat16 to float32, but none to bfloat16, which takes
-# twice as long. The gradient is that of the plain product, because the transpose of this one would
-# multiply in float32.
+# The gradient of the weights is computed in the order of their axes. JAX transposes a product in
+# another order, which is a pass over all of them where they have more than two.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _through_float32(lhs: jax.Array, rhs: jax.Array, dimension_numbers: Any) -> jax.Array:
-    wide = lax.dot_general(lhs, rhs, dimension_numbers, preferred_element_type=jnp.float32)
+def _product(lhs: jax.Array, rhs: jax.Array, axes: _Axes) -> jax.Array:
+    # For CPUs jax 0.10 has a fast kernel from bfloat16 to float32, but none to bfloat16, which
+    # takes twice as long.
+    wide = lax.dot_general(lhs, rhs, (axes, ((), ())), preferred_element_type=jnp.float32)
     return wide.astype(lhs.dtype)
 
 
-def _forward(lhs: jax.Array, rhs: jax.Array, dimension_numbers: Any) -> tuple[jax.Array, Any]:
-    return _through_float32(lhs, rhs, dimension_numbers), (lhs, rhs)
+def _forward(lhs: jax.Array, rhs: jax.Array, axes: _Axes) -> tuple[jax.Array, Any]:
+    return _product(lhs, rhs, axes), (lhs, rhs)
 
 
 def _backward(
-    dimension_numbers: Any, operands: tuple[jax.Array, jax.Array], gradient: jax.Array
+    axes: _Axes, operands: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> tuple[jax.Array, ...]:
-    def plain(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-        return lax.dot_general(lhs, rhs, dimension_numbers)
+    lhs, rhs = operands
+    rows = tuple(range(lhs.ndim - len(axes[0])))
+    outputs = tuple(range(len(rows), gradient.ndim)), tuple(range(len(axes[1]), rhs.ndim))
+    # A product reads the rows of its operands several times: what they are computed from must not
+    # be computed again each time.
+    of_rows = lax.optimization_barrier((lhs, gradient))
+    return _product(gradient, rhs, outputs), _product(*of_rows, (rows, rows))
 
-    return jax.vjp(plain, *operands)[1](gradient)
 
-
-_through_float32.defvjp(_forward, _backward)
+_product.defvjp(_forward, _backward)

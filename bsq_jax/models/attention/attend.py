@@ -15,7 +15,14 @@ from bsq_jax.core.once import say_once
 from bsq_jax.core.sharding import each_on_its_own
 from bsq_jax.models.attention import cudnn, splash
 from bsq_jax.models.attention.causality import EVERYTHING, Causality
-from bsq_jax.models.attention.choice import Block, Blocking, blocks_of, choose_implementation
+from bsq_jax.models.attention.choice import (
+    Block,
+    Blocking,
+    Noted,
+    blocks_of,
+    choose_implementation,
+    note,
+)
 from bsq_jax.models.attention.softmax import softmax_attention
 
 
@@ -56,7 +63,7 @@ def attend(
     (frames, tokens), queries = key.shape[1:3], query.shape[1]
     if causality.streams or frames == 1:
         real = None
-    chosen, why = choose_implementation(
+    choice = choose_implementation(
         implementation,
         causality,
         frames,
@@ -66,6 +73,8 @@ def attend(
         queries=queries,
         padded=real is not None,
     )
+    note(Noted(implementation, choice, frames, tokens, query.dtype))
+    chosen, why = choice
     if why:
         say_once(f"attention: {chosen}; {why}")
     blocks = blocks_of(chosen, causality, frames, tokens, queries, blocking)

@@ -16,7 +16,10 @@ Implementations of ``model.attention``; all compute the same and differ in what 
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import enum
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -105,6 +108,45 @@ class Choice(NamedTuple):
 
     name: str
     why: str = ""
+
+
+class Noted(NamedTuple):
+    """A clip that attention was traced for.
+
+    Attributes:
+      asked: of ``model.attention``.
+      choice: what computes it.
+      frames: of the keys.
+      tokens: of a frame.
+      dtype: of the computation.
+    """
+
+    asked: str
+    choice: Choice
+    frames: int
+    tokens: int
+    dtype: jnp.dtype
+
+
+_NOTED: contextvars.ContextVar[list[Noted] | None] = contextvars.ContextVar("noted", default=None)
+
+
+@contextlib.contextmanager
+def noted_choices() -> Iterator[list[Noted]]:
+    """A list that holds, without repetitions, what attention is traced for inside."""
+    found: list[Noted] = []
+    token = _NOTED.set(found)
+    try:
+        yield found
+    finally:
+        _NOTED.reset(token)
+
+
+def note(noted: Noted) -> None:
+    """Adds a clip to the list of `noted_choices`, if there is one."""
+    found = _NOTED.get()
+    if found is not None and noted not in found:
+        found.append(noted)
 
 
 def choose_implementation(

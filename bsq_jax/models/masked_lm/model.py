@@ -163,7 +163,7 @@ class MaskedLm(nn.Module):
             x = jnp.take_along_axis(x, frame[:, None, None, None], axis=1)[:, 0]
         x = layer_norm(dtype, name="norm_post")(x)
         x = self._dense(shape.width, ("embed", "mlp"), "head_hidden")(x)
-        x = layer_norm(dtype, name="head_norm")(nn.gelu(x, approximate=False))
+        x = layer_norm(dtype, name="head_norm")(cpu.gelu(x))
         x = self._dense(sum(shape.words), ("mlp", None), "head_out")(x)
         return x.astype(jnp.float32), present
 

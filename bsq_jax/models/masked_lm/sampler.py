@@ -239,6 +239,34 @@ class Sampler:
             real = slice(max(first - begin, 0), min(self.batch, count - begin))
             yield to_host(clip)[real], None if shown is None else to_host(shown)[real]
 
+    def programs(self, params: Any, frozen: Any) -> dict[str, tuple[Any, tuple[Any, ...]]]:
+        """What `__call__` runs on the devices, and the shapes of the arguments; runs nothing.
+
+        Args:
+          params: shapes of the network's parameters, on every device.
+          frozen: shapes of what `FrozenTokenizer.load` gives.
+
+        Returns:
+          By name ``(jitted function, arguments)``.
+        """
+        shape, rows = self._model.shape, self.batch
+        split = batch_sharding(self._mesh)
+
+        def batch_of(dtype: Any, *more: int) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((rows, *more), dtype, sharding=split)
+
+        frame = batch_of(jnp.uint8, shape.tokens, shape.bits)
+        fixed, number = batch_of(jnp.bool_, shape.tokens), batch_of(jnp.int32)
+        numbers = np.uint32(0), np.int32(0)
+        found: dict[str, tuple[Any, tuple[Any, ...]]] = {}
+        for before in sorted({0, shape.frames - 1}):
+            name = "sampling a frame" + (f" after {before}" if before else "")
+            arguments = (params, (frame,) * before, frame, fixed, number, number, *numbers)
+            found[name] = self._programs("frame"), arguments
+        clip = batch_of(jnp.uint8, shape.frames, shape.tokens, shape.bits)
+        found["decoding samples"] = self._programs("decode"), (frozen, clip)
+        return found
+
     def _place(self, array: np.ndarray) -> jax.Array:
         return jax.make_array_from_callback(
             array.shape, batch_sharding(self._mesh), lambda index: array[index]

@@ -75,6 +75,9 @@ class Decoder:
 
         Bytes that no `Encoder` made give some bits or an ``AssertionError``.
         """
-        chances = np.ascontiguousarray(chance_of_one(logits).ravel())
-        bits = self._coder.decode(_BITS, chances)
+        bits = self.read_levels(np.ravel(np.asarray(logits, np.int32)) + LARGEST_LOGIT)
         return np.asarray(bits, np.uint8).reshape(logits.shape)
+
+    def read_levels(self, levels: np.ndarray) -> np.ndarray:
+        """As `read`, int32 ``[bit]``, of ``LARGEST_LOGIT + logit``, whole numbers ``[bit]``."""
+        return np.asarray(self._coder.decode(_BITS, probabilities().take(levels)))

@@ -107,11 +107,11 @@ class NeighbourhoodPrior(PriorNetwork):
         shape = self.shape
         _, time, rows, columns, _ = signs.shape
         before = jnp.concatenate([jnp.zeros_like(signs[:, :1]), signs[:, :-1]], axis=1)
-        query, content = self.query_rows(before), self.content_rows(signs, before)
+        numbers = self.numbers()
+        query, content = numbers.query_rows(before), numbers.content_rows(signs, before)
         axes = np.ogrid[:KINDS, :1, :time, :rows, :columns]
         margins = ((shape.window - 1, 0), *((reach, reach) for reach in shape.reach))
-        for layer, module in enumerate(self.blocks):
-            block = module.numbers()
+        for layer, block in enumerate(numbers.blocks):
             queries, keys, values = block.heads_of(content, 0, 3)
             (of_query,) = block.heads_of(query, 0, 1)
             # Nothing looks at the content rows behind the last block.
@@ -128,7 +128,7 @@ class NeighbourhoodPrior(PriorNetwork):
             query = block.finish(query, mixed[0])
             if kinds == KINDS:
                 content = block.finish(content, mixed[1])
-        return self.bits(self.contexts(query), signs)
+        return numbers.bits(numbers.contexts(query), signs, shape.layout)
 
 
 def near_of(block: BlockNumbers, shape: PriorShape) -> jax.Array:

@@ -21,9 +21,8 @@ from bsq_jax.models.prior.integer_arithmetic import (
     lowering,
     powers,
     product,
-    whole,
 )
-from bsq_jax.models.prior.network import PriorNetwork
+from bsq_jax.models.prior.network import PriorNetwork, PriorNumbers
 from bsq_jax.models.prior.shape import PriorShape
 
 
@@ -50,18 +49,6 @@ class TilePrior(PriorNetwork):
       shape: what fixes the parameters.
     """
 
-    def _near(self) -> np.ndarray:
-        """Index of the distance of each token from each key, ``[token, window * token]``."""
-        shape = self.shape
-        row, column = np.divmod(np.arange(shape.tokens), shape.columns)
-        down = row[:, None] - row + shape.rows - 1
-        across = column[:, None] - column + shape.columns - 1
-        inside = down * (2 * shape.columns - 1) + across
-        size = (2 * shape.rows - 1) * (2 * shape.columns - 1)
-        return np.concatenate([inside + t * size for t in reversed(range(shape.window))], axis=1)
-
-    # --- all tokens of some frames at once ---
-
     def __call__(self, signs: jax.Array) -> jax.Array:
         """Logits of all bits of clips, each from its beginning.
 
@@ -72,115 +59,121 @@ class TilePrior(PriorNetwork):
           Whole numbers, `bsq_jax.models.prior.token_bits.LOGIT` a nat, of the same shape.
         """
         cache = empty_past_frames(self.shape, signs.shape[0])
-        logits, _ = self.frames(rearrange(signs, "b t h w l -> b t (h w) l"), cache)
+        grids = rearrange(signs, "b t h w l -> b t (h w) l")
+        logits, _ = logits_of_frames(self.shape, self.numbers(), grids, cache)
         return logits.reshape(signs.shape)
 
-    def frames(self, signs: jax.Array, cache: PastFramesCache) -> tuple[jax.Array, PastFramesCache]:
-        """Logits of all bits of the next frames, and the cache after them.
 
-        Args:
-          signs: float32 ``[batch, time, token, bit]``.
-          cache: of the frames before.
-        """
-        shape = self.shape
-        _, time, tokens, _ = signs.shape
-        steps, near, place = shape.steps(shape.rows, shape.columns), self._near(), whole(self.place)
-        before = jnp.concatenate([cache.before[:, None], signs[:, :-1]], axis=1)
-        present = jnp.concatenate([cache.seen, jnp.ones(time, bool)])
-        known = _windows(present, 0, time, shape.window)[:, None, :, None]  # [t, 1, w, 1]
-        # Query rows see earlier steps of their frame, content rows those and their own.
-        own = np.stack([steps[:, None] > steps, steps[:, None] >= steps])  # [2, row, token]
-        inside = np.ones((2, tokens, shape.window, tokens), bool)
-        inside[:, :, -1] = own
-        inside = rearrange(inside, "kind n w m -> (kind n) w m")
-        seen = rearrange(known & inside[None], "t r w n -> t r (w n)")[None]
-        x = jnp.concatenate(
-            [self.query_rows(before, place), self.content_rows(signs, before, place)], 2
-        )
-        keys, values = [], []
-        for layer, module in enumerate(self.blocks):
-            block = module.numbers()
-            query, key, value = block.heads_of(x, 0, 3)
-            key, value = key[:, :, tokens:], value[:, :, tokens:]
-            key, value = (
-                jnp.concatenate([old[layer], new], axis=1)
-                for old, new in ((cache.keys, key), (cache.values, value))
-            )
-            keys.append(key[:, time:])
-            values.append(value[:, time:])
-            key, value = (
-                rearrange(_windows(y, 1, time, shape.window), "b t w n h d -> b t (w n) h d")
-                for y in (key, value)
-            )
-            mixed = _attend(block, query, key, value, seen, np.concatenate([near, near]))
-            x = block.finish(x, mixed)
-        logits = self.bits(self.contexts(x[:, :, :tokens]), signs)
-        return logits, PastFramesCache(
-            jnp.stack(keys), jnp.stack(values), present[time:], signs[:, -1]
-        )
+def logits_of_frames(
+    shape: PriorShape, numbers: PriorNumbers, signs: jax.Array, cache: PastFramesCache
+) -> tuple[jax.Array, PastFramesCache]:
+    """Logits of all bits of the next frames, and the cache after them.
 
-    # --- step by step ---
-
-    def advance(
-        self,
-        signs: jax.Array,
-        content: jax.Array,
-        query: jax.Array,
-        have: jax.Array,
-        current: CurrentFrameCache,
-        cache: PastFramesCache,
-    ) -> tuple[jax.Array, CurrentFrameCache]:
-        """Takes in the bits of one step of a frame and gives what predicts those of the next.
-
-        Args:
-          signs: of the tokens of a step, ``[batch, row, bit]``; at the beginning of any.
-          content: int32 ``[row]``, which tokens these are.
-          query: int32 ``[row]``, which tokens come next; at the end any.
-          have: bool ``[token]``, which tokens are known, those of `content` included.
-          current: keys and values of the known tokens.
-          cache: of the frames before.
-
-        Returns:
-          Contexts for `TokenBits` ``[batch, row, hidden]``, whole numbers, and what is known now.
-        """
-        near, place = jnp.asarray(self._near()), whole(self.place)
-        taken = content.shape[0]
-        x = jnp.concatenate(
-            [
-                self.content_rows(signs, jnp.take(cache.before, content, axis=1), place[content]),
-                self.query_rows(jnp.take(cache.before, query, axis=1), place[query]),
-            ],
-            axis=1,
-        )
-        places = jnp.concatenate([content, query])
-        seen = jnp.concatenate([jnp.repeat(cache.seen, self.shape.tokens), have])[None, None]
-        keys, values = current.keys, current.values
-        for layer, module in enumerate(self.blocks):
-            block = module.numbers()
-            rows, key, value = block.heads_of(x, 0, 3)
-            keys = keys.at[layer, :, content].set(jnp.moveaxis(key[:, :taken], 1, 0))
-            values = values.at[layer, :, content].set(jnp.moveaxis(value[:, :taken], 1, 0))
-            key, value = (
-                rearrange(
-                    jnp.concatenate([old[layer], new[layer][:, None]], axis=1),
-                    "b w n h d -> b (w n) h d",
-                )
-                for old, new in ((cache.keys, keys), (cache.values, values))
-            )
-            x = block.finish(x, _attend(block, rows, key, value, seen, near[places]))
-        return self.contexts(x[:, taken:]), CurrentFrameCache(keys, values)
-
-
-class CurrentFrameCache(NamedTuple):
-    """KV cache of the known tokens of the frame that is being decoded.
-
-    Attributes:
-      keys: ``[layer, batch, token, head, channel]``.
-      values: the same.
+    Args:
+      shape: of the prior.
+      numbers: of the prior.
+      signs: float32 ``[batch, time, token, bit]``.
+      cache: of the frames before.
     """
+    _, time, tokens, _ = signs.shape
+    steps, near = shape.steps(shape.rows, shape.columns), np.tile(_near(shape), (2, 1))
+    before = jnp.concatenate([cache.before[:, None], signs[:, :-1]], axis=1)
+    present = jnp.concatenate([cache.seen, jnp.ones(time, bool)])
+    known = _windows(present, 0, time, shape.window)[:, None, :, None]  # [t, 1, w, 1]
+    # Query rows see earlier steps of their frame, content rows those and their own.
+    own = np.stack([steps[:, None] > steps, steps[:, None] >= steps])  # [2, row, token]
+    inside = np.ones((2, tokens, shape.window, tokens), bool)
+    inside[:, :, -1] = own
+    inside = rearrange(inside, "kind n w m -> (kind n) w m")
+    seen = rearrange(known & inside[None], "t r w n -> t r (w n)")[None]
+    x = jnp.concatenate(
+        [
+            numbers.query_rows(before, numbers.place),
+            numbers.content_rows(signs, before, numbers.place),
+        ],
+        axis=2,
+    )
+    keys, values = [], []
+    for layer, block in enumerate(numbers.blocks):
+        query, key, value = block.heads_of(x, 0, 3)
+        key, value = key[:, :, tokens:], value[:, :, tokens:]
+        if layer == shape.layers - 1:  # nothing looks at the content rows behind the last block
+            x, query, seen, near = (
+                x[:, :, :tokens],
+                query[:, :, :tokens],
+                seen[:, :, :tokens],
+                near[:tokens],
+            )
+        key, value = (
+            jnp.concatenate([old[layer], new], axis=1)
+            for old, new in ((cache.keys, key), (cache.values, value))
+        )
+        keys.append(key[:, time:])
+        values.append(value[:, time:])
+        key, value = (
+            rearrange(_windows(y, 1, time, shape.window), "b t w n h d -> b t (w n) h d")
+            for y in (key, value)
+        )
+        mixed = _attend(block, query, *_looked_at(block, key, value), seen, near)
+        x = block.finish(x, mixed)
+    logits = numbers.bits(numbers.contexts(x[:, :, :tokens]), signs, shape.layout)
+    return logits, PastFramesCache(jnp.stack(keys), jnp.stack(values), present[time:], signs[:, -1])
 
-    keys: jax.Array
-    values: jax.Array
+
+CurrentFrameCache = tuple[tuple[jax.Array, jax.Array], ...]
+"""Keys and values of each layer that the tokens of the frame that is being decoded look at, as
+`_attend` takes them: what is always there, tokens of earlier frames, those of this one."""
+
+
+def contexts_of_step(
+    shape: PriorShape,
+    numbers: PriorNumbers,
+    signs: jax.Array,
+    content: jax.Array,
+    query: jax.Array,
+    have: jax.Array,
+    current: CurrentFrameCache,
+    cache: PastFramesCache,
+) -> tuple[jax.Array, CurrentFrameCache]:
+    """Takes in the bits of one step of a frame and gives what predicts those of the next.
+
+    Args:
+      shape: of the prior.
+      numbers: of the prior.
+      signs: of the tokens of a step, ``[batch, row, bit]``; at the beginning of any.
+      content: int32 ``[row]``, which tokens these are.
+      query: int32 ``[row]``, which tokens come next; at the end any.
+      have: bool ``[token]``, which tokens are known, those of `content` included.
+      current: keys and values of the known tokens.
+      cache: of the frames before.
+
+    Returns:
+      Contexts for `bsq_jax.models.prior.token_bits.TokenBits` ``[batch, row, hidden]``, whole
+      numbers, and what is known now.
+    """
+    assert numbers.place is not None
+    near, place, taken = jnp.asarray(_near(shape)), numbers.place, content.shape[0]
+    before = [jnp.take(cache.before, rows, axis=1) for rows in (content, query)]
+    x = jnp.concatenate(
+        [
+            numbers.content_rows(signs, before[0], place[content]),
+            numbers.query_rows(before[1], place[query]),
+        ],
+        axis=1,
+    )
+    near = near[jnp.concatenate([content, query])]
+    seen = jnp.concatenate([jnp.repeat(cache.seen, shape.tokens), have])[None, None]
+    at = 1 + (shape.window - 1) * shape.tokens + content  # behind the null and earlier frames
+    kept = []
+    for layer, (block, (keys, values)) in enumerate(zip(numbers.blocks, current, strict=True)):
+        rows, key, value = block.heads_of(x, 0, 3)
+        keys = keys.at[..., at].set(jnp.moveaxis(key[:, :taken], 1, -1))
+        values = values.at[:, :, at].set(jnp.moveaxis(value[:, :taken], 1, -2))
+        kept.append((keys, values))
+        if layer == shape.layers - 1:  # nothing looks at the content rows behind the last block
+            x, rows, near = x[:, taken:], rows[:, taken:], near[taken:]
+        x = block.finish(x, _attend(block, rows, keys, values, seen, near))
+    return numbers.contexts(x), tuple(kept)
 
 
 def empty_past_frames(shape: PriorShape, batch: int) -> PastFramesCache:
@@ -192,22 +185,56 @@ def empty_past_frames(shape: PriorShape, batch: int) -> PastFramesCache:
     return PastFramesCache(jnp.zeros(size), jnp.zeros(size), jnp.zeros(past, bool), before)
 
 
-def empty_current_frame(shape: PriorShape, batch: int) -> CurrentFrameCache:
-    """The cache of a frame before its first token: nothing is in it."""
-    size = (shape.layers, batch, shape.tokens, shape.heads, shape.width // shape.heads)
-    return CurrentFrameCache(jnp.zeros(size), jnp.zeros(size))
+def begun_frame(
+    shape: PriorShape, numbers: PriorNumbers, cache: PastFramesCache
+) -> CurrentFrameCache:
+    """The cache of a frame before its first token: of what is always there and earlier frames."""
+    empty = jnp.zeros(
+        (cache.before.shape[0], shape.tokens, shape.heads, shape.width // shape.heads)
+    )
+
+    def joined(past: jax.Array) -> jax.Array:
+        return jnp.concatenate([rearrange(past, "b w n h d -> b (w n) h d"), empty], axis=1)
+
+    return tuple(
+        _looked_at(block, joined(keys), joined(values))
+        for block, keys, values in zip(numbers.blocks, cache.keys, cache.values, strict=True)
+    )
 
 
 def append_frame(
     cache: PastFramesCache, current: CurrentFrameCache, signs: jax.Array
 ) -> PastFramesCache:
     """The cache after a frame all of whose tokens are known, ``[batch, token, bit]``."""
+    tokens = signs.shape[1]
+    keys = jnp.stack([jnp.moveaxis(keys[..., -tokens:], -1, 1) for keys, _ in current])
+    values = jnp.stack([jnp.swapaxes(values[:, :, -tokens:], 1, 2) for _, values in current])
     keys, values = (
         jnp.concatenate([old, new[:, :, None]], axis=2)[:, :, 1:]
-        for old, new in ((cache.keys, current.keys), (cache.values, current.values))
+        for old, new in ((cache.keys, keys), (cache.values, values))
     )
     seen = jnp.concatenate([cache.seen, jnp.ones(1, bool)])[1:]
     return PastFramesCache(keys, values, seen, signs)
+
+
+def _near(shape: PriorShape) -> np.ndarray:
+    """Index of the distance of each token from each key, ``[token, window * token]``."""
+    row, column = np.divmod(np.arange(shape.tokens), shape.columns)
+    down = row[:, None] - row + shape.rows - 1
+    across = column[:, None] - column + shape.columns - 1
+    inside = down * (2 * shape.columns - 1) + across
+    size = (2 * shape.rows - 1) * (2 * shape.columns - 1)
+    return np.concatenate([inside + t * size for t in reversed(range(shape.window))], axis=1)
+
+
+def _looked_at(
+    block: BlockNumbers, key: jax.Array, value: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Keys and values ``[..., key, head, channel]`` as `_attend` takes them, the null first."""
+    join = (*key.shape[:-3], 1, *key.shape[-2:])
+    key = jnp.concatenate([jnp.broadcast_to(block.null[0], join), key], axis=-3)
+    value = jnp.concatenate([jnp.broadcast_to(block.null[1], join), value], axis=-3)
+    return jnp.moveaxis(key, -3, -1), jnp.swapaxes(value, -3, -2)
 
 
 def _attend(
@@ -223,26 +250,22 @@ def _attend(
     Args:
       block: of which layer.
       query: ``[..., row, head, channel]``.
-      key: ``[..., key, head, channel]``.
-      value: ``[..., key, head, channel]``.
-      seen: bool ``[..., row, key]``, of as many axes.
+      key: of `_looked_at`, ``[..., head, channel, 1 + key]``.
+      value: of `_looked_at`, ``[..., head, 1 + key, channel]``.
+      seen: bool ``[..., row, key]``, of as many axes as the query but the head's.
       near: int32 ``[row, key]``, index of the distance among `block.near`.
 
     Returns:
       ``[..., row, width]``.
     """
-    null = block.null
-    join = (*key.shape[:-3], 1, *key.shape[-2:])
-    key = jnp.concatenate([jnp.broadcast_to(null[0], join), key], axis=-3)
-    value = jnp.concatenate([jnp.broadcast_to(null[1], join), value], axis=-3)
-    scores = product(jnp.swapaxes(query, -3, -2), jnp.moveaxis(key, -3, -1))
+    scores = product(jnp.swapaxes(query, -3, -2), key)
     bias = block.near.reshape(len(block.near), -1)[:, near]  # [head, row, key]
     bias = jnp.pad(bias, ((0, 0), (0, 0), (1, 0)))
     visible = jnp.pad(seen, ((0, 0),) * (seen.ndim - 1) + ((1, 0),), constant_values=True)
     scores = block.scaled(scores) + expanded(bias, scores)
     scores = jnp.where(visible[..., None, :, :], scores, UNSEEN)
     shares = powers(scores, lowering(scores.shape[-1]))
-    mixed = average(shares, jnp.swapaxes(value, -3, -2))
+    mixed = average(shares, value)
     return rearrange(mixed, "... head row channel -> ... row (head channel)")
 
 

@@ -9,6 +9,7 @@ code take no probability from those that do.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,14 +23,15 @@ from bsq_jax.models.prior.integer_arithmetic import (
     UNIT,
     exactly,
     expanded,
+    product,
     shift,
-    whole,
 )
 from bsq_jax.models.prior.shape import PriorShape
 from bsq_jax.quantizers.layout import TokenLayout
 
 LOGIT = 64  # a logit of 1 nat is the whole number 64
 LARGEST_LOGIT = 11 * LOGIT  # what 16 bits of probability can tell
+_EXACT_PRODUCTS = 2**SUM_BITS // LARGEST**2  # whose float32 sum is exact, and half a step
 
 
 def bit_logits(
@@ -43,22 +45,24 @@ def bit_logits(
     Args:
       contexts: whole numbers, ``[..., hidden]``.
       signs: ``[..., bit]``.
-      parameters: ``earlier`` and ``later``, ``[bit, hidden]``, and ``logit_bias``, ``[bit]``.
+      parameters: the whole numbers of ``earlier`` and ``later``, ``[bit, hidden]``, and of
+        ``logit_bias``, ``[bit]``.
       layout: of a token's bits.
 
     Returns:
       Whole numbers, `LOGIT` a nat, ``[..., bit]``.
     """
-    earlier, later, bias = map(whole, parameters)
-    signs = signs[..., None]
-    steps = signs * expanded(earlier, signs)  # [..., bit, hidden]
-    sums = jnp.cumsum(steps, axis=-2) - steps
+    earlier, later, bias = parameters
+    # The sum over the bits before as a product: of each bit with what it adds to those behind it.
+    behind = jnp.triu(jnp.ones((len(earlier), len(earlier)), jnp.float32), 1)
+    adds = behind[..., None] * earlier[:, None]  # [bit, later bit, hidden]
+    sums = product(signs, adds.reshape(len(adds), -1)).reshape(*signs.shape, -1)
     hidden = jnp.clip(contexts[..., None, :] + sums, 0, LARGEST)
     products = hidden * expanded(later, hidden)
     logits = _sum_shifted(products, logit_shift(contexts.shape[-1]))
     logits += expanded(bias, logits)
     logits = jnp.clip(logits, -LARGEST_LOGIT, LARGEST_LOGIT)
-    bits = signs[..., 0] > 0
+    bits = signs > 0
     for place in layout.limited:
         zero = layout.must_be_zero(bits, place)
         chosen = jnp.where(zero, -LARGEST_LOGIT, logits[..., place])
@@ -67,47 +71,65 @@ def bit_logits(
 
 
 class TokenBits:
-    """Goes through the bits of tokens on the host, where the decoder is; as `bit_logits`."""
+    """Goes through the bits of tokens on the host, where the decoder is; as `bit_logits`.
+
+    Whole numbers in float32, whose products are fast, or in float64 where sums may pass 2^24.
+    """
 
     def __init__(self, shape: PriorShape, params: Any):
         """Takes the parameters of a prior."""
+        self.drop, self.layout = logit_shift(shape.hidden), shape.layout
+        self._type: Any = np.float32 if shape.hidden <= _EXACT_PRODUCTS else np.float64
 
         def integers(name: str) -> np.ndarray:
             scaled = np.clip(np.asarray(params[name], np.float32) * UNIT, -LARGEST, LARGEST)
-            return np.round(scaled).astype(np.int32)
+            return np.round(scaled).astype(self._type)
 
-        self.earlier, self.later = integers("earlier"), integers("later")
-        self.bias = integers("logit_bias")
-        self.drop, self.layout = logit_shift(shape.hidden), shape.layout
-        self.limited = frozenset(shape.layout.limited)
+        earlier, self._later = integers("earlier"), integers("later")
+        self._adds = np.stack([-earlier, earlier], axis=1)  # [bit, 0 or 1, hidden]
+        self._scale = self._type(2.0**-self.drop)
+        # With the half that rounds, and so that the lowest logit becomes 0.
+        self._add = integers("logit_bias") + self._type(LARGEST_LOGIT + 0.5)
+        self._limited = frozenset(shape.layout.limited)
 
-    def logits(self, sums: np.ndarray, bits: np.ndarray, bit: int) -> np.ndarray:
-        """Logits of one bit.
+    def decode(
+        self, contexts: np.ndarray, kept: int, read: Callable[[np.ndarray], np.ndarray]
+    ) -> np.ndarray:
+        """All bits of tokens, the first bit of all tokens first.
 
         Args:
-          sums: int32 ``[..., hidden]``.
-          bits: 0/1 ``[..., L]`` or less, of which those before `bit` count.
-          bit: which one.
+          contexts: ``[..., hidden]``.
+          kept: how many bits of a token there are.
+          read: gives bits 0 or 1 ``[token]`` for logits above the lowest, ``LARGEST_LOGIT +
+            logit``, whole numbers of the same shape.
 
         Returns:
-          int32 ``[...]``, `LOGIT` a nat.
+          uint8 ``[..., kept]``.
         """
-        hidden = np.clip(sums, 0, LARGEST)
-        made = hidden @ self.later[bit]
-        made = ((2 * made + (1 << self.drop)) >> (self.drop + 1)) + self.bias[bit]
-        made = np.clip(made, -LARGEST_LOGIT, LARGEST_LOGIT)
-        if bit in self.limited:
-            made[self.layout.must_be_zero(bits, bit)] = -LARGEST_LOGIT
-        return made
-
-    def after(self, sums: np.ndarray, bit: int, values: np.ndarray) -> np.ndarray:
-        """Sums once a bit is known, 0 or 1 ``[...]``."""
-        return sums + (2 * values.astype(np.int32) - 1)[..., None] * self.earlier[bit]
+        sums = contexts.reshape(-1, contexts.shape[-1]).astype(self._type)
+        hidden, change = np.empty_like(sums), np.empty_like(sums)
+        found = np.zeros((kept, len(sums)), np.uint8)
+        for bit in range(kept):
+            np.maximum(sums, 0, out=hidden)
+            np.minimum(hidden, LARGEST, out=hidden)
+            made = hidden @ self._later[bit]
+            made *= self._scale
+            made += self._add[bit]
+            np.maximum(made, 0, out=made)
+            np.minimum(made, 2 * LARGEST_LOGIT, out=made)
+            logits = made.astype(np.intp)  # none is negative: rounded down
+            if bit in self._limited:
+                logits[self.layout.must_be_zero(found.T, bit)] = 0
+            values = read(logits)
+            found[bit] = values
+            self._adds[bit].take(values, axis=0, out=change, mode="clip")
+            sums += change
+        return np.ascontiguousarray(found.T).reshape(*contexts.shape[:-1], kept)
 
 
 def _sum_shifted(products: jax.Array, bits: int) -> jax.Array:
     """The sum over the last axis of products of two numbers of 8 bits, shifted; float32."""
-    each = 2**SUM_BITS // LARGEST**2  # products of which a float32 sum is exact, and half a step
+    each = _EXACT_PRODUCTS
     if products.shape[-1] <= each:
         return shift(jnp.sum(products, axis=-1), bits)
     parts = [

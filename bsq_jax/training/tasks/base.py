@@ -10,7 +10,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from bsq_jax.training.optimizer import make_optimizer, make_schedule
+from bsq_jax.training.optimizer import make_optimizer, make_schedule, norm
 from bsq_jax.training.state import (
     Codebooks,
     TrainableNetwork,
@@ -95,7 +95,7 @@ class TrainingTask:
           amend: see `next_state`.
         """
         metrics = {
-            "gradient_norm": optax.tree.norm(gradients),
+            "gradient_norm": norm(gradients),
             "learning_rate": self.schedule(state.step),
         }
         after = next_state(

@@ -1,0 +1,1 @@
+"""Parts of the command ``plan``: programs of a config, their check, layouts of a mesh."""
