@@ -61,11 +61,11 @@ def square_norms(gradients: Any) -> Any:
 def norm(gradients: Any) -> jax.Array:
     """Euclidean norm of all gradients together, a float32 scalar.
 
-    As `optax.tree.norm`, from the sums that `clip_each_parameter` needs too: XLA for CPUs would
-    write the squares to memory for two different sums.
+    As `optax.tree.norm`, from the sums that `clip_each_parameter` needs too: for two different
+    sums XLA for CPUs would write the squares to memory. The barrier keeps it from making two.
     """
-    squares = jax.tree.leaves(jax.tree.map(jnp.sum, square_norms(gradients)))
-    return jnp.sqrt(sum(squares, jnp.float32(0)))
+    squares = jax.lax.optimization_barrier(jax.tree.leaves(square_norms(gradients)))
+    return jnp.sqrt(sum(map(jnp.sum, squares), jnp.float32(0)))
 
 
 def clip_each_parameter(max_norm: float) -> optax.GradientTransformation:

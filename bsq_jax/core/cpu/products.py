@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import math
 from typing import Any
 
 import jax
@@ -10,8 +10,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from bsq_jax.core.target import platform
-
-_Axes = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def dot_general(
@@ -23,8 +21,8 @@ def dot_general(
 ) -> jax.Array:
     """`jax.lax.dot_general`, for the argument `dot_general` of Flax's linear layers.
 
-    On a CPU `precision` and `preferred_element_type` do not matter: sums are in float32, the result
-    has the dtype of `lhs`.
+    On a CPU `precision` and `preferred_element_type` do not matter: the result has the dtype of
+    `lhs`.
 
     Args:
       lhs: the activations.
@@ -45,33 +43,27 @@ def dot_general(
             precision=precision,
             preferred_element_type=preferred_element_type,
         )
-    return _product(lhs, rhs, axes)
+    # As matrices: XLA for CPUs transposes weights of more axes, and their gradients, in memory.
+    inputs = math.prod(rhs.shape[:count])
+    multiply = _through_float32 if lhs.dtype == jnp.bfloat16 else jnp.matmul
+    out = multiply(lhs.reshape(-1, inputs), rhs.reshape(inputs, -1))
+    return out.reshape(*lhs.shape[: lhs.ndim - count], *rhs.shape[count:])
 
 
-# The gradient of the weights is computed in the order of their axes. JAX transposes a product in
-# another order, which is a pass over all of them where they have more than two.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _product(lhs: jax.Array, rhs: jax.Array, axes: _Axes) -> jax.Array:
-    # For CPUs jax 0.10 has a fast kernel from bfloat16 to float32, but none to bfloat16, which
-    # takes twice as long.
-    wide = lax.dot_general(lhs, rhs, (axes, ((), ())), preferred_element_type=jnp.float32)
-    return wide.astype(lhs.dtype)
+# For CPUs jax 0.10 has a fast kernel from bfloat16 to float32, but none to bfloat16, which takes
+# twice as long. The gradient is that of the plain product, because the transpose of this one would
+# multiply in float32.
+@jax.custom_vjp
+def _through_float32(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+    return jnp.matmul(lhs, rhs, preferred_element_type=jnp.float32).astype(lhs.dtype)
 
 
-def _forward(lhs: jax.Array, rhs: jax.Array, axes: _Axes) -> tuple[jax.Array, Any]:
-    return _product(lhs, rhs, axes), (lhs, rhs)
+def _forward(lhs: jax.Array, rhs: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _through_float32(lhs, rhs), (lhs, rhs)
 
 
-def _backward(
-    axes: _Axes, operands: tuple[jax.Array, jax.Array], gradient: jax.Array
-) -> tuple[jax.Array, ...]:
-    lhs, rhs = operands
-    rows = tuple(range(lhs.ndim - len(axes[0])))
-    outputs = tuple(range(len(rows), gradient.ndim)), tuple(range(len(axes[1]), rhs.ndim))
-    # A product reads the rows of its operands several times: what they are computed from must not
-    # be computed again each time.
-    of_rows = lax.optimization_barrier((lhs, gradient))
-    return _product(gradient, rhs, outputs), _product(*of_rows, (rows, rows))
+def _backward(operands: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, ...]:
+    return jax.vjp(jnp.matmul, *operands)[1](gradient)
 
 
-_product.defvjp(_forward, _backward)
+_through_float32.defvjp(_forward, _backward)
