@@ -6,11 +6,13 @@ Of a long video the clips are also decoded from its beginning, for comparison.
 
 import argparse
 import dataclasses
+import functools
 import json
 import pathlib
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from typing import Any
 
 import av
@@ -19,6 +21,7 @@ from PIL import Image
 
 from bsq_jax.config import default_config, finalize
 from bsq_jax.data import transforms
+from bsq_jax.data.decoding import stills
 from bsq_jax.data.decoding.record_frames import first_frame
 from bsq_jax.data.decoding.video import Video
 from bsq_jax.data.factory import make_data_config
@@ -100,6 +103,36 @@ def clip_seconds(path: pathlib.Path, clips: int) -> dict[str, float]:
     return {name: total / clips for name, total in seconds.items()}
 
 
+def stage_milliseconds(folder: pathlib.Path, rounds: int = 5) -> dict[str, float]:
+    """Median time of each stage of a JPEG to 256 pixels, bicubic, with both backends."""
+    paths = sorted(folder.iterdir())
+    files = [path.read_bytes() for path in paths]
+    pictures = [stills.decode(file) for file in files]
+    draw = np.random.default_rng(0)
+    crops = [transforms.random_clip_crop([one], (256, 256), draw) for one in pictures]
+    stages: dict[str, tuple[Callable[[Any], Any], list[Any]]] = {
+        "read": (pathlib.Path.read_bytes, paths)
+    }
+    for backend in ("pillow", "simd"):
+        how: dict[str, Any] = {"backend": backend}
+        stages[f"decode, {backend}"] = functools.partial(stills.decode, **how), files
+        resize = functools.partial(transforms.resize_short_side, size=256, filter="bicubic", **how)
+        stages[f"resize, {backend}"] = resize, pictures
+    stages["decode at 1/8, pillow"] = functools.partial(stills.decode, draft_side=1), files
+    stages["mirror"] = transforms.flip, crops
+    stages["batch"] = lambda crop: np.stack([crop] * 32), crops
+    found = {}
+    for name, (work, given) in stages.items():
+        times = []
+        for _ in range(rounds):
+            begin = time.perf_counter()
+            for one in given:
+                work(one)
+            times.append(1e3 * (time.perf_counter() - begin) / len(given))
+        found[name] = statistics.median(times) / (32 if name == "batch" else 1)
+    return found
+
+
 def chosen(backend: str) -> dict[str, Any]:
     """The setting for a backend; none for Pillow, so that earlier versions run this file too."""
     return {} if backend == "pillow" else {"backend": backend}
@@ -113,6 +146,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=64, help="JPEG files written for the test")
     parser.add_argument("--json", type=pathlib.Path, help="also write the result here")
     parser.add_argument("--frames", type=int, default=1500, help="of the long video")
+    parser.add_argument("--stages", action="store_true", help="time stages alone")
     parser.add_argument("--backends", nargs="+", default=["pillow", "simd"])
     parser.add_argument("--gop", type=int, default=12, help="frames from key frame to key frame")
     args = parser.parse_args()
@@ -125,6 +159,10 @@ def main() -> None:
         write_pictures(folder / "large", args.files // 4, LARGE_SIZE)
         for kind in ("png", "webp"):
             write_pictures(folder / kind, args.files // 4, kind=kind)
+        if args.stages:
+            for name, milliseconds in stage_milliseconds(folder / "jpegs").items():
+                print(f"{name:<44}{milliseconds:>10.3f} ms")
+            return
         long = folder / "clips" / "long.mp4"
         write_video(long, args.frames, args.gop)
         settings = default_config()
