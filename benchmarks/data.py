@@ -147,7 +147,8 @@ def main() -> None:
     parser.add_argument("--json", type=pathlib.Path, help="also write the result here")
     parser.add_argument("--frames", type=int, default=1500, help="of the long video")
     parser.add_argument("--stages", action="store_true", help="time stages alone")
-    parser.add_argument("--backends", nargs="+", default=["pillow", "simd"])
+    backends = ["pillow", "simd"]
+    parser.add_argument("--backends", nargs="+", default=backends, choices=backends)
     parser.add_argument("--gop", type=int, default=12, help="frames from key frame to key frame")
     args = parser.parse_args()
 

@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -138,6 +139,8 @@ def start(python: str) -> Iterator[Peer | None]:
     peer: Peer | None = None
     why = "not asked for"
     if python:
+        if shutil.which(python) is None:
+            raise SystemExit(f"--torch-python {python}: there is no such program")
         code = "import importlib.util as u; print(u.find_spec('torch') is not None)"
         found = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
         why = f"{python} has none: --torch-python names another interpreter"

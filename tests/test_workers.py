@@ -1,6 +1,7 @@
 """Batches from processes: the same stream, broken records and errors as without."""
 
 import dataclasses
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -30,10 +31,7 @@ def read_on(batches):
 
 
 def children():
-    found = subprocess.run(
-        ["ps", "--ppid", str(os.getpid()), "-o", "pid=,args="], capture_output=True, text=True
-    )
-    return [int(line.split()[0]) for line in found.stdout.splitlines() if "spawn_main" in line]
+    return [process.pid for process in multiprocessing.active_children()]
 
 
 @pytest.fixture(scope="module")

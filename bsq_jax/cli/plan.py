@@ -66,8 +66,12 @@ def run(flags: argparse.Namespace) -> int:
         raise UserError("give --config: see --help")
     if flags.mesh == BEST and flags.check:
         raise UserError(f"--check takes no --mesh {BEST}: give sizes")
-    if (flags.devices or flags.memory) and flags.mesh != BEST:
+    if {flags.devices, flags.memory} != {None} and flags.mesh != BEST:
         raise UserError(f"--devices and --memory are for --mesh {BEST}")
+    if flags.check and flags.device:
+        raise UserError("--check takes no --device: it is for GPUs and TPUs of any kind")
+    if flags.memory is not None and not flags.memory > 0:
+        raise UserError(f"--memory {flags.memory:g}: give more than 0")
     if flags.check:
         result, text, status = _check(flags)
     elif flags.mesh == BEST:

@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import traceback
+import types
 
 from ml_collections import ConfigDict
 
@@ -31,13 +32,16 @@ def load_config_file(spec: str) -> ConfigDict:
 
 def variants_of(name: str) -> tuple[str, ...]:
     """The variants of a published config, each an argument of it."""
-    path = find_config_file(name)
+    return tuple(getattr(_module_of(find_config_file(name)), "VARIANTS", ("",)))
+
+
+def _module_of(path: pathlib.Path) -> types.ModuleType:
     module_spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
     assert module_spec is not None
     assert module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
-    return tuple(getattr(module, "VARIANTS", ("",)))
+    return module
 
 
 def _run(path: pathlib.Path, argument: str) -> ConfigDict:
@@ -45,12 +49,8 @@ def _run(path: pathlib.Path, argument: str) -> ConfigDict:
     own = folder.resolve() != published_folder().resolve()
     if own:
         make_importable(str(folder))
-    module_spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
-    assert module_spec is not None
-    assert module_spec.loader is not None
-    module = importlib.util.module_from_spec(module_spec)
     try:
-        module_spec.loader.exec_module(module)
+        module = _module_of(path)
         if not hasattr(module, "get_config"):
             raise UserError(f"config file {path} defines no get_config(argument)")
         config = module.get_config(argument)

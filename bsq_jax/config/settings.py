@@ -279,7 +279,7 @@ DATA: Section = {
     "permute_channels": Setting(0.0, SHARE),  # share of crops with color channels in random order
     "filter": Setting("bicubic", _FILTER),  # of training
     # what decodes and resizes in training: pillow, or simd: twice as many pictures a second, values
-    # differ by 2 of 255 at most; needs `pip install simplejpeg cykooz-resizer`
+    # differ by 1 or 2 of 255 in each resize; needs `pip install simplejpeg cykooz-resizer`
     "backend": Setting("pillow", one_of("pillow", "simd"), absent="pillow"),
     "eval_filter": Setting("lanczos", _FILTER),
     "eval_resize": Setting(256, POSITIVE),  # short side in pixels before the evaluation crop

@@ -2,8 +2,9 @@
 
 simplejpeg decodes with the same library as Pillow, libjpeg-turbo, but straight into an array: the
 pixels are equal. cykooz-resizer (the Rust crate fast_image_resize) has Pillow's filters in vector
-instructions, with coefficients of 16 bits where Pillow has 22: fewer than one value in a hundred
-differs from Pillow's, by 1 or 2 of 255. What it gives does not depend on the processor.
+instructions, with coefficients of 16 bits where Pillow has 22: of photographs fewer than one value
+in a hundred differs from Pillow's, by 1 or 2 of 255. What it gives does not depend on the
+processor.
 """
 
 import importlib.util

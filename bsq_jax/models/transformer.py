@@ -214,10 +214,12 @@ class Transformer(nn.Module):
           ``[batch, time, token, width]``, and keys and values of these frames, shaped like `past`;
           None without `streaming`, because they take memory.
         """
-        # Inside a scan nothing can be shared between iterations anyway, so the barrier against
-        # common subexpressions would only cost time.
-        block = Block
+        block, unroll = Block, cpu.unrolled_layers(self.layers)
         if self.compute.remat != "none":
+            # Inside a loop nothing can be shared between iterations, so the barrier against common
+            # subexpressions would only cost time. Without a loop XLA would find what is recomputed
+            # and keep it.
+            unroll = 1
             policy = REMAT_POLICIES[self.compute.remat]
             block = nn.remat(Block, prevent_cse=False, policy=policy)
         stack = nn.scan(
@@ -226,7 +228,7 @@ class Transformer(nn.Module):
             split_rngs={"params": True},
             in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, 0),
             length=self.layers,
-            unroll=cpu.unrolled_layers(self.layers),
+            unroll=unroll,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(
             *(self.heads, self.mlp_ratio, self.causality, self.compute, streaming),

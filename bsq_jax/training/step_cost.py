@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from bsq_jax.config.sizes import parse_sizes
 from bsq_jax.config.values import pair
+from bsq_jax.core import cpu
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import batch_sharding
 from bsq_jax.core.target import described
@@ -141,9 +142,9 @@ def compile_step(config: ConfigDict, mesh: jax.sharding.Mesh) -> CompiledStep:
 
 
 def _for(mesh: jax.sharding.Mesh) -> contextlib.AbstractContextManager[None]:
-    """Traces for the devices of a mesh."""
+    """Traces for the devices of a mesh; CPUs stand for accelerators."""
     platform = mesh.devices.flat[0].platform
-    return described(None if platform == "cpu" else platform)
+    return cpu.layers_in_a_loop() if platform == "cpu" else described(platform)
 
 
 def state_bytes(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, int]:

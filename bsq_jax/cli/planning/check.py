@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from bsq_jax.cli.planning.programs import Program, programs_of
+from bsq_jax.core import cpu
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.target import described
 from bsq_jax.models.attention.choice import Noted, noted_choices
@@ -91,7 +92,7 @@ def check(
     """
     compiled_for = mesh.devices.flat[0].platform if compiles else ""
     for platform in platforms:
-        with described(*PLATFORMS[platform]):
+        with described(*PLATFORMS[platform]), cpu.layers_in_a_loop():
             for program in programs_of(config, mesh):
                 yield _checked(program, config, platform, compiles=platform == compiled_for)
 

@@ -9,7 +9,7 @@ the order of sums, gradients included (tests/test_cpu.py); why a CPU needs its o
 from bsq_jax.core.cpu.convolution import convolve
 from bsq_jax.core.cpu.gelu import gelu
 from bsq_jax.core.cpu.heads import map_heads, scores_exceed_cache
-from bsq_jax.core.cpu.layers import end_of_layer, unrolled_layers
+from bsq_jax.core.cpu.layers import end_of_layer, layers_in_a_loop, unrolled_layers
 from bsq_jax.core.cpu.norm import LayerNorm
 from bsq_jax.core.cpu.pooling import max_pool_2x2
 from bsq_jax.core.cpu.products import dot_general
@@ -20,6 +20,7 @@ __all__ = [
     "dot_general",
     "end_of_layer",
     "gelu",
+    "layers_in_a_loop",
     "map_heads",
     "max_pool_2x2",
     "scores_exceed_cache",
