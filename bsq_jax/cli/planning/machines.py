@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from bsq_jax.training.flops import peak_of_kind
-
 GIB = 2**30
 
 
@@ -25,6 +23,8 @@ class Machine(NamedTuple):
     @property
     def peak(self) -> float:
         """The most FLOP/s in dense bfloat16 products."""
+        from bsq_jax.training.flops import peak_of_kind  # only here: --help loads no jax
+
         peak = peak_of_kind(self.kind)
         assert peak is not None
         return peak
