@@ -30,6 +30,7 @@ ALLOWED = {
     "coding/neighbourhood_coder.py": "runs on one device",
     "coding/tile_prior_coder.py": "runs on one device",
     "coding/rate_distortion.py": "runs on one device",
+    "cli/planning/programs.py": "lowers programs that run on one device",
     "cli/studies/entropy/terms.py": "runs on one device",
     "cli/studies/quantization_error/errors.py": "runs on one device",
     "cli/studies/quantization_error/inputs.py": "runs on one device",
