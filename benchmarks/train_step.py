@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--remats", nargs="+", default=["none"], help="none, dots, full")
+    parser.add_argument("--spell", type=float, default=6.0, help="seconds of steps in a row")
     parser.add_argument("--json", type=pathlib.Path, help="also write the result here")
     add_flags(parser)
     args = parser.parse_args()
@@ -71,7 +72,7 @@ def main() -> None:
                     print(f"PyTorch and the limit are without {', '.join(absent)}: no comparison")
                     other = None
                 # One at a time: the states of several do not fit side by side.
-                found = compare({"step": run}, work, other, args.runs, args.torch_modes)
+                found = compare({"step": run}, work, other, args.runs, args.torch_modes, args.spell)
                 del state
                 cells = found.columns("step", work.batch, "images")
                 rows.append({"dtype": dtype, "remat": remat, **cells})
