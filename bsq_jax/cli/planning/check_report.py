@@ -11,9 +11,10 @@ import jax
 from ml_collections import ConfigDict
 
 from bsq_jax.cli.planning.check import Checked, check
-from bsq_jax.cli.planning.table import columns, size
+from bsq_jax.cli.planning.table import size
 from bsq_jax.config.files import variants_of
 from bsq_jax.config.published import published_names
+from bsq_jax.core.text import aligned
 
 
 def published() -> list[str]:
@@ -48,7 +49,7 @@ def check_all(
     rows += [_row(name, each, compiles=compiles) for name, each in found]
     lines = [
         f"{line}  {note}".rstrip()
-        for line, note in zip(columns(rows, 3), ["attention", *map(_attention, found)], strict=True)
+        for line, note in zip(aligned(rows, 3), ["attention", *map(_attention, found)], strict=True)
     ]
     reasons = sorted({reason for _, each in found for reason in each.allowed})
     lines += [f"float32 that is meant: {reason}" for reason in reasons]

@@ -14,9 +14,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from bsq_jax.cli.planning.machines import GIB, Machine
-from bsq_jax.cli.planning.table import UTILIZATION, columns, size
+from bsq_jax.cli.planning.table import UTILIZATION, size
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import make_mesh
+from bsq_jax.core.text import aligned
 from bsq_jax.training.step_cost import DoesNotFitError, compile_step, state_bytes
 
 _MOST_TENSOR = 8  # its exchanges are within layers: more than the devices of a node do not pay
@@ -124,7 +125,7 @@ def rank(found: Iterable[Layout]) -> list[Layout]:
 def table(config: ConfigDict, rows: Sequence[Layout], machine: Machine, limit: int) -> str:
     """The layouts as text for a terminal, the best first, and what to do."""
     head = ("mesh", "memory", "share", "sent", "TFLOP", "a step, estimated")
-    lines = columns([head, *(_cells(row, limit) for row in rows)])
+    lines = aligned([head, *(_cells(row, limit) for row in rows)])
     best, name = rows[0], "data x fsdp x tensor"
     if best.fits:
         data, fsdp, tensor = best.mesh

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from bsq_jax.cli.planning.machines import GIB, MACHINES
@@ -62,15 +62,3 @@ def table(result: Mapping[str, Any]) -> str:
         f"{result['mesh']} of {result['compiled_for']}"
     )
     return "\n".join([head, *(f"{name:<{width}}{value}".rstrip() for name, value in rows)])
-
-
-def columns(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    """Lines of a table whose first `left` columns are aligned on the left, the others right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if number < left else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
