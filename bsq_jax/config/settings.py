@@ -200,6 +200,13 @@ LOSS: Section = {
     "entropy": Setting(0.1, NOT_NEGATIVE),
     "entropy_ramp_start": Setting(3.0),  # times the weight at step 0
     "entropy_ramp_steps": Setting(2000, NOT_NEGATIVE),  # linear ramp down to 1x
+    # weight of the code length of the tokens, in bits a pixel, under a small prior that is trained
+    # beside; for bsq, lfq, fsq with equal levels, and residual stages of these
+    "rate": Setting(0.0, NOT_NEGATIVE, absent=0.0),
+    "rate_ramp_steps": Setting(500, NOT_NEGATIVE),  # linear ramp from 0 up to the weight
+    # times the weight for each stage that model.min_bits cut an example's tokens short by
+    "rate_growth": Setting(1.5, POSITIVE),
+    "rate_learning_rate": Setting(3e-3, POSITIVE),  # of the small prior, of the same schedule
     # weight of LPIPS with VGG16 features
     "perceptual": Setting(0.1, NOT_NEGATIVE, absent=0.0),
     # weight of the generator's adversarial loss; 0: no discriminator

@@ -28,6 +28,7 @@ TAKEN = frozenset(
     | {"logits_real", "logits_fake", "r1", "lecam"}
     | {"commitment", "codebook", "token_entropy", "codebook_entropy"}
     | {"bit_mean", "bit_entropy", "bit_entropy_min", "group_usage", "usage", "perplexity"}
+    | {"bits_per_pixel", "rate_gradient_norm"}
     | {"codes_seen", "code_shares", "codes_dead", "codes_restarted"}
 )
 

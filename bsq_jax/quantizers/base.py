@@ -31,6 +31,9 @@ class Quantized(NamedTuple):
       loss: their weighted sum, the scalar that training adds.
       points: float32 ``[..., channels]``, what each stage of a quantizer with learned codebooks
         compared with its codebook; empty for all others.
+      levels: float32 ``[..., channels]``, the places of the points on a scale on which the levels
+        of a channel are 0, 1, 2, ..., see `Quantizer.scalar_levels`; carries gradients to the
+        latents. None for quantizers that have no such levels.
     """
 
     quantized: jax.Array
@@ -38,6 +41,7 @@ class Quantized(NamedTuple):
     losses: dict[str, jax.Array]
     loss: jax.Array
     points: tuple[jax.Array, ...] = ()
+    levels: jax.Array | None = None
 
 
 Penalty = tuple[dict[str, jax.Array], jax.Array]
@@ -137,6 +141,26 @@ class Quantizer(nn.Module):
         """How many learned codebooks there are; `Quantized.points` has as many."""
         return 0
 
+    @property
+    def scalar_levels(self) -> int:
+        """Levels of each channel, where a token is a level of each one, chosen by itself; else 0.
+
+        They lie at equal distances, see `level`.
+        """
+        return 0
+
+    @property
+    def outer_level(self) -> float:
+        """The highest of the levels in the middle of which 0 lies, in units of the points."""
+        raise NotImplementedError
+
+    def level(self, points: jax.Array) -> jax.Array:
+        """Where points lie among the levels, both ``[..., channels]``: at 0 on the lowest one.
+
+        The nearest whole number is that of the chosen level, where there is such a level.
+        """
+        raise NotImplementedError
+
     # --- what follows from it ---
 
     def __call__(self, latents: jax.Array, weights: jax.Array | None = None) -> Quantized:
@@ -185,7 +209,8 @@ class Quantizer(nn.Module):
         quantized = straight_through(points, codes, self.slope)
         if kept is not None:
             quantized = self.keep(quantized, kept)
-        return Quantized(quantized, bits, losses, loss, (points,) * self.learned)
+        levels = self.level(points) if self.scalar_levels else None
+        return Quantized(quantized, bits, losses, loss, (points,) * self.learned, levels)
 
     @property
     def layout(self) -> TokenLayout:

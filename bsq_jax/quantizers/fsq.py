@@ -60,16 +60,34 @@ class FiniteScalarQuantizer(Quantizer):
         """
         return jnp.asarray(1 / self._count, jnp.float32)
 
+    @property
+    def scalar_levels(self) -> int:
+        """The levels of a channel, where all channels have equally many."""
+        return self.levels[0] if len(set(self.levels)) == 1 else 0
+
+    @property
+    def outer_level(self) -> float:
+        """Of centered levels; others have no middle."""
+        return float(self._lowest[0] / self._width[0])
+
+    def level(self, points: jax.Array) -> jax.Array:
+        """Unscaled, from the lowest level on."""
+        return points * self._like(self._width, points) + self._like(self._lowest, points)
+
     def project(self, latents: jax.Array) -> jax.Array:
-        """The tanh, shifted so that 0 becomes 0, scaled to the outer levels."""
-        half = (self._count - 1) * (1 + _MARGIN) / 2
+        """The tanh, shifted so that 0 becomes 0, scaled to the outer levels.
+
+        Centered ones go on to the end of the outer cells, half a distance further: what the outer
+        levels leave for later stages then lies on both sides of them.
+        """
+        half = self._count / 2 if self.centered else (self._count - 1) * (1 + _MARGIN) / 2
         shift = np.arctanh(self._offset / half)
         bounded = jnp.tanh(latents + self._like(shift, latents)) * self._like(half, latents)
         return (bounded - self._like(self._offset, latents)) / self._like(self._width, latents)
 
     def nearest(self, points: jax.Array) -> jax.Array:
         """Rounds, to even where two levels are equally near."""
-        place = points * self._like(self._width, points) + self._like(self._lowest, points)
+        place = self.level(points)
         # A point that is not a number has a level too, of which `quantized` is not made.
         level = jnp.nan_to_num(jnp.round(place))
         level = jnp.clip(level, 0, self._like(self._count - 1, points))

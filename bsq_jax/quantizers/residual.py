@@ -80,6 +80,25 @@ class ResidualQuantizer(Quantizer):
         """One for each stage, if they are learned."""
         return self.stages * self.stage.learned
 
+    @property
+    def scalar_levels(self) -> int:
+        """Those of all stages together, which nest."""
+        return int(self.stage.scalar_levels**self.stages)
+
+    @property
+    def outer_level(self) -> float:
+        """The sum of those of the stages."""
+        return float(self.stage.outer_level * sum(self._ratio**k for k in range(self.stages)))
+
+    @property
+    def _ratio(self) -> float:
+        """How much smaller the codes of a stage with levels are than those of the one before."""
+        return 1 / self.stage.scalar_levels
+
+    def level(self, points: jax.Array) -> jax.Array:
+        """Among the levels of all stages together."""
+        return (points / self.outer_level + 1) / 2 * (self.scalar_levels - 1)
+
     def project(self, latents: jax.Array) -> jax.Array:
         """As the first stage does."""
         return self._stages[0].project(latents)
@@ -113,7 +132,8 @@ class ResidualQuantizer(Quantizer):
         quantized = straight_through(points, codes, self.slope)
         bits = jnp.concatenate([each.bits for each in stages], axis=-1)
         seen = tuple(each.points for each in stages) if self.learned else ()
-        return Quantized(quantized, bits, losses, loss, seen)
+        levels = self.level(points) if self.scalar_levels else None
+        return Quantized(quantized, bits, losses, loss, seen, levels)
 
     def _scale(self, stage: int, axes: int) -> float | jax.Array:
         """What the codes of a stage are multiplied by: a number, or one for each channel."""

@@ -71,6 +71,20 @@ class SignQuantizer(Quantizer):
         """One half: the signs of what is left are those of its place in a cell half as wide."""
         return 0.5
 
+    @property
+    def scalar_levels(self) -> int:
+        """Two."""
+        return 2
+
+    @property
+    def outer_level(self) -> float:
+        """A coordinate of a corner."""
+        return 1 / self.slope
+
+    def level(self, points: jax.Array) -> jax.Array:
+        """0 at the negative coordinate of a corner, 1 at the positive one."""
+        return (points * self.slope + 1) / 2
+
     def nearest(self, points: jax.Array) -> jax.Array:
         """The signs; zero counts as -1 (the rule is ``u > 0``)."""
         return (points > 0).astype(jnp.uint8)

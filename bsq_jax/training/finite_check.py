@@ -22,6 +22,8 @@ _PARTS = {
     "adversary/opt_state/": "statistics of the discriminator's optimizer",
     "adversary/": "averages of the discriminator",
     "codebooks/": "averages of the codebooks",
+    "rate/params/": "parameters of the prior of the rate",
+    "rate/opt_state/": "statistics of its optimizer",
 }
 
 

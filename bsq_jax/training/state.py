@@ -49,6 +49,19 @@ class CodebookState:
 
 
 @flax.struct.dataclass
+class RateState:
+    """The prior that measures the rate in the loss of a tokenizer.
+
+    Attributes:
+      params: its float32 parameters.
+      opt_state: state of its own optimizer.
+    """
+
+    params: Any
+    opt_state: Any
+
+
+@flax.struct.dataclass
 class TrainState:
     """Everything that a step changes.
 
@@ -60,6 +73,7 @@ class TrainState:
       adversary: the discriminator, under the name that checkpoints have for it; None where there
         is none.
       codebooks: of each learned codebook of the quantizer; None where there is none.
+      rate: the prior of the rate in the loss; None where there is none.
     """
 
     step: jax.Array
@@ -68,6 +82,7 @@ class TrainState:
     opt_state: Any
     adversary: DiscriminatorState | None = None
     codebooks: tuple[CodebookState, ...] | None = None
+    rate: RateState | None = None
 
 
 class TrainableNetwork(NamedTuple):
@@ -99,6 +114,7 @@ def abstract_state(
     ema: bool,
     discriminator: TrainableNetwork | None = None,
     codebooks: Codebooks | None = None,
+    rate: TrainableNetwork | None = None,
 ) -> TrainState:
     """Shapes, dtypes and shardings of the state, without allocating anything.
 
@@ -109,6 +125,7 @@ def abstract_state(
       ema: whether averaged parameters are kept.
       discriminator: the network that is trained against it, if there is one.
       codebooks: those of the network that are learned, if there are any.
+      rate: the prior of the rate in its loss, if there is one.
 
     Returns:
       A `TrainState` of `jax.ShapeDtypeStruct` that carry shardings.
@@ -133,7 +150,9 @@ def abstract_state(
         numbers: Any = (scalar((2,), jnp.float32), scalar((), jnp.float32))
         second = DiscriminatorState(*params_and_statistics(discriminator), *numbers)
     third = None if codebooks is None else codebooks.abstract(params)
-    fields: Any = (scalar((), jnp.int32), params, params if ema else None, opt_state, second, third)
+    fourth = None if rate is None else RateState(*params_and_statistics(rate))
+    average = params if ema else None
+    fields: Any = (scalar((), jnp.int32), params, average, opt_state, second, third, fourth)
     return TrainState(*fields)
 
 
@@ -162,6 +181,7 @@ def initial_state(
     *,
     discriminator: TrainableNetwork | None = None,
     codebooks: Codebooks | None = None,
+    rate: TrainableNetwork | None = None,
 ) -> TrainState:
     """The state at step 0, every array made where it belongs: no device ever holds it whole.
 
@@ -170,6 +190,7 @@ def initial_state(
       abstract: what that returned.
       discriminator: as given to `abstract_state`.
       codebooks: likewise.
+      rate: likewise.
     """
 
     def make() -> TrainState:
@@ -183,8 +204,12 @@ def initial_state(
                 weights, discriminator.optimizer.init(weights), jnp.zeros(2), jnp.float32(0)
             )
         third = None if codebooks is None else codebooks.init(params)
+        fourth = None
+        if rate is not None:
+            weights = nn.meta.unbox(rate.init())
+            fourth = RateState(weights, rate.optimizer.init(weights))
         opt_state = network.optimizer.init(params)
-        fields: Any = (jnp.int32(0), params, ema, opt_state, second, third)
+        fields: Any = (jnp.int32(0), params, ema, opt_state, second, third, fourth)
         return TrainState(*fields)
 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)

@@ -160,6 +160,8 @@ def _bytes_of_parts(state: Any, frozen: Any, batch: Any) -> dict[str, int]:
     parts["optimizer"] = state.opt_state
     if state.adversary is not None:
         parts["discriminator and its optimizer"] = state.adversary
+    if state.rate is not None:
+        parts["prior of the rate and its optimizer"] = state.rate
     if state.codebooks:
         parts["averages of the codebooks"] = state.codebooks
     parts |= {"frozen networks": frozen, "batch": batch}

@@ -64,6 +64,11 @@ class TrainingTask:
         """The learned codebooks of the network, if there are any."""
         return None
 
+    @property
+    def _rate(self) -> TrainableNetwork | None:
+        """The prior of the rate in its loss, if there is one."""
+        return None
+
     def abstract_state(self, mesh: Mesh) -> TrainState:
         """Shapes and shardings of the state on `mesh`; allocates nothing."""
         return abstract_state(
@@ -72,6 +77,7 @@ class TrainingTask:
             ema=self.ema_decay > 0,
             discriminator=self._discriminator,
             codebooks=self._codebooks,
+            rate=self._rate,
         )
 
     def init_state(self, mesh: Mesh) -> TrainState:
@@ -82,6 +88,7 @@ class TrainingTask:
             abstract,
             discriminator=self._discriminator,
             codebooks=self._codebooks,
+            rate=self._rate,
         )
 
     def _optimizer_step(

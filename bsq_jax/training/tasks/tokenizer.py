@@ -37,6 +37,7 @@ from bsq_jax.training.tasks import flipped_bits, forward, step_metrics, variable
 from bsq_jax.training.tasks.adversarial import AdversarialTraining, make_adversarial_training
 from bsq_jax.training.tasks.base import Batch, Metrics, TrainingTask, shared_settings
 from bsq_jax.training.tasks.codebooks import CodebookTraining, Draw, make_codebook_training
+from bsq_jax.training.tasks.rate import RateTraining, make_rate_training
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -62,6 +63,7 @@ class TokenizerTask(TrainingTask):
       adversarial: the discriminator and its training; None for none.
       flip: share of the bits that the decoder gets wrong in training.
       codebooks: the learned codebooks and how they move; None where the quantizer has none.
+      rate: the rate in the loss; None: it has none.
     """
 
     model: TokenizerModel
@@ -70,6 +72,7 @@ class TokenizerTask(TrainingTask):
     adversarial: AdversarialTraining | None
     flip: float
     codebooks: CodebookTraining | None = None
+    rate: RateTraining | None = None
 
     # --- state ---
 
@@ -93,6 +96,10 @@ class TokenizerTask(TrainingTask):
     @property
     def _codebooks(self) -> CodebookTraining | None:
         return self.codebooks
+
+    @property
+    def _rate(self) -> TrainableNetwork | None:
+        return None if self.rate is None else self.rate.network
 
     def load_frozen(self, mesh: Mesh) -> FrozenParams:
         """Parameters of the frozen networks that the losses need, on every device.
@@ -153,7 +160,8 @@ class TokenizerTask(TrainingTask):
         mean_frames: jax.Array | None = None,
         flipped: jax.Array | None = None,
         measure: Callable[[Quantized, jax.Array | None], Any] = lambda *_: None,
-    ) -> tuple[Any, Any, Any, Metrics]:
+        rate: Any = None,
+    ) -> tuple[Any, Any, Any, Any, Metrics]:
         """Gradients of generator and discriminator for one (micro-)batch.
 
         Args:
@@ -169,36 +177,44 @@ class TokenizerTask(TrainingTask):
           flipped: 0/1 ``[batch, time, row, column, L]``, of `flipped_bits`; None: none. The metrics
             and the quantizer's losses are those of the right bits.
           measure: takes what else is wanted from the tokens and the weights of their frames.
+          rate: parameters of the prior of the rate, if there is one.
 
         Returns:
-          ``(of the generator, of the discriminator or None, what was measured, metrics)``. All
-          metrics add up over micro-batches; `step_metrics.finish` makes those of the step.
+          ``(of the generator, of the discriminator or None, of the prior of the rate or None, what
+          was measured, metrics)``. All metrics add up over micro-batches; `step_metrics.finish`
+          makes those of the step.
         """
         pixels, weights = forward.with_plain_padding(pixels, frames)
         of_tokens = forward.token_weights(self.model.shape, weights)
 
-        def generate(params: Any) -> tuple[tuple[jax.Array, jax.Array], Quantized]:
+        entropy_weight = self.entropy_weight(step)
+
+        def generate(params: Any, rate: Any) -> tuple[tuple[jax.Array, jax.Array], Any]:
             output = self.reconstruct(params, pixels, of_tokens, kept, frames, flipped)
-            fake = output.pixels
+            fake, quantized = output.pixels, output.quantized
             if weights is not None:  # at the source, so that no loss has a gradient there
                 fake = jnp.where(with_axes(weights, 5) > 0, fake, pixels)
-            return (fake, output.quantized.loss), output.quantized
+            added, terms = entropy_weight * quantized.loss, {"quantizer_loss": quantized.loss}
+            if self.rate is not None:
+                found = self.rate.rate(rate, quantized, step, kept, of_tokens)
+                added += found.loss
+                terms["bits_per_pixel"] = found.bits_per_pixel
+            return (fake, added), (quantized, terms)
 
         def pixel_loss(fake: jax.Array) -> tuple[jax.Array, Metrics]:
             return weighted_sum(self.losses, pixels, fake, weights, frozen)
 
-        (fake, entropy), pull, quantized = jax.vjp(generate, params, has_aux=True)
+        (fake, added), pull, (quantized, of_terms) = jax.vjp(generate, params, rate, has_aux=True)
         (loss, terms), pixel_gradient = jax.value_and_grad(pixel_loss, has_aux=True)(fake)
-        entropy_weight = jnp.asarray(self.entropy_weight(step), entropy.dtype)
-        loss += entropy_weight * entropy
-        watched = {**terms, "quantizer_loss": entropy}
+        loss += added
+        watched = {**terms, **of_terms}
         discriminator_gradient = None
         if self.adversarial is not None:
             assert discriminator is not None
 
             # Only the last layer's gradient is used, so the rest of this one is never computed.
             def last_layer(pixel_gradient: jax.Array) -> jax.Array:
-                (gradient,) = pull((pixel_gradient, jnp.zeros_like(entropy)))
+                gradient, _ = pull((pixel_gradient, jnp.zeros_like(added)))
                 return gradient["decoder"]["head_out"]["kernel"]
 
             found = self.adversarial.gradients(discriminator, pixels, fake, step, weights)
@@ -212,13 +228,14 @@ class TokenizerTask(TrainingTask):
             loss += weight * found.metrics["adversarial"]
             watched |= found.metrics
             discriminator_gradient = found.discriminator
-        (gradient,) = pull((pixel_gradient, entropy_weight))
+        gradient, rate_gradient = pull((pixel_gradient, jnp.ones_like(added)))
         layout = self.model.quantizer.layout
         watched |= step_metrics.reconstruction_metrics(
             quantized, layout, pixels, fake, weights, of_tokens
         )
         measured = measure(quantized, of_tokens)
-        return gradient, discriminator_gradient, measured, {**watched, "loss": loss}
+        metrics = {**watched, "loss": loss}
+        return gradient, discriminator_gradient, rate_gradient, measured, metrics
 
     def train_step(
         self, state: TrainState, batch: Batch, frozen: FrozenParams
@@ -245,12 +262,13 @@ class TokenizerTask(TrainingTask):
                 mean_frames=mean_frames,
                 flipped=flipped,
                 measure=measure,
+                rate=None if state.rate is None else state.rate.params,
             )
 
         kept = self.kept_bits(len(pixels), state.step)
         numbers = None if self.codebooks is None else jnp.arange(len(pixels))
         rows = pixels, kept, self.flipped_bits(pixels, state.step), numbers
-        gradients, of_discriminator, of_codebooks, watched = over_micro_batches(
+        gradients, of_discriminator, of_rate, of_codebooks, watched = over_micro_batches(
             gradients_of, rows, all_frames, self.accumulate
         )
         watched = self._finished(watched, pixels, all_frames)
@@ -269,6 +287,10 @@ class TokenizerTask(TrainingTask):
             )
             after = dataclasses.replace(after, adversary=adversary)
             watched["discriminator_gradient_norm"] = optax.tree.norm(of_discriminator)
+        if self.rate is not None:
+            assert state.rate is not None
+            after = dataclasses.replace(after, rate=self.rate.update(state.rate, of_rate))
+            watched["rate_gradient_norm"] = optax.tree.norm(of_rate)
         return after, watched | of_optimizer
 
     def _finished(self, watched: Metrics, pixels: jax.Array, frames: jax.Array | None) -> Metrics:
@@ -320,5 +342,6 @@ def make_tokenizer_task(config: ConfigDict) -> TokenizerTask:
         adversarial=make_adversarial_training(config),
         flip=config.quantizer.flip,
         codebooks=make_codebook_training(config, model.quantizer),
+        rate=make_rate_training(config, model),
         **shared_settings(config),
     )
