@@ -19,7 +19,7 @@ from bsq_jax.core.errors import RUN_AGAIN, UserError
 
 COMMANDS = (
     *("train", "evaluate", "encode", "decode", "info", "rd", "generate", "score", "tokenize"),
-    *("convert", "plan", "studies", "export"),
+    *("convert", "plan", "studies", "export", "demo"),
 )
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 

@@ -16,7 +16,7 @@ from bsq_jax.coding.reference_codecs import NAMES, reference
 from bsq_jax.core.errors import UserError
 
 VIDEOS = ("h264", "h265", "av1", "h264-444", "h265-444")
-CODECS = ("jpeg", "webp", *VIDEOS)
+CODECS = ("jpeg", "webp", "avif", *VIDEOS)
 
 
 def soft(time, height, width):
@@ -167,14 +167,18 @@ def test_the_rate_is_in_the_file():
         assert file.streams.video[0].average_rate == Fraction(30000, 1001)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("jpeg", "JPEG"), ("webp", "WEBP")])
+@pytest.mark.parametrize(("name", "kind"), [("jpeg", "JPEG"), ("webp", "WEBP"), ("avif", "AVIF")])
 def test_pictures_are_files_of_pillow(name, kind):
     frames = soft(2, 40, 50)
     coded = reference(name).code(frames, 50, None)
     sizes = []
     for frame, decoded in zip(frames, coded.frames, strict=True):
         file = io.BytesIO()
-        how = {"optimize": True, "progressive": True} if kind == "JPEG" else {"method": 6}
+        how = {
+            "JPEG": {"optimize": True, "progressive": True},
+            "WEBP": {"method": 6},
+            "AVIF": {"speed": 6, "autotiling": False},
+        }[kind]
         Image.fromarray(frame).save(file, kind, quality=50, **how)
         np.testing.assert_array_equal(decoded, np.asarray(Image.open(file).convert("RGB")))
         sizes.append(len(file.getvalue()))
@@ -182,7 +186,7 @@ def test_pictures_are_files_of_pillow(name, kind):
 
 
 def test_what_is_not_there_is_named(monkeypatch):
-    with pytest.raises(UserError, match=r"unknown codec 'h266'.*jpeg, webp, h264") as caught:
+    with pytest.raises(UserError, match=r"unknown codec 'h266'.*jpeg, webp, avif, h264") as caught:
         reference("h266")
     monkeypatch.setattr(reference_codecs.av, "codecs_available", {"libx264"})
     for name, wanted in {"h265": "libx265", "av1": "libsvtav1 or libaom-av1"}.items():
@@ -190,7 +194,7 @@ def test_what_is_not_there_is_named(monkeypatch):
             reference(name)
         assert "\n" not in str(caught.value)
     monkeypatch.setattr(reference_codecs.features, "check", lambda name: False)
-    with pytest.raises(UserError, match="WebP"):
+    with pytest.raises(UserError, match="cannot write webp"):
         reference("webp")
     assert reference("h264").about == "libx264, preset slow, yuv420p"
     assert set(CODECS) < set(NAMES)

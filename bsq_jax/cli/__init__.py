@@ -11,6 +11,7 @@ from bsq_jax import __version__
 from bsq_jax.cli import (
     convert,
     decode,
+    demo,
     encode,
     evaluate,
     export,
@@ -36,6 +37,7 @@ _SYNONYMS = {
     "encode": "compress enc pack",
     "decode": "decompress dec unpack reconstruct extract",
     "info": "inspect show header describe",
+    "demo": "serve web page gui browser try",
     "rd": "rate_distortion benchmark compare bd_rate",
     "tokenize": "tokens tokenise dataset prepare",
     "generate": "sample gen inpaint synthesize",
@@ -53,6 +55,7 @@ COMMANDS: Mapping[str, Command] = {
     "encode": encode.COMMAND,
     "decode": decode.COMMAND,
     "info": info.COMMAND,
+    "demo": demo.COMMAND,
     "rd": rd.COMMAND,
     "tokenize": tokenize.COMMAND,
     "generate": generate.COMMAND,

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from bsq_jax.coding.codec_model import CodecModel
+from bsq_jax.coding.coded_tokens import CodedTokens
 from bsq_jax.coding.container import DamagedFile, Header, TruncatedFile, read_header
 from bsq_jax.coding.file_decoder import FileDecoder
 from bsq_jax.coding.file_encoder import FileEncoder
@@ -98,6 +99,29 @@ class Codec(CodecModel):
                     coder = self._tiled.coder(tiles, stream=coding.stream)
                 made.append(coder.decode(coder.encode(group, coding.bits), len(group)))
         return np.concatenate(made)
+
+    def coded_tokens(
+        self,
+        frames: Any,
+        rate: fractions.Fraction | Timing | None = None,
+        *,
+        bits: int | None = None,
+        mode: str | None = None,
+    ) -> CodedTokens:
+        """The file of `encode` with its tokens, which can be looked at, changed and decoded.
+
+        Args are those of `encode`, for frames that are held in memory; so are their tokens.
+
+        Raises:
+          UserError: the frames or a setting are not such.
+        """
+        settings = self.settings(mode, bits)
+        coder = self._coder if settings.mode == "prior" else None
+        with open_given(frames) as given:
+            groups = list(given.groups(self.group))
+        height, width = groups[0].shape[1:3]
+        coding = self.coding(settings, height, width, clip=len(groups[0]) > 1)
+        return CodedTokens(self._tiled, coder, coding, groups, rate)
 
     # --- files ---
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fractions
+from typing import NamedTuple
 
 import numpy as np
 
@@ -48,6 +49,19 @@ class Coding:
         return all(getattr(self, name) == getattr(header, name) for name in names)
 
 
+class Added(NamedTuple):
+    """What `FileEncoder.add` wrote.
+
+    Attributes:
+      tokens: uint8 ``[time, tile, token, bit]``.
+      logits: that their bits were coded with, whole numbers ``[row, column, bit]`` of each frame of
+        tokens, see `PriorStream.encode`; empty without a prior.
+    """
+
+    tokens: np.ndarray
+    logits: list[np.ndarray]
+
+
 class FileEncoder:
     """Collects the frames of one file group by group; `finish` gives its bytes."""
 
@@ -85,8 +99,11 @@ class FileEncoder:
         self._pending_frames = 0
         self._count = 0
 
-    def add(self, frames: np.ndarray) -> None:
+    def add(self, frames: np.ndarray) -> Added:
         """Encodes the next frames, uint8 ``[time, height, width, 3]``.
+
+        Returns:
+          The tokens that were made of them.
 
         Raises:
           UserError: they are not such, or not of the size of those before.
@@ -95,15 +112,17 @@ class FileEncoder:
         if frames.shape[1:3] != (self._tiles.height, self._tiles.width):
             raise UserError("the frames of a video must all have one size")
         tokens = self._frames.encode(frames, self._coding.bits)
+        logits: list[np.ndarray] = []
         if self._stream is not None:
-            self._encoder = self._encoder or Encoder()
-            for frame in tokens:
-                self._stream.encode(self._frames.side_by_side(frame), self._encoder)
+            self._encoder = encoder = self._encoder or Encoder()
+            grids = map(self._frames.side_by_side, tokens)
+            logits = [self._stream.encode(grid, encoder) for grid in grids]
         self._pending.append(tokens)
         self._pending_frames += len(frames)
         self._count += len(frames)
         if self._pending_bytes() >= _CHUNK_BYTES:
             self._close_chunk()
+        return Added(tokens, logits)
 
     def _pending_bytes(self) -> int:
         if self._encoder is not None:

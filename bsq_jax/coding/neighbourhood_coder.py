@@ -88,7 +88,7 @@ class NeighbourhoodStream:
         """See `bsq_jax.coding.prior_coder.PriorStream`."""
         return len(self._order)
 
-    def encode(self, frame: np.ndarray, encoder: Encoder) -> None:
+    def encode(self, frame: np.ndarray, encoder: Encoder) -> np.ndarray:
         """See `bsq_jax.coding.prior_coder.PriorStream`."""
         coder, bits = self._coder, frame.reshape(self._count, self._kept)
         signs = self._signs(bits)
@@ -106,6 +106,7 @@ class NeighbourhoodStream:
         for step in self._order:
             encoder.write(bits[step].T, logits[step, : self._kept].T)
         self._next(signs)
+        return logits[: self._count, : self._kept].reshape(frame.shape)
 
     def decode(self, decoder: Decoder) -> np.ndarray:
         """See `bsq_jax.coding.prior_coder.PriorStream`."""

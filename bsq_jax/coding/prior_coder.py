@@ -22,12 +22,16 @@ class PriorStream(Protocol):
         """In how many steps a frame is decoded, each of many tokens at once."""
         ...
 
-    def encode(self, frame: np.ndarray, encoder: Encoder) -> None:
+    def encode(self, frame: np.ndarray, encoder: Encoder) -> np.ndarray:
         """Writes the next frame.
 
         Args:
           frame: uint8 ``[row, column, kept bit]``.
           encoder: is given the bits.
+
+        Returns:
+          The logits that each bit was coded with, whole numbers of the frame's shape, see
+          `bsq_jax.models.prior.entropy_coder`: what each bit takes in the file follows from them.
         """
         ...
 

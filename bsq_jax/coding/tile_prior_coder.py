@@ -31,6 +31,7 @@ from bsq_jax.models.prior.tile_prior import (
 from bsq_jax.models.prior.token_bits import TokenBits
 
 _MOST_TILES = 64  # computed at once; more go in pieces of so many
+_JOINED = "(down across) (rows columns) bit -> (down rows) (across columns) bit"
 
 
 class TilePriorCoder:
@@ -81,7 +82,7 @@ class TilePriorStream:
         """See `bsq_jax.coding.prior_coder.PriorStream`."""
         return len(self._coder._order)
 
-    def encode(self, frame: np.ndarray, encoder: Encoder) -> None:
+    def encode(self, frame: np.ndarray, encoder: Encoder) -> np.ndarray:
         """See `bsq_jax.coding.prior_coder.PriorStream`."""
         cut = "(down rows) (across columns) bit -> (down across) (rows columns) bit"
         bits = rearrange(frame, cut, **self._axes)
@@ -91,19 +92,19 @@ class TilePriorStream:
             signs, cache = self._padded(part), self._caches[number]
             logits, self._caches[number] = coder._frame(coder._numbers, signs, cache)
             parts.append(logits)
-        for part, logits in zip(own, parts, strict=True):
+        found = np.empty(bits.shape, np.int16)
+        for piece, part, logits in zip(self._pieces, own, parts, strict=True):
+            found[piece] = np.asarray(logits)[: len(part), :, : self._kept]
             for tokens in coder._order:
-                here = (slice(len(part)), tokens, slice(self._kept))
-                written = (np.moveaxis(x[here], 2, 0) for x in (part, np.asarray(logits)))
-                encoder.write(*written)
+                encoder.write(*(np.moveaxis(x[:, tokens], 2, 0) for x in (part, found[piece])))
+        return rearrange(found, _JOINED, **self._axes)
 
     def decode(self, decoder: Decoder) -> np.ndarray:
         """See `bsq_jax.coding.prior_coder.PriorStream`."""
         bits = np.zeros((self._tiles, self._coder.shape.tokens, self._kept), np.uint8)
         for number, piece in enumerate(self._pieces):
             self._decode_piece(number, bits[piece], decoder)
-        joined = "(down across) (rows columns) bit -> (down rows) (across columns) bit"
-        return rearrange(bits, joined, **self._axes)
+        return rearrange(bits, _JOINED, **self._axes)
 
     def _decode_piece(self, number: int, bits: np.ndarray, decoder: Decoder) -> None:
         """Fills in the bits of some tiles of a frame."""
