@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.server
 import json
+import os
 import re
 import socket
 import sys
@@ -44,11 +45,13 @@ def bound(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=64)
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or "not an address"
-        raise UserError(
-            f"cannot serve at {host}, port {port} ({reason}): give another --port or --host"
-        ) from None
+    except (socket.gaierror, UnicodeError):
+        reason = "there is no such address"
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+    raise UserError(
+        f"cannot serve at {host}, port {port} ({reason}): give another --port or --host"
+    )
 
 
 class DemoServer(http.server.ThreadingHTTPServer):

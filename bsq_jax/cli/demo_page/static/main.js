@@ -14,7 +14,8 @@ let rows = new Map(); // lines of the table by codec
 let right = "bsq"; // what is on the right: a codec, or "map"
 let flippedPicture = null;
 let frame = 0;
-let work = 0; // counts what was begun: older answers are dropped
+let openings = 0; // counts what was begun: older answers are dropped
+let work = 0; // likewise, of what is computed for the file
 
 const viewer = new Viewer((x, y) => {
   if (coded) panel.pick(state(), x, y);
@@ -41,11 +42,11 @@ function say(text, bad = false) {
 // --- opening ---
 
 async function open(name, opening) {
-  const number = ++work;
+  const number = ++openings;
   say(`Reading ${name}…`);
   try {
     const opened = await opening();
-    if (number !== work) return;
+    if (number !== openings) return;
     file = opened;
     [coded, frame, flippedPicture, right] = [null, 0, null, "bsq"];
     panel.clear();
@@ -56,17 +57,17 @@ async function open(name, opening) {
     by("frame-control").hidden = file.frames < 2;
     by("frame").max = file.frames - 1;
     by("frame").value = 0;
-    await encode();
+    mark(name);
+    encode();
   } catch (error) {
-    if (number === work) say(error.message, true);
+    if (number === openings) say(error.message, true);
   }
 }
 
 function openUpload(given) {
   if (!given) return;
-  mark(null);
   if (given.size > model.limits.upload_bytes) {
-    work += 1;
+    openings += 1;
     say(`${given.name} is too large: give a file of ${megabytes()} MB at most`, true);
     return;
   }
@@ -74,7 +75,6 @@ function openUpload(given) {
 }
 
 function openSample(name) {
-  mark(name);
   open(name, () => ask("sample", { name }));
 }
 
@@ -105,7 +105,7 @@ async function encode() {
     table();
     show();
     for (const [done, codec] of file.codecs.entries()) {
-      say(`Comparing… ${done} of ${file.codecs.length}`);
+      if (!by("message").className) say(`Comparing… ${done} of ${file.codecs.length}`);
       const row = await ask("compare", { id: file.id, bits, codec }).catch((error) => ({
         codec, title: codec, error: error.message,
       }));
@@ -114,7 +114,7 @@ async function encode() {
       table();
       if (codec === right) show();
     }
-    say("");
+    if (!by("message").className) say("");
   } catch (error) {
     if (number === work) say(error.message, true);
   }

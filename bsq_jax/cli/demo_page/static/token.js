@@ -51,9 +51,9 @@ export class TokenPanel {
     const { token, state } = this;
     by("token").hidden = false;
     by("token-hint").hidden = true;
-    const takes = state.prior ? `takes ${token.cost.toFixed(1)} bits of the file` : "";
+    const takes = state.prior ? `, which take ${token.cost.toFixed(1)} in the file` : "";
     by("token-text").textContent =
-      `Row ${token.row}, column ${token.column}: ${token.bits.length} bits ${takes}`;
+      `Row ${token.row}, column ${token.column}: ${token.bits.length} bits${takes}`;
     by("token-bits").replaceChildren(
       ...token.bits.map((bit, number) => {
         const button = document.createElement("button");
@@ -122,6 +122,7 @@ function crop(id, image, [left, top, side], box) {
   pen.imageSmoothingEnabled = false;
   pen.drawImage(image, left, top, side, side, 0, 0, canvas.width, canvas.height);
   pen.strokeStyle = "#ffd23f";
+  pen.lineWidth = 2;
   pen.strokeRect(
     (box[1] - left) * scale, (box[0] - top) * scale,
     (box[3] - box[1]) * scale, (box[2] - box[0]) * scale,
