@@ -54,7 +54,8 @@ def test_every_codec_codes_better_at_higher_rates(name, capfd):
     assert rates[-1] > 1.5 * rates[0]
     assert 20 < qualities[0] < 37 < qualities[-1]
     shift = np.mean(coded.frames.astype(float) - frames, axis=(0, 1, 2))
-    assert np.abs(shift).max() < 0.5
+    # The conversion of colours in libavif, which Pillow calls, rounds more coarsely than others.
+    assert np.abs(shift).max() < (0.8 if name == "avif" else 0.5)
     if name.endswith("-444"):
         assert qualities[-1] > 38
     assert capfd.readouterr() == ("", "")

@@ -3,8 +3,7 @@
 import { ask, loaded, pictureUrl } from "./api.js";
 
 const by = (id) => document.getElementById(id);
-const AROUND = 32; // pixels of a crop beside what changed
-const LEAST = 96; // side of a crop
+const AROUND = 28; // pixels of a crop beside the token
 
 export class TokenPanel {
   // `shown` is called with the picture of flipped bits, or null; `failed` with an error.
@@ -89,7 +88,6 @@ export class TokenPanel {
         loaded(pictureUrl(made.picture, 0)),
       ]);
       if (number !== this.number) return;
-      this.area = around(made.box || box, this.viewer.size);
       crop("crop-before", before, this.area, box);
       crop("crop-after", after, this.area, box);
       this.viewer.box("changed-box", made.box);
@@ -108,7 +106,7 @@ export class TokenPanel {
 
 // A square [left, top, side] around a box, inside the picture where that is large enough.
 function around([top, left, bottom, right], [width, height]) {
-  const side = Math.max(Math.max(bottom - top, right - left) + 2 * AROUND, LEAST);
+  const side = Math.max(bottom - top, right - left) + 2 * AROUND;
   const start = (from, to, length) =>
     Math.round(Math.min(Math.max((from + to - side) / 2, 0), Math.max(length - side, 0)));
   return [start(left, right, width), start(top, bottom, height), side];
