@@ -32,11 +32,11 @@ export class TokenPanel {
       const token = await ask("token", { id, bits, frame, x, y });
       if (number !== this.number) return;
       Object.assign(this, { token, state: { ...state } });
+      this.area = around(token.box, this.viewer.size);
       this.list();
       this.viewer.box("token-box", token.box);
       const before = await loaded(pictureUrl(state.coded, frame));
       if (number === this.number) {
-        this.area = around(token.box, this.viewer.size);
         crop("crop-before", before, this.area, token.box);
         crop("crop-after", before, this.area, token.box);
         by("after-text").textContent = "click a bit to flip it";
