@@ -1,6 +1,6 @@
 """Codecs to compare with, each at settings from low to medium quality: files made in memory.
 
-* ``jpeg``, ``webp``: Pillow, a file for every frame.
+* ``jpeg``, ``webp``, ``avif``: Pillow, a file for every frame.
 * ``h264``, ``h265``, ``av1``: libx264, libx265 and SVT-AV1 (else libaom) at constant quality, an
   MP4 file with colours for squares of two by two pixels (4:2:0), as videos have them.
 * ``h264-444``, ``h265-444``, ``av1-444``: the same with a colour for every pixel (4:4:4).
@@ -245,6 +245,13 @@ _PICTURES: dict[str, tuple[str, dict[str, Any], str, tuple[int, ...]]] = {
         (5, 10, 20, 35, 55, 75),
     ),
     "webp": ("WEBP", {"method": 6}, "Pillow, method 6, 4:2:0", (1, 10, 25, 45, 65, 80)),
+    # One thread, so that the bytes do not depend on the machine.
+    "avif": (
+        "AVIF",
+        {"speed": 4, "max_threads": 1},
+        "Pillow, speed 4, 4:2:0",
+        (10, 20, 32, 44, 57, 70),
+    ),
 }
 _VIDEOS: dict[str, tuple[tuple[_Encoder, ...], tuple[int, ...]]] = {
     "h264": ((_X264,), (46, 41, 36, 31, 26, 21)),
@@ -266,9 +273,10 @@ def reference(name: str) -> Coder:
         raise UserError(f"unknown codec {name!r} to compare with: choose from {', '.join(NAMES)}")
     if name in _PICTURES:
         kind, options, about, settings = _PICTURES[name]
-        if name == "webp" and not features.check("webp"):
+        if name != "jpeg" and not features.check(name):
             raise UserError(
-                "the installed Pillow cannot write WebP: leave webp out, or install it from PyPI"
+                f"the installed Pillow cannot write {kind}: leave {name} out, or install Pillow "
+                "11.3 or newer from PyPI"
             )
         code = functools.partial(_code_pictures, kind, options)
         return Coder(name, about, "quality", settings, code)
