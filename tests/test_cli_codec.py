@@ -5,6 +5,8 @@ import subprocess
 import sys
 
 import av
+import chex
+import jax
 import numpy as np
 import pytest
 from PIL import Image, features
@@ -12,6 +14,9 @@ from small_codec import make_codec, picture
 from video_files import write_video
 
 from bsq_jax import cli
+from bsq_jax.coding.codec import Codec
+from bsq_jax.core.errors import UserError
+from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.media.pictures import encode_png, save_png
 from bsq_jax.media.videos import encode_video
 
@@ -460,3 +465,61 @@ def test_export(run, model, tmp_path):
     assert run("encode", *words)[0] == 0
     assert (tmp_path / "a.bsq").read_bytes() == model[1].encode(picture(16, 16))
     assert run("export", model[0], tmp_path / "copy")[0] == 2
+
+
+def test_reconstruct_is_encode_and_decode(run, model, tmp_path):
+    frames = picture(21, 35)
+    save_png(tmp_path / "a.png", frames[0])
+    status, _, said = run("reconstruct", tmp_path / "a.png", tmp_path / "b.png")
+    assert status == 0
+    again = np.asarray(Image.open(tmp_path / "b.png"))
+    np.testing.assert_array_equal(again, model[1].reconstruct(frames)[0])
+    error = np.mean((again.astype(np.float64) - frames[0]) ** 2)
+    assert f"21x35, {10 * np.log10(255**2 / error):.2f} dB" in said
+    assert f"{len(model[1].encode(frames))} bytes" in said
+    words = ("reconstruct", tmp_path / "a.png", tmp_path / "c.png", "--beside", "--bits", 3)
+    assert run(*words, "--quiet") == (0, "", "")
+    both = np.asarray(Image.open(tmp_path / "c.png"))
+    beside = [frames[0], model[1].reconstruct(frames, bits=3)[0]]
+    np.testing.assert_array_equal(both, np.concatenate(beside, axis=1))
+
+
+def test_reconstruct_names_mistakes(run, tmp_path):
+    save_png(tmp_path / "a.png", picture(16, 16)[0])
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    for words, message in [
+        (("broken.png", "b.png"), "is no picture that can be read"),
+        (("a.png", "b.jpg"), "the name must end in .png"),
+        (("a.png", "a.png"), "exists"),
+        (("missing.png", "b.png"), "does not exist"),
+    ]:
+        status, _, said = run("reconstruct", *(tmp_path / word for word in words))
+        assert status == 2
+        assert message in said
+        assert said.count("\n") == 1
+
+
+def test_an_export_of_half_precision_is_a_model_of_its_own(run, model, tmp_path):
+    """Half the bytes; numpy rounds the weights; it codes and decodes its own files."""
+    assert run("export", model[0], tmp_path / "half", "--half")[0] == 0
+    whole, half = (
+        folder / "tokenizer" / "raw.safetensors" for folder in (model[0], tmp_path / "half")
+    )
+    assert half.stat().st_size < 0.7 * whole.stat().st_size
+    made = Codec.load(tmp_path / "half")
+    wanted = jax.tree.map(
+        lambda leaf: leaf.astype(np.float16).astype(np.float32), model[1].tokenizer.params
+    )
+    chex.assert_trees_all_equal(made.tokenizer.params, wanted)
+    frames = picture(21, 35)
+    data = made.encode(frames)
+    np.testing.assert_array_equal(made.decode(data).frames, made.reconstruct(frames))
+    assert made.fingerprint("prior") != model[1].fingerprint("prior")
+
+
+def test_weights_beyond_half_precision_are_refused(model, tmp_path):
+    params = jax.tree.map(np.copy, model[1].tokenizer.params)
+    params["to_latent"]["bias"][0] = 1e5
+    tokenizer = Tokenizer(model[1].tokenizer.config, params)
+    with pytest.raises(UserError, match="to_latent/bias has weights beyond the range of float16"):
+        tokenizer.save(tmp_path / "half", half=True)

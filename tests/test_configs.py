@@ -56,18 +56,29 @@ TERMS = {
     "quickstart:adamw": PIXELS,
     "quickstart:l1": PIXELS,
     "quickstart:perceptual": ALL_LOSSES,
+    "starter:tokenizer": PIXELS | {"bits_per_pixel"},
+    "starter:prior": {"loss", "saved"},
     "tokenizer:imagenet256": ALL_LOSSES,
     "tokenizer:imagenet128": ALL_LOSSES,
     "tokenizer:ucf101": ALL_LOSSES,
     "video:video": PIXELS,
 }
 # Terms that a config without that loss must not have.
-OPTIONAL = {"perceptual", "adversarial", "r1", "lecam", "logits_real", "logits_fake"}
+OPTIONAL = {
+    "perceptual",
+    "adversarial",
+    "r1",
+    "lecam",
+    "logits_real",
+    "logits_fake",
+    "bits_per_pixel",
+}
 
 # Whose tokens a model is on, by file.
 TOKENIZERS = {
     "digits": "digits.py:tokenizer",
     "prior": "quickstart.py",
+    "starter": "starter.py:tokenizer",
     "masked_lm": "tokenizer.py:imagenet128,bits=18,runlocal",
 }
 

@@ -3,6 +3,7 @@
 Examples:
   bsq-jax export runs/prior my_codec
   bsq-jax export runs/digits_lm my_generator
+  bsq-jax export runs/prior small_codec --half
 
 Every command that takes a model takes such a folder too.
 """
@@ -30,6 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", help="workdir of a tokenizer, a prior or a masked language model")
     parser.add_argument("output", help="folder to make")
     parser.add_argument("--force", action="store_true", help="write into a folder that exists")
+    parser.add_argument(
+        "--half",
+        action="store_true",
+        help="round a tokenizer and its prior to float16: a model of half the size, of its own",
+    )
 
 
 def run(flags: argparse.Namespace) -> int:
@@ -43,16 +49,18 @@ def run(flags: argparse.Namespace) -> int:
     if not source.is_dir():
         raise UserError(f"{source} does not exist or is not a folder: give a workdir or export")
     if read_saved_config(source).task == "masked_lm":
+        if flags.half:
+            raise UserError("--half is for tokenizers and priors, not for masked language models")
         _save(Generator.load(source), target)
         say(f"{target}: masked language model and tokenizer")
         return 0
     codec = Codec.load(source)
-    _save(codec, target)
+    _save(codec, target, half=flags.half)
     say(f"{target}: {'tokenizer and prior' if codec.has_prior else 'a tokenizer'}")
     return 0
 
 
-def _save(model: Codec | Generator, folder: pathlib.Path) -> None:
+def _save(model: Codec | Generator, folder: pathlib.Path, **how: bool) -> None:
     """Writes an export, into a new or empty folder whole or not at all.
 
     A folder that cannot be replaced, such as one with files or where a disk is mounted, gets the
@@ -66,11 +74,11 @@ def _save(model: Codec | Generator, folder: pathlib.Path) -> None:
         or folder.is_mount()
         or not os.access(folder.resolve().parent, os.W_OK | os.X_OK)
     ):
-        model.save(folder)
+        model.save(folder, **how)
         return
     try:
         with new_folder(folder) as temporary:
-            model.save(temporary)
+            model.save(temporary, **how)
     except OSError as error:
         raise UserError(f"cannot write the export {folder}: {error.strerror}") from error
 

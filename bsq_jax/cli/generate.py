@@ -34,7 +34,7 @@ _SAMPLING = ("steps", "schedule", "order", "temperature", "noise", "guidance")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of ``generate``."""
-    add_model(parser)
+    add_model(parser, starter=False)
     parser.add_argument("--num", type=int, default=16, help="how many samples (16)")
     parser.add_argument("--classes", help="numbers to take turns at, such as 1,2; or none")
     parser.add_argument("--out", help="folder for the pictures, to be made")
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace) -> int:
     """Generates, and writes what the flags ask for."""
-    path = model_path(flags)
+    path = model_path(flags, starter=False)
     folder = _checked_folder(flags)
     from bsq_jax.core.compilation_cache import enable_compilation_cache
     from bsq_jax.inference.generator import Generator

@@ -7,26 +7,39 @@ import os
 import pathlib
 import sys
 
+from bsq_jax.cli.outputs import say
 from bsq_jax.core.errors import UserError
 
 _VARIABLE = "BSQ_JAX_MODEL"
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """The flag that names a trained model."""
-    parser.add_argument("--model", help=f"workdir or export; by default ${_VARIABLE}")
+def add_model(parser: argparse.ArgumentParser, *, starter: bool = True) -> None:
+    """The flag that names a trained model; `starter` is that of `model_path`."""
+    last = ", or else the starter model of the package" if starter else ""
+    parser.add_argument("--model", help=f"workdir or export; by default ${_VARIABLE}{last}")
 
 
-def model_path(flags: argparse.Namespace) -> str:
-    """The model that ``--model`` or else the environment names.
+def model_path(flags: argparse.Namespace, *, starter: bool = True) -> str:
+    """The model that ``--model`` or else the environment names, or else the starter model.
+
+    Args:
+      flags: with ``model``; with ``quiet``, nothing is said of the starter model.
+      starter: whether the starter model will do.
 
     Raises:
-      UserError: neither does.
+      UserError: none is named, and the starter model will not do or is not there.
     """
     path = flags.model or os.environ.get(_VARIABLE)
-    if not path:
+    if path:
+        return path
+    if not starter:
         raise UserError(f"which model? Give --model WORKDIR_OR_EXPORT, or set {_VARIABLE}")
-    return path
+    from bsq_jax.inference.starter import starter_folder
+
+    folder = starter_folder()
+    if not getattr(flags, "quiet", False):
+        say("no model is named: the starter model of bsq_jax is taken")
+    return str(folder)
 
 
 def existing_file(path: str) -> pathlib.Path:

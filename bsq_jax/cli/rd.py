@@ -25,7 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of ``rd``."""
     add = parser.add_argument
     add("inputs", nargs="+", help="pictures or videos (.yuv, too), or folders of them")
-    add("--models", nargs="+", default=[], help="workdirs or exports of this project")
+    add(
+        "--models",
+        nargs="*",
+        help="workdirs or exports of this project; default: the starter model; no names: none",
+    )
     add(
         "--against",
         default="jpeg,webp,h264,h265,av1",
@@ -65,7 +69,7 @@ def run(flags: argparse.Namespace) -> int:
     if "psnr" in names and any(one.video for one in inputs):
         notes.append("psnr of a video: mean of its frames' PSNR, as the other metrics")
     enable_compilation_cache()
-    codecs = [Codec.load(path) for path in flags.models]
+    codecs = [Codec.load(path) for path in ([None] if flags.models is None else flags.models)]
     ours = rate_distortion.our_coders(codecs, bits, flags.overlap, flags.tile)
     points = rate_distortion.measure_points(
         inputs, [*ours, *references], names, frames=flags.frames, size=flags.size

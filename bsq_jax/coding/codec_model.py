@@ -19,6 +19,7 @@ from bsq_jax.coding.tile_tokenizer import MOST_PIXELS, TileTokenizer
 from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
+from bsq_jax.inference.starter import starter_folder
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.models.factory import make_prior
 from bsq_jax.training.export import identity, is_export, save_export
@@ -76,19 +77,23 @@ class CodecModel:
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], *, step: int | None = None, weights: str = "auto"
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        step: int | None = None,
+        weights: str = "auto",
     ) -> Self:
         """Loads a codec from the workdir or export of a prior, or of a tokenizer alone.
 
         Args:
-          path: the folder.
+          path: the folder; None: the starter model, which comes with the package.
           step: of a checkpoint that the workdir keeps; None: the newest complete one.
           weights: ``ema``, ``raw``, or ``auto`` for the averaged ones where there are some.
 
         Raises:
           UserError: the folder is neither, or damaged, or has no such step or weights.
         """
-        folder = local_path(path)
+        folder = starter_folder() if path is None else local_path(path)
         name = run_name(folder)
         if not folder.is_dir():
             raise UserError(f"{folder} does not exist or is not a folder: give a workdir or export")
@@ -111,20 +116,25 @@ class CodecModel:
         origin = initial.origin | {"weights": which}
         return cls(tokenizer, prior, name=name, origin=origin, workdir=workdir)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, half: bool = False) -> None:
         """Writes an export of all that coding needs; `load` reads it.
 
         The prior's weights lie in ``raw.safetensors`` or ``ema.safetensors``, by what they are.
+
+        Args:
+          path: the folder.
+          half: round all weights to float16: another model, of half the size, with its own files.
 
         Raises:
           UserError: the folder cannot be written.
         """
         if self._prior is None:
-            self.tokenizer.save(path)
+            self.tokenizer.save(path, half=half)
             return
-        self.tokenizer.save(local_path(path) / TOKENIZER_FOLDER)
+        self.tokenizer.save(local_path(path) / TOKENIZER_FOLDER, half=half)
         name = "ema" if self._origin.get("weights") == "ema" else "raw"
-        save_export(path, self._prior[0], {name: self._prior[1]}, origin=self._origin)
+        config, params = self._prior
+        save_export(path, config, {name: params}, origin=self._origin, half=half)
 
     @property
     def variable_bits(self) -> tuple[int, ...]:

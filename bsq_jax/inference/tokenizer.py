@@ -28,6 +28,7 @@ from bsq_jax.inference.given_pixels import given_pixels
 from bsq_jax.inference.layouts import check_layout
 from bsq_jax.inference.prepared import cast_matrices, check_params, frame_by_frame
 from bsq_jax.inference.size_classes import CompiledPrograms
+from bsq_jax.inference.starter import starter_folder
 from bsq_jax.inference.streaming import Stream
 from bsq_jax.inference.token_ids import from_ids, to_ids
 from bsq_jax.models.factory import make_tokenizer
@@ -87,7 +88,7 @@ class Tokenizer:
     @classmethod
     def load(
         cls,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | None = None,
         *,
         weights: str = "auto",
         dtype: str | None = None,
@@ -96,7 +97,7 @@ class Tokenizer:
         """Loads a tokenizer from a workdir or an export.
 
         Args:
-          path: the folder.
+          path: the folder; None: the starter model, which comes with the package.
           weights: ``ema``, ``raw``, or ``auto`` for the averaged ones where there are some.
           dtype: ``float32`` or ``bfloat16`` to compute in. By default float32 on CPUs, and what the
             config says on accelerators. `repr` shows which; the log says so where the config says
@@ -106,7 +107,7 @@ class Tokenizer:
         Raises:
           UserError: the folder is missing, neither of the two, damaged, or has no such weights.
         """
-        folder = local_path(path)
+        folder = starter_folder() / TOKENIZER_FOLDER if path is None else local_path(path)
         if not folder.is_dir():
             raise UserError(f"{folder} does not exist or is not a folder: give a workdir or export")
         if weights not in WEIGHTS:
@@ -138,10 +139,14 @@ class Tokenizer:
             made._saved_dtype = own
         return made
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, half: bool = False) -> None:
         """Writes an export that loads without the workdir: ``config.json`` and the weights.
 
         The weights lie in ``raw.safetensors`` or ``ema.safetensors``, by what they are.
+
+        Args:
+          path: the folder.
+          half: round the weights to float16, which makes another model of half the size.
 
         Raises:
           UserError: the folder cannot be written.
@@ -149,7 +154,7 @@ class Tokenizer:
         name = "ema" if self.origin.get("weights") == "ema" else "raw"
         config = self.config.copy_and_resolve_references()
         config.model.dtype = self._saved_dtype
-        save_export(path, config, {name: self._params}, origin=self.origin)
+        save_export(path, config, {name: self._params}, origin=self.origin, half=half)
 
     def __repr__(self) -> str:
         """Size, bits and origin in one line."""

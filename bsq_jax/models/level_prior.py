@@ -62,4 +62,4 @@ class LevelPrior(nn.Module):
         x += jnp.einsum("bhwkl,klcf->bhwcf", chosen, earlier * before)
         out = self.param("out", spread(self.features**-0.5), (channels, self.features, count))
         biases = self.param("logit_bias", bias(None, None), (channels, count))
-        return jnp.einsum("bhwcf,cfl->bhwcl", nn.gelu(x), out) + biases
+        return jnp.einsum("bhwcf,cfl->bhwcl", nn.gelu(x), out) + biases[None, None, None]

@@ -56,6 +56,7 @@ def save_export(
     weights: Mapping[str, Mapping[str, Any]],
     *,
     origin: Mapping[str, Any],
+    half: bool = False,
 ) -> None:
     """Writes an export: weights first, ``config.json`` last, each file atomically.
 
@@ -64,9 +65,11 @@ def save_export(
       config: the config; values that are derived when there are none may be left to that.
       weights: nested dicts of float32 arrays by the name of the set, at least ``raw`` or ``ema``.
       origin: where the weights come from, for people to read; ``step`` is shown in evaluations.
+      half: store float16, half the size. The weights are rounded, so this is another model than the
+        one that is given, with tokens of its own; it is loaded as float32.
 
     Raises:
-      UserError: the folder cannot be written.
+      UserError: the folder cannot be written, or a weight is beyond the range of float16.
     """
     assert set(weights) <= set(SETS)
     assert not {"raw", "ema"}.isdisjoint(weights)
@@ -84,6 +87,8 @@ def save_export(
             # In C order: safetensors would write a transposed view's bytes as they lie.
             leaves = flatten_dict(weights[name]).items()
             flat = {"/".join(key): np.asarray(leaf, order="C") for key, leaf in leaves}
+            if half:
+                flat = {key: _halved(leaf, key) for key, leaf in flat.items()}
             data = save_tensors(flat)
             described["weights"][name] = {
                 "num_params": int(sum(leaf.size for leaf in flat.values())),
@@ -193,4 +198,20 @@ def _load_set(path: pathlib.Path, sha256: str) -> dict[str, Any]:
         flat = load_tensors(data)
     except SafetensorError as error:
         raise UserError(f"{path} is damaged ({error}): export again") from error
-    return unflatten_dict({tuple(key.split("/")): leaf for key, leaf in flat.items()})
+    return unflatten_dict({tuple(key.split("/")): _single(leaf) for key, leaf in flat.items()})
+
+
+def _halved(leaf: np.ndarray, key: str) -> np.ndarray:
+    """A weight as float16.
+
+    Raises:
+      UserError: it is too large.
+    """
+    if leaf.size and np.abs(leaf).max() > np.finfo(np.float16).max:
+        raise UserError(f"{key} has weights beyond the range of float16: export in float32")
+    return leaf.astype(np.float16)
+
+
+def _single(leaf: np.ndarray) -> np.ndarray:
+    """A weight as float32, as which all are used."""
+    return leaf.astype(np.float32) if leaf.dtype == np.float16 else leaf

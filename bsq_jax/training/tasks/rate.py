@@ -114,7 +114,7 @@ class RateTraining:
         bits = weighted_mean(coded, weights)
         loss = self.weight(step) * weighted_mean(soft, weights) / self.pixels
         # The prior learns at the same pace whatever the weight.
-        return Rate(loss + bits - jax.lax.stop_gradient(bits), bits / self.pixels)
+        return Rate(loss + (bits - jax.lax.stop_gradient(bits)), bits / self.pixels)
 
     def update(self, state: RateState, gradients: Any) -> RateState:
         """The prior after a step of its optimizer."""
