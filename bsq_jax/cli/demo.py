@@ -9,7 +9,8 @@ It shows the original and the reconstruction under a divider that can be moved, 
 bits a token; the size of the .bsq file and what JPEG, WebP and AVIF make of as many bytes; where
 the prior spends its bits; and what comes of it when a bit of a token is flipped.
 
-The model is the workdir or export of a prior, or of a tokenizer alone. Large pictures are made
+The model is the workdir or export of a prior, or of a tokenizer alone. AVIF is written at speed 8,
+which takes a moment. Large pictures are made
 smaller, to about a megapixel, and of clips the first frames are taken. The page is served to this
 machine alone unless --host says otherwise, without a password; nothing is written, and nothing is
 loaded from elsewhere. Ctrl-C ends it. More is in docs/demo.md.

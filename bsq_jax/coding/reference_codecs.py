@@ -92,9 +92,10 @@ class Coder:
 # --- pictures ---
 
 
-def _code_pictures(
+def code_pictures(
     kind: str, options: Mapping[str, Any], frames: np.ndarray, setting: int, rate: Fraction | None
 ) -> Coded:
+    """Files of Pillow with these options, one for each frame; see `Coder.code`."""
     del rate
     made, size = np.empty_like(frames), 0
     for number, frame in enumerate(frames):
@@ -278,7 +279,7 @@ def reference(name: str) -> Coder:
                 f"the installed Pillow cannot write {kind}: leave {name} out, or install Pillow "
                 "11.3 or newer from PyPI"
             )
-        code = functools.partial(_code_pictures, kind, options)
+        code = functools.partial(code_pictures, kind, options)
         return Coder(name, about, "quality", settings, code)
     encoders, settings = _VIDEOS[name.removesuffix(_FULL_COLOUR)]
     pixels = "yuv444p" if name.endswith(_FULL_COLOUR) else "yuv420p"
