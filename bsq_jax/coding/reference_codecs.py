@@ -93,10 +93,9 @@ class Coder:
 
 
 def code_pictures(
-    kind: str, options: Mapping[str, Any], frames: np.ndarray, setting: int, rate: Fraction | None
+    kind: str, options: Mapping[str, Any], frames: np.ndarray, setting: int, _: Fraction | None
 ) -> Coded:
     """Files of Pillow with these options, one for each frame; see `Coder.code`."""
-    del rate
     made, size = np.empty_like(frames), 0
     for number, frame in enumerate(frames):
         file = io.BytesIO()
