@@ -19,7 +19,7 @@ from bsq_jax.core.errors import RUN_AGAIN, UserError
 
 COMMANDS = (
     *("train", "evaluate", "encode", "decode", "info", "rd", "generate", "score", "tokenize"),
-    *("convert", "plan", "studies", "export", "demo"),
+    *("convert", "plan", "studies", "export", "reconstruct", "demo"),
 )
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 
