@@ -93,7 +93,7 @@ def _table(report: Mapping[str, Any]) -> str:
 
 
 COMMAND = Command(
-    "measure generated pictures: FID, Inception score, precision, recall",
+    "score generated pictures: FID, Inception score, precision, recall",
     __doc__,
     add_arguments,
     run,
