@@ -78,7 +78,7 @@ def get_config(argument: str = "") -> ConfigDict:
         evaluate_every=500,
         picture_every=500,
     )
-    config.eval.batch_size = 32
+    config.eval.update(batch_size=32, starter=True)
     if variant in ("l1", "perceptual"):
         config.loss.update(l1=1.0, l2=0.0)
         config.train.update(steps=1500, batch_size=16)

@@ -90,6 +90,10 @@ def test_photographs_of_any_sizes():
         rows.append(row)
     labels = ["original", "18 bits per patch", "JPEG, its smallest", "24 bits: one color"]
     np.testing.assert_array_equal(sheet, grid(rows, labels=labels, columns=2, scale=8))
+    beside = photographs_picture(originals, made, patch=8, bits=18, others={"other": smallest})
+    labels = ["original", "18 bits per patch", "other", "JPEG, its smallest"]
+    rows = [*rows[:2], rows[2], rows[2]]
+    np.testing.assert_array_equal(beside, grid(rows, labels=labels, columns=2, scale=8))
 
 
 def test_a_jpeg_has_the_best_quality_that_fits():

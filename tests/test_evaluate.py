@@ -191,7 +191,7 @@ def test_the_picture_of_photographs_shows_the_middle_of_a_strip(tmp_path, monkey
     monkeypatch.setattr(module.comparison_pictures, "photographs_picture", photographs)
     drawn = evaluator.drawings(task.init_state(mesh).params, {}, Wanted(pictures=1))
     assert [drawing.stem for drawing in drawn] == ["photographs"]
-    side = max(data.eval_resize, 2 * min(data.crop))
+    side = max(data.eval_resize, 4 * min(data.crop))
     height, width = data.crop
     assert seen == [(side // height * height, 16 * side // width * width, 3)]
 

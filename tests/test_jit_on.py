@@ -27,6 +27,7 @@ PACKAGE = pathlib.Path(bsq_jax.__file__).parent
 ALLOWED = {
     "core/sharding.py": "jit_on",
     "inference/size_classes.py": "runs on one device",
+    "training/starter.py": "runs on one device",
     "coding/neighbourhood_coder.py": "runs on one device",
     "coding/tile_prior_coder.py": "runs on one device",
     "coding/rate_distortion.py": "runs on one device",

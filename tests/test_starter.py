@@ -11,7 +11,7 @@ from bsq_jax import Codec, Tokenizer, cli
 from bsq_jax.config import finalize, model_identity
 from bsq_jax.config.files import load_config_file
 from bsq_jax.core.errors import UserError
-from bsq_jax.inference import starter
+from bsq_jax.training import starter
 
 MEGABYTE = 10**6
 

@@ -34,7 +34,7 @@ def model_path(flags: argparse.Namespace, *, starter: bool = True) -> str:
         return path
     if not starter:
         raise UserError(f"which model? Give --model WORKDIR_OR_EXPORT, or set {_VARIABLE}")
-    from bsq_jax.inference.starter import starter_folder
+    from bsq_jax.training.starter import starter_folder
 
     folder = starter_folder()
     if not getattr(flags, "quiet", False):

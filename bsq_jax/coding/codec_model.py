@@ -19,7 +19,6 @@ from bsq_jax.coding.tile_tokenizer import MOST_PIXELS, TileTokenizer
 from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.paths import local_path
-from bsq_jax.inference.starter import starter_folder
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.models.factory import make_prior
 from bsq_jax.training.export import identity, is_export, save_export
@@ -31,6 +30,7 @@ from bsq_jax.training.saved_models import (
     run_name,
     will_be_removed,
 )
+from bsq_jax.training.starter import starter_folder
 
 
 class CodecModel:

@@ -335,6 +335,8 @@ EVAL: Section = {
     "pictures": Setting(8, POSITIVE),  # examples in a picture grid
     # metrics of your own, each module:attribute, see docs/extending/metric.md
     "metrics": Setting((), any_length=True, absent=()),
+    # show what the starter model makes of the photographs in the picture of them
+    "starter": Setting(False, absent=False),
     "lpips": Setting(True),  # LPIPS with AlexNet features
     "frechet": Setting(True),  # Frechet distances of the features of frozen networks
     "inception": Setting(""),  # file of Inception-v3 weights for FID and IS; empty: not measured

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import bisect
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -149,12 +149,13 @@ def photographs_picture(
     *,
     patch: int | tuple[int, int],
     bits: int,
+    others: Mapping[str, Sequence[np.ndarray]] | None = None,
 ) -> np.ndarray:
     """A picture of whole photographs ``[height, width, 3]`` of any sizes, all in one row.
 
-    Below the reconstructions are JPEGs of at most as many bytes as the tokens take.
+    Below the reconstructions are those of other models by name, JPEGs of at most as many bytes as
+    the tokens take, and, without other models, the oracle.
     """
-    oracle = [one_color_per_patch(image, patch) for image in originals]
     area = int(np.prod(np.broadcast_to(patch, 2)))
     most = [image.shape[0] * image.shape[1] * bits / (8 * area) for image in originals]
     coded = [jpeg_within(image, size) for image, size in zip(originals, most, strict=True)]
@@ -162,9 +163,11 @@ def photographs_picture(
     by_label = {
         "original": originals,
         f"{bits} bits per patch": reconstructions,
+        **(others or {}),
         "JPEG, equal bytes" if fits else "JPEG, its smallest": [image for image, _ in coded],
-        "24 bits: one color": oracle,
     }
+    if not others:
+        by_label["24 bits: one color"] = [one_color_per_patch(image, patch) for image in originals]
     sides = [max(image.shape[i] for image in originals) for i in (0, 1)]
     rows = [np.stack([_centre(image, sides) for image in row]) for row in by_label.values()]
     scale = min(max(1, round(_WIDTH / (len(originals) * sides[1]))), _LARGEST_SCALE)

@@ -18,6 +18,7 @@ from bsq_jax.data.settings import DataConfig
 from bsq_jax.evaluation.loop import EvaluationLoop
 
 _COUNT = 3  # photographs in the picture
+_SEEN = 256  # pixels that the short side has where four tiles are as many
 
 
 def load_photographs(source: Source, data: DataConfig) -> list[np.ndarray]:
@@ -31,7 +32,9 @@ def load_photographs(source: Source, data: DataConfig) -> list[np.ndarray]:
       Up to three pictures uint8 ``[height, width, 3]``, sides multiples of those of a tile.
     """
     height, width = data.crop
-    size = max(data.eval_resize, 2 * min(height, width))
+    side = min(height, width)
+    # At least two tiles high; of small tiles four, so that one sees what is in the picture.
+    size = max(data.eval_resize, 2 * side, min(4 * side, _SEEN))
     found: list[np.ndarray] = []
     for index in range(len(source)):
         try:

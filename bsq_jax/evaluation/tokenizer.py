@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import pathlib
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Any, Protocol
 
@@ -61,6 +61,9 @@ class TokenizerEvaluator:
       batch_size: global; rounded up to a multiple of the number of shards.
       networks: which metrics of frozen networks are measured besides; none by default.
       own: metrics of the user's own, measured besides.
+      beside: loads another model to show beside this one in the picture of photographs: returns
+        what to call it, and a function that reconstructs a picture uint8 ``[height, width, 3]``;
+        None: there is none.
 
     Raises:
       UserError: the split cannot be read, or the weights of a network.
@@ -75,6 +78,7 @@ class TokenizerEvaluator:
         batch_size: int,
         networks: NetworkSettings | None = None,
         own: Sequence[FrameMetric] = (),
+        beside: Callable[[], tuple[str, Callable[[np.ndarray], np.ndarray]]] | None = None,
     ):
         examples = eval_examples(data)
         shards = batch_shards(mesh)
@@ -89,7 +93,7 @@ class TokenizerEvaluator:
         self._sizes = examples.used_crops()
         smallest = (min(sides) for sides in zip(*self._sizes, strict=True))
         settings, clip = networks or NetworkSettings(), (examples.frames, *smallest)
-        self._own = own
+        self._own, self._beside = own, beside
         self._frames = FrameMetrics(
             settings,
             mesh,
@@ -249,9 +253,12 @@ class TokenizerEvaluator:
                 reconstruct, image, self.loop, self._mesh, self._data.crop
             )
 
-        made = [whole(image) for image in originals]
+        made, others = [whole(image) for image in originals], {}
+        if self._beside is not None:
+            name, reconstruct_beside = self._beside()
+            others[name] = [reconstruct_beside(image) for image in originals]
         return comparison_pictures.photographs_picture(
-            originals, made, patch=self._shape.patch, bits=self._shape.bits
+            originals, made, patch=self._shape.patch, bits=self._shape.bits, others=others
         )
 
 

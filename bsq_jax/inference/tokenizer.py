@@ -28,7 +28,6 @@ from bsq_jax.inference.given_pixels import given_pixels
 from bsq_jax.inference.layouts import check_layout
 from bsq_jax.inference.prepared import cast_matrices, check_params, frame_by_frame
 from bsq_jax.inference.size_classes import CompiledPrograms
-from bsq_jax.inference.starter import starter_folder
 from bsq_jax.inference.streaming import Stream
 from bsq_jax.inference.token_ids import from_ids, to_ids
 from bsq_jax.models.factory import make_tokenizer
@@ -36,6 +35,7 @@ from bsq_jax.models.tokenizer import TokenizerModel
 from bsq_jax.models.tokenizer_shape import TokenizerShape
 from bsq_jax.training.export import is_export, save_export
 from bsq_jax.training.saved_models import TOKENIZER_FOLDER, load_saved_model, read_saved_config
+from bsq_jax.training.starter import starter_folder
 
 _log = logging.getLogger(__name__)
 

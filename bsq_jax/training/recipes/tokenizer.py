@@ -32,6 +32,7 @@ from bsq_jax.training.initial_state import start_from
 from bsq_jax.training.recipes.mixed_sizes import check_same_sizes, run_lines, step_multiple
 from bsq_jax.training.recipes.same_data import check_same_data
 from bsq_jax.training.saved_models import check_same_model, load_saved_model
+from bsq_jax.training.starter import starter_reconstruction
 from bsq_jax.training.state import TrainState
 from bsq_jax.training.tasks.tokenizer import make_tokenizer_task
 
@@ -128,6 +129,7 @@ class TokenizerRecipe:
             batch_size=self._config.eval.batch_size,
             networks=make_network_settings(self._config),
             own=make_own_metrics(self._config.eval.metrics),
+            beside=starter_reconstruction if self._config.eval.starter else None,
         )
 
     @property
