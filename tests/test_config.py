@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 import textwrap
+import tomllib
 import types
 
 import pytest
@@ -562,6 +563,26 @@ def test_the_wheel_gets_the_configs():
     packages = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
     assert set(told["packages"]) == packages | {"bsq_jax.configs"}
     assert told["package_dir"] == {"bsq_jax.configs": "configs"}
+
+
+def test_the_wheel_gets_every_file_of_data():
+    """What pyproject.toml tells setuptools, against all files that are no modules."""
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"][
+        "package-data"
+    ]
+    packed = {
+        path
+        for package, patterns in told.items()
+        for pattern in patterns
+        for path in (ROOT / package.replace(".", "/")).glob(pattern)
+        if path.is_file()
+    }
+    kept = {
+        path
+        for path in (ROOT / "bsq_jax").rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc", ".typed")
+    }
+    assert packed == kept
 
 
 @pytest.mark.parametrize(
