@@ -44,11 +44,11 @@ def get_config(argument: str = "") -> ConfigDict:
     if variant == "prior":
         config.name = "starter, prior"
         config.task = "prior"
-        config.prior.update(width=160, layers=3, heads=5, hidden=96, window=1, reach=(3, 3))
+        config.prior.update(width=128, layers=3, heads=4, hidden=96, window=1, reach=(3, 3))
         config.optimizer.update(learning_rate=4e-3, ema=0.995)
         # Of 64 pixels, the size of the tokenizer, a step has 32 crops; of these 8 or fewer.
         config.data.update(sizes=("128x128", "128x192", "192x128"))
-        config.train.update(steps=3000, checkpoint_every=500, evaluate_every=0)
+        config.train.update(steps=1000, checkpoint_every=500, evaluate_every=0)
         return config
     config.name = "starter"
     config.model.update(
@@ -71,5 +71,5 @@ def get_config(argument: str = "") -> ConfigDict:
     )
     config.optimizer.update(name="muon", learning_rate=2e-3, muon_learning_rate=0.02, ema=0.999)
     config.data.sizes = SIZES
-    config.train.update(steps=10_000, checkpoint_every=1000, evaluate_every=0)
+    config.train.update(steps=7000, checkpoint_every=1000, evaluate_every=0)
     return config
