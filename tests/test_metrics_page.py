@@ -40,6 +40,7 @@ def of_training():
     found = traced("quickstart.py", "perceptual", loss__adaptive=True, loss__lecam=0.1)
     found |= traced("quickstart.py", "adamw,quantizer=vq,codes=512")
     found |= traced("quickstart.py", "adamw,quantizer=vq,codes=512,ema")
+    found |= traced("starter.py", "tokenizer")
     found |= traced("prior.py", "pictures") | traced("digits.py", "masked_lm")
     for unit in ("images", "clips"):
         found |= set(Throughput(0, 1, unit, 1.0).names)
