@@ -16,6 +16,7 @@ from bsq_jax import cli
 from bsq_jax.cli import inputs, outputs
 from bsq_jax.cli.command import Command, exit_status
 from bsq_jax.core.errors import RUN_AGAIN, UserError
+from bsq_jax.training.starter import starter_folder
 
 COMMANDS = (
     *("train", "evaluate", "encode", "decode", "info", "rd", "generate", "score", "tokenize"),
@@ -251,11 +252,13 @@ def test_help_loads_neither_jax_nor_the_config():
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_the_model_is_named_by_the_flag_or_the_environment(monkeypatch):
+def test_the_model_is_named_by_the_flag_or_the_environment(monkeypatch, capsys):
     flags = type("flags", (), {"model": None})
     monkeypatch.delenv("BSQ_JAX_MODEL", raising=False)
     with pytest.raises(UserError, match="--model"):
-        inputs.model_path(flags)
+        inputs.model_path(flags, starter=False)
+    assert inputs.model_path(flags) == str(starter_folder())
+    assert capsys.readouterr().err == "no model is named: the starter model of bsq_jax is taken\n"
     monkeypatch.setenv("BSQ_JAX_MODEL", "runs/a")
     assert inputs.model_path(flags) == "runs/a"
     flags.model = "runs/b"

@@ -1,0 +1,96 @@
+r"""The starter model beside JPEG and WebP of at most as many bytes, on photographs of packages.
+
+    python -m benchmarks.starter_sheet --out sheet.png
+
+Two photographs at 384 pixels to the short side: the flower of scikit-learn, which the model was not
+trained on, and the coffee of scikit-image, which is one of its 121 training photographs. The table
+has the bytes of real files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from benchmarks.timing import report
+from bsq_jax.coding.codec import Codec
+from bsq_jax.core.pixels import to_float
+from bsq_jax.data.reader import load_resized
+from bsq_jax.data.sources.embedded import photos
+from bsq_jax.evaluation.metrics.image_quality import psnr
+from bsq_jax.evaluation.networks.lpips import load_lpips, lpips
+from bsq_jax.media.pictures import grid, save_png
+
+SHOWN = ("flower.jpg", "coffee.png")
+SIDE = 384  # pixels of the short side
+PART = (320, 480)  # height and width of the middle that is shown
+
+
+def photograph(name: str) -> np.ndarray:
+    """A photograph inside a package, uint8 ``[height, width, 3]``."""
+    source = photos("val")  # of the quickstart
+    (record,) = (each for each in map(source.__getitem__, range(len(source))) if name in each.id)
+    return np.asarray(load_resized(record, SIDE, "lanczos", draft=False))
+
+
+def within(image: np.ndarray, kind: str, most: int) -> tuple[np.ndarray, int]:
+    """The best file of a kind of at most so many bytes, else its smallest; pixels and bytes."""
+    options = {"optimize": True, "progressive": True} if kind == "JPEG" else {"method": 6}
+    for quality in range(95, -1, -1):
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, kind, quality=quality, **options)
+        if len(file.getvalue()) <= most:
+            break
+    with Image.open(file) as opened:
+        return np.asarray(opened.convert("RGB")), len(file.getvalue())
+
+
+def middle(image: np.ndarray) -> np.ndarray:
+    """The part that is shown."""
+    top, left = ((have - want) // 2 for have, want in zip(image.shape[:2], PART, strict=True))
+    return image[top : top + PART[0], left : left + PART[1]]
+
+
+def main() -> None:
+    """Codes, measures, draws."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("sheet.png"))
+    parser.add_argument("--json", type=pathlib.Path)
+    flags = parser.parse_args()
+    codec, network = Codec.load(), load_lpips("alexnet")
+    rows, shown = [], []
+    for name in SHOWN:
+        original = photograph(name)
+        made = {}
+        for bits in codec.variable_bits[::-1]:
+            data = codec.encode(original, bits=bits)
+            made[f"starter, {bits} bits"] = codec.decode(data).frames[0], len(data)
+        most = max(size for _, size in made.values())
+        made |= {kind: within(original, kind, most) for kind in ("JPEG", "WEBP")}
+        shown.append([original, *(picture for picture, _ in made.values())])
+        for codec_name, (picture, size) in made.items():
+            pair = original[None, None], picture[None, None]
+            floats = (to_float(jnp.asarray(each)) for each in pair)
+            rows.append(
+                {
+                    "photograph": pathlib.Path(name).stem,
+                    "codec": codec_name,
+                    "bytes": size,
+                    "bits a pixel": round(8 * size / original[..., 0].size, 4),
+                    "PSNR (dB)": round(float(psnr(*pair)[0, 0]), 2),
+                    "LPIPS": round(float(lpips(network, *floats, net="alexnet")[0]), 3),
+                }
+            )
+    labels = ["original", *list(made)]
+    pictures = [np.stack([middle(row[number]) for row in shown]) for number in range(len(labels))]
+    save_png(flags.out, grid(pictures, labels=labels, columns=len(SHOWN), scale=1))
+    report("starter model", rows, flags.json)
+
+
+if __name__ == "__main__":
+    main()
