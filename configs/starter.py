@@ -12,7 +12,7 @@ The network is that of configs/any_size.py, for pictures of any size, but wider 
 decoder. Tokens have 9 channels of 8 levels in three stages of one bit each (finite scalar
 quantization); pictures can be decoded from the first two stages, 18 bits a token, too. The loss is
 the mean squared error plus the rate, ``loss.rate`` times the bits a pixel that a small prior needs:
-plain areas then cost little, and of the 27 bits of a token a file has less than half.
+plain areas then cost little, and of the 27 bits of a token a file has about half.
 docs/starter.md has the data, the measured quality and the limits of the model.
 """
 

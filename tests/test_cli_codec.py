@@ -452,8 +452,9 @@ def test_which_model(run, monkeypatch, tmp_path):
     save_png(tmp_path / "a.png", picture(16, 16)[0])
     monkeypatch.delenv("BSQ_JAX_MODEL")
     status, _, said = run("encode", tmp_path / "a.png", tmp_path / "a.bsq")
-    assert status == 2
-    assert "--model" in said
+    assert status == 0
+    assert "no model is named: the starter model of bsq_jax is taken" in said
+    assert "of starter" in said
 
 
 def test_export(run, model, tmp_path):

@@ -149,7 +149,9 @@ def test_stages_are_a_uniform_quantizer(n):
 def test_one_stage_has_the_published_levels_and_several_symmetric_ones():
     assert fsq_of(levels=(8, 6, 5)) == FiniteScalarQuantizer((8, 6, 5))
     stage = fsq_of(levels=(8, 6, 5), stages=2).stage
-    assert stage == FiniteScalarQuantizer((8, 6, 5), centered=True)
+    assert stage == FiniteScalarQuantizer((8, 6, 5), centered=True, whole_cells=True)
+    before = fsq_of(levels=(8, 6, 5), stages=2, whole_cells=False).stage
+    assert before == FiniteScalarQuantizer((8, 6, 5), centered=True)
     lowest = stage.decode(np.zeros(8, np.uint8))
     np.testing.assert_allclose(lowest, [-3.5 / 4, -2.5 / 3, -1])
 

@@ -63,9 +63,8 @@ def test_the_code_length_is_that_of_the_groups_of_levels(count):
     levels = rng.integers(0, 8, (5, 3))
     found = code_length(jnp.asarray(logits), jnp.asarray(levels, jnp.float32), count)
     wanted = [float64_length(*each, count) for each in zip(logits, levels, strict=True)]
-    np.testing.assert_allclose(found.coded, wanted, rtol=1e-5)
-    if count == 8:  # of whole levels
-        np.testing.assert_allclose(found.soft, wanted, rtol=1e-5)
+    np.testing.assert_allclose(found.coded.sum(-1), wanted, rtol=1e-5)
+    np.testing.assert_array_equal(found.coded, found.soft)
 
 
 def test_its_slope_is_what_the_next_level_would_save():
@@ -78,6 +77,18 @@ def test_its_slope_is_what_the_next_level_would_save():
     index = np.ogrid[:7, :2]
     wanted = lengths[(*index, below + 1)] - lengths[(*index, below)]
     np.testing.assert_allclose(slope, wanted, rtol=2e-4, atol=1e-5)
+
+
+def test_far_outside_the_levels_nothing_is_gained():
+    logits = jnp.array([[[0.0, 3.0]]])
+
+    def soft(level):
+        return code_length(logits, jnp.full((1, 1), level), 2).soft[0, 0]
+
+    wanted = 3 / -np.log(2)  # what the second level saves
+    for level, slope in {-0.6: 0, -0.4: wanted, 0.3: wanted, 1.4: wanted, 1.6: 0, 9.0: 0}.items():
+        assert jax.grad(soft)(level) == pytest.approx(slope, rel=1e-5)
+        assert soft(level) >= 0
 
 
 def test_only_the_coded_length_teaches_the_prior():
@@ -172,25 +183,57 @@ def test_the_rate_is_in_the_loss(trained):
     )
 
 
-def test_the_gradient_is_that_of_the_whole_loss():
-    """Of the network's last latent layer, against finite differences of the soft rate."""
+def test_a_latents_gradient_is_the_weight_times_what_the_next_level_saves():
     config = config_of(**FSQ)
-    config.loss.rate = 1e4  # so that float32 resolves the differences
-    task = make_tokenizer_task(finalize(config))
-    state = task.init_state(make_mesh(1, 1, 1))
-    pixels = jax.random.uniform(jax.random.key(5), (2, 1, 16, 16, 3), minval=-1.0)
+    training = make_tokenizer_task(finalize(config)).rate
+    quantizer = make_quantizer(finalize(config))
+    params = training.network.init()
+    latents = jax.random.normal(jax.random.key(0), (1, 1, 1, 1, 2))
+    points = quantizer.project(latents)
 
-    def rate_of(shift):
-        params = jax.tree.map(lambda leaf: leaf, state.params)
-        params["to_latent"]["bias"] = params["to_latent"]["bias"] + shift * jnp.array([1.0, 0.0])
-        quantized = task.reconstruct(params, pixels).quantized
-        found = task.rate.rate(state.rate.params, quantized, jnp.int32(9), None, None)
-        return found.loss
+    def loss(points):
+        quantized = quantizer.encode_points(points)
+        return training.rate(params, quantized, jnp.int32(0), None, None).loss
 
-    slope = jax.grad(rate_of)(0.0)
-    step = 1e-3
-    wanted = (rate_of(step) - rate_of(-step)) / (2 * step)
-    np.testing.assert_allclose(slope, wanted, rtol=0.02)
+    found = quantizer.encode_points(points)
+    chosen = np.clip(np.round(found.levels), 0, 7).astype(np.int32)
+    logits = np.asarray(training.prior.apply({"params": params}, chosen[0]), np.float64)[0, 0, 0]
+    lengths = -np.log2(np.exp(logits) / np.exp(logits).sum(-1, keepdims=True))
+    below = np.clip(np.floor(found.levels), 0, 6).astype(int).ravel()
+    saved = lengths[[0, 1], below + 1] - lengths[[0, 1], below]
+    per_point = 7 / 2 / quantizer.outer_level
+    slope = jax.grad(loss)(points).ravel()
+    np.testing.assert_allclose(slope, 0.05 * saved * per_point / 64, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("frames", "pixels"), [(1, 1), (2, 5), (3, 9)])
+def test_the_first_frame_of_tokens_is_of_one_frame(frames, pixels):
+    """With tokens of 4 frames a clip of 1 + 4 k frames has 1 + k frames of tokens."""
+    config = config_of(**FSQ)
+    config.model.update(patch_time=4, frames=9)
+    training = make_tokenizer_task(finalize(config)).rate
+    params = training.network.init()
+    quantizer = make_quantizer(finalize(config))
+    quantized = quantizer.encode(jax.random.normal(jax.random.key(0), (2, frames, 2, 2, 2)))
+    found = training.rate(params, quantized, jnp.int32(0), None, None).bits_per_pixel
+    image = dataclasses.replace(training, patch_time=1)
+    each = image.rate(params, quantized, jnp.int32(0), None, None).bits_per_pixel
+    assert found == pytest.approx(float(each) * frames / pixels, rel=1e-5)
+
+
+def test_bits_that_the_decoder_does_not_get_cost_nothing():
+    """Of signs without stages the first bits are kept, one for each channel."""
+    config = config_of(name="bsq")
+    config.model.min_bits = 2
+    training = make_tokenizer_task(finalize(config)).rate
+    quantizer = make_quantizer(finalize(config))
+    quantized = quantizer.encode(jax.random.normal(jax.random.key(0), (1, 1, 2, 2, 6)))
+    params = training.network.init()
+    logits = training.prior.apply({"params": params}, quantized.bits[0].astype(jnp.int32))
+    lengths = code_length(logits, quantized.levels[0], 2).coded.mean((0, 1, 2))
+    for kept in (2, 5, 6):
+        loss = training.rate(params, quantized, jnp.int32(0), jnp.array([kept]), None).loss
+        assert loss == pytest.approx(0.05 * float(lengths[:kept].sum()) / 64, rel=1e-4)
 
 
 def test_micro_batches_give_the_same_step():
@@ -209,7 +252,7 @@ def test_short_tokens_cost_less_or_more_by_the_growth():
     config = config_of(**FSQ)
     config.model.min_bits = 2
     training = make_tokenizer_task(finalize(config)).rate
-    quantizer = make_quantizer(config)
+    quantizer = make_quantizer(finalize(config))
     quantized = quantizer.encode(jax.random.normal(jax.random.key(0), (1, 1, 2, 2, 2)))
     params = training.network.init()
 

@@ -1,6 +1,7 @@
 r"""Shows what a model does to a picture, on a page in the browser.
 
 Examples:
+  bsq-jax demo
   bsq-jax demo --model runs/prior
   bsq-jax demo --model runs/quickstart --port 0
 
@@ -9,11 +10,11 @@ It shows the original and the reconstruction under a divider that can be moved, 
 bits a token; the size of the .bsq file and what JPEG, WebP and AVIF make of as many bytes; where
 the prior spends its bits; and what comes of it when a bit of a token is flipped.
 
-The model is the workdir or export of a prior, or of a tokenizer alone. AVIF is written at speed 8,
-which takes a moment. Large pictures are made
-smaller, to about a megapixel, and of clips the first frames are taken. The page is served to this
-machine alone unless --host says otherwise, without a password; nothing is written, and nothing is
-loaded from elsewhere. Ctrl-C ends it. More is in docs/demo.md.
+The model is the workdir or export of a prior, or of a tokenizer alone. Large pictures are made
+smaller, to about a megapixel, and of clips the first frames are taken. AVIF is written at speed 8,
+which takes a moment. The page is served to this machine alone unless --host names an address of
+this machine that others reach, without a password; nothing is written, and nothing is loaded from
+elsewhere. Ctrl-C ends it. More is in docs/demo.md.
 """
 
 from __future__ import annotations
@@ -41,6 +42,11 @@ def run(flags: argparse.Namespace) -> int:
     """Serves the page until Ctrl-C."""
     if not 0 <= flags.port <= _MOST_PORT:
         raise UserError(f"--port {flags.port}: give 0 to {_MOST_PORT}")
+    if flags.host in ("", "0.0.0.0", "::"):
+        raise UserError(
+            f"--host '{flags.host}' is every address: give the one address or name of this machine "
+            "that the browser will open"
+        )
     path = model_path(flags)
 
     from bsq_jax.cli.demo_page.server import DemoServer, bound

@@ -34,11 +34,11 @@ def model_path(flags: argparse.Namespace, *, starter: bool = True) -> str:
         return path
     if not starter:
         raise UserError(f"which model? Give --model WORKDIR_OR_EXPORT, or set {_VARIABLE}")
-    from bsq_jax.training.starter import starter_folder
+    from bsq_jax.training.starter import TAKEN, starter_folder
 
     folder = starter_folder()
     if not getattr(flags, "quiet", False):
-        say("no model is named: the starter model of bsq_jax is taken")
+        say(TAKEN)
     return str(folder)
 
 

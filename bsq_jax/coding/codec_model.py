@@ -30,7 +30,7 @@ from bsq_jax.training.saved_models import (
     run_name,
     will_be_removed,
 )
-from bsq_jax.training.starter import starter_folder
+from bsq_jax.training.starter import unnamed_model
 
 
 class CodecModel:
@@ -93,7 +93,7 @@ class CodecModel:
         Raises:
           UserError: the folder is neither, or damaged, or has no such step or weights.
         """
-        folder = starter_folder() if path is None else local_path(path)
+        folder = unnamed_model() if path is None else local_path(path)
         name = run_name(folder)
         if not folder.is_dir():
             raise UserError(f"{folder} does not exist or is not a folder: give a workdir or export")

@@ -41,6 +41,8 @@ def fill_in(config: ConfigDict) -> None:
     bits = stage_bits(quantizer)
     if config.model.bits == 0 and bits is not None:
         config.model.bits = bits * quantizer.stages
+    if quantizer.whole_cells is None:
+        quantizer.whole_cells = quantizer.name == "fsq" and quantizer.stages > 1
     if quantizer.commitment_weight is None:
         quantizer.commitment_weight = _COMMITMENT.get(quantizer.name)
 

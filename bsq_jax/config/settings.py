@@ -109,6 +109,9 @@ QUANTIZER: Section = {
         any_length=True,
         absent=(8, 8, 8, 6, 5),
     ),
+    # fsq: the tanh reaches to the end of the outer levels' cells, without which residual stages
+    # leave levels unused; None: with stages. Otherwise it ends at the outer levels, published
+    "whole_cells": Setting(None, identity=True, kind=bool, kinds=("fsq",), absent=False),
     "codes": Setting(  # vq: size of the codebook
         16384,
         Allowed("from 2 to 2^24", lambda n: 2 <= n <= 2**24),

@@ -61,9 +61,9 @@ class TokenizerEvaluator:
       batch_size: global; rounded up to a multiple of the number of shards.
       networks: which metrics of frozen networks are measured besides; none by default.
       own: metrics of the user's own, measured besides.
-      beside: loads another model to show beside this one in the picture of photographs: returns
-        what to call it, and a function that reconstructs a picture uint8 ``[height, width, 3]``;
-        None: there is none.
+      beside: another model to show beside this one in the picture of photographs: what to call it,
+        and a function that reconstructs a picture uint8 ``[height, width, 3]``; None: there is
+        none.
 
     Raises:
       UserError: the split cannot be read, or the weights of a network.
@@ -78,7 +78,7 @@ class TokenizerEvaluator:
         batch_size: int,
         networks: NetworkSettings | None = None,
         own: Sequence[FrameMetric] = (),
-        beside: Callable[[], tuple[str, Callable[[np.ndarray], np.ndarray]]] | None = None,
+        beside: tuple[str, Callable[[np.ndarray], np.ndarray]] | None = None,
     ):
         examples = eval_examples(data)
         shards = batch_shards(mesh)
@@ -255,7 +255,7 @@ class TokenizerEvaluator:
 
         made, others = [whole(image) for image in originals], {}
         if self._beside is not None:
-            name, reconstruct_beside = self._beside()
+            name, reconstruct_beside = self._beside
             others[name] = [reconstruct_beside(image) for image in originals]
         return comparison_pictures.photographs_picture(
             originals, made, patch=self._shape.patch, bits=self._shape.bits, others=others

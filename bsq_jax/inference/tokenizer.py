@@ -35,7 +35,7 @@ from bsq_jax.models.tokenizer import TokenizerModel
 from bsq_jax.models.tokenizer_shape import TokenizerShape
 from bsq_jax.training.export import is_export, save_export
 from bsq_jax.training.saved_models import TOKENIZER_FOLDER, load_saved_model, read_saved_config
-from bsq_jax.training.starter import starter_folder
+from bsq_jax.training.starter import unnamed_model
 
 _log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class Tokenizer:
         Raises:
           UserError: the folder is missing, neither of the two, damaged, or has no such weights.
         """
-        folder = starter_folder() / TOKENIZER_FOLDER if path is None else local_path(path)
+        folder = unnamed_model() / TOKENIZER_FOLDER if path is None else local_path(path)
         if not folder.is_dir():
             raise UserError(f"{folder} does not exist or is not a folder: give a workdir or export")
         if weights not in WEIGHTS:

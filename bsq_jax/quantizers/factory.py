@@ -34,7 +34,11 @@ def _signs(kind: type[SignQuantizer], settings: ConfigDict, bits: int) -> Quanti
 
 def _fsq(settings: ConfigDict, bits: int) -> Quantizer:
     del bits  # follow from the levels
-    return FiniteScalarQuantizer(tuple(settings.levels), centered=settings.stages > 1)
+    return FiniteScalarQuantizer(
+        tuple(settings.levels),
+        centered=settings.stages > 1,
+        whole_cells=bool(settings.whole_cells),
+    )
 
 
 def _vq(settings: ConfigDict, bits: int) -> Quantizer:

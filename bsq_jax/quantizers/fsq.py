@@ -29,10 +29,14 @@ class FiniteScalarQuantizer(Quantizer):
     Attributes:
       levels: of each channel, 2 to 2^16.
       centered: whether levels are symmetric, which residual stages need, see `step`.
+      whole_cells: whether latents go on to the end of the outer levels' cells, half a distance of
+        levels further: what the outer levels leave for later stages then lies on both sides of
+        them. Else they end at the outer levels, as published.
     """
 
     levels: tuple[int, ...]
     centered: bool = False
+    whole_cells: bool = False
 
     @property
     def bits(self) -> int:
@@ -75,12 +79,8 @@ class FiniteScalarQuantizer(Quantizer):
         return points * self._like(self._width, points) + self._like(self._lowest, points)
 
     def project(self, latents: jax.Array) -> jax.Array:
-        """The tanh, shifted so that 0 becomes 0, scaled to the outer levels.
-
-        Centered ones go on to the end of the outer cells, half a distance further: what the outer
-        levels leave for later stages then lies on both sides of them.
-        """
-        half = self._count / 2 if self.centered else (self._count - 1) * (1 + _MARGIN) / 2
+        """The tanh, shifted so that 0 becomes 0, scaled to the outer levels or their cells."""
+        half = self._count / 2 if self.whole_cells else (self._count - 1) * (1 + _MARGIN) / 2
         shift = np.arctanh(self._offset / half)
         bounded = jnp.tanh(latents + self._like(shift, latents)) * self._like(half, latents)
         return (bounded - self._like(self._offset, latents)) / self._like(self._width, latents)

@@ -29,6 +29,7 @@ from bsq_jax.core.paths import local_path
 
 FORMAT = "bsq_jax tokenizer"
 VERSION = 2
+_HALF_VERSION = 3  # of exports with float16 weights, which older releases would use as such
 CONFIG_FILE = "config.json"
 SETS = ("raw", "ema", "discriminator")
 _VERSION_1_FILE = "model.safetensors"
@@ -76,7 +77,7 @@ def save_export(
     folder = local_path(path)
     described: dict[str, Any] = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": _HALF_VERSION if half else VERSION,
         "origin": dict(origin),
         "weights": {},
         "config": {**to_json(config), "extensions": ""},  # folders of this machine
@@ -169,7 +170,7 @@ def _describe(folder: pathlib.Path) -> dict[str, Any]:
             f"{folder} is an export of an older bsq_jax (version 1; this one reads {VERSION}): "
             "export again from the workdir, or load it with that bsq_jax"
         )
-    if version != VERSION:
+    if version not in (VERSION, _HALF_VERSION):
         raise UserError(
             f"{folder} has export version {version}, but this bsq_jax reads {VERSION}: "
             "update bsq_jax, or export again"

@@ -16,11 +16,14 @@ import numpy as np
 
 import bsq_jax
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.once import say_once
 from bsq_jax.core.pixels import to_float, to_uint8
 from bsq_jax.models.factory import make_tokenizer
 from bsq_jax.training.saved_models import TOKENIZER_FOLDER, load_saved_model
 
 NAME = "starter"
+TAKEN = "no model is named: the starter model of bsq_jax is taken"
+"""What is said then."""
 
 
 def starter_folder() -> pathlib.Path:
@@ -38,12 +41,23 @@ def starter_folder() -> pathlib.Path:
     return folder
 
 
+def unnamed_model() -> pathlib.Path:
+    """`starter_folder`, and says once in the log that it is taken.
+
+    Raises:
+      UserError: as `starter_folder`.
+    """
+    folder = starter_folder()
+    say_once(TAKEN)
+    return folder
+
+
 def starter_reconstruction() -> tuple[str, Callable[[np.ndarray], np.ndarray]]:
     """The starter tokenizer as a row of the pictures of evaluations.
 
     Returns:
-      What to call it, and a function that reconstructs a picture uint8 ``[height, width, 3]`` whose
-      sides are multiples of a patch. Every process computes by itself, on one of its own devices.
+      What to call it, and a function that reconstructs a picture uint8 ``[height, width, 3]`` of
+      any size. Every process computes by itself, on one of its own devices.
 
     Raises:
       UserError: as `starter_folder`, or the model is damaged.
@@ -52,6 +66,7 @@ def starter_reconstruction() -> tuple[str, Callable[[np.ndarray], np.ndarray]]:
     config = saved.config.copy_and_resolve_references()
     config.model.dtype = "float32"
     model, params = make_tokenizer(config), next(iter(saved.weights.values()))
+    sides = model.shape.patch
 
     @jax.jit
     def step(params: Any, pixels: jax.Array) -> jax.Array:
@@ -59,6 +74,9 @@ def starter_reconstruction() -> tuple[str, Callable[[np.ndarray], np.ndarray]]:
         return to_uint8(output.pixels)
 
     def reconstruct(picture: np.ndarray) -> np.ndarray:
-        return np.asarray(step(params, jnp.asarray(picture)[None, None]))[0, 0]
+        height, width = picture.shape[:2]
+        rows, columns = (-side % patch for side, patch in zip((height, width), sides, strict=True))
+        filled = np.pad(picture, ((0, rows), (0, columns), (0, 0)), mode="edge")
+        return np.asarray(step(params, jnp.asarray(filled)[None, None]))[0, 0, :height, :width]
 
     return f"starter, {model.shape.bits} bits", reconstruct

@@ -16,7 +16,7 @@ from bsq_jax.media.timing import Timing
 _QUALITIES = tuple(range(1, 96))  # of Pillow, from worst to best
 _FACTORS = tuple(range(63, 9, -1))  # constant rate factors of AV1, likewise
 # Its search takes seven files, each of seconds with the settings that curves are measured with.
-_QUICK_AVIF = functools.partial(code_pictures, "AVIF", {"speed": 8})
+_QUICK_AVIF = functools.partial(code_pictures, "AVIF", {"speed": 8, "max_threads": 1})
 TITLES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF", "av1": "AV1"}
 """Names of the codecs, as the page writes them."""
 

@@ -19,7 +19,7 @@ class Gone(UserError):  # noqa: N818  # named for what it is
 
 
 class Shelf:
-    """Frames by name; the oldest are dropped once there are too many bytes of them."""
+    """Frames by name; those longest unused are dropped once there are too many bytes of them."""
 
     def __init__(self, most: int = _MOST_BYTES):
         """Begins empty; at most so many bytes are held, and one entry in any case."""
@@ -37,12 +37,21 @@ class Shelf:
                 self._bytes -= self._entries.popitem(last=False)[1].nbytes
         return name
 
+    def touch(self, name: str) -> bool:
+        """Marks frames as used just now; returns whether they are held."""
+        with self._lock:
+            held = name in self._entries
+            if held:
+                self._entries.move_to_end(name)
+        return held
+
     def png(self, name: str, frame: int) -> bytes:
         """A frame as a PNG file.
 
         Raises:
           Gone: there is none.
         """
+        self.touch(name)
         with self._lock:
             frames = self._entries.get(name)
         if frames is None or not 0 <= frame < len(frames):

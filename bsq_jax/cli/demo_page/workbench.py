@@ -51,6 +51,7 @@ class _Coded:
     tokens: CodedTokens
     frames: np.ndarray
     picture: str  # its name on the shelf
+    kept: dict[str, Answer] = dataclasses.field(default_factory=dict)  # other answers with pictures
 
 
 class Workbench:
@@ -120,27 +121,17 @@ class Workbench:
                 "bytes": len(coded.tokens.file),
                 "picture": coded.picture,
                 "tokens": list(coded.tokens.tokens.shape[:3]),
-                "map": self._map(coded) if coded.tokens.mode == "prior" else None,
+                "map": self._kept(coded, "map", self._map)
+                if coded.tokens.mode == "prior"
+                else None,
             }
 
     def compare(self, id: str, bits: int, codec: str) -> Answer:  # noqa: A002
         """A line of the table: ``bsq``, or another codec at as many bytes at most."""
         with self._lock:
             opened, coded = self._find(id), self._coded(id, bits)
-            original = opened.file.frames
-            size = len(coded.tokens.file)
-            answer: Answer = {"codec": codec, "fits": True}
-            if codec == "bsq":
-                title, setting = "this model", f"{bits} bits a token"
-                frames, picture = coded.frames, coded.picture
-            else:
-                found = equal_size.at_most(codec, original, opened.file.rate, size)
-                title, setting = equal_size.TITLES[codec], found.setting
-                size, frames = found.coded.file_bytes, found.coded.frames
-                answer["fits"], picture = found.fits, self.shelf.put(frames)
-            rate = 8 * size / (original.size // 3)
-            answer |= {"title": title, "setting": setting, "bytes": size, "bits_a_pixel": rate}
-            return answer | {"picture": picture, **self._measured(original, frames)}
+            compare = functools.partial(self._compare, opened.file, bits, codec)
+            return self._kept(coded, codec, compare)
 
     def token(self, id: str, bits: int, frame: int, x: int, y: int) -> Answer:  # noqa: A002
         """The token that shows at a pixel, its bits and what each takes in the file."""
@@ -191,6 +182,7 @@ class Workbench:
         except KeyError:
             raise Gone("this picture is held no longer: open it again") from None
         self._opened.move_to_end(key)
+        self.shelf.touch(opened.original)
         return opened
 
     def _coded(self, key: str, bits: int) -> _Coded:
@@ -203,7 +195,33 @@ class Workbench:
             while len(opened.coded) > _MOST_CODED:
                 opened.coded.popitem(last=False)
         opened.coded.move_to_end(bits)
-        return opened.coded[bits]
+        coded = opened.coded[bits]
+        if not self.shelf.touch(coded.picture):
+            coded = dataclasses.replace(coded, picture=self.shelf.put(coded.frames), kept={})
+            opened.coded[bits] = coded
+        return coded
+
+    def _kept(self, coded: _Coded, key: str, make: Callable[[_Coded], Answer]) -> Answer:
+        """An answer with a picture, made where it is not held."""
+        answer = coded.kept.get(key)
+        if answer is None or not self.shelf.touch(answer["picture"]):
+            answer = coded.kept[key] = make(coded)
+        return answer
+
+    def _compare(self, file: OpenedFile, bits: int, codec: str, coded: _Coded) -> Answer:
+        size = len(coded.tokens.file)
+        answer: Answer = {"codec": codec, "fits": True}
+        if codec == "bsq":
+            title, setting = "this model", f"{bits} bits a token"
+            frames, picture = coded.frames, coded.picture
+        else:
+            found = equal_size.at_most(codec, file.frames, file.rate, size)
+            title, setting = equal_size.TITLES[codec], found.setting
+            size, frames = found.coded.file_bytes, found.coded.frames
+            answer["fits"], picture = found.fits, self.shelf.put(frames)
+        rate = 8 * size / (file.frames.size // 3)
+        answer |= {"title": title, "setting": setting, "bytes": size, "bits_a_pixel": rate}
+        return answer | {"picture": picture, **self._measured(file.frames, frames)}
 
     def _map(self, coded: _Coded) -> Answer:
         """Pictures of the bits that each token takes, one for each frame, and their legend."""

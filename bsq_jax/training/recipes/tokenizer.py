@@ -129,7 +129,7 @@ class TokenizerRecipe:
             batch_size=self._config.eval.batch_size,
             networks=make_network_settings(self._config),
             own=make_own_metrics(self._config.eval.metrics),
-            beside=starter_reconstruction if self._config.eval.starter else None,
+            beside=starter_reconstruction() if self._config.eval.starter else None,
         )
 
     @property

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from einops import rearrange
 
-from bsq_jax.core.clips import weighted_mean
+from bsq_jax.core.clips import real_frames, weighted_mean
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.rng import stream_key
 from bsq_jax.losses.rate import code_length
@@ -53,7 +53,8 @@ class RateTraining:
       growth: how much more a bit counts for each stage that a token was cut short by.
       stages: of a token.
       bits: of a stage.
-      pixels: of a token.
+      patch: pixels of a patch of a frame.
+      patch_time: frames that a token is of, but in the first frame of tokens.
       seed: of the run.
     """
 
@@ -63,7 +64,8 @@ class RateTraining:
     growth: float
     stages: int
     bits: int
-    pixels: int
+    patch: int
+    patch_time: int
     seed: int
 
     @property
@@ -100,21 +102,28 @@ class RateTraining:
         logits = self.prior.apply({"params": params}, chosen)
         assert isinstance(logits, jax.Array)
 
-        def of_frames(tokens: jax.Array) -> jax.Array:
-            return jnp.mean(tokens, axis=(1, 2)).reshape(batch, -1)
+        def of_frames(lengths: jax.Array) -> jax.Array:
+            """Bits a token of each frame, ``[batch, time]``."""
+            return jnp.mean(jnp.sum(lengths, axis=-1), axis=(1, 2)).reshape(batch, -1)
 
         whole = code_length(logits, levels, most)
         coded, soft = of_frames(whole.coded), of_frames(whole.soft)
-        if kept is not None:
+        if kept is not None and self.stages == 1:  # a bit is a channel, and the first are kept
+            there = real_frames(jnp.repeat(kept, coded.shape[1]), self.bits)
+            soft = of_frames(whole.soft * there[:, None, None])
+        elif kept is not None:
             of_stage = round(most ** (1 / self.stages))
             for stages in range(1, self.stages):
                 cut = of_frames(code_length(logits, levels, of_stage**stages).soft)
                 cut *= self.growth ** (self.stages - stages)
                 soft = jnp.where((kept == stages * self.bits)[:, None], cut, soft)
+        frames = jnp.full((1, coded.shape[1]), self.patch_time).at[0, 0].set(1)
+        frames = jnp.broadcast_to(frames, coded.shape)
+        pixels = self.patch * weighted_mean(frames.astype(jnp.float32), weights)
         bits = weighted_mean(coded, weights)
-        loss = self.weight(step) * weighted_mean(soft, weights) / self.pixels
+        loss = self.weight(step) * weighted_mean(soft, weights) / pixels
         # The prior learns at the same pace whatever the weight.
-        return Rate(loss + (bits - jax.lax.stop_gradient(bits)), bits / self.pixels)
+        return Rate(loss + (bits - jax.lax.stop_gradient(bits)), bits / pixels)
 
     def update(self, state: RateState, gradients: Any) -> RateState:
         """The prior after a step of its optimizer."""
@@ -148,6 +157,7 @@ def make_rate_training(config: ConfigDict, model: TokenizerModel) -> RateTrainin
         growth=loss.rate_growth,
         stages=quantizer.layout.stages,
         bits=quantizer.layout.bits,
-        pixels=high * wide * model.shape.patch_time,
+        patch=high * wide,
+        patch_time=model.shape.patch_time,
         seed=config.seed,
     )
