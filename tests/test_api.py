@@ -366,7 +366,7 @@ def flip(folder):
         (lambda folder: (folder / "config.json").write_text("[]"), "does not describe a bsq_jax"),
         (edited(format="another"), "does not describe a bsq_jax tokenizer"),
         (edited(version=1), "is an export of an older bsq_jax (version 1; this one reads 2)"),
-        (edited(version=3), "has export version 3, but this bsq_jax reads 2: update bsq_jax"),
+        (edited(version=4), "has export version 4, but this bsq_jax reads 2 and 3: update bsq_jax"),
         (edited(version=None), "has export version None"),
         (edited(weights=None), "has no 'weights'"),
         (edited(weights={}), "does not say which weights there are"),

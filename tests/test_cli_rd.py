@@ -165,6 +165,7 @@ def test_curves_of_pictures(tmp_path, models, capsys):
 def test_results_are_overwritten_only_when_told(tmp_path, models, capsys):
     save(tmp_path / "a.png", soft(0, 20, 24))
     flags = [str(tmp_path / "a.png"), "--against", "jpeg", "--out", str(tmp_path / "out")]
+    flags += ["--models"]  # none
     assert cli.main(["rd", *flags]) == 0
     kept = {name: (tmp_path / "out" / name).read_bytes() for name in FILES}
     save(tmp_path / "a.png", soft(1, 20, 24))

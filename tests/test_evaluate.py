@@ -197,11 +197,11 @@ def test_the_picture_of_photographs_shows_the_middle_of_a_strip(tmp_path, monkey
 
 
 def test_photographs_of_a_model_of_any_size_are_not_cut(tmp_path, monkeypatch):
-    picture = smooth_picture(np.random.default_rng(1), 48, 80)
+    picture = smooth_picture(np.random.default_rng(1), 64, 80)
     Image.fromarray(picture).save(tmp_path / "a.png")
     config = load_config_file(TINY)
     config.model.update(image_size=(16, 16), spatial_window=2, positions="window", layers=2)
-    config.data.update(val_source=f"folder:{tmp_path}", eval_resize=48)
+    config.data.update(val_source=f"folder:{tmp_path}", eval_resize=64)
     config = finalize(config)
     task, data, mesh = make_tokenizer_task(config), make_data_config(config), make_mesh()
     evaluator = TokenizerEvaluator(task, data, mesh, batch_size=16)

@@ -60,7 +60,11 @@ def change_default(monkeypatch, key):
         default = "another"
         allowed = one_of(default, *allowed.choices)
     else:
-        step = {bool: lambda on: not on, tuple: lambda numbers: tuple(n + 1 for n in numbers)}
+        step = {
+            bool: lambda on: not on,
+            tuple: lambda numbers: tuple(n + 1 for n in numbers),
+            type(None): lambda _: True,  # of one that may be None, and is a boolean else
+        }
         default = step.get(type(default), lambda number: number + 1)(default)
     changed = dataclasses.replace(setting, default=default, allowed=allowed)
     monkeypatch.setitem(settings, leaf, changed)

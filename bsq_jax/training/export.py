@@ -172,8 +172,8 @@ def _describe(folder: pathlib.Path) -> dict[str, Any]:
         )
     if version not in (VERSION, _HALF_VERSION):
         raise UserError(
-            f"{folder} has export version {version}, but this bsq_jax reads {VERSION}: "
-            "update bsq_jax, or export again"
+            f"{folder} has export version {version}, but this bsq_jax reads {VERSION} and "
+            f"{_HALF_VERSION}: update bsq_jax, or export again"
         )
     for key in ("config", "origin", "weights"):
         if not isinstance(described.get(key), dict):
