@@ -99,7 +99,7 @@ class Server:
                 self.made[number] = {"product": make_product(Product(**product), dtype)}
                 return {}
             case {"do": "train", "work": work, "schedule": schedule, **files}:
-                return {"seconds": train(Work(**work), Schedule(**schedule), **files)}
+                return train(Work(**work), Schedule(**schedule), **files)
             case {"do": "run", "number": number, "mode": mode, "calls": calls}:
                 return {"seconds": seconds(self.made[number][mode], calls)}
             case {"do": "drop", "number": number}:

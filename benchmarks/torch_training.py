@@ -102,7 +102,7 @@ def initialize(model: nn.Module) -> None:
 
 def train(
     work: Work, schedule: Schedule, *, seed: int, crops: str, pictures: str, reconstructions: str
-) -> float:
+) -> dict[str, Any]:
     """Trains from random weights, and reconstructs pictures with the averaged ones.
 
     Args:
@@ -115,7 +115,7 @@ def train(
       reconstructions: where these are written, of the same size.
 
     Returns:
-      Seconds a step, without the first steps.
+      ``seconds`` a step, without the first steps, and the number of ``parameters``.
     """
     torch.manual_seed(seed)
     model = TorchTokenizer(work)
@@ -139,7 +139,7 @@ def train(
     if pictures:
         step.use_average()
         _reconstruct(model, _open(pictures, work), reconstructions)
-    return seconds
+    return {"seconds": seconds, "parameters": sum(leaf.numel() for leaf in model.parameters())}
 
 
 def _open(path: str, work: Work) -> torch.Tensor:
