@@ -90,15 +90,15 @@ def test_pytorch_is_given_our_schedule(tmp_path):
 
 
 def test_photographs_are_cut_and_put_together(tmp_path):
-    folder = write_photographs(tmp_path, [(64, 64), (64, 130), (150, 200)])
-    config = RECIPES["ours"].finalized(10, 0, common_settings(folder), SMALL)
+    folder = write_photographs(tmp_path, [(128, 128), (128, 200), (200, 140)])
+    last = (*SMALL, "--config.data.eval_resize=128")
+    config = RECIPES["ours"].finalized(10, 0, common_settings(folder), last)
     photographs = Photographs(config)
-    assert [picture.shape[:2] for picture in photographs.pictures] == [
-        *((64, 64), (64, 128), (128, 192))
-    ]
-    assert photographs.tiles.shape == (9, 64, 64, 3)
-    np.testing.assert_array_equal(photographs.tiles[2], photographs.pictures[1][:, 64:])
-    np.testing.assert_array_equal(photographs.tiles[5], photographs.pictures[2][:64, 128:])
+    sizes = [picture.shape[:2] for picture in photographs.pictures]
+    assert sizes == [(128, 128), (128, 192), (128, 128)]
+    assert photographs.tiles.shape == (4 + 6 + 4, 64, 64, 3)
+    np.testing.assert_array_equal(photographs.tiles[6], photographs.pictures[1][:64, 128:])
+    np.testing.assert_array_equal(photographs.tiles[7], photographs.pictures[1][64:, :64])
     for made, picture in zip(
         photographs.assembled(photographs.tiles), photographs.pictures, strict=True
     ):
