@@ -16,7 +16,7 @@ from bsq_jax.models.factory import make_prior, make_tokenizer
 
 
 def random_codec(prior: Mapping[str, Any] | None, **model: Any) -> Codec:
-    """The networks of ``configs/quickstart.py:whole`` and of ``configs/prior.py`` as they are before training.
+    """The networks of ``quickstart:whole`` and of ``prior`` as they are before training.
 
     Args:
       prior: what differs from ``prior`` of that config; None: without a prior.

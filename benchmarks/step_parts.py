@@ -34,7 +34,7 @@ PARTS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def make_step(changes: dict[str, dict[str, Any]]) -> tuple[Callable[[], Any], int]:
-    """A function that does one step of ``quickstart:whole`` with these changes, and its batch size."""
+    """A function that does a step of ``quickstart:whole`` with these changes; its batch size."""
     config = load_config_file("quickstart:whole")
     for section, values in changes.items():
         config[section].update(values)
