@@ -279,8 +279,9 @@ OPTIMIZER: Section = {
 }
 
 DATA: Section = {
-    # Pictures: photos | digits | folder:PATH | tfds:NAME | array_record:GLOB | synthetic
-    # Clips: motion | clips:PATH | tfds:NAME | array_record:GLOB
+    # Pictures: photos | digits | folder:PATH | synthetic
+    # Clips: motion | clips:PATH
+    # Either: tfds:NAME | array_record:GLOB | webdataset:PATTERN, such as shards/{000..099}.tar
     # Either, of your own: module:attribute, see docs/extending/data_source.md
     # For models of tokens also: tokens:PATH
     "source": Setting("photos"),

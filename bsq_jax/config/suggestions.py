@@ -161,7 +161,8 @@ NAMES: tuple[tuple[str, str, str], ...] = (
     (
         "data.source",
         "what to train on, such as folder:/pictures",
-        "data dataset data_dir data_path data_root dataset_path train_data train_dir folder path",
+        "data dataset data_dir data_path data_root dataset_path train_data train_dir folder path "
+        "webdataset wds tar shards train_shards",
     ),
     (
         "data.val_source",

@@ -1,4 +1,4 @@
-"""Kinds of picture files by the endings of their names: those that are read, and those that are not.
+"""Kinds of picture files by the endings of their names: which are read, and which are not.
 
 AVIF is read where Pillow has it (since 11.3, in a build with libavif), HEIC where pillow-heif is
 installed.
