@@ -26,7 +26,7 @@ last third of the steps LPIPS, no entropy term (the bits are balanced without it
 random scales and with permuted channels, without which the model soon overfits to eight
 photographs. Attention stays within windows of 4x4 tokens, shifted by half in every other block, so
 that pictures of any size are reconstructed as a whole, without tiles and their seams
-(configs/any_size.py trains the same network on crops of several sizes). docs/benchmarks.md has the
+(configs/any_size.py trains the same network on crops of several sizes). docs/learning.md has the
 figures.
 """
 
