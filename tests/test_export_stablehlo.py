@@ -93,7 +93,7 @@ def test_bits_and_pixels_are_those_of_the_package(name, exported):
         time = (5,) if name == "clips" else ()
         pixels = random_pixels(batch, *time, height, width)
         bits = tokenizer.encode(pixels)
-        assert 0.2 < bits.mean() < 0.8
+        assert len(np.unique(bits.reshape(-1, bits.shape[-1]), axis=0)) > 1
         made = np.asarray(jax.jit(encode.call)(encoder, pixels))
         np.testing.assert_array_equal(made, bits, strict=True)
         made = np.asarray(jax.jit(decode.call)(decoder, bits))

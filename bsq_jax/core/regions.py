@@ -31,7 +31,7 @@ def real_tokens(sizes: Any, row: np.ndarray, column: np.ndarray) -> Any:
     )
 
 
-def counted(places: int) -> Any:
+def counted(places: Any) -> Any:
     """The numbers 0 to `places` - 1 as int32, of numpy; of JAX where `places` is symbolic.
 
     A program that `jax.export` writes for pictures of any size has sides that are expressions.

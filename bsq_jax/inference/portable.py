@@ -98,11 +98,10 @@ class Portable:
     def given(self, program: str) -> tuple[Any, ...]:
         """The shape of what a program is given, numbers and symbols."""
         high, wide = self.shape.patch
-        most = {"batch": MOST_EXAMPLES}
-        if self.size is None:
-            most |= {"rows": MOST_PLACES, "columns": MOST_PLACES}
-        limits = [f"{name} <= {number}" for name, number in most.items()]
-        batch, *sides = jax.export.symbolic_shape(", ".join(most), constraints=limits)
+        limits = [f"{name} <= {number}" for name, number in self.most.items()]
+        sides: list[Any]
+        last: tuple[Any, ...]
+        batch, *sides = jax.export.symbolic_shape(", ".join(self.most), constraints=limits)
         if self.size:
             sides = [self.size[0] // high, self.size[1] // wide]
         if program == "encode":
@@ -110,6 +109,12 @@ class Portable:
         else:
             time, last = self.shape.token_frames(self.frames), (*sides, self.shape.bits)
         return (batch, time, *last) if self.clips else (batch, *last)
+
+    @property
+    def most(self) -> dict[str, int]:
+        """The highest numbers that symbols may stand for, by name."""
+        sides = {} if self.size else {"rows": MOST_PLACES, "columns": MOST_PLACES}
+        return {"batch": MOST_EXAMPLES, **sides}
 
     @property
     def clips(self) -> bool:
@@ -232,7 +237,7 @@ def _function(model: TokenizerModel, dtype: str, program: str) -> Function:
     return function
 
 
-def _filled(x: jax.Array, tokens: int) -> jax.Array:
+def _filled(x: jax.Array, tokens: Any) -> jax.Array:
     """Examples, the last one repeated until they have enough tokens, see `least_batch`."""
     if isinstance(tokens, int):
         missing = least_batch(tokens) - 1

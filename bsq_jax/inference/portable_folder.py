@@ -153,6 +153,7 @@ def _described(tokenizer: Tokenizer, portable: Portable) -> dict[str, Any]:
         "codes": {"stages": layout.stages, "bits": layout.bits, "codes": layout.codes},
         "size": list(portable.size) if portable.size else None,
         "why_one_size": portable.fixed or None,
+        "most": portable.most,
         "programs": {
             name: {
                 "program": f"{name}.bin",
@@ -200,7 +201,7 @@ def _picture(portable: Portable) -> np.ndarray:
 
 def _npz(arrays: dict[str, np.ndarray]) -> bytes:
     file = io.BytesIO()
-    np.savez(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+    np.savez(file, allow_pickle=False, **arrays)
     return file.getvalue()
 
 

@@ -25,7 +25,7 @@ get the same ones to the bit.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -249,7 +249,7 @@ def _phases(places: np.ndarray, pairs: int) -> np.ndarray:
 
 
 def _first(
-    places: int, function: Callable[[np.ndarray, int], np.ndarray], size: int, dtype: jnp.dtype
+    places: Any, function: Callable[[np.ndarray, int], np.ndarray], size: int, dtype: jnp.dtype
 ) -> jax.Array:
     """What a function of places and a size gives for places 0 to `places` - 1.
 
