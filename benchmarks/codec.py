@@ -1,7 +1,7 @@
 """Where the time of the codec goes. Run ``python -m benchmarks.codec``.
 
 The input is a photograph of 512x512 pixels inside scikit-image, or what ``--input`` names. Time
-does not depend on what the weights are: without ``--model`` they are random, of the quickstart and
+does not depend on the weights: without ``--model`` they are random, of ``quickstart:whole`` and
 of priors of tiles and of neighbourhoods, in both orders. Programs are compiled before anything is
 measured, but for the first picture.
 """

@@ -2,8 +2,8 @@ r"""Pictures coded as a whole and in tiles of 64, by models trained for equally 
 
     python -m benchmarks.native_and_tiles --photographs FOLDER --minutes 10 --out runs/native
 
-FOLDER has photographs in ``train`` and ``val``. ``tiles`` is configs/quickstart.py, whose attention
-sees the 64x64 pixels of a tile, coded with the codec's usual overlap; ``native`` is
+FOLDER has photographs in ``train`` and ``val``. ``tiles`` is configs/quickstart.py:whole, whose
+attention sees the 64x64 pixels of a tile, coded with the codec's usual overlap; ``native`` is
 configs/any_size.py. Seconds a step of both are measured in turn first, and each gets the steps that
 fit into the minutes. Their priors then see equally many tokens. The table has the real files of the
 validation photographs with the short side at 384 pixels, and what a native file of the same PSNR
@@ -28,7 +28,7 @@ from PIL import Image
 
 from benchmarks.timing import report
 
-CONFIGS = {"tiles": "configs/quickstart.py", "native": "configs/any_size.py"}
+CONFIGS = {"tiles": "configs/quickstart.py:whole", "native": "configs/any_size.py"}
 PRIORS = {"tiles": "configs/prior.py", "native": "configs/prior.py:any_size"}
 SIZE = 384  # short side of the photographs that are coded, pixels
 _CALIBRATION = 60  # steps

@@ -2,7 +2,8 @@
 
 Run ``python -m benchmarks.native_speed``. Weights are random, which changes no time: the networks
 of configs/any_size.py, natively and in tiles of 64 that share 8 pixels, and of
-configs/quickstart.py, in such tiles. Tokens are made, and pixels of them; nothing is entropy-coded.
+configs/quickstart.py:whole, in such tiles. Tokens are made, and pixels of them; nothing is
+entropy-coded.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from bsq_jax.models.factory import make_tokenizer
 CODED = {
     "native": ("configs/any_size.py", "native"),
     "the same in tiles of 64": ("configs/any_size.py", "64"),
-    "the quickstart's in tiles of 64": ("configs/quickstart.py", "64"),
+    "the quickstart's in tiles of 64": ("configs/quickstart.py:whole", "64"),
 }
 
 

@@ -16,13 +16,13 @@ from bsq_jax.models.factory import make_prior, make_tokenizer
 
 
 def random_codec(prior: Mapping[str, Any] | None, **model: Any) -> Codec:
-    """The networks of the quickstart and of ``configs/prior.py`` as they are before training.
+    """The networks of ``quickstart:whole`` and of ``prior`` as they are before training.
 
     Args:
       prior: what differs from ``prior`` of that config; None: without a prior.
-      model: what differs from ``model`` of the quickstart.
+      model: what differs from ``model`` of the tokenizer.
     """
-    config = load_config_file("configs/quickstart.py")
+    config = load_config_file("configs/quickstart.py:whole")
     config.model.update(model)
     config = finalize(config)
     pixels = np.zeros((1, 1, *config.model.image_size, 3), np.float32)

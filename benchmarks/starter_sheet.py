@@ -2,9 +2,9 @@ r"""The starter model beside JPEG and WebP of at most as many bytes, on photogra
 
     python -m benchmarks.starter_sheet --out sheet.png
 
-Two photographs at 384 pixels to the short side: the flower of scikit-learn, which the model was not
-trained on, and the coffee of scikit-image, which is one of its 121 training photographs. The table
-has the bytes of real files.
+Three photographs at 384 pixels to the short side that the model was not trained on: the flower of
+scikit-learn and the coffee and the cat (chelsea) of scikit-image. The table has the bytes of real
+files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bsq_jax.evaluation.metrics.image_quality import psnr
 from bsq_jax.evaluation.networks.lpips import load_lpips, lpips
 from bsq_jax.media.pictures import grid, save_png
 
-SHOWN = ("flower.jpg", "coffee.png")
+SHOWN = ("flower.jpg", "coffee.png", "chelsea.png")
 SIDE = 384  # pixels of the short side
 PART = (320, 480)  # height and width of the middle that is shown
 

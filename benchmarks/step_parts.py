@@ -34,8 +34,8 @@ PARTS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def make_step(changes: dict[str, dict[str, Any]]) -> tuple[Callable[[], Any], int]:
-    """A function that does one step of the quickstart with these changes, and its batch size."""
-    config = load_config_file("quickstart")
+    """A function that does a step of ``quickstart:whole`` with these changes; its batch size."""
+    config = load_config_file("quickstart:whole")
     for section, values in changes.items():
         config[section].update(values)
     config = finalize(config)

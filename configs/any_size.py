@@ -5,12 +5,12 @@ For pictures of your own::
     python -m bsq_jax.main --config configs/any_size.py --workdir runs/any_size \
         --config.data.source=folder:/path/to/pictures
 
-Without a source it trains on the photographs inside scikit-image and scikit-learn, as
-configs/quickstart.py does, which has the same network except for attention: here it stays within
-windows of 4x4 tokens, shifted by half in every other block, and positions are learned for the
-tokens of a window. So nothing depends on the size of a picture, the cost grows with its pixels,
-and ``bsq_jax.Codec`` codes it as a whole, without tiles and their seams. Training takes small crops
-of three aspect ratios, about 2,048 tokens a step: many small crops teach more than few large ones.
+Without a source it trains on the photographs inside scikit-image and scikit-learn. The network is
+that of configs/quickstart.py: attention stays within windows of 4x4 tokens, shifted by half in
+every other block, and positions are learned for the tokens of a window. So nothing depends on the
+size of a picture, the cost grows with its pixels, and ``bsq_jax.Codec`` codes it as a whole,
+without tiles and their seams. Training takes small crops of three aspect ratios, about 2,048 tokens
+a step: many small crops teach more than few large ones.
 
 ``configs/any_size.py:bits=18`` chooses the bits of a token, a multiple of 6 (24 by default): each 6
 are a residual stage, and whole stages can be left out of a file.

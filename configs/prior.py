@@ -1,8 +1,8 @@
 r"""A prior on the tokens of a tokenizer: the codec's files become a third smaller, or a half.
 
-Run after the quickstart::
+Run after the quickstart, whose tokenizer takes pictures of any size::
 
-    python -m bsq_jax.main --config configs/prior.py --workdir runs/prior \
+    python -m bsq_jax.main --config configs/prior.py:any_size --workdir runs/prior \
         --config.prior.tokenizer=runs/quickstart
 
 For pictures of your own add ``--config.data.source=folder:/path/to/pictures``; for videos::
@@ -10,10 +10,8 @@ For pictures of your own add ``--config.data.source=folder:/path/to/pictures``; 
     python -m bsq_jax.main --config configs/prior.py:clips --workdir runs/prior \
         --config.prior.tokenizer=runs/video --config.data.source=clips:/path/to/videos
 
-For a tokenizer of pictures of any size, whose pictures are coded as a whole::
-
-    python -m bsq_jax.main --config configs/prior.py:any_size --workdir runs/any_prior \
-        --config.prior.tokenizer=runs/any_size
+Without a variant it trains on pictures of the tokenizer's own size, for tokenizers that see whole
+crops (``configs/quickstart.py:whole``), whose pictures are coded in tiles.
 
 An image tokenizer codes the frames of videos one by one; the prior models their dependencies.
 The prior looks at a neighborhood of each token (``prior.reach``), so that it codes frames of any

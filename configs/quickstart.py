@@ -12,17 +12,22 @@ evaluated on three others. For pictures of your own::
 
 The README has measured times and scores, with the hardware.
 
-Variants: ``configs/quickstart.py:adamw`` is the published way, with AdamW, a linear pixel head and
-BSQ in one stage; ``:perceptual`` is that with the perceptual loss and the discriminator, and
-``:l1`` the same run with the mean absolute error alone, for comparison.
+Variants: ``configs/quickstart.py:whole`` attends over whole crops, as the published models do, and
+minimizes the mean squared error alone; ``:adamw`` is the published way, with AdamW, a linear pixel
+head and BSQ in one stage; ``:perceptual`` is that with the perceptual loss and the discriminator,
+and ``:l1`` the same run with the mean absolute error alone, for comparison.
 ``configs/quickstart.py:quantizer=fsq`` (or ``lfq``, ``vq``, ``leech``; ``stages=2`` makes it a
 residual one) takes another quantizer than BSQ in three stages; configs/tokenizer.py lists each
 kind's arguments.
 
 These settings make it learn in minutes: Muon on the matrices of the blocks, three residual stages
-of BSQ, convolutions behind the pixel head, the mean squared error (which PSNR measures), no entropy
-term (the bits are balanced without it), and crops at random scales and with permuted channels,
-without which the model soon overfits to eight photographs. docs/benchmarks.md has the figures.
+of BSQ, convolutions behind the pixel head, the mean squared error (which PSNR measures) and in the
+last third of the steps LPIPS, no entropy term (the bits are balanced without it), and crops at
+random scales and with permuted channels, without which the model soon overfits to eight
+photographs. Attention stays within windows of 4x4 tokens, shifted by half in every other block, so
+that pictures of any size are reconstructed as a whole, without tiles and their seams
+(configs/any_size.py trains the same network on crops of several sizes). docs/benchmarks.md has the
+figures.
 """
 
 from ml_collections import ConfigDict
@@ -34,7 +39,7 @@ from bsq_jax.config import (
     parse_argument,
 )
 
-VARIANTS = ("muon", "adamw", "l1", "perceptual")
+VARIANTS = ("muon", "whole", "adamw", "l1", "perceptual")
 STAGES = 3  # of 6 bits each, unless an argument chooses a quantizer
 
 
@@ -47,7 +52,7 @@ def get_config(argument: str = "") -> ConfigDict:
     kind = choose_quantizer(config, chosen, bits=18)
     if kind != "18 bits":
         config.name += f", {kind}"
-    elif variant == "muon" and "stages" not in argument:
+    elif variant in ("muon", "whole") and "stages" not in argument:
         config.quantizer.stages = STAGES
     config.model.update(
         image_size=(64, 64), width=128, layers=2, heads=2, head_hidden=0, dtype="float32"
@@ -56,9 +61,12 @@ def get_config(argument: str = "") -> ConfigDict:
     config.optimizer.update(
         learning_rate=5e-3, warmup_steps=100, final=0.01, clip="global", ema=0.99
     )
-    if variant == "muon":
+    if variant in ("muon", "whole"):
         config.model.head_channels = 16
         config.optimizer.update(name="muon", learning_rate=2e-3, muon_learning_rate=0.02)
+    if variant == "muon":
+        config.model.update(spatial_window=4, positions="window")
+        config.loss.update(perceptual=0.02, perceptual_network="alexnet", perceptual_start=1500)
     config.data.update(
         source="photos",
         resize=400,
@@ -71,7 +79,7 @@ def get_config(argument: str = "") -> ConfigDict:
         cache_mb=512,
     )
     config.train.update(
-        steps=2200 if variant == "muon" else 2500,
+        steps=2200 if variant in ("muon", "whole") else 2500,
         batch_size=32,
         log_every=50,
         checkpoint_every=500,

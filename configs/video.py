@@ -21,7 +21,8 @@ Clips are 4 to 16 frames long, and an eighth of the steps has single frames, so 
 supports images and clips of any length; the arrays of a step have 1, 4, 8 or 16 frames, for which
 four programs are compiled. Positions are learned, as in the image model; temporal positions start
 at zero. For clips longer than 16 frames, train both models with
-``--config.model.positions=rotary``.
+``--config.model.positions=rotary``. Attention stays within windows of 4x4 tokens of each frame, so
+that frames have any size.
 """
 
 from ml_collections import ConfigDict
@@ -39,7 +40,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.model.update(
         image_size=(64, 64), bits=18, width=128, layers=2, heads=2, head_hidden=0, dtype="float32"
     )
-    config.model.update(frames=16, head_channels=16)
+    config.model.update(frames=16, head_channels=16, spatial_window=4, positions="window")
     config.quantizer.stages = 3
     config.loss.update(l1=0.0, l2=1.0, entropy=0.0, perceptual=0.0, adversarial=0.0)
     config.optimizer.update(

@@ -59,7 +59,7 @@ def write_photos(count=2):
     made["deep/er/clip.mkv"] = picture(16, 16, 3)
     frames = made["deep/er/clip.mkv"]
     (deep / "clip.mkv").write_bytes(encode_video([frames], 10, exact=True))
-    for name in ("notes.txt", "phone.HEIC", ".hidden.png", "deep/none"):
+    for name in ("notes.txt", "phone.JXL", ".hidden.png", "deep/none"):
         pathlib.Path("photos", name).write_text("hello")
     return made
 
@@ -89,7 +89,7 @@ def test_a_folder_there_and_back(run, model):
     size = sum(path.stat().st_size for path in pathlib.Path("coded").rglob("*.bsq"))
     assert f"coded: 3 files, {size:,d} bytes, {8 * size / (16 * 16 * 5):.4f} bits a pixel\n" in said
     assert "passed over, neither picture nor video: 3 files (" in said
-    for kind in ("1 .txt", "1 .heic", "1 without"):
+    for kind in ("1 .txt", "1 .jxl", "1 without"):
         assert kind in said
     status, out, _ = run("info", "coded")
     assert status == 0

@@ -73,7 +73,7 @@ def test_sizes_that_the_patch_makes_equal_are_one():
 
 
 def test_models_learn_as_the_quickstart_does():
-    own, quickstart = settings.muon_config(10, 0), load_config_file("configs/quickstart.py")
+    own, quickstart = settings.muon_config(10, 0), load_config_file("configs/quickstart.py:whole")
     for key in ("name", "learning_rate", "muon_learning_rate", "clip", "ema", "final"):
         assert own.optimizer[key] == quickstart.optimizer[key]
     for key in ("image_size", "width", "layers", "heads", "head_hidden", "head_channels"):

@@ -262,6 +262,8 @@ REJECTED = {
     "loss.rate_growth": ("0",),
     "loss.rate_learning_rate": ("0",),
     "loss.perceptual": ("-0.1",),
+    "loss.perceptual_network": ("vgg", "alex"),
+    "loss.perceptual_start": ("-1",),
     "loss.adversarial": ("-0.1",),
     "loss.adversarial_kind": ("wgan",),
     "loss.adversarial_start": ("-1",),

@@ -52,7 +52,8 @@ TERMS = {
     "prior:any_size": {"loss", "saved"},
     "prior:clips": {"loss", "saved"},
     "prior:published": {"loss", "saved"},
-    "quickstart:muon": PIXELS,
+    "quickstart:muon": PIXELS | {"perceptual"},
+    "quickstart:whole": PIXELS,
     "quickstart:adamw": PIXELS,
     "quickstart:l1": PIXELS,
     "quickstart:perceptual": ALL_LOSSES,
@@ -240,11 +241,10 @@ def parameters_on_tokens(config):
     return sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
 
-def test_the_model_of_any_size_is_the_quickstarts_within_windows():
+def test_the_model_of_any_size_is_the_quickstarts_with_a_stage_more():
     names = ("quickstart", "any_size")
     quickstart, any_size = (load_config_file(f"{FOLDER / name}.py") for name in names)
-    windows = {"spatial_window": 4, "positions": "window", "bits": 24}
-    assert dict(any_size.model) == dict(quickstart.model) | windows
+    assert dict(any_size.model) == dict(quickstart.model) | {"bits": 24}
     assert any_size.quantizer.stages * 6 == 24
     assert any_size.optimizer == quickstart.optimizer
     shorter = finalize(load_config_file(f"{FOLDER / 'any_size.py'}:bits=18"))
@@ -255,16 +255,18 @@ def test_the_model_of_any_size_is_the_quickstarts_within_windows():
 
 def test_the_variants_of_the_quickstart():
     path = FOLDER / "quickstart.py"
-    plain, adamw, l1, perceptual = (
+    plain, whole, adamw, l1, perceptual = (
         load_config_file(f"{path}:{variant}").to_dict()
-        for variant in ("", "adamw", "l1", "perceptual")
+        for variant in ("", "whole", "adamw", "l1", "perceptual")
     )
     assert plain == load_config_file(f"{path}:muon").to_dict()
-    assert {k for k in plain if plain[k] != adamw[k]} == {
+    assert {k for k in plain if plain[k] != whole[k]} == {"name", "model", "loss"}
+    assert plain["model"] == whole["model"] | {"spatial_window": 4, "positions": "window"}
+    assert {k for k in whole if whole[k] != adamw[k]} == {
         *("name", "model", "quantizer", "optimizer", "train"),
     }
-    assert (plain["quantizer"]["stages"], adamw["quantizer"]["stages"]) == (3, 1)
-    assert plain["model"] == adamw["model"] | {"head_channels": 16}
+    assert (whole["quantizer"]["stages"], adamw["quantizer"]["stages"]) == (3, 1)
+    assert whole["model"] == adamw["model"] | {"head_channels": 16}
     assert {k for k in perceptual if perceptual[k] != l1[k]} == {"name", "loss", "discriminator"}
     assert (perceptual["loss"]["perceptual"], l1["loss"]["perceptual"]) == (0.5, 0.0)
     assert perceptual["model"] == adamw["model"]

@@ -133,17 +133,27 @@ def test_a_loss_must_be_a_scalar():
         jax.eval_shape(lambda *x: weighted_sum((PerFrame(1.0),), *x, None, {}), *arrays)
 
 
-def test_the_perceptual_loss_is_lpips_of_the_real_frames():
-    """Of two clips, one of which has only one real frame; its gradient too."""
+@pytest.mark.parametrize(("network", "side"), [("vgg16", 16), ("alexnet", 36)])
+def test_the_perceptual_loss_is_lpips_of_the_real_frames(network, side):
+    """Of two clips, one of which has only one real frame; its gradient too.
+
+    With AlexNet the second clip is cut a pixel further to the right than the first.
+    """
     rng = np.random.default_rng(0)
-    original, fake = rng.uniform(-1, 1, (2, 2, 2, 16, 16, 3)).astype(np.float32)
-    real, params = np.array([[True, True], [True, False]]), load_lpips("vgg16")
+    original, fake = rng.uniform(-1, 1, (2, 2, 2, side, side, 3)).astype(np.float32)
+    real, params = np.array([[True, True], [True, False]]), load_lpips(network)
 
     def wanted(fake):
-        return jnp.mean(lpips(params, original[real][:, None], fake[real][:, None], net="vgg16"))
+        found = []
+        for place in (0, 1):
+            pair = original[place][real[place]][:, None], fake[place][real[place]][:, None]
+            if network == "alexnet":
+                pair = [x[:, :, : side - 3, place : side - 3 + place] for x in pair]
+            found.append(lpips(params, *pair, net=network))
+        return jnp.mean(jnp.concatenate(found))
 
     def ours(fake):
-        loss = Perceptual(1.0, jnp.float32)
+        loss = Perceptual(1.0, jnp.float32, network)
         return loss(original, fake, real.astype(np.float32), {loss.needs.name: params})
 
     found = jax.jit(jax.value_and_grad(ours))(fake)
@@ -152,8 +162,42 @@ def test_the_perceptual_loss_is_lpips_of_the_real_frames():
     assert not np.asarray(found[1])[~real].any()
 
 
-def test_the_network_of_the_perceptual_loss_is_declared_as_it_is_loaded():
-    network = Perceptual.needs
+@pytest.mark.parametrize("start", [0, 3])
+def test_a_loss_counts_from_its_start_on(start):
+    """Its value and gradient are 0 before, and then those of a loss that starts at once."""
+    rng = np.random.default_rng(0)
+    original, fake = rng.uniform(-1, 1, (2, 1, 1, 36, 36, 3)).astype(np.float32)
+    frozen = {"alexnet": load_lpips("alexnet")}
+
+    @jax.jit
+    def run(step, fake):
+        terms = (L2(1.0), Perceptual(0.5, jnp.float32, "alexnet", start))
+        return jax.value_and_grad(
+            lambda x: weighted_sum(terms, original, x, None, frozen, step), has_aux=True
+        )(fake)
+
+    def at_once(terms):
+        return jax.value_and_grad(
+            lambda x: weighted_sum(terms, original, x, None, frozen), has_aux=True
+        )(fake)
+
+    (total, values), gradient = at_once((L2(1.0), Perceptual(0.5, jnp.float32, "alexnet")))
+    assert values["perceptual"] > 0.01
+    for step in (3, 4):
+        chex.assert_trees_all_close(
+            run(step, fake), ((total, values), gradient), rtol=1e-5, atol=1e-8
+        )
+    (total, values), gradient = run(2, fake)
+    (l2, _), l2_gradient = at_once((L2(1.0),))
+    assert (values["perceptual"] == 0) == bool(start)
+    if start:
+        chex.assert_trees_all_close((total, gradient), (l2, l2_gradient), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["vgg16", "alexnet"])
+def test_the_network_of_the_perceptual_loss_is_declared_as_it_is_loaded(name):
+    network = Perceptual(1.0, jnp.float32, name).needs
+    assert network.name == name
     loaded = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), network.load())
     assert loaded == network.abstract()
 
@@ -170,19 +214,25 @@ def test_losses_of_a_config():
     assert {name: each.weight for name, each in made.items()} == {
         **{"l1": 0.5, "l2": 0.0, "perceptual": 0.2}
     }
-    assert made["perceptual"].dtype == jnp.dtype(default_config().model.dtype)
+    dtype = jnp.dtype(default_config().model.dtype)
+    assert made["perceptual"] == Perceptual(0.2, dtype, "vgg16", 0)
+    later = config_of(perceptual=0.1, perceptual_network="alexnet", perceptual_start=7)
+    assert make_losses(later)[-1] == Perceptual(0.1, dtype, "alexnet", 7)
     assert dataclasses.replace(made["l1"], weight=1.0) == L1(1.0)
     assert [each.name for each in make_losses(config_of(perceptual=0.0))] == ["l1", "l2"]
 
 
+@pytest.mark.parametrize("network", ["vgg16", "alexnet"])
 @pytest.mark.parametrize("side", ["model", "data"])
-def test_frames_too_small_for_lpips_are_told_at_the_start(side):
+def test_frames_too_small_for_lpips_are_told_at_the_start(side, network):
     config = default_config()
+    config.loss.perceptual_network = network
     if side == "model":
         config.model.image_size = (8, 256)
     else:
         config.data.sizes = ("256x256", "8x512")
-    message = "at least 16 pixels a side, not 8x.*: set loss.perceptual=0"
+    least = {"vgg16": 16, "alexnet": 34}[network]
+    message = f"with {network} needs .* at least {least} pixels a side, not 8x.*: set loss.perc"
     with pytest.raises(UserError, match=message) as error:
         make_losses(config)
     assert "\n" not in str(error.value)

@@ -326,9 +326,9 @@ def test_unknown_split():
 
 def test_pictures_of_kinds_that_are_not_read_are_counted_once(tmp_path, caplog):
     fill(tmp_path, ["a.png", "b/c.jpg"])
-    left = ["1.heic", "b/2.HEIC", "b/3.heic", "4.dng", "clip.mp4", "5.psd"]
+    left = ["1.jxl", "b/2.JXL", "b/3.jxl", "4.dng", "clip.mp4", "5.psd"]
     # Nobody means these as pictures.
-    silent = ["notes.txt", "a.json", "Thumbs.db", ".DS_Store", ".6.heic", ".trash/7.heic", "x.ts"]
+    silent = ["notes.txt", "a.json", "Thumbs.db", ".DS_Store", ".6.jxl", ".trash/7.jxl", "x.ts"]
     for name in left + silent:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
@@ -336,7 +336,7 @@ def test_pictures_of_kinds_that_are_not_read_are_counted_once(tmp_path, caplog):
     with caplog.at_level("WARNING"):
         for split in ("train", "val", "train"):
             assert set(ids(make_source(spec, split))) <= {"a.png", "b/c.jpg"}
-    skipped = "skipped 6 files of kinds that are not read: .heic (3), .dng (1), .mp4 (1), .psd (1)"
+    skipped = "skipped 6 files of kinds that are not read: .jxl (3), .dng (1), .mp4 (1), .psd (1)"
     assert caplog.messages == [f"{spec}: {skipped}"]
 
 
@@ -351,34 +351,34 @@ def test_pictures_among_videos_are_counted(tmp_path, caplog):
 
 def test_split_folders_count_their_own(tmp_path, caplog):
     fill(tmp_path, ["train/a.png", "train/b.png", "val/c.png"])
-    for name in ("train/1.heic", "val/2.nef", "3.cr2"):
+    for name in ("train/1.jxl", "val/2.nef", "3.cr2"):
         (tmp_path / name).write_bytes(b"x")
     spec = f"folder:{tmp_path}"
     with caplog.at_level("WARNING"):
         for split in ("train", "val"):
             make_source(spec, split)
     one = "skipped 1 file of a kind that is not read"
-    assert caplog.messages == [f"{spec}/train: {one}: .heic (1)", f"{spec}/val: {one}: .nef (1)"]
+    assert caplog.messages == [f"{spec}/train: {one}: .jxl (1)", f"{spec}/val: {one}: .nef (1)"]
 
 
 def test_a_folder_of_kinds_that_are_not_read_says_so(tmp_path):
-    for name in ("1.heic", "2.heic"):
+    for name in ("1.jxl", "2.jxl"):
         (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(UserError, match=r"2 files of kinds that are not read: \.heic \(2\)"):
+    with pytest.raises(UserError, match=r"2 files of kinds that are not read: \.jxl \(2\)"):
         make_source(f"folder:{tmp_path}", "train")
 
 
 def test_other_commands_name_what_they_skip(tmp_path, caplog):
     fill(tmp_path, ["a.png"])
-    (tmp_path / "b.heic").write_bytes(b"x")
+    (tmp_path / "b.jxl").write_bytes(b"x")
     with caplog.at_level("WARNING"):
         assert len(find_inputs([str(tmp_path)])) == 1  # of bsq-jax rd
         assert len(PictureSet(tmp_path)) == 1  # of bsq-jax score
-    message = f"{tmp_path}: skipped 1 file of a kind that is not read: .heic (1)"
+    message = f"{tmp_path}: skipped 1 file of a kind that is not read: .jxl (1)"
     assert caplog.messages == [message]
     (tmp_path / "a.png").unlink()
     for opens in (lambda: find_inputs([str(tmp_path)]), lambda: PictureSet(tmp_path)):
-        with pytest.raises(UserError, match=r"it holds 1 file of a kind that is not read: \.heic"):
+        with pytest.raises(UserError, match=r"it holds 1 file of a kind that is not read: \.jxl"):
             opens()
 
 

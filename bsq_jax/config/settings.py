@@ -210,8 +210,12 @@ LOSS: Section = {
     # times the weight for each stage that model.min_bits cut an example's tokens short by
     "rate_growth": Setting(1.5, POSITIVE),
     "rate_learning_rate": Setting(3e-3, POSITIVE),  # of the small prior, of the same schedule
-    # weight of LPIPS with VGG16 features
+    # weight of LPIPS
     "perceptual": Setting(0.1, NOT_NEGATIVE, absent=0.0),
+    # whose features; alexnet costs a small part of vgg16, but is what evaluations measure with
+    "perceptual_network": Setting("vgg16", one_of("vgg16", "alexnet"), absent="vgg16"),
+    # step from which LPIPS counts; before, its network is not run
+    "perceptual_start": Setting(0, NOT_NEGATIVE, absent=0),
     # weight of the generator's adversarial loss; 0: no discriminator
     "adversarial": Setting(0.1, NOT_NEGATIVE, absent=0.0),
     "adversarial_kind": Setting("non_saturating", one_of("non_saturating", "hinge")),
@@ -275,8 +279,9 @@ OPTIMIZER: Section = {
 }
 
 DATA: Section = {
-    # Pictures: photos | digits | folder:PATH | tfds:NAME | array_record:GLOB | synthetic
-    # Clips: motion | clips:PATH | tfds:NAME | array_record:GLOB
+    # Pictures: photos | digits | folder:PATH | parquet:PATTERN | synthetic
+    # Clips: motion | clips:PATH
+    # Either: tfds:NAME | array_record:GLOB | webdataset:PATTERN, such as shards/{000..099}.tar
     # Either, of your own: module:attribute, see docs/extending/data_source.md
     # For models of tokens also: tokens:PATH
     "source": Setting("photos"),

@@ -153,6 +153,7 @@ NAMES: tuple[tuple[str, str, str], ...] = (
     ("quantizer.levels", "fsq: values of each channel", "fsq_levels num_levels"),
     ("loss.entropy", "weight of the quantizer's entropy terms", "entropy_weight entropy_loss"),
     ("loss.perceptual", "weight of LPIPS", "lpips lpips_weight perceptual_weight vgg"),
+    ("loss.perceptual_start", "step from which LPIPS counts", "lpips_start perceptual_from"),
     ("loss.adversarial", "weight of the adversarial loss", "gan adv gan_weight disc_weight"),
     ("loss.adversarial_start", "step from which there is a discriminator", "disc_start gan_start"),
     ("loss.l1", "weight of the mean absolute error", "mae l1_weight recon_weight"),
@@ -160,7 +161,8 @@ NAMES: tuple[tuple[str, str, str], ...] = (
     (
         "data.source",
         "what to train on, such as folder:/pictures",
-        "data dataset data_dir data_path data_root dataset_path train_data train_dir folder path",
+        "data dataset data_dir data_path data_root dataset_path train_data train_dir folder path "
+        "webdataset wds tar shards train_shards parquet huggingface hf_dataset",
     ),
     (
         "data.val_source",

@@ -10,7 +10,7 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.data import simd, transforms
 from bsq_jax.data.decoding.frame_index import FrameIndex
 from bsq_jax.data.decoding.record_frames import Render, first_frame, open_record
-from bsq_jax.data.records import BrokenRecord, Record, Source
+from bsq_jax.data.records import BrokenRecord, Record, Source, id_of
 from bsq_jax.data.retry import with_retries
 from bsq_jax.data.settings import DataConfig
 from bsq_jax.data.transforms import Picture
@@ -168,7 +168,7 @@ class Reader:
         raise UserError(f"{self.source.name}: none of {total} records is a {kind} that can be read")
 
     def _load(self, index: int, choose: Choose, side: int) -> list[Picture] | None:
-        record_id, opened = f"{self.source.name}#{index}", False
+        record_id, opened = id_of(self.source, index), False
 
         def load() -> list[Picture]:
             nonlocal record_id, opened

@@ -75,6 +75,35 @@ class Labelled(Protocol):
 
 
 @runtime_checkable
+class Grouped(Protocol):
+    """A source that reads records in groups, such as the row groups of Parquet files.
+
+    Attributes:
+      groups_at_once: how many groups may be in use at a time, so that they fit into memory.
+    """
+
+    groups_at_once: int
+
+    def groups(self) -> np.ndarray:
+        """Number of the group of each record, int64 ``[record]``."""
+        ...
+
+
+@runtime_checkable
+class Identified(Protocol):
+    """A source that can name a record without reading it."""
+
+    def id(self, index: int) -> str:
+        """The id of the record at ``index``."""
+        ...
+
+
+def id_of(source: Source, index: int) -> str:
+    """The id of a record where the source knows it without reading, else its place there."""
+    return source.id(index) if isinstance(source, Identified) else f"{source.name}#{index}"
+
+
+@runtime_checkable
 class PartlyRead(Protocol):
     """A source that can read the beginning of a record without the rest of it."""
 

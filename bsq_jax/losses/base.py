@@ -38,14 +38,22 @@ class ReconstructionLoss(abc.ABC):
 
     Attributes:
       name: of the term in the metrics of a step.
-      needs: the frozen network that it looks through; None for none.
       weight: its factor in the generator's loss. A loss of weight 0 has no gradient.
     """
 
     name: ClassVar[str]
-    needs: ClassVar[FrozenNetwork | None] = None
 
     weight: float
+
+    @property
+    def needs(self) -> FrozenNetwork | None:
+        """The frozen network that it looks through; None for none."""
+        return None
+
+    @property
+    def start(self) -> int:
+        """The step of the run from which it counts; before, it is 0 and costs nothing."""
+        return 0
 
     @abc.abstractmethod
     def __call__(
@@ -89,6 +97,7 @@ def weighted_sum(
     reconstruction: jax.Array,
     weights: jax.Array | None,
     frozen: FrozenParams,
+    step: jax.Array | int | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The sum of several losses times their weights, and each of them unweighted.
 
@@ -98,6 +107,7 @@ def weighted_sum(
       reconstruction: likewise.
       weights: likewise.
       frozen: likewise.
+      step: of the run; losses that start later are 0 until then. None: all count.
 
     Returns:
       ``(sum, values)``: a float32 scalar and scalars by the names of the losses. Those of weight 0
@@ -107,7 +117,14 @@ def weighted_sum(
       AssertionError: shapes or dtypes are not those that `ReconstructionLoss` declares.
     """
     check_batch(original, reconstruction, weights)
-    values = {loss.name: loss(original, reconstruction, weights, frozen) for loss in losses}
+
+    def value(loss: ReconstructionLoss) -> jax.Array:
+        arguments = original, reconstruction, weights, frozen
+        if step is None or not loss.start:
+            return loss(*arguments)
+        return jax.lax.cond(step >= loss.start, loss, lambda *_: jnp.float32(0), *arguments)
+
+    values = {loss.name: value(loss) for loss in losses}
     chex.assert_shape(list(values.values()), ())
     total = jnp.float32(0)
     for loss in losses:

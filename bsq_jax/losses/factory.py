@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.evaluation.networks.lpips import MIN_SIDE
 from bsq_jax.losses.base import ReconstructionLoss
 from bsq_jax.losses.own import make_own_loss
-from bsq_jax.losses.perceptual import Perceptual
+from bsq_jax.losses.perceptual import Perceptual, least_side
 from bsq_jax.losses.reconstruction import L1, L2
 
 if TYPE_CHECKING:
@@ -51,7 +50,12 @@ def make_losses(config: ConfigDict) -> tuple[ReconstructionLoss, ...]:
     losses: tuple[ReconstructionLoss, ...] = (
         L1(loss.l1),
         L2(loss.l2),
-        Perceptual(loss.perceptual, jnp.dtype(config.model.dtype)),
+        Perceptual(
+            loss.perceptual,
+            jnp.dtype(config.model.dtype),
+            loss.perceptual_network,
+            loss.perceptual_start,
+        ),
         *map(make_own_loss, loss.terms),
     )
     names = [each.name for each in losses]
@@ -68,13 +72,14 @@ def _check_perceptual(config: ConfigDict) -> None:
     """Refuses frames that are smaller than the network of LPIPS takes."""
     from bsq_jax.config.sizes import trained_sizes  # only here, for ml_collections
 
-    least = MIN_SIDE["vgg16"]
+    network = config.loss.perceptual_network
+    least = least_side(network)
     for height, width in trained_sizes(config):
         if min(height, width) < least:
             raise UserError(
-                f"loss.perceptual is LPIPS, which needs frames of at least {least} pixels a side, "
-                f"not {height}x{width}: set loss.perceptual=0, or leave smaller sizes out of "
-                "data.sizes and model.image_size"
+                f"loss.perceptual is LPIPS, which with {network} needs frames of at least {least} "
+                f"pixels a side, not {height}x{width}: set loss.perceptual=0, or leave smaller "
+                "sizes out of data.sizes and model.image_size"
             )
 
 

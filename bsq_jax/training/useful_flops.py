@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import optax
 
+from bsq_jax.losses.perceptual import Perceptual
 from bsq_jax.models.attention.choice import Blocking
 from bsq_jax.models.masked_lm.model import MaskedLm
 from bsq_jax.models.tokenizer import TokenizerModel
@@ -23,8 +24,8 @@ from bsq_jax.training.tasks.tokenizer import TokenizerTask
 def step_flops(task: Any, state: Any, batch: Mapping[str, Any], frozen: Any) -> float:
     """Of one step on the GLOBAL batch, in matrix products and convolutions.
 
-    A task with a discriminator is counted as after `loss.adversarial_start`, and its R1 penalty,
-    which is not due at every step, with its share.
+    Losses and a discriminator that start later are counted as after their start, and the R1
+    penalty, which is not due at every step, with its share.
 
     Args:
       task: of any kind.
@@ -36,6 +37,12 @@ def step_flops(task: Any, state: Any, batch: Mapping[str, Any], frozen: Any) -> 
     # Products of the optimizer (Muon's) train nothing faster: they are no useful work either.
     model, optimizer = _without_repetition(task.model), optax.identity()
     task = dataclasses.replace(task, model=model, optimizer=optimizer)
+    if isinstance(task, TokenizerTask):
+        losses = (
+            dataclasses.replace(loss, start=0) if isinstance(loss, Perceptual) else loss
+            for loss in task.losses
+        )
+        task = dataclasses.replace(task, losses=tuple(losses))
     if not isinstance(task, TokenizerTask) or task.adversarial is None:
         return flops.count(task.train_step, state, batch, frozen)
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from bsq_jax.data.decoding import stills
+from bsq_jax.data.decoding import heic, stills
 from bsq_jax.data.decoding.frame_index import FrameIndex
 from bsq_jax.data.decoding.video import Video
 from bsq_jax.data.records import BrokenRecord, Record, Still
@@ -113,14 +113,17 @@ def looks_like_video(file: bytes) -> bool:
     """Whether the first bytes are those of a container of videos."""
     head = file[:16]
     return (
-        head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # MP4, QuickTime
-        or head.startswith(b"\x1a\x45\xdf\xa3")  # Matroska, WebM
-        or (head.startswith(b"RIFF") and head[8:12] == b"AVI ")
-        or head.startswith(
-            (b"OggS", b"FLV", b"YUV4MPEG2 ", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3")
+        not heic.is_heic(head)
+        and (
+            head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # MP4, QuickTime
+            or head.startswith(b"\x1a\x45\xdf\xa3")  # Matroska, WebM
+            or (head.startswith(b"RIFF") and head[8:12] == b"AVI ")
+            or head.startswith(
+                (b"OggS", b"FLV", b"YUV4MPEG2 ", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3")
+            )
+            or head.startswith(b"\x30\x26\xb2\x75\x8e\x66\xcf\x11")  # ASF: WMV
+            or (head.startswith(b"G") and file[188:189] == b"G")  # MPEG transport stream
         )
-        or head.startswith(b"\x30\x26\xb2\x75\x8e\x66\xcf\x11")  # ASF: WMV
-        or (head.startswith(b"G") and file[188:189] == b"G")  # MPEG transport stream
     )
 
 

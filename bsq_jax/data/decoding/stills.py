@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from bsq_jax.data import simd
-from bsq_jax.data.decoding import metadata
+from bsq_jax.data.decoding import heic, metadata
 from bsq_jax.data.records import BrokenRecord, Still
 
 _Found = TypeVar("_Found")
@@ -159,6 +159,8 @@ def _describe(array: np.ndarray) -> str:
 def _reason(error: Exception, image: bytes) -> str:
     if not image:
         return "the file is empty"
+    if heic.is_heic(image) and not heic.READ:
+        return f"a HEIC picture; {heic.HINT}"
     if isinstance(error, Image.UnidentifiedImageError):
         return "not a picture of a known format"
     return str(error).partition("\n")[0] or type(error).__name__

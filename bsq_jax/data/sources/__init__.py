@@ -16,6 +16,8 @@ from bsq_jax.data.settings import DataConfig
 from bsq_jax.data.sources import array_record_files, embedded, folders, tfds
 from bsq_jax.data.sources.motion import MotionSource
 from bsq_jax.data.sources.own import make_own_source
+from bsq_jax.data.sources.parquet import open_parquet
+from bsq_jax.data.sources.webdataset import open_webdataset
 
 # Sources that a name alone selects, opened with the split.
 _NAMED: dict[str, Callable[[str], Source]] = {
@@ -30,6 +32,8 @@ _PLACED: dict[str, Callable[[str, str, bool], Source]] = {
     "clips": folders.clips,
     "tfds": tfds.open_tfds,
     "array_record": array_record_files.open_array_record,
+    "parquet": open_parquet,
+    "webdataset": open_webdataset,
 }
 
 
@@ -38,6 +42,9 @@ def same_place(spec: str) -> str:
     scheme, _, place = spec.partition(":")
     if scheme in ("folder", "clips") and place:
         return f"{scheme}:{os.path.realpath(os.path.expanduser(place))}"
+    if scheme in ("array_record", "parquet", "webdataset") and place:
+        patterns = (os.path.abspath(os.path.expanduser(part)) for part in place.split("|"))
+        return f"{scheme}:{'|'.join(patterns)}"
     return spec
 
 
@@ -60,6 +67,10 @@ def make_source(spec: str, split: str, *, divide: bool = True) -> Source:
       in val.
     ``synthetic``
       64 drawn pictures of 96 x 96 a split, for tests.
+    ``parquet:PATTERN`` or ``parquet:TRAIN_PATTERN|VAL_PATTERN``
+      Parquet files as the Hugging Face hub keeps them, sorted by path, see `parquet`: a column
+      ``image`` of encoded files, binary or a struct with ``bytes``, and maybe a column ``label``.
+      Patterns and splits are those of ``webdataset``.
 
     Videos:
 
@@ -78,6 +89,11 @@ def make_source(spec: str, split: str, *, divide: bool = True) -> Source:
     ``array_record:GLOB`` or ``array_record:TRAIN_GLOB|VAL_GLOB``
       Files whose records are encoded pictures or video files, sorted by path. With one glob every
       tenth record, from the first, is val.
+    ``webdataset:PATTERN`` or ``webdataset:TRAIN_PATTERN|VAL_PATTERN``
+      Tar files, sorted by path, see `webdataset`; a pattern has globs and ranges such as
+      ``shards/train-{000..099}.tar``. Pictures and videos are told by the endings of their names;
+      where there are both, pictures are taken. With one pattern every tenth record, from the first,
+      is val. What a ``.cls`` beside a picture, or "label" in a ``.json``, says is its class.
 
     Of the user's own, see docs/extending/data_source.md:
 

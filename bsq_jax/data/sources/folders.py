@@ -11,31 +11,13 @@ import numpy as np
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.once import say_once
+from bsq_jax.data.decoding.file_kinds import (
+    EXPECTED_EXTENSIONS,
+    IMAGE_EXTENSIONS,
+    describe_unread,
+)
 from bsq_jax.data.decoding.video import VIDEO_EXTENSIONS
 from bsq_jax.data.records import NO_LABEL, Record, Source
-
-try:  # since Pillow 11.3, and in a build with libavif
-    from PIL.AvifImagePlugin import SUPPORTED as _AVIF
-except ImportError:
-    _AVIF = False
-
-
-def _endings(names: str) -> frozenset[str]:
-    return frozenset(f".{name}" for name in names.split())
-
-
-IMAGE_EXTENSIONS = _endings(
-    "bmp gif jfif jp2 jpe jpeg jpg pgm png pnm ppm tif tiff webp" + " avif" * bool(_AVIF)
-)
-
-# Endings of pictures and videos that a person may expect to be read, and that are not. Whatever is
-# in neither list, such as texts and caches of thumbnails, is ignored without a message.
-_UNREAD = _endings(
-    "avif heic heif hif jxl jxr wdp j2k jpx apng pbm pfm tga dds exr hdr svg svgz psd psb xcf eps "
-    "3fr arw cr2 cr3 crw dcr dng erf fff iiq kdc mef mos mrw nef nrw orf pef raf raw rw2 rwl sr2 "
-    "srf srw x3f "  # of cameras
-    "asf divx dv f4v h264 h265 hevc insv ivf m2v mxf ogm r3d rm rmvb vob"
-) | (IMAGE_EXTENSIONS | VIDEO_EXTENSIONS) - {".ts"}  # among pictures more likely TypeScript
 
 _VAL_FOLDERS = ("val", "validation", "valid", "test")
 VAL_FRACTION = 0.1
@@ -213,7 +195,7 @@ def search(root: pathlib.Path, extensions: frozenset[str]) -> tuple[list[str], s
 
     Returns:
       The paths, and how many files of kinds that are not read there are, such as ``12 files of
-      kinds that are not read: .heic (10), .dng (2)``: pictures and videos with other endings. It is
+      kinds that are not read: .jxl (10), .dng (2)``: pictures and videos with other endings. It is
       empty where there are none.
 
     Raises:
@@ -236,9 +218,9 @@ def search(root: pathlib.Path, extensions: frozenset[str]) -> tuple[list[str], s
                 continue
             if ending in extensions:
                 found.append(pathlib.Path(folder, name).relative_to(root).as_posix())
-            elif ending in _UNREAD:
+            elif ending in EXPECTED_EXTENSIONS:
                 unread[ending] += 1
-    return sorted(found), _describe(unread)
+    return sorted(found), describe_unread(unread)
 
 
 def _ancestors(folder: str, root: pathlib.Path) -> set[str]:
@@ -247,16 +229,6 @@ def _ancestors(folder: str, root: pathlib.Path) -> set[str]:
         return set()
     between = pathlib.Path(folder).relative_to(root).parents
     return {os.path.realpath(root / part) for part in between}
-
-
-def _describe(unread: collections.Counter[str]) -> str:
-    total = unread.total()
-    if not total:
-        return ""
-    order = sorted(unread.items(), key=lambda item: (-item[1], item[0]))
-    kinds = ", ".join(f"{ending} ({count})" for ending, count in order)
-    things = "1 file of a kind that is" if total == 1 else f"{total} files of kinds that are"
-    return f"{things} not read: {kinds}"
 
 
 def report_unread(place: str, unread: str) -> None:

@@ -202,7 +202,7 @@ class TokenizerTask(TrainingTask):
             return (fake, added), (quantized, terms)
 
         def pixel_loss(fake: jax.Array) -> tuple[jax.Array, Metrics]:
-            return weighted_sum(self.losses, pixels, fake, weights, frozen)
+            return weighted_sum(self.losses, pixels, fake, weights, frozen, step)
 
         (fake, added), pull, (quantized, of_terms) = jax.vjp(generate, params, rate, has_aux=True)
         (loss, terms), pixel_gradient = jax.value_and_grad(pixel_loss, has_aux=True)(fake)
