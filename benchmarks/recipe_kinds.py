@@ -73,11 +73,16 @@ _PIXELS: Settings = {"loss.perceptual": 0.0, "loss.adversarial": 0.0}
 RECIPES: Mapping[str, Recipe] = {
     "ours": Recipe(
         "Muon, residual BSQ of 3 stages of 6 bits, convolutions behind the pixel head, MSE",
-        "configs/quickstart.py",
+        "configs/quickstart.py:whole",
     ),
     "ours_fsq": Recipe(
         "the same with FSQ, 9 channels of 4 levels",
-        f"configs/quickstart.py:quantizer=fsq,levels={'x'.join('4' * 9)}",
+        f"configs/quickstart.py:whole,quantizer=fsq,levels={'x'.join('4' * 9)}",
+    ),
+    "quickstart": Recipe(
+        "ours with attention within windows and, in the last third, LPIPS (AlexNet)",
+        "configs/quickstart.py",
+        shares={"loss.perceptual_start": 15 / 22},  # step 1,500 of 2,200
     ),
     "published": Recipe(
         "BSQ, AdamW at 4e-7 times the batch, L1, LPIPS, discriminator, entropy terms",

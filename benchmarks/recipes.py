@@ -2,13 +2,13 @@
 
     python -m benchmarks.recipes --photographs FOLDER --minutes 2 --seeds 0 1 2 --torch-python PATH
 
-FOLDER has photographs in ``train`` and ``val``. The recipes (`benchmarks.recipe_kinds`) have the
-network of configs/quickstart.py, 18 bits for each patch of 8x8 pixels, and the same crops in the
-same order. Seconds a step are measured first, in turn, and each recipe gets the steps that fit into
-the minutes, over which its learning rate is laid out; compiling and decoding the photographs do not
-count. Then all are trained in turn, seed by seed, each in a process of its own. The validation
-photographs, with the short side at 384 pixels, are coded in tiles of 64 by the averaged weights;
-PSNR, SSIM and LPIPS are those of whole photographs. Further settings follow as
+FOLDER has photographs in ``train`` and ``val``. The recipes (`benchmarks.recipe_kinds`) have a
+network as large as that of configs/quickstart.py, 18 bits for each patch of 8x8 pixels, and the
+same crops in the same order. Seconds a step are measured first, in turn, and each recipe gets the
+steps that fit into the minutes, over which its learning rate is laid out; compiling and decoding
+the photographs do not count. Then all are trained in turn, seed by seed, each in a process of its
+own. The validation photographs, with the short side at 384 pixels, are coded in tiles of 64 by the
+averaged weights; PSNR, SSIM and LPIPS are those of whole photographs. Further settings follow as
 ``--config.KEY=VALUE``, for all recipes.
 """
 

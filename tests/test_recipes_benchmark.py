@@ -55,6 +55,9 @@ def test_the_recipes_differ_in_what_they_say_alone(tmp_path):
     assert not_in_peer(configs["pytorch"], train=True) == []
     assert configs["pytorch"].to_json() == configs["plain"].to_json()
     assert configs["ours"].optimizer.name == "muon"
+    assert (configs["ours"].loss.l2, configs["ours"].loss.perceptual) == (1, 0)
+    last_third = configs["quickstart"].loss
+    assert (last_third.perceptual > 0, last_third.perceptual_start) == (True, 682)
     assert (configs["ours"].quantizer.stages, configs["ours"].model.head_channels) == (3, 16)
     fsq = configs["ours_fsq"].quantizer
     assert (fsq.name, fsq.levels, fsq.stages) == ("fsq", (4,) * 9, 1)
