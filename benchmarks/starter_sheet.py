@@ -1,4 +1,4 @@
-r"""The starter model beside JPEG, WebP and AVIF of at most as many bytes, on photographs of packages.
+r"""The starter model beside JPEG, WebP and AVIF of at most as many bytes, on three photographs.
 
     python -m benchmarks.starter_sheet --out sheet.png
 

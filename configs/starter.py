@@ -71,5 +71,5 @@ def get_config(argument: str = "") -> ConfigDict:
     config.loss.update(perceptual=0.02, perceptual_network="alexnet", perceptual_start=6000)
     config.optimizer.update(name="muon", learning_rate=2e-3, muon_learning_rate=0.02, ema=0.999)
     config.data.sizes = SIZES
-    config.train.update(steps=11_000, checkpoint_every=1000, evaluate_every=0)
+    config.train.update(steps=9500, checkpoint_every=1000, evaluate_every=0)
     return config
