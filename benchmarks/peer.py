@@ -110,14 +110,19 @@ class Peer:
         self._process.wait()
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of `start` and `benchmarks.compare`."""
+def add_python_flag(parser: argparse.ArgumentParser) -> None:
+    """The flag of `start`."""
     parser.add_argument(
         "--torch-python",
         default=sys.executable,
         metavar="PATH",
         help="interpreter with PyTorch, to compare with (default: this one); '' for none",
     )
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `start` and `benchmarks.compare`."""
+    add_python_flag(parser)
     parser.add_argument(
         "--torch-modes",
         nargs="+",
@@ -125,6 +130,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         choices=MODES,
         help="compiling a training step takes minutes on a CPU",
     )
+
+
+def torch_command(python: str) -> list[str]:
+    """What starts a `Peer` with the PyTorch of an interpreter."""
+    return [python, "-m", "benchmarks.torch_peer"]
 
 
 @contextmanager
@@ -146,7 +156,7 @@ def start(python: str) -> Iterator[Peer | None]:
         why = f"{python} has none: --torch-python names another interpreter"
         if found.stdout.strip() == "True":
             os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-            peer = Peer([python, "-m", "benchmarks.torch_peer"])
+            peer = Peer(torch_command(python))
             if peer.device == "cpu" and jax.default_backend() != "cpu":
                 why = f"{peer.text}, sees no accelerator"
                 peer.close()

@@ -6,6 +6,7 @@ It needs neither JAX nor PyTorch, because the process of either side imports it.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 
@@ -118,6 +119,46 @@ def work_of(config: Any, batch: int, *, train: bool) -> Work:
         clip_norm=optimizer.clip_norm,
         weight_decay=optimizer.weight_decay,
         ema=optimizer.ema,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """The learning rate of a training, as `bsq_jax.training.optimizer.make_schedule` has it.
+
+    Attributes:
+      steps: of the training.
+      peak: the largest rate.
+      warmup_steps: in which it rises linearly.
+      warmup_start: times the peak at step 0.
+      final: times the peak at the last step, at the end of a cosine.
+    """
+
+    steps: int
+    peak: float
+    warmup_steps: int
+    warmup_start: float
+    final: float
+
+    def rate(self, step: int) -> float:
+        """The rate of a step, counted from 0."""
+        if step < self.warmup_steps:
+            start = self.warmup_start
+            return self.peak * (start + (1 - start) * step / self.warmup_steps)
+        done = (step - self.warmup_steps) / max(self.steps - self.warmup_steps, 1)
+        cosine = (1 + math.cos(math.pi * min(done, 1.0))) / 2
+        return self.peak * (self.final + (1 - self.final) * cosine)
+
+
+def schedule_of(config: Any) -> Schedule:
+    """The schedule that a finalised config describes."""
+    optimizer = config.optimizer
+    return Schedule(
+        steps=config.train.steps,
+        peak=optimizer.learning_rate,
+        warmup_steps=optimizer.warmup_steps,
+        warmup_start=optimizer.warmup_start,
+        final=optimizer.final,
     )
 
 

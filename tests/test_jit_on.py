@@ -26,6 +26,7 @@ PACKAGE = pathlib.Path(bsq_jax.__file__).parent
 # Where `jax.jit` itself may stand, and why.
 ALLOWED = {
     "core/sharding.py": "jit_on",
+    "inference/portable.py": "is written for one device",
     "inference/size_classes.py": "runs on one device",
     "training/starter.py": "runs on one device",
     "coding/neighbourhood_coder.py": "runs on one device",

@@ -12,6 +12,8 @@ torch = pytest.importorskip("torch")
 
 from benchmarks import torch_peer  # noqa: E402
 from benchmarks.peer import start  # noqa: E402
+from benchmarks.torch_tokenizer import TorchTokenizer, visible  # noqa: E402
+from benchmarks.torch_training import clip  # noqa: E402
 from benchmarks.work import Product, Work, work_of  # noqa: E402
 from bsq_jax.config import default_config, finalize  # noqa: E402
 from bsq_jax.models.factory import make_tokenizer  # noqa: E402
@@ -37,13 +39,13 @@ def test_it_has_as_many_parameters_as_ours(frames, head):
     work = work_of(config, 1, train=False)
     shapes = jax.eval_shape(make_tokenizer(config).init, jax.random.key(0), jnp.zeros(work.pixels))
     ours = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-    peer = torch_peer.TorchTokenizer(work)
+    peer = TorchTokenizer(work)
     assert sum(leaf.numel() for leaf in peer.parameters()) == ours
 
 
 def test_frames_do_not_see_later_ones():
     torch.manual_seed(0)
-    peer, clip = torch_peer.TorchTokenizer(SMALL), pixels(SMALL)
+    peer, clip = TorchTokenizer(SMALL), pixels(SMALL)
     changed = clip.clone()
     changed[:, 2] = 255 - changed[:, 2]
     with torch.no_grad():
@@ -52,12 +54,12 @@ def test_frames_do_not_see_later_ones():
     torch.testing.assert_close(before[:, :2], after[:, :2])
     assert (before[:, 2] - after[:, 2]).abs().max() > 1e-3
     torch.testing.assert_close(before, by_frame, rtol=1e-4, atol=1e-5)
-    mask = torch_peer.visible(2, 2)
+    mask = visible(2, 2)
     assert mask.tolist() == [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1]]
 
 
 def test_patches_and_quantizer_are_ours():
-    peer, clip = torch_peer.TorchTokenizer(STEP), pixels(SMALL)
+    peer, clip = TorchTokenizer(STEP), pixels(SMALL)
     ours = patchify(np.float32(clip.numpy()) / 127.5 - 1, (8, 8)).reshape(2, -1, 192)
     np.testing.assert_allclose(peer.patches(clip).numpy(), ours, atol=1e-6)
     assert torch.equal(peer.picture(peer.patches(clip)), clip)
@@ -73,11 +75,11 @@ def test_gradients_are_clipped_as_ours():
     given = {name: np.float32(leaf) for name, leaf in given.items()}
     ours, _ = clip_each_parameter(0.5).update(given, ())
     leaves = [torch.from_numpy(leaf.copy()) for leaf in given.values()]
-    torch_peer.clip(leaves, dataclasses.replace(SMALL, clip_norm=0.5))
+    clip(leaves, dataclasses.replace(SMALL, clip_norm=0.5))
     for leaf, expected in zip(leaves, ours.values(), strict=True):
         np.testing.assert_allclose(leaf.numpy(), expected, rtol=1e-6)
     leaves = [torch.full((4,), 3.0), torch.full((4,), 4.0)]  # of norm 6 and 8: 10 together
-    torch_peer.clip(leaves, dataclasses.replace(SMALL, clip="global", clip_norm=5.0))
+    clip(leaves, dataclasses.replace(SMALL, clip="global", clip_norm=5.0))
     assert [leaf.tolist() for leaf in leaves] == [[1.5] * 4, [2.0] * 4]
 
 
@@ -96,9 +98,7 @@ def test_it_reconstructs_in_both_precisions():
         calls, numbers = torch_peer.make_calls(dataclasses.replace(SMALL, dtype=dtype))
         picture = calls["eager"]()
         assert (picture.shape, picture.dtype) == (SMALL.pixels, torch.uint8)
-        assert numbers == sum(
-            leaf.numel() for leaf in torch_peer.TorchTokenizer(SMALL).parameters()
-        )
+        assert numbers == sum(leaf.numel() for leaf in TorchTokenizer(SMALL).parameters())
 
 
 @pytest.mark.parametrize("form", ["ab", "abt", "atb"])

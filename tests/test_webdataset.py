@@ -322,6 +322,18 @@ def test_damage_between_members_is_found(tmp_path, caplog):
     assert "1 of 1 tar files are damaged" in lines(caplog)[0]
 
 
+def test_a_negative_size_ends_the_list(tmp_path):
+    """Of minus one block: tarfile alone would find the same header for ever."""
+    path = write_tar(tmp_path / "a.tar", pictures(0, 2))
+    data = bytearray(path.read_bytes())
+    data[124:136] = (-512).to_bytes(12, "big", signed=True)
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"a\.tar is no tar"):
+        whole(f"webdataset:{path}")
+
+
 def test_a_tar_that_shrinks_while_it_is_read(tmp_path):
     path = write_tar(tmp_path / "a.tar", pictures(0))
     source = whole(f"webdataset:{path}")

@@ -30,6 +30,7 @@ class Command:
         ``flags.settings``.
       os_errors: whether an ``OSError`` is a mistake in a path that was given, to be told in a line;
         else its traceback is shown, as of any other failure.
+      intermixed: whether flags may stand between arguments of which the first may be left out.
     """
 
     help: str
@@ -39,6 +40,7 @@ class Command:
     interrupted: str = "nothing was written"
     settings: bool = False
     os_errors: bool = True
+    intermixed: bool = False
 
 
 class Parser(argparse.ArgumentParser):
@@ -65,7 +67,10 @@ def parse(parser: Parser, command: Command, words: Sequence[str]) -> argparse.Na
       UserError: an unknown flag, a flag without its value, or a value that cannot be.
     """
     try:
-        flags, rest = parser.parse_known_args(words)
+        parses = (
+            parser.parse_known_intermixed_args if command.intermixed else parser.parse_known_args
+        )
+        flags, rest = parses(words)
     except UserError:
         # What is missing may be there under a name that does not exist.
         _check_names(parser, command, words, flags_only=True)

@@ -4,8 +4,12 @@ Examples:
   bsq-jax export runs/prior my_codec
   bsq-jax export runs/digits_lm my_generator
   bsq-jax export runs/prior small_codec --half
+  bsq-jax export runs/quickstart deployed --format stablehlo
+  bsq-jax export deployed --format stablehlo
 
-Every command that takes a model takes such a folder too.
+Every command that takes a model takes such a folder too, but for those of --format stablehlo: they
+hold the tokenizer as programs for CPUs, GPUs and TPUs that jax runs without this package. Without a
+model the starter model of bsq_jax is taken.
 """
 
 from __future__ import annotations
@@ -24,11 +28,16 @@ from bsq_jax.core.paths import local_path
 if TYPE_CHECKING:
     from bsq_jax.coding.codec import Codec
     from bsq_jax.inference.generator import Generator
+    from bsq_jax.inference.portable_folder import PortableFolder
+
+FORMATS = ("safetensors", "stablehlo")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of ``export``."""
-    parser.add_argument("input", help="workdir of a tokenizer, a prior or a masked language model")
+    parser.add_argument(
+        "input", nargs="?", help="workdir or export of a tokenizer, a prior or a masked LM"
+    )
     parser.add_argument("output", help="folder to make")
     parser.add_argument("--force", action="store_true", help="write into a folder that exists")
     parser.add_argument(
@@ -36,19 +45,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="round a tokenizer and its prior to float16: a model of half the size, of its own",
     )
+    parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="of the folder")
+    only = parser.add_argument_group("--format stablehlo")
+    only.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), help="to compute in; float32 by default"
+    )
+    only.add_argument(
+        "--size", metavar="HxW", help="one size of all pictures, in pixels; else any, if possible"
+    )
+    only.add_argument("--frames", type=int, metavar="N", help="length of clips; else the model's")
 
 
 def run(flags: argparse.Namespace) -> int:
     """Exports."""
+    _check_flags(flags)
     target = check_new_folder(flags.output, force=flags.force)
     from bsq_jax.coding.codec import Codec
     from bsq_jax.inference.generator import Generator
     from bsq_jax.training.saved_models import read_saved_config
+    from bsq_jax.training.starter import unnamed_model
 
-    source = local_path(flags.input)
+    source = local_path(flags.input) if flags.input else unnamed_model()
     if not source.is_dir():
         raise UserError(f"{source} does not exist or is not a folder: give a workdir or export")
-    if read_saved_config(source).task == "masked_lm":
+    task = read_saved_config(source).task
+    if flags.format == "stablehlo":
+        return _programs(source, task, target, flags)
+    if task == "masked_lm":
         if flags.half:
             raise UserError("--half is for tokenizers and priors, not for masked language models")
         _save(Generator.load(source), target)
@@ -60,7 +83,61 @@ def run(flags: argparse.Namespace) -> int:
     return 0
 
 
-def _save(model: Codec | Generator, folder: pathlib.Path, **how: bool) -> None:
+def _check_flags(flags: argparse.Namespace) -> None:
+    """Refuses flags of the other format.
+
+    Raises:
+      UserError: there is one, or the size is none.
+    """
+    from bsq_jax.config.sizes import is_size
+
+    if flags.format == "stablehlo" and flags.half:
+        raise UserError(
+            "--half is for --format safetensors: export with --half, and then that folder with "
+            "--format stablehlo"
+        )
+    given = [name for name in ("dtype", "size", "frames") if getattr(flags, name) is not None]
+    if flags.format != "stablehlo" and given:
+        raise UserError(f"--{given[0]} is for --format stablehlo")
+    if flags.size is not None and not is_size(flags.size):
+        raise UserError(f"--size {flags.size}: give HEIGHTxWIDTH in pixels, such as 256x256")
+
+
+def _programs(
+    source: pathlib.Path, task: str, target: pathlib.Path, flags: argparse.Namespace
+) -> int:
+    """Writes the tokenizer of a model in the format ``stablehlo``."""
+    from bsq_jax.config.sizes import parse_sizes
+    from bsq_jax.inference.portable import PLATFORMS
+    from bsq_jax.inference.portable_folder import PortableFolder
+    from bsq_jax.inference.tokenizer import Tokenizer
+    from bsq_jax.training.saved_models import TOKENIZER_FOLDER
+
+    inside = source / TOKENIZER_FOLDER
+    if task not in ("tokenizer", "prior"):
+        raise UserError(
+            f"{source} holds a {task}, and --format stablehlo is for tokenizers: export its "
+            f"tokenizer, {inside}"
+        )
+    tokenizer = Tokenizer.load(
+        source if task == "tokenizer" else inside, dtype=flags.dtype or "float32"
+    )
+    size = parse_sizes([flags.size])[0] if flags.size else None
+    model = PortableFolder(tokenizer, size=size, frames=flags.frames)
+    _save(model, target)
+    programs = model.portable
+    sizes = "x".join(map(str, programs.size)) if programs.size else "any size"
+    why = f", because {programs.fixed} (--size sets another)" if programs.fixed else ""
+    say(
+        f"{target}: encode and decode for {', '.join(PLATFORMS)}, of "
+        + (f"clips of {programs.frames} frames, " if programs.clips else "pictures, ")
+        + f"{sizes}{why}"
+        + ("; the prior is not in it" if task == "prior" else "")
+    )
+    return 0
+
+
+def _save(model: Codec | Generator | PortableFolder, folder: pathlib.Path, **how: bool) -> None:
     """Writes an export, into a new or empty folder whole or not at all.
 
     A folder that cannot be replaced, such as one with files or where a disk is mounted, gets the
@@ -124,4 +201,10 @@ def check_kept_model(codec: Codec, path: str) -> bool:
     return False
 
 
-COMMAND = Command("write a model as one folder without checkpoints", __doc__, add_arguments, run)
+COMMAND = Command(
+    "write a model as one folder without checkpoints, or as programs",
+    __doc__,
+    add_arguments,
+    run,
+    intermixed=True,
+)

@@ -19,7 +19,7 @@ from bsq_jax.core.own_parts import OwnPart, is_own, parse_own, parse_weighted
 NAMES = (("quantizer", "name"), ("model", "positions"), ("optimizer", "name"))
 SOURCES = ("source", "val_source", "image_source")
 # These have a colon too, such as ``tfds:mnist``.
-BUILT_IN_SOURCES = ("folder", "clips", "tfds", "array_record", "webdataset", "tokens")
+BUILT_IN_SOURCES = ("folder", "clips", "tfds", "array_record", "parquet", "webdataset", "tokens")
 LISTS = (("loss", "terms"), ("eval", "metrics"))
 
 

@@ -279,7 +279,7 @@ OPTIMIZER: Section = {
 }
 
 DATA: Section = {
-    # Pictures: photos | digits | folder:PATH | synthetic
+    # Pictures: photos | digits | folder:PATH | parquet:PATTERN | synthetic
     # Clips: motion | clips:PATH
     # Either: tfds:NAME | array_record:GLOB | webdataset:PATTERN, such as shards/{000..099}.tar
     # Either, of your own: module:attribute, see docs/extending/data_source.md

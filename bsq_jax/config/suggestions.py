@@ -162,7 +162,7 @@ NAMES: tuple[tuple[str, str, str], ...] = (
         "data.source",
         "what to train on, such as folder:/pictures",
         "data dataset data_dir data_path data_root dataset_path train_data train_dir folder path "
-        "webdataset wds tar shards train_shards",
+        "webdataset wds tar shards train_shards parquet huggingface hf_dataset",
     ),
     (
         "data.val_source",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -30,6 +31,16 @@ def real_tokens(sizes: Any, row: np.ndarray, column: np.ndarray) -> Any:
     )
 
 
+def counted(places: Any) -> Any:
+    """The numbers 0 to `places` - 1 as int32, of numpy; of JAX where `places` is symbolic.
+
+    A program that `jax.export` writes for pictures of any size has sides that are expressions.
+    """
+    if isinstance(places, int):
+        return np.arange(places, dtype=np.int32)
+    return jnp.arange(places, dtype=jnp.int32)
+
+
 def real_pixels(sizes: Any, height: int, width: int, patch: tuple[int, int]) -> Any:
     """Which pixels of padded pictures belong to real tokens; as `real_tokens`.
 
@@ -42,4 +53,4 @@ def real_pixels(sizes: Any, height: int, width: int, patch: tuple[int, int]) -> 
     Returns:
       Booleans ``[batch, row, column]`` of pixels.
     """
-    return real_tokens(sizes * np.array([patch], np.int32), np.arange(height), np.arange(width))
+    return real_tokens(sizes * np.array([patch], np.int32), counted(height), counted(width))

@@ -9,7 +9,7 @@ import numpy as np
 
 from bsq_jax.core.errors import UserError
 from bsq_jax.data.reader import Reader
-from bsq_jax.data.records import NO_LABEL, Source, label_of
+from bsq_jax.data.records import NO_LABEL, Grouped, Source, label_of
 from bsq_jax.data.settings import DataConfig
 from bsq_jax.data.workers import Make, WorkerBatches
 
@@ -95,19 +95,60 @@ class Batches(Iterator[Batch]):
 class EpochOrder:
     """Which record comes at a position of the endless stream: a new permutation each epoch.
 
+    Where records are read in groups, the groups of an epoch come in a random order, some at a time,
+    and the records of those in a random order: so each group is read once, see
+    `bsq_jax.data.records.Grouped`.
+
     Grain's own shuffle finds a permutation of n by walking through 65,536 places, which takes
     milliseconds an example when n is a handful of photographs. A table is quicker for any n that
     fits into memory.
     """
 
-    def __init__(self, count: int, *seed: int):
-        """Takes the number of records, and numbers that tell this order from others."""
+    def __init__(
+        self, count: int, *seed: int, groups: np.ndarray | None = None, groups_at_once: int = 1
+    ):
+        """Takes the number of records, and what their order depends on.
+
+        Args:
+          count: number of records.
+          seed: numbers that tell this order from others.
+          groups: number of the group of each record, int ``[record]``; None: there are none.
+          groups_at_once: how many groups are in use at a time.
+        """
         self._count = count
+        self._seed = seed
+        self._groups = np.zeros(count, np.int64)
+        if groups is not None:
+            self._groups = np.unique(groups, return_inverse=True)[1]
+        self._at_once = groups_at_once
         # Reading threads work in several epochs at a time when an epoch is shorter than a batch.
         kept = max(2, min(64, 2**20 // count))
-        self._table = functools.lru_cache(maxsize=kept)(
-            lambda epoch: np.random.default_rng([seed[0], epoch, *seed[1:]]).permutation(count)
-        )
+        self._table = functools.lru_cache(maxsize=kept)(self._permutation)
+
+    @classmethod
+    def of(cls, source: Source, *seed: int, records: np.ndarray | None = None) -> Self:
+        """The order of the records of a source, or of some of them.
+
+        Args:
+          source: the records.
+          seed: numbers that tell this order from others.
+          records: numbers of those that are ordered, int ``[record]``; None: all. The order is of
+            their places in this array.
+        """
+        count = len(source) if records is None else len(records)
+        if not isinstance(source, Grouped):
+            return cls(count, *seed)
+        groups = source.groups() if records is None else source.groups()[records]
+        return cls(count, *seed, groups=groups, groups_at_once=source.groups_at_once)
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        rng = np.random.default_rng([self._seed[0], epoch, *self._seed[1:]])
+        order: np.ndarray = rng.permutation(self._count)
+        groups = int(self._groups.max()) + 1
+        if groups <= self._at_once:
+            return order
+        window = rng.permutation(groups)[self._groups] // self._at_once
+        return order[np.argsort(window[order], kind="stable")]
 
     def __getitem__(self, position: int) -> int:
         epoch, place = divmod(position, self._count)

@@ -101,7 +101,7 @@ class _Stream:
         self._config, self._number = config, number
         self._members: Mapping[int, np.ndarray] = sized.members()
         self._orders = {
-            own: EpochOrder(len(records), config.seed, _ORDERS, number, own)
+            own: EpochOrder.of(sized.source, config.seed, _ORDERS, number, own, records=records)
             for own, records in self._members.items()
         }
 

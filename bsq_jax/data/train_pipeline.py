@@ -119,12 +119,12 @@ def _make(
     global_batch = local * shard_count
     source = open_source(config, "train")
     readers_of_all = shard_count * parts
-    main = training_reader(config, source, readers_of_all), EpochOrder(len(source), config.seed)
+    main = training_reader(config, source, readers_of_all), EpochOrder.of(source, config.seed)
     readers, single = [main[0]], None
     if config.image_source:
         source_of_images = open_image_source(config)
         readers.append(training_reader(config, source_of_images, readers_of_all))
-        single = readers[1], EpochOrder(len(source_of_images), config.seed, IMAGE_ORDER)
+        single = readers[1], EpochOrder.of(source_of_images, config.seed, IMAGE_ORDER)
     schedule = clip_lengths.Schedule(config, videos=source.videos)
     begin = history.examples(start_step)
 

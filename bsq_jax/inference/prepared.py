@@ -59,7 +59,7 @@ def cast_matrices(params: Any, computation: str) -> Any:
             return leaf
         if isinstance(leaf, jax.ShapeDtypeStruct):
             return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding)
-        return np.asarray(leaf).astype(dtype)
+        return (leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)).astype(dtype)
 
     return jax.tree_util.tree_map_with_path(cast, params)
 

@@ -24,7 +24,8 @@ get the same ones to the bit.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -38,6 +39,8 @@ from bsq_jax.models.own_positions import own_module
 from bsq_jax.models.position_tables import fitted
 
 KINDS = ("learned", "window", "sincos", "rotary")
+MOST_PLACES = 1024
+"""Rows or columns of a frame whose number a program leaves open."""
 _LONGEST_PERIOD = 10_000.0  # Vaswani et al. 2017; Su et al. 2021 take it for rotary positions
 
 
@@ -86,7 +89,7 @@ def frame_positions(kind: str, first: int, frames: int, width: int, heads: int) 
     number = np.arange(first, first + frames)
     added = _sines(number, width) if kind == "sincos" else np.zeros((frames, 0))
     pairs = _split(width // heads)[0] if kind == "rotary" else 0
-    angles = _cosines_and_sines(_phases(number, pairs))
+    angles = _angles(number, pairs)
     return FramePositions(
         number.astype(np.int32), added.astype(np.float32), angles.astype(np.float32)
     )
@@ -111,12 +114,8 @@ def rotation(positions: FramePositions, grid: tuple[int, int], head_width: int) 
     frames = positions.angles.shape[0]
     parts = (
         jnp.asarray(positions.angles)[:, None, None],
-        jnp.asarray(_cosines_and_sines(_phases(np.arange(rows), row_pairs)), jnp.float32)[
-            None, :, None
-        ],
-        jnp.asarray(_cosines_and_sines(_phases(np.arange(columns), column_pairs)), jnp.float32)[
-            None, None
-        ],
+        _first(rows, _angles, row_pairs, jnp.float32)[None, :, None],
+        _first(columns, _angles, column_pairs, jnp.float32)[None, None],
     )
     whole = [jnp.broadcast_to(part, (frames, rows, columns, *part.shape[3:])) for part in parts]
     both = rearrange(jnp.concatenate(whole, axis=3), "t h w p two -> two t (h w) p")
@@ -165,14 +164,12 @@ class PositionEmbedding(nn.Module):
         if self.kind == "rotary":
             return x
         if self.kind == "sincos":
-            spatial = np.concatenate(
-                [
-                    np.repeat(_sines(np.arange(rows), width // 2)[:, None], columns, 1),
-                    np.repeat(_sines(np.arange(columns), width - width // 2)[None], rows, 0),
-                ],
-                axis=-1,
+            parts = (
+                _first(rows, _sines, width // 2, self.dtype)[:, None],
+                _first(columns, _sines, width - width // 2, self.dtype)[None],
             )
-            x = x + jnp.asarray(spatial, self.dtype)[None, None]
+            whole = [jnp.broadcast_to(part, (rows, columns, part.shape[-1])) for part in parts]
+            x = x + jnp.concatenate(whole, axis=-1)[None, None]
             return x + jnp.asarray(positions.added).astype(self.dtype)[None, :, None, None]
         count = self.grid[0] * self.grid[1]
         table = self.param("spatial", embedding(None, "embed"), (count, width))
@@ -249,6 +246,24 @@ def _phases(places: np.ndarray, pairs: int) -> np.ndarray:
     """Angles in radians, float64 ``[place, pairs]``, from one radian a place downwards."""
     frequencies = _LONGEST_PERIOD ** (-np.arange(pairs) / max(pairs, 1))
     return places[:, None].astype(np.float64) * frequencies[None]
+
+
+def _first(
+    places: Any, function: Callable[[np.ndarray, int], np.ndarray], size: int, dtype: jnp.dtype
+) -> jax.Array:
+    """What a function of places and a size gives for places 0 to `places` - 1.
+
+    The numbers are made by numpy. Where `places` is symbolic (`jax.export`), they are the first
+    ones of `MOST_PLACES`, and the scope of the symbol must say that there are no more.
+    """
+    if isinstance(places, int):
+        return jnp.asarray(function(np.arange(places), size), dtype)
+    return jnp.asarray(function(np.arange(MOST_PLACES), size), dtype)[:places]
+
+
+def _angles(places: np.ndarray, pairs: int) -> np.ndarray:
+    """Cosines and sines of rotations, float64 ``[place, pairs, 2]``."""
+    return _cosines_and_sines(_phases(places, pairs))
 
 
 def _cosines_and_sines(phases: np.ndarray) -> np.ndarray:

@@ -154,10 +154,12 @@ def nearest_vector(points: jax.Array) -> jax.Array:
 def _in_blocks(points: jax.Array, *, size: int) -> jax.Array:
     """As `nearest_vector`, of one device's points ``[batch, 1, tokens, 24]``."""
     flat = points.reshape(math.prod(points.shape[:-1]), CHANNELS)
-    if len(flat) <= size:
+    count = flat.shape[0]  # symbolic in programs of `jax.export`, which then are of blocks
+    if isinstance(count, int) and count <= size:
         return _search(flat).reshape(points.shape[:-1])
-    blocks = jnp.pad(flat, ((0, -len(flat) % size), (0, 0))).reshape(-1, size, CHANNELS)
-    return jax.lax.map(_search, blocks).reshape(-1)[: len(flat)].reshape(points.shape[:-1])
+    whole = -(-count // size)
+    blocks = jnp.pad(flat, ((0, whole * size - count), (0, 0))).reshape(whole, size, CHANNELS)
+    return jax.lax.map(_search, blocks).reshape(-1)[:count].reshape(points.shape[:-1])
 
 
 class _Best(NamedTuple):

@@ -70,11 +70,12 @@ _normalize.defvjp(_forward, _backward)
 def _channel_mean(x: jax.Array) -> jax.Array:
     """Mean over channels by a product with ones, ``[..., width]`` to ``[..., 1]``."""
     rows = x.reshape(-1, x.shape[-1])
-    missing = -len(rows) % _VECTOR_ROWS
+    count = rows.shape[0]  # not `len`: it may be symbolic
+    missing = -count % _VECTOR_ROWS
     if missing:
         rows = jnp.pad(rows, ((0, missing), (0, 0)))
     sums = rows @ jnp.ones((x.shape[-1], 1), x.dtype)
-    return sums[: len(rows) - missing].reshape(*x.shape[:-1], 1) / x.shape[-1]
+    return sums[:count].reshape(*x.shape[:-1], 1) / x.shape[-1]
 
 
 def _last(vector: jax.Array, rank: int) -> jax.Array:

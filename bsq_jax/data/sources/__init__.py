@@ -16,6 +16,7 @@ from bsq_jax.data.settings import DataConfig
 from bsq_jax.data.sources import array_record_files, embedded, folders, tfds
 from bsq_jax.data.sources.motion import MotionSource
 from bsq_jax.data.sources.own import make_own_source
+from bsq_jax.data.sources.parquet import open_parquet
 from bsq_jax.data.sources.webdataset import open_webdataset
 
 # Sources that a name alone selects, opened with the split.
@@ -31,6 +32,7 @@ _PLACED: dict[str, Callable[[str, str, bool], Source]] = {
     "clips": folders.clips,
     "tfds": tfds.open_tfds,
     "array_record": array_record_files.open_array_record,
+    "parquet": open_parquet,
     "webdataset": open_webdataset,
 }
 
@@ -40,7 +42,7 @@ def same_place(spec: str) -> str:
     scheme, _, place = spec.partition(":")
     if scheme in ("folder", "clips") and place:
         return f"{scheme}:{os.path.realpath(os.path.expanduser(place))}"
-    if scheme in ("array_record", "webdataset") and place:
+    if scheme in ("array_record", "parquet", "webdataset") and place:
         patterns = (os.path.abspath(os.path.expanduser(part)) for part in place.split("|"))
         return f"{scheme}:{'|'.join(patterns)}"
     return spec
@@ -65,6 +67,10 @@ def make_source(spec: str, split: str, *, divide: bool = True) -> Source:
       in val.
     ``synthetic``
       64 drawn pictures of 96 x 96 a split, for tests.
+    ``parquet:PATTERN`` or ``parquet:TRAIN_PATTERN|VAL_PATTERN``
+      Parquet files as the Hugging Face hub keeps them, sorted by path, see `parquet`: a column
+      ``image`` of encoded files, binary or a struct with ``bytes``, and maybe a column ``label``.
+      Patterns and splits are those of ``webdataset``.
 
     Videos:
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from bsq_jax.core.regions import real_tokens
+from bsq_jax.core.regions import counted, real_tokens
 
 PADDING = 4  # the region of tokens that are not of the picture; 0 to 3 are of shifted windows
 
@@ -99,7 +99,7 @@ class Windows:
         half = self.side // 2
         found = []
         for shift in (0, half):
-            row, column = np.arange(rows) + shift, np.arange(columns) + shift
+            row, column = counted(rows) + shift, counted(columns) + shift
             wrapped = (row >= rows)[:, None] * 2 + (column >= columns)[None]
             real = real_tokens(sizes, row % rows, column % columns)
             found.append(jnp.where(real, wrapped.astype(np.int32), np.int32(PADDING)))
