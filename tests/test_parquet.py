@@ -79,9 +79,11 @@ def whole(spec):
     return make_source(spec, "train", divide=False)
 
 
-def lines(caplog):
-    assert all("\n" not in message for message in caplog.messages)
-    return caplog.messages
+def lines(caplog, logger="bsq_jax"):
+    """What one logger said: reading threads of an earlier test may still use another, absl."""
+    found = [record.getMessage() for record in caplog.records if record.name == logger]
+    assert all("\n" not in line for line in found)
+    return found
 
 
 @pytest.fixture
@@ -145,10 +147,11 @@ def test_resumed_on_any_number_of_hosts(tmp_path, few_groups, threads):
     assert_same(take(changed, 2, start=10, shards=4), expected[10:])
 
 
-@pytest.mark.parametrize("sizes", [(), ((16, 16), (16, 24))])
-def test_read_by_processes(tmp_path, sizes):
+def test_read_by_processes(tmp_path):
+    """In several sizes, where the source itself is handed to them."""
+    sizes = ((16, 16), (16, 24))
     config = dataclasses.replace(SMALL, source=files_of(tmp_path), sizes=sizes)
-    changed = dataclasses.replace(config, workers=2, threads=2)
+    changed = dataclasses.replace(config, workers=2, threads=0)
     assert_same(take(changed, 3, start=2), take(config, 5)[2:])
 
 
@@ -314,7 +317,7 @@ def test_broken_files_and_rows_are_named_and_replaced(tmp_path, caplog):
     expected = [*range(9), *[12] * 4, 13, 14, 15, *[22] * 7, 23, 24, 25]
     for batch in batches:
         np.testing.assert_array_equal(np.sort(batch["index"]), expected)
-    said = dict(message.split(": ", 1) for message in lines(caplog))
+    said = dict(message.split(": ", 1) for message in lines(caplog, "absl"))
     assert said["Skipping broken record 1.parquet#1"] == "the row has no picture"
     assert said["Skipping broken record 1.parquet#2"] == "not a picture of a known format"
     assert said["Skipping broken record 1.parquet#3"] == "the file is empty"
@@ -323,7 +326,7 @@ def test_broken_files_and_rows_are_named_and_replaced(tmp_path, caplog):
     assert len(said) == len(broken) + 4
     assert_same(take(config, 3, start=2, shards=2), take(config, 5)[2:])
     with pytest.raises(UserError, match=r"records are broken.*max_broken"):
-        take(dataclasses.replace(config, max_broken=0.05), 3, global_batch=total)
+        take(dataclasses.replace(config, max_broken=0.05, threads=0), 3, global_batch=total)
 
 
 def test_a_broken_row_group_is_read_once(tmp_path, monkeypatch):

@@ -73,9 +73,11 @@ def whole(spec):
     return make_source(spec, "train", divide=False)
 
 
-def lines(caplog):
-    assert all("\n" not in message for message in caplog.messages)
-    return caplog.messages
+def lines(caplog, logger="bsq_jax"):
+    """What one logger said: reading threads of an earlier test may still use another, absl."""
+    found = [record.getMessage() for record in caplog.records if record.name == logger]
+    assert all("\n" not in line for line in found)
+    return found
 
 
 @pytest.mark.smoke
@@ -118,13 +120,17 @@ def test_the_same_stream_as_from_a_folder(tmp_path, sizes):
     assert_same(take(config, 6), take(folder, 6))
 
 
-@pytest.mark.parametrize("change", [{}, {"workers": 2, "threads": 2}])
-def test_resumed_on_any_number_of_hosts(tmp_path, change):
+def test_resumed_on_any_number_of_hosts(tmp_path):
     config = dataclasses.replace(SMALL, source=shards_of(tmp_path))
     expected = take(config, 9)
-    changed = dataclasses.replace(config, **change)
-    assert_same(take(changed, 4, start=5, shards=2), expected[5:])
-    assert_same(take(dataclasses.replace(changed, threads=0), 2, start=7, shards=4), expected[7:])
+    assert_same(take(config, 4, start=5, shards=2), expected[5:])
+    assert_same(take(dataclasses.replace(config, threads=0), 2, start=7, shards=4), expected[7:])
+
+
+def test_read_by_processes(tmp_path):
+    config = dataclasses.replace(SMALL, source=shards_of(tmp_path))
+    changed = dataclasses.replace(config, workers=2, threads=0)
+    assert_same(take(changed, 3, start=2), take(config, 5)[2:])
 
 
 def test_one_pattern_is_divided_and_two_are_not(tmp_path):
@@ -294,14 +300,14 @@ def test_broken_shards_are_named_and_replaced(tmp_path, caplog):
     expected = [*range(11), 13, 13, 13, 14, 16, 16, 17, 18, 19]  # 11 and 12 become 13, 15 is 16
     for batch in batches:
         np.testing.assert_array_equal(np.sort(batch["index"]), expected)
-    assert sorted(lines(caplog)) == [
+    assert sorted(lines(caplog, "absl")) == [
         "Skipping broken record 1.tar/0014.png: the file is cut short within member 5, 0014.png",
         "Skipping broken record 2.tar: the file is empty",
         "Skipping broken record 3.tar/0022.png: not a picture of a known format",
     ]
     assert_same(take(config, 3, start=2, shards=2), take(config, 5)[2:])
     with pytest.raises(UserError, match=r"records are broken.*max_broken"):
-        take(dataclasses.replace(config, max_broken=0.05), 3, global_batch=total)
+        take(dataclasses.replace(config, max_broken=0.05, threads=0), 3, global_batch=total)
 
 
 def test_damage_between_members_is_found(tmp_path, caplog):
