@@ -1,10 +1,10 @@
-r"""The starter model beside JPEG and WebP of at most as many bytes, on photographs of packages.
+r"""The starter model beside JPEG, WebP and AVIF of at most as many bytes, on three photographs.
 
     python -m benchmarks.starter_sheet --out sheet.png
 
 Three photographs at 384 pixels to the short side that the model was not trained on: the flower of
 scikit-learn and the coffee and the cat (chelsea) of scikit-image. The table has the bytes of real
-files.
+files. LPIPS with AlexNet is in the loss of the model; LPIPS with VGG16 is not.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def photograph(name: str) -> np.ndarray:
 
 def within(image: np.ndarray, kind: str, most: int) -> tuple[np.ndarray, int]:
     """The best file of a kind of at most so many bytes, else its smallest; pixels and bytes."""
-    options = {"optimize": True, "progressive": True} if kind == "JPEG" else {"method": 6}
+    options = {"JPEG": {"optimize": True, "progressive": True}, "WEBP": {"method": 6}}.get(kind, {})
     for quality in range(95, -1, -1):
         file = io.BytesIO()
         Image.fromarray(image).save(file, kind, quality=quality, **options)
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("sheet.png"))
     parser.add_argument("--json", type=pathlib.Path)
     flags = parser.parse_args()
-    codec, network = Codec.load(), load_lpips("alexnet")
+    codec, networks = Codec.load(), {net: load_lpips(net) for net in ("alexnet", "vgg16")}
     rows, shown = [], []
     for name in SHOWN:
         original = photograph(name)
@@ -71,11 +71,11 @@ def main() -> None:
             data = codec.encode(original, bits=bits)
             made[f"starter, {bits} bits"] = codec.decode(data).frames[0], len(data)
         most = max(size for _, size in made.values())
-        made |= {kind: within(original, kind, most) for kind in ("JPEG", "WEBP")}
+        made |= {kind: within(original, kind, most) for kind in ("JPEG", "WEBP", "AVIF")}
         shown.append([original, *(picture for picture, _ in made.values())])
         for codec_name, (picture, size) in made.items():
             pair = original[None, None], picture[None, None]
-            floats = (to_float(jnp.asarray(each)) for each in pair)
+            floats = [to_float(jnp.asarray(each)) for each in pair]
             rows.append(
                 {
                     "photograph": pathlib.Path(name).stem,
@@ -83,7 +83,10 @@ def main() -> None:
                     "bytes": size,
                     "bits a pixel": round(8 * size / original[..., 0].size, 4),
                     "PSNR (dB)": round(float(psnr(*pair)[0, 0]), 2),
-                    "LPIPS": round(float(lpips(network, *floats, net="alexnet")[0]), 3),
+                }
+                | {
+                    f"LPIPS ({net})": round(float(lpips(params, *floats, net=net)[0]), 3)
+                    for net, params in networks.items()
                 }
             )
     labels = ["original", *list(made)]

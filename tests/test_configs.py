@@ -57,7 +57,7 @@ TERMS = {
     "quickstart:adamw": PIXELS,
     "quickstart:l1": PIXELS,
     "quickstart:perceptual": ALL_LOSSES,
-    "starter:tokenizer": PIXELS | {"bits_per_pixel"},
+    "starter:tokenizer": PIXELS | {"bits_per_pixel", "perceptual"},
     "starter:prior": {"loss", "saved"},
     "tokenizer:imagenet256": ALL_LOSSES,
     "tokenizer:imagenet128": ALL_LOSSES,

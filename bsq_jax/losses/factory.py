@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import optax
 
 from bsq_jax.core.errors import UserError
+from bsq_jax.evaluation.networks.lpips import MIN_SIDE
 from bsq_jax.losses.base import ReconstructionLoss
 from bsq_jax.losses.own import make_own_loss
-from bsq_jax.losses.perceptual import Perceptual, least_side
+from bsq_jax.losses.perceptual import Perceptual
 from bsq_jax.losses.reconstruction import L1, L2
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def _check_perceptual(config: ConfigDict) -> None:
     from bsq_jax.config.sizes import trained_sizes  # only here, for ml_collections
 
     network = config.loss.perceptual_network
-    least = least_side(network)
+    least = MIN_SIDE[network]
     for height, width in trained_sizes(config):
         if min(height, width) < least:
             raise UserError(

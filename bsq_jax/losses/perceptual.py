@@ -9,26 +9,26 @@ import jax
 import jax.numpy as jnp
 
 from bsq_jax.core.clips import weighted_mean
-from bsq_jax.evaluation.networks.lpips import MIN_SIDE, abstract_lpips, load_lpips, lpips_layers
+from bsq_jax.evaluation.networks.lpips import abstract_lpips, load_lpips, lpips_layers
 from bsq_jax.losses.base import FrozenNetwork, FrozenParams, ReconstructionLoss, check_batch
 
 _STRIDE = 4  # of AlexNet's first layer, pixels
 
 
-def least_side(network: str) -> int:
-    """The smallest height and width of frames, in pixels, that `Perceptual` takes."""
-    return MIN_SIDE[network] + (_STRIDE - 1 if network == "alexnet" else 0)
+def _moved(pixels: jax.Array) -> jax.Array:
+    """Clips ``[batch, time, height, width, 3]``, each moved otherwise than the next.
 
-
-def _shifted(pixels: jax.Array) -> jax.Array:
-    """Clips ``[batch, time, height, width, 3]`` cut by 3 pixels, each elsewhere than the next."""
-    batch, time, height, width, channels = pixels.shape
-    size = time, height - _STRIDE + 1, width - _STRIDE + 1, channels
+    They move up and left by 0 to 3 pixels; the last row and column are repeated. Sides stay as they
+    are: XLA computes the gradients of some others ten times as slowly on CPUs.
+    """
+    most = _STRIDE - 1
+    wider = jnp.pad(pixels, ((0, 0), (0, 0), (0, most), (0, most), (0, 0)), mode="edge")
 
     def cut(clip: jax.Array, place: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_slice(clip, (0, place // _STRIDE, place % _STRIDE, 0), size)
+        start = 0, place // _STRIDE, place % _STRIDE, 0
+        return jax.lax.dynamic_slice(clip, start, pixels.shape[1:])
 
-    return jax.vmap(cut)(pixels, jnp.arange(batch) % _STRIDE**2)
+    return jax.vmap(cut)(wider, jnp.arange(len(pixels)) % _STRIDE**2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Perceptual(ReconstructionLoss):
       dtype: type of the convolutions, float32 or bfloat16.
       network: "vgg16", the usual one of trainings, or "alexnet", for a small part of the cost. The
         first layer of AlexNet moves in steps of 4 pixels, so that at a fixed place it would not see
-        much of the pattern of a patch; therefore each example of a batch is cut at another of the
-        16 places, to sides of 3 pixels less.
+        much of the pattern of a patch; therefore the examples of a batch are moved by 0 to 3
+        pixels, each otherwise than the next.
       start: see `ReconstructionLoss`.
     """
 
@@ -71,6 +71,6 @@ class Perceptual(ReconstructionLoss):
         check_batch(original, reconstruction, weights)
         net = self.network
         if net == "alexnet":
-            original, reconstruction = map(_shifted, (original, reconstruction))
+            original, reconstruction = map(_moved, (original, reconstruction))
         layers = lpips_layers(frozen[net], original, reconstruction, net=net, dtype=self.dtype)
         return weighted_mean(jnp.sum(layers, axis=-1), weights)
