@@ -34,7 +34,7 @@ from benchmarks.peer import Peer, PeerError, add_python_flag, start, torch_comma
 from benchmarks.photograph_scores import Photographs, Scores
 from benchmarks.recipe_kinds import RECIPES, Recipe
 from benchmarks.timing import report
-from benchmarks.work import schedule_of, work_of
+from benchmarks.work import not_in_peer, schedule_of, work_of
 from bsq_jax import Tokenizer
 from bsq_jax.data.factory import make_data_config
 from bsq_jax.data.train_pipeline import train_batches
@@ -101,6 +101,8 @@ class Trainings:
     ) -> tuple[dict[str, Any], np.ndarray]:
         """Trains in PyTorch: seconds a step and parameters, and the tiles as it has them."""
         config = self.config(recipe, steps, seed)
+        if lacking := not_in_peer(config, train=True):
+            raise PeerError(f"plain PyTorch lacks {', '.join(lacking)}")
         work = work_of(config, config.train.batch_size, train=True)
         files = {name: self.out / f"{name}.bytes" for name in ("crops", "pictures", "made")}
         self.write_crops(files["crops"], config)
@@ -244,17 +246,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, last = parser.parse_known_args(argv)
 
     names = choose(args.recipes, args.torch_python)
+    if not names:
+        parser.error("none of these recipes can be trained here: name others, or --torch-python")
     for name in names:
         print(f"{name}: {RECIPES[name].what}")
     with folder(args.out) as out:
         trainings = Trainings(out, args.photographs.resolve(), args.torch_python, last)
         photographs = Photographs(trainings.config(RECIPES[names[0]], 1, 0))
         scores, kept = Scores(), out / "steps.json"
+        asked = {"minutes": args.minutes, "photographs": str(trainings.photographs), "flags": last}
         if not kept.exists():
             seconds = trainings.measure_speed(names, args.rounds)
             steps = {name: max(2, int(60 * args.minutes / x)) for name, x in seconds.items()}
-            kept.write_text(json.dumps(steps))
-        steps = json.loads(kept.read_text())
+            kept.write_text(json.dumps({"asked": asked, "steps": steps}))
+        stored = json.loads(kept.read_text())
+        steps = stored["steps"]
+        if stored["asked"] != asked or not steps.keys() >= set(names):
+            parser.error(f"{out} has trainings with other flags: name another --out")
         found = []
         for seed in args.seeds:
             for name in names:

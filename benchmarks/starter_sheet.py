@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import io
 import pathlib
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +29,10 @@ from bsq_jax.media.pictures import grid, save_png
 
 SHOWN = ("flower.jpg", "coffee.png", "chelsea.png")
 SIDE = 384  # pixels of the short side
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "JPEG": {"optimize": True, "progressive": True},
+    "WEBP": {"method": 6},
+}
 PART = (320, 480)  # height and width of the middle that is shown
 
 
@@ -40,7 +45,7 @@ def photograph(name: str) -> np.ndarray:
 
 def within(image: np.ndarray, kind: str, most: int) -> tuple[np.ndarray, int]:
     """The best file of a kind of at most so many bytes, else its smallest; pixels and bytes."""
-    options = {"JPEG": {"optimize": True, "progressive": True}, "WEBP": {"method": 6}}.get(kind, {})
+    options = _OPTIONS.get(kind, {})
     for quality in range(95, -1, -1):
         file = io.BytesIO()
         Image.fromarray(image).save(file, kind, quality=quality, **options)

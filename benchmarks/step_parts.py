@@ -73,7 +73,7 @@ def main() -> None:
         }
         for name, (_, batch) in steps.items()
     ]
-    report("parts of the quickstart's step", rows, args.json, runs=args.runs)
+    report("parts of the step of quickstart:whole", rows, args.json, runs=args.runs)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,10 @@ model frame by frame on the same clips, unchanged and after as much training as 
 
 Clips are 4 to 16 frames long, and an eighth of the steps has single frames, so that one model
 supports images and clips of any length; the arrays of a step have 1, 4, 8 or 16 frames, for which
-four programs are compiled. Positions are learned, as in the image model; temporal positions start
-at zero. For clips longer than 16 frames, train both models with
-``--config.model.positions=rotary``. Attention stays within windows of 4x4 tokens of each frame, so
-that frames have any size.
+four programs are compiled. Attention stays within windows of 4x4 tokens of each frame, so that
+frames have any size, and positions are learned for the tokens of a window, as in the image model;
+temporal positions start at zero. For clips longer than 16 frames, train both models with
+``--config.model.positions=rotary``.
 """
 
 from ml_collections import ConfigDict

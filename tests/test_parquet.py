@@ -117,7 +117,7 @@ def test_pictures_are_read_in_any_order(tmp_path):
     ],
     ids=["binary", "large binary", "struct with path", "struct"],
 )
-@pytest.mark.parametrize("name", ["image", "img"])
+@pytest.mark.parametrize("name", ["image", "img", "image.jpg"])
 @pytest.mark.parametrize("compression", ["snappy", "none", "zstd"])
 def test_columns_of_pictures(tmp_path, images, name, compression):
     write(

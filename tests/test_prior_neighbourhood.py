@@ -4,6 +4,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+from flax import linen as nn
 from shapes import prior_shape
 from test_prior_model import Reference, random_params, signs_of
 
@@ -167,6 +168,34 @@ def test_pictures_in_wavefronts():
         np.testing.assert_array_equal(decoded.reshape(-1, 5), bits)
     assert coder.in_wavefronts
     assert coder.programs == 2  # for up to 64 and up to 128 rows
+
+
+@pytest.mark.parametrize("trained_on", ["pictures", "clips"])
+def test_clips_of_priors_that_look_at_one_frame(trained_on):
+    """They come back; of a prior of pictures each frame is coded as a picture, to the byte.
+
+    What the token at a place says about the same place in the next frame is learned from clips
+    alone, whatever the window: it is nothing at first.
+    """
+    model = NeighbourhoodPrior(shape_of("raster", window=1))
+    params = random_params(model)
+    fresh = nn.meta.unbox(model.init(jax.random.key(0), signs_of(model.shape, 1, 1, grid=(2, 2))))
+    assert not np.any(fresh["params"]["before"])
+    if trained_on == "pictures":
+        params["before"] = fresh["params"]["before"]
+    coder = NeighbourhoodCoder(model, params)
+    for size in ((5, 13), (9, 1)):
+        signs = signs_of(model.shape, 1, 3, grid=size)
+        wanted = np.asarray(jax.jit(model.apply)({"params": params}, signs))[0]
+        bits = (signs[0] > 0).astype(np.uint8)
+        encoder, stream = Recorder(), coder.stream(*size, 5)
+        found = np.stack([stream.encode(frame, encoder) for frame in bits])
+        np.testing.assert_array_equal(found, wanted)
+        decoder, stream = Decoder(encoder.result()), coder.stream(*size, 5)
+        back = np.stack([stream.decode(decoder) for _ in bits])
+        np.testing.assert_array_equal(back, bits)
+        alone = np.stack([coder.stream(*size, 5).encode(frame, Encoder()) for frame in bits])
+        assert (alone == found).all() == (trained_on == "pictures")
 
 
 def test_room_for_wavefronts():

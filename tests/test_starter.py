@@ -73,6 +73,14 @@ def test_fewer_bits_make_smaller_files(codec):
     assert sorted(quality) == quality
 
 
+def test_a_clip_comes_back_frame_by_frame(codec):
+    """The model has seen pictures alone: each frame has the pixels that it has as a picture."""
+    frames = np.stack([np.roll(samples.coffee()[:64, :96], step, axis=1) for step in range(3)])
+    decoded = codec.decode(codec.encode(frames, rate=25)).frames
+    alone = [codec.decode(codec.encode(frame)).frames[0] for frame in frames]
+    np.testing.assert_array_equal(decoded, np.stack(alone))
+
+
 def test_the_tokenizer_alone_is_the_same_one(codec):
     tokenizer = Tokenizer.load()
     picture = samples.coffee()[:64, :96]

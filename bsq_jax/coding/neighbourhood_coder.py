@@ -59,6 +59,7 @@ class NeighbourhoodCoder:
             functools.partial(contexts_of_wavefront, shape), donate_argnums=4
         )
         self.in_wavefronts = shape.window == 1 and shape.order == "raster"
+        self._sees_before = bool(np.any(np.asarray(self._numbers.before)))
 
     @property
     def programs(self) -> int:
@@ -111,8 +112,11 @@ class NeighbourhoodStream:
     def decode(self, decoder: Decoder) -> np.ndarray:
         """See `bsq_jax.coding.prior_coder.PriorStream`."""
         coder = self._coder
-        if coder.in_wavefronts:
-            return self._decode_wavefronts(decoder).reshape(*self._grid, self._kept)
+        # Wavefronts know no frame before: all frames then, or the first one.
+        if coder.in_wavefronts and not (self._number and coder._sees_before):
+            bits = self._decode_wavefronts(decoder)
+            self._next(self._signs(bits))
+            return bits.reshape(*self._grid, self._kept)
         bits = np.zeros((self._count, self._kept), np.uint8)
         signs = np.zeros((self._count, coder.shape.bits), np.int8)
         known = np.zeros(0, np.int64)
@@ -127,7 +131,7 @@ class NeighbourhoodStream:
         return bits.reshape(*self._grid, self._kept)
 
     def _decode_wavefronts(self, decoder: Decoder) -> np.ndarray:
-        """A picture in raster order, of priors that look at no other frame."""
+        """Bits ``[token, bit]`` of a frame in raster order, of priors that look at no other."""
         coder, shape, (rows, columns) = self._coder, self._coder.shape, self._grid
         bits = np.zeros((self._count, self._kept), np.uint8)
         room = room_of_wavefront(max(map(len, self._order)))

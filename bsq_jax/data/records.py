@@ -100,7 +100,9 @@ class Identified(Protocol):
 
 def id_of(source: Source, index: int) -> str:
     """The id of a record where the source knows it without reading, else its place there."""
-    return source.id(index) if isinstance(source, Identified) else f"{source.name}#{index}"
+    if isinstance(source, Identified) and callable(source.id):
+        return source.id(index)
+    return f"{source.name}#{index}"
 
 
 @runtime_checkable

@@ -24,7 +24,7 @@ from bsq_jax.training.tasks.tokenizer import TokenizerTask
 def step_flops(task: Any, state: Any, batch: Mapping[str, Any], frozen: Any) -> float:
     """Of one step on the GLOBAL batch, in matrix products and convolutions.
 
-    Losses and a discriminator that start later are counted as after their start, and the R1
+    LPIPS and a discriminator that start later are counted as after their start, and the R1
     penalty, which is not due at every step, with its share.
 
     Args:

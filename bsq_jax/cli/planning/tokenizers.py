@@ -10,10 +10,10 @@ from bsq_jax.config.published import find_config_file, published_folder
 # Published config -> the tokenizer's, as the documentation of the former trains it.
 _TOKENIZERS = {
     "masked_lm": "tokenizer:imagenet128,bits=18",
-    "prior": "quickstart",
-    "prior:any_size": "any_size",
+    "prior": "quickstart:whole",
+    "prior:any_size": "quickstart",
     "prior:clips": "video",
-    "prior:pictures": "quickstart",
+    "prior:pictures": "quickstart:whole",
     "prior:published": "tokenizer:imagenet256,bits=36",
 }
 

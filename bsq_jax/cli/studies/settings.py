@@ -28,7 +28,7 @@ def small_config(steps: int, seed: int) -> ConfigDict:
 
 
 def muon_config(steps: int, seed: int) -> ConfigDict:
-    """`small_config` with what makes the quickstart learn in minutes, see configs/quickstart.py."""
+    """`small_config` with what makes the quickstart learn in minutes, see its variant ``whole``."""
     config = small_config(steps, seed)
     config.quantizer.stages = 3
     config.model.head_channels = 16

@@ -55,12 +55,12 @@ class ParquetFile:
         import pyarrow.compute
         import pyarrow.parquet
 
-        name, _, field = self.column.partition(".")
         try:
             with pyarrow.parquet.ParquetFile(self.path, page_checksum_verification=True) as file:
                 table = file.read_row_group(group, columns=[self.column], use_threads=False)
-            column = table.column(name)
-            column = pyarrow.compute.struct_field(column, field) if field else column
+            column = table.column(0)  # the one; its name may have dots of its own
+            if pyarrow.types.is_struct(column.type):
+                column = pyarrow.compute.struct_field(column, 0)
         except Exception as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise

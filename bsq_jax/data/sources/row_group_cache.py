@@ -71,8 +71,6 @@ class RowGroupCache:
     def _take_in(self, number: int, entry: _Entry) -> None:
         """Counts a row group that was read, and drops those that were used longest ago."""
         with self._lock:
-            if self._entries.get(number) is not entry:  # dropped while it was read
-                return
             entry.nbytes = entry.column.nbytes
             total = sum(kept.nbytes for kept in self._entries.values())
             for other in [key for key in self._entries if key != number]:

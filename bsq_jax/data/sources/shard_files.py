@@ -91,8 +91,8 @@ def matching_files(scheme: str, pattern: str) -> list[pathlib.Path]:
     for text in expanded:
         if os.path.isfile(text):
             found.add(text)
-        elif glob.has_magic(text):
-            found.update(path for path in glob.glob(text, recursive=True) if os.path.isfile(path))
+        elif matching := [path for path in _globbed(text) if os.path.isfile(path)]:
+            found.update(matching)
         else:
             missing.append(text)
     if missing and (found or len(expanded) > 1):
@@ -103,6 +103,10 @@ def matching_files(scheme: str, pattern: str) -> list[pathlib.Path]:
     if not found:
         raise UserError(f"{name} matches no file: check the pattern")
     return [pathlib.Path(path) for path in sorted(found)]
+
+
+def _globbed(text: str) -> list[str]:
+    return glob.glob(text, recursive=True) if glob.has_magic(text) else []
 
 
 def names_of(paths: list[pathlib.Path]) -> list[str]:

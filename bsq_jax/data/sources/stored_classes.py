@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from bsq_jax.data.records import NO_LABEL
 # What stands for a class: its number or its name.
 Value = int | str
 
+_NUMBER = re.compile(r"-?[0-9]{1,18}")
 _MOST_NUMBERS = 65_536  # classes whose numbers are those that are stored
 
 
@@ -21,10 +23,9 @@ def class_value(stored: object) -> Value | None:
     """
     if isinstance(stored, str):
         text = stored.strip()
-        try:
-            stored = int(text)
-        except ValueError:
+        if not _NUMBER.fullmatch(text):
             return text or None
+        stored = int(text)
     if isinstance(stored, int) and stored >= 0:
         return int(stored)
     return None

@@ -235,7 +235,8 @@ def _listed(path: pathlib.Path, file: BinaryIO, size: int) -> TarIndex:
         with tarfile.open(fileobj=file, mode="r:", errorlevel=2) as tar:
             for member in _members(tar):
                 count += 1
-                cut = member.isreg() and member.offset_data + member.size > size
+                whole = not member.isreg() or member.issparse()  # those have less than their size
+                cut = not whole and member.offset_data + member.size > size
                 before = len(lists.rows)
                 lists.add(member, file)
                 if cut:

@@ -109,7 +109,8 @@ class PriorNetwork(nn.Module):
         shape = self.shape
         fresh = spread(SCALE)
         self.embed = self.param("embed", fresh, (shape.bits, shape.width))
-        self.before = self.param("before", fresh, (shape.bits, shape.width))
+        # Nothing at first: priors of pictures, which see no frame before, code clips as pictures.
+        self.before = self.param("before", nn.initializers.zeros, (shape.bits, shape.width))
         if not shape.any_size:
             self.place = self.param("place", fresh, (shape.tokens, shape.width))
         self.unknown = self.param("unknown", fresh, (shape.width,))
