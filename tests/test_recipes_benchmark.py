@@ -29,6 +29,12 @@ SMALL = (
 )
 
 
+def write_steps(out, photographs, **steps):
+    """What an earlier call with these photographs and `SMALL` has found of the speed."""
+    asked = {"minutes": 2, "photographs": str(photographs.resolve()), "flags": list(SMALL)}
+    (out / "steps.json").write_text(json.dumps({"asked": asked, "steps": steps}))
+
+
 def write_photographs(folder, sizes, count=4):
     """Pictures of blurred noise: `count` in train, one of each size (height, width) in val."""
     rng = np.random.default_rng(0)
@@ -169,7 +175,7 @@ def test_it_trains_and_measures(tmp_path, monkeypatch, capsys):
     folder = write_photographs(tmp_path, [(64, 64)] * 3)
     out = tmp_path / "out"
     out.mkdir()
-    (out / "steps.json").write_text('{"ours": 4}')  # an earlier call has measured the speed
+    write_steps(out, folder, ours=4)
     flags = ["--photographs", folder, "--seeds", 5, "--recipes", "ours", "pytorch"]
     flags += ["--torch-python", "", "--out", out, "--json", tmp_path / "found.json", *SMALL]
     main(list(map(str, flags)))
@@ -185,11 +191,14 @@ def test_it_trains_and_measures(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(recipes, "run", None)  # what has been measured is not trained again
     main(list(map(str, flags)))
+    with pytest.raises(SystemExit):
+        main(list(map(str, [*flags, "--minutes", 3])))
+    assert "has trainings with other flags: name another --out" in capsys.readouterr().err
 
 
 def test_a_failed_training_is_left_out(tmp_path, monkeypatch, capsys):
     folder = write_photographs(tmp_path, [(64, 64)])
-    (tmp_path / "steps.json").write_text('{"ours": 4, "plain": 4}')
+    write_steps(tmp_path, folder, ours=4, plain=4)
     done = {"recipe": "plain", "seed": 0, "steps": 4, "seconds": 1.0, "parameters": 7}
     done |= {"psnr": 25.0, "ssim": 0.5, "lpips": 0.25}
     (tmp_path / "plain_0.json").write_text(json.dumps(done))
