@@ -52,7 +52,7 @@ SMALL = [
         *("data.resize=32", "data.scale=1", "data.eval_resize=16", "data.eval_crop=center"),
         *("data.cache_mb=8", "train.steps=2", "train.batch_size=4", "train.log_every=1"),
         *("eval.lpips=false", "eval.frechet=false", "eval.pictures=1", "eval.batch_size=32"),
-        "optimizer.ema=0",
+        *("optimizer.ema=0", "loss.perceptual=0"),
     )
 ]
 OWN_PART = """
