@@ -12,10 +12,10 @@ evaluated on three others. For pictures of your own::
 
 The README has measured times and scores, with the hardware.
 
-Variants: ``configs/quickstart.py:whole`` attends over whole crops, as the published models do, and
-minimizes the mean squared error alone; ``:adamw`` is the published way, with AdamW, a linear pixel
-head and BSQ in one stage; ``:perceptual`` is that with the perceptual loss and the discriminator,
-and ``:l1`` the same run with the mean absolute error alone, for comparison.
+Variants: ``configs/quickstart.py:whole`` attends over whole crops, as the published models do,
+enlarges none and minimizes the mean squared error alone; ``:adamw`` is the published way, with
+AdamW, a linear pixel head and BSQ in one stage; ``:perceptual`` is that with the perceptual loss
+and the discriminator, and ``:l1`` the same run with the mean absolute error alone, for comparison.
 ``configs/quickstart.py:quantizer=fsq`` (or ``lfq``, ``vq``, ``leech``; ``stages=2`` makes it a
 residual one) takes another quantizer than BSQ in three stages; configs/tokenizer.py lists each
 kind's arguments.
@@ -24,10 +24,11 @@ These settings make it learn in minutes: Muon on the matrices of the blocks, thr
 of BSQ, convolutions behind the pixel head, the mean squared error (which PSNR measures) and in the
 last third of the steps LPIPS, no entropy term (the bits are balanced without it), and crops at
 random scales and with permuted channels, without which the model soon overfits to eight
-photographs. Attention stays within windows of 4x4 tokens, shifted by half in every other block, so
-that pictures of any size are reconstructed as a whole, without tiles and their seams
-(configs/any_size.py trains the same network on crops of several sizes). docs/learning.md has the
-figures.
+photographs. A third of the crops are enlarged: smooth places are rare in eight photographs, and a
+model that has seen few of them draws the grid of its patches there. Attention stays within windows
+of 4x4 tokens, shifted by half in every other block, so that pictures of any size are reconstructed
+as a whole, without tiles and their seams (configs/any_size.py trains the same network on crops of
+several sizes). docs/learning.md has the figures.
 """
 
 from ml_collections import ConfigDict
@@ -78,6 +79,8 @@ def get_config(argument: str = "") -> ConfigDict:
         threads=1,
         cache_mb=512,
     )
+    if variant == "muon":
+        config.data.scale = (0.5, 4.0)
     config.train.update(
         steps=2200 if variant in ("muon", "whole") else 2500,
         batch_size=32,

@@ -260,7 +260,7 @@ def test_the_variants_of_the_quickstart():
         for variant in ("", "whole", "adamw", "l1", "perceptual")
     )
     assert plain == load_config_file(f"{path}:muon").to_dict()
-    assert {k for k in plain if plain[k] != whole[k]} == {"name", "model", "loss"}
+    assert {k for k in plain if plain[k] != whole[k]} == {"name", "model", "loss", "data"}
     assert plain["model"] == whole["model"] | {"spatial_window": 4, "positions": "window"}
     assert {k for k in whole if whole[k] != adamw[k]} == {
         *("name", "model", "quantizer", "optimizer", "train"),
