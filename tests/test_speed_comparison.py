@@ -107,7 +107,7 @@ def test_products_have_the_shapes_that_they_say(form, many):
 
 
 def test_published_configs_have_a_peer():
-    """All but the quickstart and its variant `whole`, of which the peer lacks what is named here."""
+    """All but the quickstart and its variant `whole`, of which the peer lacks what is named."""
     for name in ("quickstart:adamw", "quickstart:l1"):
         assert not_in_peer(finalize(load_config_file(name)), train=False) == []
     assert not_in_peer(finalize(load_config_file("quickstart:l1")), train=True) == []
