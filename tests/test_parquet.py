@@ -9,6 +9,7 @@ import threading
 
 import numpy as np
 import pytest
+from opened_sources import lines, whole
 from PIL import Image
 from shapes import data_config
 from streams import assert_same, take, take_eval
@@ -73,17 +74,6 @@ def files_of(folder, count=3):
             names=["owl", "cat", "dog"],
         )
     return f"parquet:{folder}/train-*.parquet"
-
-
-def whole(spec):
-    return make_source(spec, "train", divide=False)
-
-
-def lines(caplog, logger="bsq_jax"):
-    """What one logger said: reading threads of an earlier test may still use another, absl."""
-    found = [record.getMessage() for record in caplog.records if record.name == logger]
-    assert all("\n" not in line for line in found)
-    return found
 
 
 @pytest.fixture

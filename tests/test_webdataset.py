@@ -9,6 +9,7 @@ import tarfile
 
 import numpy as np
 import pytest
+from opened_sources import lines, whole
 from PIL import Image
 from shapes import data_config
 from streams import assert_same, take, take_eval
@@ -67,17 +68,6 @@ def shards_of(folder, count=3):
 
 def all_of(source):
     return [source[index] for index in range(len(source))]
-
-
-def whole(spec):
-    return make_source(spec, "train", divide=False)
-
-
-def lines(caplog, logger="bsq_jax"):
-    """What one logger said: reading threads of an earlier test may still use another, absl."""
-    found = [record.getMessage() for record in caplog.records if record.name == logger]
-    assert all("\n" not in line for line in found)
-    return found
 
 
 @pytest.mark.smoke
