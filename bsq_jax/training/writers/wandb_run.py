@@ -96,10 +96,6 @@ class WandbRun:
             "resume": "allow",
         }
         self._begin(options)
-        with self._guarded():
-            if self._run is not None:
-                self._run.define_metric(_STEP, hidden=True)
-                self._run.define_metric("*", step_metric=_STEP)
 
     def describe(self, config: ConfigDict) -> None:
         """Writes all settings."""
@@ -139,7 +135,8 @@ class WandbRun:
 
     def _begin(self, options: dict[str, Any]) -> None:
         """Opens the run, offline if it cannot be online, and says where it is."""
-        wandb, run = self._package, None
+        wandb = self._package
+        run: Any = None
         wanted = {
             "silent": True,  # what is worth a line is said here
             "console": "off",
@@ -159,13 +156,17 @@ class WandbRun:
                 f"{self._folder}, to be sent by `wandb sync` (log in with `wandb login`)"
             )
             mode = {"mode": "offline"}
-        if run is None:
+        if mode:
             with self._guarded(), _nobody_to_ask():
                 run = wandb.init(**options, **mode, settings=wandb.Settings(**settings))
+        if run is None:
+            return
         self._run = run
-        if run is not None and not mode:
-            where = run.url if not run.offline else f"offline, in {self._folder}"
-            self._say(f"W&B: {where}")
+        with self._guarded():
+            if not mode:
+                self._say(f"W&B: {f'offline, in {self._folder}' if run.offline else run.url}")
+            run.define_metric(_STEP, hidden=True)
+            run.define_metric("*", step_metric=_STEP)
 
     @contextlib.contextmanager
     def _guarded(self, then: str = "training goes on without it") -> Iterator[None]:
