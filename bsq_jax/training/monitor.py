@@ -11,7 +11,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self, TextIO
 
 import jax
@@ -65,6 +65,7 @@ class Monitor:
       history: what an earlier `history` gave, used if ``metrics.jsonl`` has been lost.
       peak_flops: FLOP/s of all devices of the run together, for the utilization; None: unknown.
       remaining: estimates what saves and evaluations take; None: there are none.
+      progress: called with each record that ``metrics.jsonl`` gets; None: nothing is.
     """
 
     def __init__(
@@ -82,10 +83,11 @@ class Monitor:
         history: Sequence[dict[str, Any]] = (),
         peak_flops: float | None = None,
         remaining: Remaining | None = None,
+        progress: Callable[[dict[str, Any]], None] | None = None,
     ):
         self._total = total_steps
         self._remaining = remaining or Remaining()
-        self._show = tuple(show)
+        self._show, self._progress = tuple(show), progress
         self._is_main = jax.process_index() == 0 if is_main is None else is_main
         self._stream = sys.stderr if stream is None else stream
         self._deferred = DeferredMetrics()
@@ -287,6 +289,8 @@ class Monitor:
             self.info("  ".join([f"step {step}/{self._total}", *words]))
         else:
             self.info("  ".join([f"step {step}/{self._total}  {prefix}:", *words]))
+        if self._progress is not None:
+            self._progress(line)
 
     def _eta(self, step: int) -> str:
         """The time to the end of the run, evaluations included; empty before it is known."""
