@@ -191,13 +191,15 @@ def test_ctrl_c_in_the_evaluation(whole, tmp_path):
 
 
 def test_a_second_ctrl_c_leaves_without_saving_and_without_ending_the_process(
-    tmp_path, monkeypatch
+    whole, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(signals, "ONE_PRESS", 0.0)
     told = Told(3, signal.SIGINT, signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt, match="left at once: the steps after 2 are lost"):
+    with pytest.raises(KeyboardInterrupt, match=r"left at once.* lost"):
         train(tiny(), tmp_path / "run", progress=told)
-    assert saved(tmp_path / "run")[0] == 2
+    assert told[-1]["step"] == 3
+    train(tiny(), tmp_path / "run")
+    assert_same(tmp_path / "run", whole[0])
 
 
 def test_sigterm_saves_and_then_does_what_it_would_have_done(tmp_path):
@@ -229,7 +231,7 @@ def test_several_runs_in_one_process_are_as_if_each_were_alone(whole, tmp_path, 
     for number in range(9):
         pixels = np.random.default_rng(number).integers(0, 256, (20, 20, 3), np.uint8)
         Image.fromarray(pixels).save(pictures / f"{number}.png")
-    (pictures / "notes.txt").write_text("no picture")
+    (pictures / "drawing.svg").write_text("not read")
     other = tiny(steps=2)
     other.model.bits = 4
     other.data.source = f"folder:{pictures}"
