@@ -24,7 +24,7 @@ class StandIn(types.ModuleType):
     def __init__(self, failing=()):
         super().__init__("wandb")
         self.failing, self.calls, self.questions, self.rows = set(failing), [], [], []
-        self.offline, self.url = False, "https://wandb.ai/team/digits/runs/1"
+        self.run, self.offline, self.url = None, False, "https://wandb.ai/team/digits/runs/1"
         self.config = types.SimpleNamespace(update=self._update)
 
     def _call(self, called, **more):
@@ -46,6 +46,9 @@ class StandIn(types.ModuleType):
 
     def Histogram(self, values):  # noqa: N802
         return ("histogram", values.tolist())
+
+    def teardown(self):
+        self._call("teardown")
 
     def define_metric(self, name, **more):
         self._call("define", metric=name, **more)
@@ -192,7 +195,7 @@ def test_a_failing_wandb_ends_no_training(tmp_path, wandb, failing, said, rows):
     assert len(package.rows) == rows
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
     if failing == ["init"]:
-        assert package.names()[:2] == ["init", "init offline"]
+        assert package.names()[:3] == ["init", "teardown", "init offline"]
         assert "init failed, again" in warnings[0]
         assert "`wandb login`" in warnings[0]
 

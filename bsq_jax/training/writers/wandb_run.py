@@ -158,13 +158,16 @@ class WandbRun:
             mode = {"mode": "offline"}
         if mode:
             with self._guarded(), _nobody_to_ask():
+                if wandb.run is None:  # else this process has another run, which that would end
+                    wandb.teardown()  # the id would count as in use
                 run = wandb.init(**options, **mode, settings=wandb.Settings(**settings))
         if run is None:
             return
         self._run = run
         with self._guarded():
             if not mode:
-                self._say(f"W&B: {f'offline, in {self._folder}' if run.offline else run.url}")
+                where = f"offline, in {self._folder}" if run.offline else run.url
+                self._say(f"W&B: {where or 'disabled'}")
             run.define_metric(_STEP, hidden=True)
             run.define_metric("*", step_metric=_STEP)
 
