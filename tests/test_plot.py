@@ -81,6 +81,11 @@ def test_one_run_with_what_is_usual(runs, capsys):
     )
 
 
+def test_runs_of_different_tasks_need_no_remarks(runs, capsys):
+    assert cli.main(["plot", "runs/a", "runs/b"]) == 0
+    assert capsys.readouterr().err == "figure: metrics.png (psnr, accuracy, loss)\n"
+
+
 def test_what_is_drawn(runs, monkeypatch):
     """The points of each curve, in place of their picture."""
     drawn = {}

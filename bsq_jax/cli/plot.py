@@ -63,7 +63,7 @@ def run(flags: argparse.Namespace) -> int:
         for number, run in enumerate(runs):
             found = run.series.get(metric, {})
             shown = [prefix for prefix in prefixes if prefix in found]
-            if not shown:
+            if not shown and flags.metrics:
                 say(f"{names[number]} has no {metric}")
             for prefix in shown:
                 points, train = found[prefix], prefix == "train"
