@@ -26,6 +26,7 @@ from bsq_jax.training.export import is_export
 from bsq_jax.training.flops import total_peak_flops
 from bsq_jax.training.loop import TrainingLoop
 from bsq_jax.training.monitor import Monitor
+from bsq_jax.training.process_zero import from_process_zero
 from bsq_jax.training.profiling import Profiler, Startup
 from bsq_jax.training.recipes import Recipe, make_recipe
 from bsq_jax.training.recipes.mixed_sizes import step_multiple
@@ -41,6 +42,7 @@ from bsq_jax.training.workdir import (
     with_saved_init,
     write_config,
 )
+from bsq_jax.training.writers import check_wandb
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -97,6 +99,7 @@ def run(
       UserError: the workdir holds another model, the data cannot be read, a loss is not finite.
     """
     startup = Startup(began)
+    from_process_zero(functools.partial(check_wandb, config.log.wandb))
     if is_export(workdir):
         raise UserError(
             f"{workdir} is an export: give another --workdir with --config.train.init={workdir}"
@@ -185,6 +188,7 @@ def _open_monitor(
             Schedule.of(config), start.step, _examples(start, recipe), config.train.batch_size
         ),
         progress=progress,
+        wandb=config.log.wandb,
     )
 
 
