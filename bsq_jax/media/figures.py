@@ -1,4 +1,4 @@
-"""Figures: lines through points, as PNG files."""
+"""Figures: lines through points, and dots, as PNG files."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def dot_figure(
             axes.axvline(values[reference], color="0.5", linewidth=0.8, zorder=1)
         for name, value in values.items():
             own = name == reference
-            color, marker = _COLORS[1 if own else 0], "s" if own else "o"
+            color, marker = COLORS[1 if own else 0], "s" if own else "o"
             axes.plot(value, names.index(name), marker, color=color, markersize=5)
         axes.set_xlabel(title, fontsize=9)
         axes.tick_params(labelsize=8)
