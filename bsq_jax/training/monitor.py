@@ -102,8 +102,8 @@ class Monitor:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(failed=kind is not None)
 
     def push(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Logs the training metrics of a step one push later, so that the device never waits.
@@ -233,13 +233,17 @@ class Monitor:
         else:
             print(line, file=self._stream, flush=True)
 
-    def close(self) -> None:
-        """Closes bar and files. What `push` still holds is not written: `flush` first."""
+    def close(self, *, failed: bool = False) -> None:
+        """Closes bar and files. What `push` still holds is not written: `flush` first.
+
+        Args:
+          failed: whether the run ends by an error.
+        """
         if not self._is_main:
             return
         if self._bar is not None:
             self._bar.close()
-        self._record.close()
+        self._record.close(failed=failed)
 
     def _write_train(self, ready: tuple[int, dict[str, Any]] | None) -> None:
         if ready is not None:

@@ -99,7 +99,8 @@ def run(
       UserError: the workdir holds another model, the data cannot be read, a loss is not finite.
     """
     startup = Startup(began)
-    from_process_zero(functools.partial(check_wandb, config.log.wandb))
+    if config.log.wandb:
+        from_process_zero(functools.partial(check_wandb, config.log.wandb))
     if is_export(workdir):
         raise UserError(
             f"{workdir} is an export: give another --workdir with --config.train.init={workdir}"

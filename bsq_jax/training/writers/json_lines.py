@@ -66,7 +66,7 @@ class JsonLines:
         """Hands the lines to the operating system, as each line's end does."""
         self._file.flush()
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:
         """Closes the file."""
         self._file.close()
 

@@ -56,10 +56,10 @@ class Record:
         for writer in self._writers:
             writer.flush()
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:
         """See `MetricWriter`."""
         for writer in self._writers:
-            writer.close()
+            writer.close(failed=failed)
 
 
 def open_record(
