@@ -126,11 +126,15 @@ class WandbRun:
     def flush(self) -> None:
         """Nothing: what was written is with another process, which outlives this one."""
 
-    def close(self) -> None:
-        """Sends the rest; after a minute it gives up, and says so."""
+    def close(self, *, failed: bool = False) -> None:
+        """Sends the rest; after a minute it gives up, and says so.
+
+        Args:
+          failed: whether W&B is to show the run as failed.
+        """
         with self._guarded(f"it may lack the last of its data: `wandb sync` in {self._folder}"):
             if self._run is not None:
-                self._run.finish()
+                self._run.finish(exit_code=int(failed))
         self._run = None
 
     def _begin(self, options: dict[str, Any]) -> None:
@@ -158,13 +162,16 @@ class WandbRun:
             mode = {"mode": "offline"}
         if mode:
             with self._guarded(), _nobody_to_ask():
+                if wandb.run is None:  # else this process has another run, which that would end
+                    wandb.teardown()  # the id would count as in use
                 run = wandb.init(**options, **mode, settings=wandb.Settings(**settings))
         if run is None:
             return
         self._run = run
         with self._guarded():
             if not mode:
-                self._say(f"W&B: {f'offline, in {self._folder}' if run.offline else run.url}")
+                where = f"offline, in {self._folder}" if run.offline else run.url
+                self._say(f"W&B: {where or 'disabled'}")
             run.define_metric(_STEP, hidden=True)
             run.define_metric("*", step_metric=_STEP)
 
