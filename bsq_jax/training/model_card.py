@@ -24,8 +24,8 @@ ADDRESS = "hf://OWNER/NAME"
 LOADERS = {"tokenizer": "Tokenizer", "prior": "Codec", "masked_lm": "Generator"}
 _KINDS = {
     "tokenizer": "A tokenizer",
-    "prior": "A tokenizer and a prior on its tokens, which is a codec",
-    "masked_lm": "A generator: a masked language model and the tokenizer of its tokens",
+    "prior": "A codec (a tokenizer and a prior on its tokens)",
+    "masked_lm": "A generator (a masked language model and the tokenizer of its tokens)",
 }
 # Results of an evaluation that the metadata has, as the hub names them.
 _METRICS = ("psnr", "ssim", "ms_ssim", "lpips", "fid", "fvd")
@@ -78,7 +78,6 @@ def make_card(folder: pathlib.Path, report: Mapping[str, Any] | None = None) -> 
     patch = f"{shape.patch[0]}x{shape.patch[1]}"
     source = public_source(config.data.source)
     facts = {
-        "kind": _KINDS[task],
         "bits a token": f"{shape.bits}" + _fewer(shape.prefixes),
         "patch": f"{patch} pixels" + (f", {shape.patch_time} frames" if moving else ""),
         "size": f"{size} pixels, {rows}x{columns} tokens; {sizes}",
