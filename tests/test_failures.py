@@ -40,9 +40,14 @@ def store(monkeypatch):
     monkeypatch.setattr(failures, "_HEARTBEAT", 0.01)
     monkeypatch.setattr(failures, "_LOST", 0.1)
     monkeypatch.setattr(failures, "_failing", types.SimpleNamespace(acquire=lambda **_: False))
+    monkeypatch.setattr(failures, "end", ended)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "process_index", lambda: 0)
     return store
+
+
+def ended(status, message, **_):
+    raise AssertionError(message)
 
 
 def wait_for(condition):
