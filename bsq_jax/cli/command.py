@@ -31,6 +31,7 @@ class Command:
       os_errors: whether an ``OSError`` is a mistake in a path that was given, to be told in a line;
         else its traceback is shown, as of any other failure.
       intermixed: whether flags may stand between arguments of which the first may be left out.
+      memory: what to do where a device or the host has too little memory, for its message.
     """
 
     help: str
@@ -41,6 +42,7 @@ class Command:
     settings: bool = False
     os_errors: bool = True
     intermixed: bool = False
+    memory: str = "give smaller or fewer inputs"
 
 
 class Parser(argparse.ArgumentParser):
@@ -165,4 +167,12 @@ def exit_status(run: Callable[[], int], command: Command | None = None) -> int:
             return MISTAKE
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        return MISTAKE
+    except (MemoryError, RuntimeError) as error:
+        # JAX raises a RuntimeError; its class is not named here, which would load it.
+        reason = " ".join(str(error).split())
+        if not isinstance(error, MemoryError) and not reason.startswith("RESOURCE_EXHAUSTED"):
+            raise
+        what_to_do = command.memory if command else Command.memory
+        print(f"error: out of memory: {what_to_do} ({reason[:300]})", file=sys.stderr)
         return MISTAKE
