@@ -21,7 +21,7 @@ from bsq_jax.training.starter import starter_folder
 
 COMMANDS = (
     *("train", "evaluate", "encode", "decode", "info", "rd", "generate", "score", "tokenize"),
-    *("convert", "plan", "studies", "export", "reconstruct", "demo"),
+    *("convert", "plan", "studies", "export", "reconstruct", "demo", "plot"),
 )
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 

@@ -318,6 +318,7 @@ REJECTED = {
     "train.keep": ("0",),
     "train.evaluate_every": ("-1",),
     "train.picture_every": ("-1",),
+    "log.wandb": ("my project", "a/b/c", "x?", "/x", "x/", 129 * "x"),
     "eval.batch_size": ("0",),
     "eval.pictures": ("0",),
     "eval.neighbours": ("-1",),

@@ -16,13 +16,13 @@ from bsq_jax.config import default_config, finalize
 from bsq_jax.config.settings import declared
 from bsq_jax.core.errors import NonFiniteError, UserError
 from bsq_jax.core.text import duration
-from bsq_jax.training import monitor as monitor_module
 from bsq_jax.training import remaining, throughput
 from bsq_jax.training.deferred_metrics import DeferredMetrics
 from bsq_jax.training.finite_check import check_finite
 from bsq_jax.training.monitor import Monitor
 from bsq_jax.training.remaining import Remaining, about
 from bsq_jax.training.schedule import Schedule
+from bsq_jax.training.writers import json_lines
 
 
 class Clock:
@@ -40,7 +40,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    for module in (monitor_module, throughput, remaining):
+    for module in (json_lines, throughput, remaining):
         monkeypatch.setattr(module, "time", clock)
     return clock
 

@@ -18,6 +18,7 @@ from bsq_jax.cli import (
     generate,
     info,
     plan,
+    plot,
     rd,
     reconstruct,
     score,
@@ -33,7 +34,8 @@ __all__ = ["COMMANDS", "main", "run_and_leave"]
 # Other words for the commands.
 _SYNONYMS = {
     "train": "fit resume finetune fine_tune pretrain",
-    "evaluate": "eval test validate val metrics",
+    "evaluate": "eval test validate val",
+    "plot": "curves curve figure draw graph chart metrics tensorboard",
     "plan": "memory estimate flops profile summary",
     "encode": "compress enc pack",
     "decode": "decompress dec unpack extract",
@@ -53,6 +55,7 @@ _SYNONYMS = {
 COMMANDS: Mapping[str, Command] = {
     "train": train.COMMAND,
     "evaluate": evaluate.COMMAND,
+    "plot": plot.COMMAND,
     "plan": plan.COMMAND,
     "encode": encode.COMMAND,
     "decode": decode.COMMAND,

@@ -8,6 +8,7 @@ fingerprints are made from these tables. The defaults are the published values o
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
@@ -31,6 +32,10 @@ _CLIPPING = one_of("none", "global", "parameter")
 _FILTER = one_of("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 _SIZES = Allowed("HEIGHTxWIDTH each, such as 192x320", is_size)
 _SCHEDULE = one_of("cosine", "linear", "square", "cubic", "sqrt", "arccos")
+_PROJECT = Allowed(
+    "PROJECT or ENTITY/PROJECT, without spaces and any of \\#?%:",
+    lambda text: re.fullmatch(r"([^\s/\\#?%:]+/)?[^\s/\\#?%:]{1,128}|", text) is not None,
+)
 _SEED = Allowed("from 0 to 2^32 - 1, the most that random keys hold", lambda s: 0 <= s < 2**32)
 
 TOP: Section = {
@@ -338,6 +343,12 @@ TRAIN: Section = {
     "init": Setting(""),
 }
 
+# Where a run is recorded besides metrics.jsonl and TensorBoard.
+LOG: Section = {
+    # project of Weights & Biases, PROJECT or ENTITY/PROJECT; needs `pip install wandb`; empty: none
+    "wandb": Setting("", _PROJECT, absent=""),
+}
+
 EVAL: Section = {
     "batch_size": Setting(64, POSITIVE),  # global
     "pictures": Setting(8, POSITIVE),  # examples in a picture grid
@@ -374,6 +385,7 @@ SECTIONS: dict[str, Section] = {
     "data": DATA,
     "train": TRAIN,
     "eval": EVAL,
+    "log": LOG,
     "mesh": MESH,
 }
 

@@ -99,6 +99,11 @@ NAMES: tuple[tuple[str, str, str], ...] = (
         "steps from one evaluation to the next",
         "eval_every eval_interval eval_freq eval_steps val_every val_interval",
     ),
+    (
+        "log.wandb",
+        "project of Weights & Biases to log to",
+        "wandb_project wandb use_wandb project logger tracker report_to weights_and_biases",
+    ),
     ("train.deterministic", "the same bits when a run resumes on GPUs", "reproducible"),
     ("seed", "of parameters, data order and augmentation", "random_seed rng manual_seed"),
     ("task", "tokenizer, prior or masked_lm", "model_type kind"),
@@ -189,6 +194,7 @@ _SECTIONS = {
     "discriminator": "of the discriminator",
     "data": "of the data",
     "eval": "of evaluation",
+    "log": "of the record of a run",
 }
 
 

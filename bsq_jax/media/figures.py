@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from bsq_jax.core.files import write_atomic
 
 # Colors that color-blind readers can distinguish (Okabe and Ito 2008); markers serve gray print.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "os^Dvx*P<>"
 
 
@@ -82,7 +82,7 @@ def panel_figure(
             number = names.index(name)
             (shown[name],) = axes.plot(
                 *zip(*sorted(points), strict=True),
-                color=_COLORS[number % len(_COLORS)],
+                color=COLORS[number % len(COLORS)],
                 marker=_MARKERS[number % len(_MARKERS)],
                 markersize=4,
                 linestyle="-" if name in bold else "--",

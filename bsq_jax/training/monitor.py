@@ -1,4 +1,4 @@
-"""The log of a run: a progress bar or plain lines, ``metrics.jsonl`` and TensorBoard.
+"""The log of a run: a progress bar or plain lines, and what `bsq_jax.training.writers` write.
 
 The device never waits for it. `Monitor.push` keeps the metrics of a step on the device, starts
 their copy to the host, and writes those of the push before. A step is finished, for the rates, when
@@ -6,11 +6,9 @@ its metrics have arrived.
 """
 
 import contextlib
-import json
 import os
 import pathlib
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self, TextIO
 
@@ -19,38 +17,27 @@ import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
-from bsq_jax.core.files import write_atomic
 from bsq_jax.core.text import duration
 from bsq_jax.training.deferred_metrics import DeferredMetrics, to_host
 from bsq_jax.training.finite_check import check_finite
 from bsq_jax.training.remaining import Remaining
-from bsq_jax.training.tensorboard import TensorBoard
 from bsq_jax.training.throughput import Throughput
+from bsq_jax.training.writers import open_record
 
 _RESERVED = ("step", "time", "prefix")
 _UNITS = {"psnr": " dB"} | dict.fromkeys(
     ("token_entropy", "codebook_entropy", "bit_entropy", "cross_entropy"), " bits"
 )
-_HISTORY = 200  # entries at most: enough for a curve, little enough for every checkpoint
-
-
-def _to_json(value: Any) -> Any:
-    """The value with null for what JSON cannot say (NaN and infinities)."""
-    if isinstance(value, np.ndarray):
-        return [_to_json(item) for item in value.tolist()]
-    if isinstance(value, list):
-        return [_to_json(item) for item in value]
-    return float(f"{value:.7g}") if np.isfinite(value) else None
 
 
 class Monitor:
-    """Writes what happens in a run to the terminal, ``metrics.jsonl`` and TensorBoard.
+    """Writes what happens in a run to the terminal and to the writers of its record.
 
     On a terminal it draws a progress bar; elsewhere it prints a line for each call of `log`. On
     every process but the main one it writes nothing, and may be called all the same.
 
     When a run resumes, lines of later steps go from ``metrics.jsonl``, so that each step is there
-    once. `flush` before a checkpoint makes the file reach that step.
+    once. `flush` before a checkpoint makes the record reach that step.
 
     Args:
       workdir: folder of the run.
@@ -65,6 +52,7 @@ class Monitor:
       history: what an earlier `history` gave, used if ``metrics.jsonl`` has been lost.
       peak_flops: FLOP/s of all devices of the run together, for the utilization; None: unknown.
       remaining: estimates what saves and evaluations take; None: there are none.
+      wandb: project of Weights & Biases to write to as well; empty: none.
     """
 
     def __init__(
@@ -82,6 +70,7 @@ class Monitor:
         history: Sequence[dict[str, Any]] = (),
         peak_flops: float | None = None,
         remaining: Remaining | None = None,
+        wandb: str = "",
     ):
         self._total = total_steps
         self._remaining = remaining or Remaining()
@@ -90,19 +79,14 @@ class Monitor:
         self._stream = sys.stderr if stream is None else stream
         self._deferred = DeferredMetrics()
         self._throughput = Throughput(start_step, batch_size, unit, peak_flops)
-        self._history: list[dict[str, Any]] = []
         self._bar: tqdm.tqdm | None = None
         if not self._is_main:
             return
         folder = pathlib.Path(workdir)
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "metrics.jsonl"
-        kept = _kept_lines(path, start_step, history)
-        self._history = [_scalars(line) for line in kept]
-        text = "".join(json.dumps(line) + "\n" for line in kept)
-        write_atomic(path, text.encode())
-        self._file = path.open("a", buffering=1)
-        self._board = TensorBoard(folder / "tensorboard", start_step)
+        self._record = open_record(
+            folder, start_step=start_step, history=history, wandb=wandb, say=self.info
+        )
         if _can_draw(self._stream) if bar is None else bar:
             self._bar = tqdm.tqdm(
                 total=total_steps,
@@ -140,7 +124,7 @@ class Monitor:
           NonFiniteError: a value is not finite (it has been logged).
         """
         if self._deferred.step is not None and self._deferred.step <= step:
-            self.flush()
+            self._write_train(self._deferred.flush())
 
     def flush(self) -> None:
         """Logs what `push` still holds; for checkpoints and the end of the run.
@@ -149,6 +133,8 @@ class Monitor:
           NonFiniteError: a value is not finite (it has been logged).
         """
         self._write_train(self._deferred.flush())
+        if self._is_main:
+            self._record.flush()
 
     def log(self, step: int, metrics: Mapping[str, Any], prefix: str = "train") -> None:
         """Writes metrics now; they are on the host, or this call waits for them.
@@ -158,7 +144,7 @@ class Monitor:
         Args:
           step: the step they belong to.
           metrics: by name, numbers or arrays.
-          prefix: their group in TensorBoard and JSONL, such as ``train`` or ``validation``.
+          prefix: their group in the record, such as ``train`` or ``validation``.
 
         Raises:
           ValueError: a metric is called ``step``, ``time`` or ``prefix``.
@@ -223,19 +209,18 @@ class Monitor:
             yield
 
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
-        """Writes a picture, uint8 [height, width, channel 3], to TensorBoard."""
+        """Writes a picture, uint8 [height, width, channel 3], to the record."""
         if self._is_main:
-            self._board.picture(name, picture, step)
+            self._record.picture(step, name, picture)
 
     def describe(self, config: ConfigDict) -> None:
-        """Writes the settings of the run, a finalised config, to TensorBoard."""
+        """Writes the settings of the run, a finalised config, to the record."""
         if self._is_main:
-            self._board.describe(config)
+            self._record.describe(config)
 
     def history(self) -> list[dict[str, Any]]:
         """At most 200 of the lines written so far, evenly spread, the newest among them."""
-        every = -(-len(self._history) // _HISTORY) or 1
-        return self._history[::-1][::every][::-1]
+        return self._record.history() if self._is_main else []
 
     def info(self, line: str) -> None:
         """Prints a line; a bar stays whole below it."""
@@ -252,8 +237,7 @@ class Monitor:
             return
         if self._bar is not None:
             self._bar.close()
-        self._board.close()
-        self._file.close()
+        self._record.close()
 
     def _write_train(self, ready: tuple[int, dict[str, Any]] | None) -> None:
         if ready is not None:
@@ -266,17 +250,7 @@ class Monitor:
             raise ValueError(f"a metric may not be called {clash[0]!r}")
         if not self._is_main:
             return
-        line = {"step": step, "time": round(time.time(), 3), "prefix": prefix}
-        line |= {name: _to_json(value) for name, value in metrics.items()}
-        self._file.write(json.dumps(line) + "\n")
-        self._history.append(_scalars(line))
-        for name, value in metrics.items():
-            if not np.isfinite(value).all():
-                continue  # TensorBoard cannot draw it; the lines and the error tell of it
-            if isinstance(value, float):
-                self._board.scalar(f"{prefix}/{name}", value, step)
-            else:
-                self._board.histogram(f"{prefix}/{name}", value, step)
+        self._record.write(step, prefix, metrics)
         words, eta = self._words(metrics, prefix), self._eta(step)
         if prefix == "train" and self._bar is not None:
             self.progress(max(step, self._bar.n))
@@ -306,26 +280,6 @@ class Monitor:
             chosen = list(scalars)[:8]
         words = [f"{name} {scalars[name]:.4g}{_UNITS.get(name, '')}" for name in chosen]
         return words + self._throughput.words(rates)
-
-
-def _kept_lines(
-    path: pathlib.Path, start_step: int, history: Sequence[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """Lines up to the step a run resumes from; a line torn by a kill is left out."""
-    if not start_step:
-        return []
-    lines = list(history)
-    if path.exists():
-        lines = []
-        for text in path.read_text(errors="replace").splitlines():
-            with contextlib.suppress(ValueError):
-                lines.append(json.loads(text))
-    return [line for line in lines if isinstance(line, dict) and line["step"] <= start_step]
-
-
-def _scalars(line: dict[str, Any]) -> dict[str, Any]:
-    """The line without its arrays, which would make the history long."""
-    return {name: value for name, value in line.items() if not isinstance(value, list)}
 
 
 def _can_draw(stream: TextIO) -> bool:

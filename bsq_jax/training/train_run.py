@@ -25,6 +25,7 @@ from bsq_jax.training.export import is_export
 from bsq_jax.training.flops import total_peak_flops
 from bsq_jax.training.loop import TrainingLoop
 from bsq_jax.training.monitor import Monitor
+from bsq_jax.training.process_zero import from_process_zero
 from bsq_jax.training.profiling import Profiler, Startup
 from bsq_jax.training.recipes import Recipe, make_recipe
 from bsq_jax.training.recipes.mixed_sizes import step_multiple
@@ -40,6 +41,7 @@ from bsq_jax.training.workdir import (
     with_saved_init,
     write_config,
 )
+from bsq_jax.training.writers import check_wandb
 
 
 def train(
@@ -65,6 +67,7 @@ def train(
       UserError: the workdir holds another model, the data cannot be read, a loss is not finite.
     """
     startup = Startup(began)
+    from_process_zero(functools.partial(check_wandb, config.log.wandb))
     if is_export(workdir):
         raise UserError(
             f"{workdir} is an export: give another --workdir with --config.train.init={workdir}"
@@ -147,6 +150,7 @@ def _open_monitor(
         remaining=Remaining(
             Schedule.of(config), start.step, _examples(start, recipe), config.train.batch_size
         ),
+        wandb=config.log.wandb,
     )
 
 

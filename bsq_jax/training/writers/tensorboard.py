@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from tensorboardX.summary import hparams
 
 from bsq_jax.config.values import flatten
+from bsq_jax.training.writers.writer import Values
 
 # What the columns of TensorBoard's HPARAMS tab compare, by the task of the runs.
 _COMPARED = {
@@ -48,17 +49,31 @@ class TensorBoard:
         for summary in (experiment, session):
             self._writer.file_writer.add_summary(summary)
 
-    def scalar(self, tag: str, value: float, step: int) -> None:
-        """Adds a point to a curve."""
-        self._writer.add_scalar(tag, value, step)
+    def write(self, step: int, prefix: str, values: Values) -> None:
+        """Adds points to curves, and the distributions of arrays.
 
-    def histogram(self, tag: str, values: np.ndarray, step: int) -> None:
-        """Adds the distribution of some values."""
-        self._writer.add_histogram(tag, values, step)
+        What is not finite is left out, as TensorBoard cannot draw it.
 
-    def picture(self, tag: str, picture: np.ndarray, step: int) -> None:
-        """Adds a picture, uint8 ``[height, width, 3]``; those of one tag have a slider of steps."""
-        self._writer.add_image(tag, picture, step, dataformats="HWC")
+        Args:
+          step: the step they belong to.
+          prefix: their group; the tag of a curve is ``prefix/name``.
+          values: by name.
+        """
+        for name, value in values.items():
+            if not np.isfinite(value).all():
+                continue
+            if isinstance(value, float):
+                self._writer.add_scalar(f"{prefix}/{name}", value, step)
+            else:
+                self._writer.add_histogram(f"{prefix}/{name}", value, step)
+
+    def picture(self, step: int, name: str, picture: np.ndarray) -> None:
+        """Adds a picture, uint8 ``[height, width, 3]``; a name has a slider of steps."""
+        self._writer.add_image(name, picture, step, dataformats="HWC")
+
+    def flush(self) -> None:
+        """Writes what is held back to the file."""
+        self._writer.flush()
 
     def close(self) -> None:
         """Closes the file."""

@@ -1,0 +1,1 @@
+"""What ``bsq-jax plot`` draws: metrics of runs, read and chosen."""
