@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bsq_jax.media.figures import panel_figure
+from bsq_jax.media.figures import dot_figure, panel_figure
 
 
 @pytest.mark.parametrize("logarithmic", [False, True])
@@ -47,3 +47,23 @@ def test_panels_of_one_range(tmp_path):
         abs(heights[True][0] - heights[True][1]) <= 1 < abs(heights[False][0] - heights[False][1])
     )
     assert dark[True] == 1 < dark[False]
+
+
+@pytest.mark.parametrize("others", [(1.0,), (3.0, 5.0), (1.0, 5.0, 3.0)])
+def test_dots_beside_a_reference(tmp_path, others):
+    """Dots are in the order of names, and where their values are to the reference's."""
+    values = {"own": 3.0, **{f"{number}": value for number, value in enumerate(others)}}
+    path = tmp_path / "dots.png"
+    dot_figure(path, {"PSNR": values}, reference="own")
+    pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    dots, own = (
+        np.all(pixels == colour, axis=-1) for colour in ((0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00))
+    )
+    rows = np.flatnonzero(dots.any(axis=1))
+    assert np.flatnonzero(own.any(axis=1)).max() < rows.min()
+    groups = np.split(rows, np.flatnonzero(np.diff(rows) > 5) + 1)
+    at = np.flatnonzero(own.any(axis=0)).mean()
+    right = [np.flatnonzero(dots[group].any(axis=0)).mean() - at for group in groups]
+    assert [int(np.sign(np.round(place / 5))) for place in right] == [
+        int(np.sign(value - 3.0)) for value in others
+    ]

@@ -22,11 +22,12 @@ FLOORS = (
     ("training",),
     ("inference",),
     ("coding",),
+    ("api",),
     ("cli",),
     ("main", "__main__"),
 )
 # Typed arguments everywhere else: only these may import the config.
-READERS = ("training", "inference", "coding", "cli", "main", "torch_import")
+READERS = ("training", "inference", "coding", "api", "cli", "main", "torch_import")
 
 
 def modules():

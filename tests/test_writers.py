@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bsq_jax.config import default_config, finalize, to_json
-from bsq_jax.core.errors import UserError
+from bsq_jax.core.errors import NonFiniteError, UserError
 from bsq_jax.training import train_run
 from bsq_jax.training.monitor import Monitor
 from bsq_jax.training.writers import Record, check_wandb, json_lines, open_record
@@ -60,8 +60,8 @@ class StandIn(types.ModuleType):
         self._call("log")
         self.rows.append(row)
 
-    def finish(self):
-        self._call("finish")
+    def finish(self, exit_code):
+        self._call("finish", exit_code=exit_code)
 
     def names(self):
         return [name for name, _ in self.calls]
@@ -102,7 +102,7 @@ def test_a_record_hands_everything_to_each_writer(tmp_path):
 
     class Noting:
         def __getattr__(self, name):
-            return lambda *values: seen.append((name, *values))
+            return lambda *values, **more: seen.append((name, *values, *more.items()))
 
     record = Record(JsonLines(tmp_path / "metrics.jsonl"), [Noting(), Noting()])
     record.describe("settings")
@@ -115,7 +115,7 @@ def test_a_record_hands_everything_to_each_writer(tmp_path):
         ("write", 1, "train", {"loss": 2.0}),
         ("picture", 1, "grid", PICTURE),
         ("flush",),
-        ("close",),
+        ("close", ("failed", False)),
     ]
     assert seen == [call for call in once for _ in range(2)]
     assert [line["loss"] for line in record.history()] == [2.0]
@@ -146,7 +146,7 @@ def test_wandb_is_told_what_the_others_are(tmp_path, wandb):
         ("config", {"values": to_json(config), "allow_val_change": True}),
         ("log", {}),
         ("log", {}),
-        ("finish", {}),
+        ("finish", {"exit_code": 0}),
     ]
     assert package.rows == [
         {"step": 3, "val_raw/psnr": 20.5, "val_raw/bits": ("histogram", [0.25, 0.5])},
@@ -198,6 +198,15 @@ def test_a_failing_wandb_ends_no_training(tmp_path, wandb, failing, said, rows):
         assert package.names()[:3] == ["init", "teardown", "init offline"]
         assert "init failed, again" in warnings[0]
         assert "`wandb login`" in warnings[0]
+
+
+def test_a_run_that_fails_is_one_at_wandb(tmp_path, wandb):
+    package = wandb()
+    monitor = Monitor(tmp_path, total_steps=1, batch_size=1, bar=False, wandb="a")
+    monitor.push(1, {"loss": np.float32(np.nan)})
+    with pytest.raises(NonFiniteError), monitor:
+        monitor.flush()
+    assert package.calls[-1] == ("finish", {"exit_code": 1})
 
 
 def test_processes_that_are_not_the_first_open_nothing(tmp_path, wandb):

@@ -62,10 +62,11 @@ def run(flags: argparse.Namespace) -> int:
     target = check_new_folder(flags.output, force=flags.force)
     from bsq_jax.coding.codec import Codec
     from bsq_jax.inference.generator import Generator
+    from bsq_jax.training.hub import model_folder
     from bsq_jax.training.saved_models import read_saved_config
     from bsq_jax.training.starter import unnamed_model
 
-    source = local_path(flags.input) if flags.input else unnamed_model()
+    source = model_folder(flags.input) if flags.input else unnamed_model()
     if not source.is_dir():
         raise UserError(f"{source} does not exist or is not a folder: give a workdir or export")
     task = read_saved_config(source).task

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
-import pathlib
 import time
-from collections.abc import Sequence
-from typing import Any
 
 from bsq_jax.core.errors import UserError
 
@@ -52,50 +49,20 @@ def run(flags: argparse.Namespace, *, evaluate: bool) -> int:
 
     from bsq_jax.config import parse_overrides
     from bsq_jax.core import distributed, failures
-    from bsq_jax.core.compilation_cache import enable_compilation_cache
     from bsq_jax.core.paths import local_path
-    from bsq_jax.training import determinism, evaluate_run, train_run
+    from bsq_jax.training import evaluate_run, job, train_run
     from bsq_jax.training.workdir import goes_on
 
     overrides = parse_overrides(flags.settings)
     workdir = local_path(flags.workdir)
-    config = _config(flags.config, workdir, overrides, evaluate=evaluate)
-    if config.train.deterministic:
-        determinism.ask_for()
-    distributed.initialize(flags.coordinator, flags.processes, flags.process)
-    enable_compilation_cache()
+    config = job.chosen_config(flags.config, workdir, overrides, evaluate=evaluate)
+    processes = flags.coordinator, flags.processes, flags.process
+    job.prepare(config, functools.partial(distributed.initialize, *processes))
     if evaluate:
         with failures.shared(NOT_EVALUATED):
             return evaluate_run.evaluate(config, workdir)
     with failures.shared(INTERRUPTED, functools.partial(goes_on, workdir)):
         return train_run.train(config, workdir, profile=profile, began=began)
-
-
-def _config(
-    spec: str | None,
-    workdir: pathlib.Path,
-    overrides: Sequence[tuple[str, str]],
-    *,
-    evaluate: bool,
-) -> Any:
-    """The complete config: a file's, the workdir's or that of the initial weights; overridden."""
-    from bsq_jax.config import finalize, load_config_file, set_value
-    from bsq_jax.training.saved_models import read_initial_config, read_saved_config, with_tokenizer
-
-    if spec is not None:
-        config = load_config_file(spec)
-    elif evaluate or (workdir / "config.json").exists():
-        config = read_saved_config(workdir)
-    elif initial := dict(overrides).get("train.init"):
-        config = read_initial_config(initial)
-    else:
-        raise UserError("give --config FILE.py: there is no saved config in the workdir")
-    if evaluate:
-        # What training chose for speed is no part of a model's quality; an override still counts.
-        config.model.dtype = "float32"
-    for key, text in overrides:
-        set_value(config, key, text)
-    return finalize(with_tokenizer(config, workdir))
 
 
 def _steps(text: str | None) -> tuple[int, int] | None:

@@ -22,6 +22,7 @@ from bsq_jax.core.paths import local_path
 from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.models.factory import make_prior
 from bsq_jax.training.export import identity, is_export, save_export
+from bsq_jax.training.hub import model_folder
 from bsq_jax.training.saved_models import (
     TOKENIZER_FOLDER,
     exported_tokenizer,
@@ -86,15 +87,16 @@ class CodecModel:
         """Loads a codec from the workdir or export of a prior, or of a tokenizer alone.
 
         Args:
-          path: the folder; None: the starter model, which comes with the package.
+          path: the folder, or an address of the Hugging Face hub, ``hf://OWNER/NAME[@REVISION]``;
+            None: the starter model, which comes with the package.
           step: of a checkpoint that the workdir keeps; None: the newest complete one.
           weights: ``ema``, ``raw``, or ``auto`` for the averaged ones where there are some.
 
         Raises:
           UserError: the folder is neither, or damaged, or has no such step or weights.
         """
-        folder = unnamed_model() if path is None else local_path(path)
-        name = run_name(folder)
+        folder = unnamed_model() if path is None else model_folder(path)
+        name = run_name(folder if path is None else path)
         if not folder.is_dir():
             raise UserError(f"{folder} does not exist or is not a folder: give a workdir or export")
         task = read_saved_config(folder).task

@@ -75,6 +75,8 @@ def shared(interrupted: str = _AGAIN, goes_on: Callable[[], str] = _again) -> It
     if jax.process_count() == 1:
         try:
             yield
+        except Interrupted:  # says more
+            raise
         except KeyboardInterrupt as error:
             raise Interrupted(interrupted) from error
         except jax.errors.JaxRuntimeError as error:

@@ -10,3 +10,8 @@ import logging
 def say_once(line: str) -> None:
     """Logs a warning, unless this process has logged the same before."""
     logging.getLogger("bsq_jax").warning("%s", line)
+
+
+def forget() -> None:
+    """From now on lines count as not logged before: another run begins in this process."""
+    say_once.cache_clear()

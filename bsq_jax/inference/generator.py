@@ -22,6 +22,7 @@ from bsq_jax.models.factory import make_masked_lm
 from bsq_jax.models.frozen_tokenizer import FrozenTokenizer
 from bsq_jax.models.masked_lm.sampler import Sampler, Sampling
 from bsq_jax.training.export import save_export
+from bsq_jax.training.hub import model_folder
 from bsq_jax.training.saved_models import (
     TOKENIZER_FOLDER,
     exported_tokenizer,
@@ -76,13 +77,13 @@ class Generator:
         """Loads a generator from the workdir or export of a run with ``task`` masked_lm.
 
         Args:
-          path: the folder.
+          path: the folder, or an address of the Hugging Face hub, ``hf://OWNER/NAME[@REVISION]``.
           weights: ``ema``, ``raw``, or ``auto`` for the averaged ones where there are some.
 
         Raises:
           UserError: the folder is neither, or damaged, or holds another kind of model.
         """
-        folder = local_path(path)
+        folder = model_folder(path)
         if not folder.is_dir():
             raise UserError(f"{folder} does not exist or is not a folder: give a workdir or export")
         if weights not in ("auto", "raw", "ema"):

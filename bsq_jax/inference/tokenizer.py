@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 
 from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
-from bsq_jax.core.paths import local_path
 from bsq_jax.core.target import platform
 from bsq_jax.core.text import listed
 from bsq_jax.inference.checked_arrays import (
@@ -34,6 +33,7 @@ from bsq_jax.models.factory import make_tokenizer
 from bsq_jax.models.tokenizer import TokenizerModel
 from bsq_jax.models.tokenizer_shape import TokenizerShape
 from bsq_jax.training.export import is_export, save_export
+from bsq_jax.training.hub import model_folder
 from bsq_jax.training.saved_models import TOKENIZER_FOLDER, load_saved_model, read_saved_config
 from bsq_jax.training.starter import unnamed_model
 
@@ -95,7 +95,8 @@ class Tokenizer:
         """Loads a tokenizer from a workdir or an export.
 
         Args:
-          path: the folder; None: the starter model, which comes with the package.
+          path: the folder, or an address of the Hugging Face hub, ``hf://OWNER/NAME[@REVISION]``;
+            None: the starter model, which comes with the package.
           weights: ``ema``, ``raw``, or ``auto`` for the averaged ones where there are some.
           dtype: ``float32`` or ``bfloat16`` to compute in. By default float32 on CPUs, and what the
             config says on accelerators. `repr` shows which; the log says so where the config says
@@ -105,7 +106,7 @@ class Tokenizer:
         Raises:
           UserError: the folder is missing, neither of the two, damaged, or has no such weights.
         """
-        folder = unnamed_model() / TOKENIZER_FOLDER if path is None else local_path(path)
+        folder = unnamed_model() / TOKENIZER_FOLDER if path is None else model_folder(path)
         if not folder.is_dir():
             raise UserError(f"{folder} does not exist or is not a folder: give a workdir or export")
         if weights not in WEIGHTS:

@@ -1,4 +1,4 @@
-"""Figures: lines through points, as PNG files."""
+"""Figures: lines through points, and dots, as PNG files."""
 
 from __future__ import annotations
 
@@ -111,6 +111,41 @@ def panel_figure(
         fontsize=8,
         frameon=False,
     )
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, file.getvalue())
+
+
+def dot_figure(
+    path: pathlib.Path, panels: Mapping[str, Mapping[str, float]], *, reference: str
+) -> None:
+    """Draws named values as dots, a row a name, in panels side by side: PNG of 300 dots per inch.
+
+    Args:
+      path: the file; it is replaced as a whole.
+      panels: by what the horizontal axis shows, values by name; the first one on top.
+      reference: the name whose values the others are compared with, by a line.
+    """
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(name for values in panels.values() for name in values))
+    size = (1.2 + 2.3 * len(panels), 0.9 + 0.26 * len(names))
+    figure = Figure(figsize=size, dpi=300, layout="constrained")
+    row = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axes, (title, values) in zip(row, panels.items(), strict=True):
+        if reference in values:
+            axes.axvline(values[reference], color="0.5", linewidth=0.8, zorder=1)
+        for name, value in values.items():
+            own = name == reference
+            color, marker = COLORS[1 if own else 0], "s" if own else "o"
+            axes.plot(value, names.index(name), marker, color=color, markersize=5)
+        axes.set_xlabel(title, fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.locator_params(axis="x", nbins=4)
+        axes.grid(alpha=0.3, linewidth=0.5)
+    row[0].set_yticks(range(len(names)), names)
+    row[0].set_ylim(len(names) - 0.5, -0.5)
     file = io.BytesIO()
     figure.savefig(file, format="png")
     path.parent.mkdir(parents=True, exist_ok=True)

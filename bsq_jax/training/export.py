@@ -121,7 +121,7 @@ def load_export(
       UserError: a file is missing or damaged, or of another version.
     """
     folder = local_path(path)
-    described = _describe(folder)
+    described = describe_export(folder)
     weights = {
         name: _load_set(folder / weights_file(name), entry["sha256"])
         for name, entry in described["weights"].items()
@@ -153,8 +153,15 @@ def identity(config: ConfigDict, params: Any) -> bytes:
     return digest.digest()
 
 
-def _describe(folder: pathlib.Path) -> dict[str, Any]:
-    """What ``config.json`` says, checked as far as reading needs it."""
+def describe_export(folder: pathlib.Path) -> dict[str, Any]:
+    """What ``config.json`` says, checked as far as reading needs it.
+
+    Args:
+      folder: the export.
+
+    Raises:
+      UserError: the file is missing or damaged, or of another version.
+    """
     path = folder / CONFIG_FILE
     try:
         described = json.loads(path.read_bytes())

@@ -209,9 +209,10 @@ class TrainingLoop:
         self._checkpointer.wait()
         seconds = time.monotonic() - began
         self._profiler.close(self._state)
+        self._stop.saved(step)
         self._monitor.info(
-            f"stopped by {self._stop.name} after step {step}: saved in {seconds:.1f} s, run the "
-            "same command again to go on"
+            f"stopped by {self._stop.name} after step {step}: saved in {seconds:.1f} s, "
+            f"{self._stop.again} to go on"
         )
 
     def _evaluate(self, step: int) -> None:

@@ -9,7 +9,7 @@ import contextlib
 import os
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self, TextIO
 
 import jax
@@ -52,6 +52,7 @@ class Monitor:
       history: what an earlier `history` gave, used if ``metrics.jsonl`` has been lost.
       peak_flops: FLOP/s of all devices of the run together, for the utilization; None: unknown.
       remaining: estimates what saves and evaluations take; None: there are none.
+      progress: called with each record that ``metrics.jsonl`` gets; None: nothing is.
       wandb: project of Weights & Biases to write to as well; empty: none.
     """
 
@@ -70,11 +71,12 @@ class Monitor:
         history: Sequence[dict[str, Any]] = (),
         peak_flops: float | None = None,
         remaining: Remaining | None = None,
+        progress: Callable[[dict[str, Any]], None] | None = None,
         wandb: str = "",
     ):
         self._total = total_steps
         self._remaining = remaining or Remaining()
-        self._show = tuple(show)
+        self._show, self._progress = tuple(show), progress
         self._is_main = jax.process_index() == 0 if is_main is None else is_main
         self._stream = sys.stderr if stream is None else stream
         self._deferred = DeferredMetrics()
@@ -100,8 +102,8 @@ class Monitor:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(failed=kind is not None)
 
     def push(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Logs the training metrics of a step one push later, so that the device never waits.
@@ -231,13 +233,17 @@ class Monitor:
         else:
             print(line, file=self._stream, flush=True)
 
-    def close(self) -> None:
-        """Closes bar and files. What `push` still holds is not written: `flush` first."""
+    def close(self, *, failed: bool = False) -> None:
+        """Closes bar and files. What `push` still holds is not written: `flush` first.
+
+        Args:
+          failed: whether the run ends by an error.
+        """
         if not self._is_main:
             return
         if self._bar is not None:
             self._bar.close()
-        self._record.close()
+        self._record.close(failed=failed)
 
     def _write_train(self, ready: tuple[int, dict[str, Any]] | None) -> None:
         if ready is not None:
@@ -261,6 +267,8 @@ class Monitor:
             self.info("  ".join([f"step {step}/{self._total}", *words]))
         else:
             self.info("  ".join([f"step {step}/{self._total}  {prefix}:", *words]))
+        if self._progress is not None:
+            self._progress(self._record.last)
 
     def _eta(self, step: int) -> str:
         """The time to the end of the run, evaluations included; empty before it is known."""

@@ -20,12 +20,27 @@ from bsq_jax.config import (
 from bsq_jax.config.own_parts import join_extensions
 from bsq_jax.config.values import differing_keys
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.hub_address import hub_address
 from bsq_jax.core.paths import local_path
 from bsq_jax.training.export import SETS, is_export, load_export
+from bsq_jax.training.hub import TOKENIZER_FOLDER, model_folder
 from bsq_jax.training.schedule import Schedule
 from bsq_jax.training.workdir import CONFIG_FILE, open_checkpoints, read_config, read_meta
 
-TOKENIZER_FOLDER = "tokenizer"  # below the workdir or export of what is trained on its tokens
+__all__ = [
+    "TOKENIZER_FOLDER",
+    "SavedModel",
+    "check_same_model",
+    "exported_tokenizer",
+    "kept_steps",
+    "load_saved_model",
+    "origin_words",
+    "read_initial_config",
+    "read_saved_config",
+    "run_name",
+    "will_be_removed",
+    "with_tokenizer",
+]
 
 
 class SavedModel(NamedTuple):
@@ -51,18 +66,19 @@ class SavedModel(NamedTuple):
 
 
 def read_saved_config(path: str | os.PathLike[str]) -> ConfigDict:
-    """The config of an export or a workdir.
+    """The config of an export or a workdir, or of an export on the hub.
 
     The tokenizer of an exported model of tokens is the export in it, whatever path its maker had.
 
     Raises:
       UserError: it is neither of the two, or damaged, or an export without that tokenizer.
     """
-    if not is_export(path):
-        return read_config(path)
-    config = load_export(path, ())[0]
+    folder = model_folder(path)
+    if not is_export(folder):
+        return read_config(folder)
+    config = load_export(folder, ())[0]
     if config.task != "tokenizer":
-        config[config.task].tokenizer = str(exported_tokenizer(path))
+        config[config.task].tokenizer = str(exported_tokenizer(folder))
     return config
 
 
@@ -137,14 +153,14 @@ def load_saved_model(
     """Reads the weights of an export, or of a complete checkpoint of a workdir.
 
     Args:
-      path: the folder.
+      path: the folder, or an address of the hub (`bsq_jax.training.hub`).
       names: which sets to read; those that are not there are left out.
       step: of the checkpoint of a workdir; None: the newest complete one.
 
     Raises:
       UserError: it is neither of the two, or damaged, or does not hold this step.
     """
-    folder = local_path(path)
+    folder = model_folder(path)
     if is_export(folder):
         config, weights, origin = load_export(folder, names)
         if step is not None and origin.get("step") != step:
@@ -176,7 +192,9 @@ def load_saved_model(
 
 
 def run_name(path: str | os.PathLike[str]) -> str:
-    """What a run is called: the name of its workdir."""
+    """What a run is called: the name of its workdir, or of its repository on the hub."""
+    if address := hub_address(path):
+        return address.name
     folder = local_path(path)
     return folder.name or folder.absolute().name or str(folder)
 
@@ -190,7 +208,7 @@ def origin_words(origin: Mapping[str, Any], fingerprint: str) -> str:
 
 def kept_steps(path: str | os.PathLike[str]) -> list[int]:
     """Steps of which a workdir keeps a checkpoint, increasing; none of an export."""
-    folder = local_path(path)
+    folder = model_folder(path)
     if is_export(folder):
         return []
     with open_checkpoints(folder) as checkpoints:

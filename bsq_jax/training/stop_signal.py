@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import threading
@@ -12,7 +13,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from bsq_jax.core import failures
-from bsq_jax.core.errors import INTERRUPTED, RUN_AGAIN
+from bsq_jax.core.errors import INTERRUPTED, RUN_AGAIN, Interrupted
 from bsq_jax.core.sharding import gather_strings
 from bsq_jax.core.signals import PRESS_AGAIN, Presses, SignalWatch, leave, say
 
@@ -52,15 +53,27 @@ class StopSignal:
     the same way, and where nothing is to be saved it ends all processes at once.
 
     A process that ignores Ctrl-C when it starts, as in the background of a script, goes on so.
+    Outside the main thread no signal is caught.
+
+    Args:
+      again: what goes on with the run, for messages.
+      owns_process: whether the process is the run's. If it is the user's own, a second Ctrl-C
+        raises `Interrupted` as soon as Python gets to it, and who enters the context says what
+        stopped it (`told`).
 
     Attributes:
+      again: see above.
       saves: knows what is saved, once there are checkpoints.
       say: shows a line.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, *, again: str = "run the same command again", owns_process: bool = True
+    ) -> None:
+        self.again = again
         self.saves: Saves | None = None
         self.say: Callable[[str], None] = say
+        self._owns_process, self._leaving = owns_process, False
         self._received: signal.Signals | None = None
         self._presses = Presses()
         self._lock = threading.RLock()  # a handler may interrupt the thread that holds it
@@ -89,10 +102,10 @@ class StopSignal:
         if self._watch is not None:
             self._over = True  # a signal that comes now raises nothing
             for number, before in self._before.items():
-                signal.signal(number, before)
+                signal.signal(number, before or signal.SIG_DFL)  # None: one that is not Python's
             self._watch.stop()
-        if kind is _Stopped and not jax.process_index():
-            say(self._stopped())
+        if kind is _Stopped and self._owns_process and not jax.process_index():
+            say(self.told)
         return kind is _Stopped
 
     @property
@@ -104,6 +117,11 @@ class StopSignal:
     def status(self) -> int:
         """Exit status of a run that was stopped: launchers start it again after SIGTERM alone."""
         return INTERRUPTED if self._received == signal.SIGINT else RUN_AGAIN
+
+    @property
+    def told(self) -> str:
+        """What stopped the run, and where, as a line."""
+        return f"stopped by {self.name} {self._where}: {self._kept}, {self.again} to {self._goal}"
 
     def resumes(self, step: int) -> None:
         """The run goes on from a checkpoint of this step; to be called before the first step."""
@@ -145,6 +163,12 @@ class StopSignal:
         if self._received is not None:
             raise _Stopped
 
+    def saved(self, step: int) -> None:
+        """The step after which a signal stopped the run is saved."""
+        with self._lock:
+            self._where, self._kept = f"after step {step}", "the step is saved"
+            self._goal = "go on"
+
     def evaluated(self, step: int) -> None:
         """The evaluation that `all_saved` announced has ended; there is nothing new to save."""
         with self._lock:
@@ -156,17 +180,14 @@ class StopSignal:
         if gather_strings([_NAMES[signal.SIGINT]] if mine else []):
             self._received = signal.SIGINT
 
-    def _stopped(self) -> str:
-        return (
-            f"stopped by {self.name} {self._where}: {self._kept}, run the same command again to "
-            f"{self._goal}"
-        )
-
     def _handle(self, number: int, _: object) -> None:
         """In the main thread, as soon as it is in Python."""
         if self._over or jax.process_count() > 1:
             return  # of several processes the thread does all
         self._note(signal.Signals(number))
+        if self._leaving:
+            self._leaving = False  # what ends the run is not interrupted once more
+            raise Interrupted(self._lost(self._step))
         if self._step is None:
             raise _Stopped
 
@@ -186,9 +207,13 @@ class StopSignal:
             step = self._step
             several = jax.process_count() > 1
         if step is None and several:
-            failures.end(INTERRUPTED, self._stopped())
-        if press > 1:
+            failures.end(INTERRUPTED, self.told)
+        if press > 1 and (several or self._owns_process):
             _leave(self._lost(step))
+        elif press > 1:
+            self._leaving = True
+            if press == 2:
+                _thread.interrupt_main()  # its handler may have run before this line
         elif step is None:
             self.say(f"Ctrl-C {self._where}: leaving, {self._kept}; {PRESS_AGAIN}")
         elif several:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -43,6 +44,26 @@ from bsq_jax.training.workdir import (
 )
 from bsq_jax.training.writers import check_wandb
 
+Progress = Callable[[dict[str, Any]], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a run came to.
+
+    Attributes:
+      status: exit status: 0 when done; stopped with everything saved, `RUN_AGAIN` after SIGTERM and
+        `INTERRUPTED` after Ctrl-C.
+      stopped: what stopped it and what is saved, as a line; empty when done.
+      state: the last state, on the mesh; None if it was stopped.
+      report: of the evaluation, see `bsq_jax.evaluation.report`; None if it was stopped.
+    """
+
+    status: int
+    stopped: str = ""
+    state: TrainState | None = None
+    report: dict[str, Any] | None = None
+
 
 def train(
     config: ConfigDict,
@@ -51,6 +72,19 @@ def train(
     profile: tuple[int, int] | None = None,
     began: float | None = None,
 ) -> int:
+    """`run` for a command: returns the exit status alone."""
+    return run(config, workdir, profile=profile, began=began).status
+
+
+def run(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    *,
+    profile: tuple[int, int] | None = None,
+    began: float | None = None,
+    progress: Progress | None = None,
+    stop: StopSignal | None = None,
+) -> Outcome:
     """Trains or resumes, then evaluates; prints the table and the paths of the pictures.
 
     Args:
@@ -58,24 +92,25 @@ def train(
       workdir: folder of the run.
       profile: first and last step to record with JAX's profiler.
       began: when the program began, on the clock `time.monotonic`; None for now.
-
-    Returns:
-      Exit status: 0 when done; stopped with everything saved, `RUN_AGAIN` after SIGTERM and
-      `INTERRUPTED` after Ctrl-C.
+      progress: called with each record of metrics; None: nothing is.
+      stop: entered here; None: that of a command.
 
     Raises:
       UserError: the workdir holds another model, the data cannot be read, a loss is not finite.
     """
     startup = Startup(began)
-    from_process_zero(functools.partial(check_wandb, config.log.wandb))
+    if config.log.wandb:
+        from_process_zero(functools.partial(check_wandb, config.log.wandb))
     if is_export(workdir):
         raise UserError(
             f"{workdir} is an export: give another --workdir with --config.train.init={workdir}"
         )
-    with StopSignal() as stop:
-        if _train(config, workdir, profile, startup, stop):
-            return 0
-    return stop.status
+    stop = stop or StopSignal()
+    with stop:
+        done = _train(config, workdir, profile, startup, stop, progress)
+        if done is not None:
+            return done
+    return Outcome(stop.status, stop.told)
 
 
 def _train(
@@ -84,8 +119,9 @@ def _train(
     profile: tuple[int, int] | None,
     startup: Startup,
     stop: StopSignal,
-) -> bool:
-    """Trains and evaluates; False if a signal stopped the run before its last step."""
+    progress: Progress | None,
+) -> Outcome | None:
+    """Trains and evaluates; None if a signal stopped the run before its last step."""
     mesh = make_mesh(**config.mesh.to_dict())
     check_divides(config.train.batch_size, config.train.accumulate, mesh)
     multiple = step_multiple(config, mesh)
@@ -106,14 +142,15 @@ def _train(
             if start.step < config.train.steps:
                 write_config(workdir, config)
                 start = start.with_batch_size(config, multiple)
-            with _open_monitor(config, workdir, mesh, recipe, start) as monitor:
+            with _open_monitor(config, workdir, mesh, recipe, start, progress) as monitor:
                 run = _Run(config, workdir, mesh, recipe, start, checkpointer, monitor, stop)
                 run.greet()
-                report = run.train_and_evaluate(Profiler(workdir / "profile", profile), startup)
-        if report is None:
-            return False
+                done = run.train_and_evaluate(Profiler(workdir / "profile", profile), startup)
+        if done is None:
+            return None
+        state, report = done
         print_report(recipe, report)
-    return True
+    return Outcome(0, state=state, report=report)
 
 
 def _check_steps(
@@ -137,6 +174,7 @@ def _open_monitor(
     mesh: jax.sharding.Mesh,
     recipe: Recipe,
     start: RunStart,
+    progress: Progress | None,
 ) -> Monitor:
     return Monitor(
         workdir,
@@ -150,6 +188,7 @@ def _open_monitor(
         remaining=Remaining(
             Schedule.of(config), start.step, _examples(start, recipe), config.train.batch_size
         ),
+        progress=progress,
         wandb=config.log.wandb,
     )
 
@@ -183,11 +222,13 @@ class _Run:
             self.monitor.info(line)
         self.monitor.describe(self.config)
 
-    def train_and_evaluate(self, profiler: Profiler, startup: Startup) -> dict[str, Any] | None:
+    def train_and_evaluate(
+        self, profiler: Profiler, startup: Startup
+    ) -> tuple[TrainState, dict[str, Any]] | None:
         """Does the steps that are left, then evaluates.
 
         Returns:
-          The report of the evaluation; None if a signal stopped the run before there was one.
+          The last state and the report of its evaluation; None if a signal stopped the run before.
         """
         state, steps, stop = self.start.state, self.config.train.steps, self.stop
         if not jax.process_index():
@@ -201,7 +242,7 @@ class _Run:
                 self.monitor.info(f"all {steps} steps are done: raise config.train.steps to go on")
             stop.all_saved(steps, "evaluate")
             with self.monitor.evaluating(steps, drawn=True):
-                return self._evaluate(state, True)
+                return state, self._evaluate(state, True)
 
     def _loop(self, profiler: Profiler, startup: Startup) -> TrainingLoop:
         # Which takes some seconds, and process 0 alone shows the rates.

@@ -8,17 +8,60 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
+from ml_collections import ConfigDict
 
 from bsq_jax.losses.perceptual import Perceptual
 from bsq_jax.models.attention.choice import Blocking
+from bsq_jax.models.factory import make_tokenizer
 from bsq_jax.models.masked_lm.model import MaskedLm
 from bsq_jax.models.tokenizer import TokenizerModel
 from bsq_jax.training import flops
 from bsq_jax.training.tasks.tokenizer import TokenizerTask
+
+
+class PictureCost(NamedTuple):
+    """What a tokenizer's network holds and computes.
+
+    Attributes:
+      parameters: how many.
+      encode_flops: floating-point operations from the pixels of one frame to its tokens.
+      decode_flops: from these tokens to pixels.
+    """
+
+    parameters: int
+    encode_flops: float
+    decode_flops: float
+
+
+def picture_cost(config: ConfigDict) -> PictureCost:
+    """The size of a tokenizer, and its operations for a picture of ``model.image_size``.
+
+    Nothing is computed: the network is traced, see `bsq_jax.training.flops.count`.
+
+    Args:
+      config: a finalised config of a tokenizer.
+    """
+    model = _without_repetition(make_tokenizer(config))
+    pixels = jax.ShapeDtypeStruct((1, 1, *config.model.image_size, 3), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), pixels)
+
+    def encode(variables: Any, pixels: Any) -> Any:
+        return model.apply(variables, pixels, method="encode").bits
+
+    def decode(variables: Any, bits: Any) -> Any:
+        return model.apply(variables, bits, method="decode")
+
+    bits = jax.eval_shape(encode, variables, pixels)
+    return PictureCost(
+        sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
+        flops.count(encode, variables, pixels),
+        flops.count(decode, variables, bits),
+    )
 
 
 def step_flops(task: Any, state: Any, batch: Mapping[str, Any], frozen: Any) -> float:

@@ -11,10 +11,12 @@ import argparse
 
 from bsq_jax.cli.command import Command
 from bsq_jax.cli.studies import (
+    architecture,
     entropy,
     positions,
     quantization_error,
     resolution,
+    transfer,
     variable_length,
     vocabulary,
 )
@@ -23,7 +25,7 @@ STUDIES = {
     study.name: study
     for study in (
         *(variable_length.STUDY, vocabulary.STUDY, quantization_error.STUDY, entropy.STUDY),
-        *(resolution.STUDY, positions.STUDY),
+        *(resolution.STUDY, positions.STUDY, architecture.STUDY, transfer.STUDY),
     )
 }
 

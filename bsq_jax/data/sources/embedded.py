@@ -99,7 +99,9 @@ class DigitsSource:
 @functools.cache
 def _digits() -> tuple[np.ndarray, np.ndarray]:
     """Pixels uint8 ``[1797, 8, 8, 3]`` and labels."""
-    rows = np.loadtxt(_packaged("sklearn", "datasets/data/digits.csv.gz", "digits"), delimiter=",")
+    rows = np.loadtxt(
+        packaged_file("sklearn", "datasets/data/digits.csv.gz", "digits"), delimiter=","
+    )
     grey = np.rint(rows[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
     return np.repeat(grey, 3, axis=-1), rows[:, -1].astype(np.int64)
 
@@ -108,13 +110,22 @@ def photos(split: str) -> Source:
     """The embedded photographs; see `bsq_jax.data.sources.make_source`."""
     files = []
     for package, inner in _PHOTOS[split]:
-        path = _packaged(package, inner, "photos")
+        path = packaged_file(package, inner, "photos")
         files.append((path.name, str(path)))
     return FileSource(f"photos/{split}", files)
 
 
-def _packaged(package: str, inner: str, source: str) -> pathlib.Path:
-    """A file inside a package that is not imported for it: scikit-learn takes a second."""
+def packaged_file(package: str, inner: str, source: str) -> pathlib.Path:
+    """A file inside a package that is not imported for it: scikit-learn takes a second.
+
+    Args:
+      package: ``skimage`` or ``sklearn``.
+      inner: path inside it.
+      source: what needs it, for the message.
+
+    Raises:
+      UserError: it is not there.
+    """
     found = importlib.util.find_spec(package)
     roots = list(found.submodule_search_locations or ()) if found else []
     path = next((p for root in roots if (p := pathlib.Path(root, inner)).is_file()), None)

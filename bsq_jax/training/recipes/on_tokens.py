@@ -96,7 +96,7 @@ class TokensRecipe(Generic[Task]):
         # Process 0 decides for all: it alone writes there.
         mine = ["inside"] if is_export(inside) and jax.process_index() == 0 else []
         given = self._config[self._config.task].tokenizer
-        path = inside if gather_strings(mine) else pathlib.Path(given)
+        path = inside if gather_strings(mine) else given
         if path != inside and has_checkpoints(self._workdir):
             raise UserError(
                 f"{inside} is missing: without the tokenizer that this model was trained on it "

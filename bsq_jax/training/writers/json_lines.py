@@ -28,6 +28,9 @@ class JsonLines:
       path: of the file.
       start_step: the step that the run starts or resumes from.
       history: what an earlier `history` gave, used if the file has been lost.
+
+    Attributes:
+      last: the newest line that this writer has added, as a dict; empty before the first.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class JsonLines:
         text = "".join(json.dumps(line) + "\n" for line in kept)
         write_atomic(path, text.encode())
         self._file = path.open("a", buffering=1)
+        self.last: dict[str, Any] = {}
 
     def describe(self, config: ConfigDict) -> None:
         """Writes nothing: the settings are in ``config.json``."""
@@ -48,6 +52,7 @@ class JsonLines:
         line |= {name: _to_json(value) for name, value in values.items()}
         self._file.write(json.dumps(line) + "\n")
         self._history.append(_scalars(line))
+        self.last = line
 
     def picture(self, step: int, name: str, picture: np.ndarray) -> None:
         """Writes nothing: the pictures are files of the workdir."""
@@ -61,7 +66,7 @@ class JsonLines:
         """Hands the lines to the operating system, as each line's end does."""
         self._file.flush()
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:
         """Closes the file."""
         self._file.close()
 

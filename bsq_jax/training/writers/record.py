@@ -42,6 +42,11 @@ class Record:
         for writer in self._writers:
             writer.picture(step, name, picture)
 
+    @property
+    def last(self) -> dict[str, Any]:
+        """See `JsonLines`."""
+        return self._lines.last
+
     def history(self) -> list[dict[str, Any]]:
         """See `JsonLines.history`."""
         return self._lines.history()
@@ -51,10 +56,10 @@ class Record:
         for writer in self._writers:
             writer.flush()
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:
         """See `MetricWriter`."""
         for writer in self._writers:
-            writer.close()
+            writer.close(failed=failed)
 
 
 def open_record(

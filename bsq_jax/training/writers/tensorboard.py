@@ -75,7 +75,7 @@ class TensorBoard:
         """Writes what is held back to the file."""
         self._writer.flush()
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:
         """Closes the file."""
         self._writer.close()
 

@@ -126,11 +126,15 @@ class WandbRun:
     def flush(self) -> None:
         """Nothing: what was written is with another process, which outlives this one."""
 
-    def close(self) -> None:
-        """Sends the rest; after a minute it gives up, and says so."""
+    def close(self, *, failed: bool = False) -> None:
+        """Sends the rest; after a minute it gives up, and says so.
+
+        Args:
+          failed: whether W&B is to show the run as failed.
+        """
         with self._guarded(f"it may lack the last of its data: `wandb sync` in {self._folder}"):
             if self._run is not None:
-                self._run.finish()
+                self._run.finish(exit_code=int(failed))
         self._run = None
 
     def _begin(self, options: dict[str, Any]) -> None:

@@ -32,5 +32,9 @@ class MetricWriter(Protocol):
     def flush(self) -> None:
         """Makes what was written so far survive the end of this process."""
 
-    def close(self) -> None:
-        """Ends the record; nothing is written after it."""
+    def close(self, *, failed: bool = False) -> None:
+        """Ends the record; nothing is written after it.
+
+        Args:
+          failed: whether the run ends by an error.
+        """

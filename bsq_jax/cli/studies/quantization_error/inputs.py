@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bsq_jax.core.paths import local_path
 from bsq_jax.core.pixels import to_float
 from bsq_jax.data.eval_pipeline import eval_batches
 from bsq_jax.data.factory import make_data_config
@@ -69,7 +68,7 @@ def latents_of(model: str, tokens: int) -> np.ndarray:
     Raises:
       UserError: there is no tokenizer, or its data cannot be read.
     """
-    tokenizer = Tokenizer.load(local_path(model))
+    tokenizer = Tokenizer.load(model)
     config, network = tokenizer.config, tokenizer.model
     encode = jax.jit(lambda params, x: network.apply({"params": params}, x, method="latents"))
     found, count = [], 0

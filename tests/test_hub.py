@@ -1,0 +1,228 @@
+"""Models of the hub, from a stand-in on loopback. Oracle: the export that was put there."""
+
+import builtins
+import os
+import pathlib
+import subprocess
+import sys
+
+import chex
+import numpy as np
+import pytest
+from hub_stand_in import TOKEN, serving
+from small_codec import make_codec, picture
+
+from bsq_jax import Codec, Tokenizer, cli
+from bsq_jax.core.errors import UserError
+from bsq_jax.core.hub_address import HubAddress, hub_address
+from bsq_jax.training.saved_models import load_saved_model, read_saved_config, run_name
+
+constants = pytest.importorskip("huggingface_hub.constants")
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """The stand-in, an empty cache, no token."""
+    with serving() as (made, address):
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, address)
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def codec(tmp_path_factory):
+    made, folder = make_codec(min_bits=3), tmp_path_factory.mktemp("codec")
+    made.save(folder)
+    return made, folder
+
+
+FILES = [
+    *("config.json", "raw.safetensors"),
+    *("tokenizer/config.json", "tokenizer/raw.safetensors"),
+]
+
+
+def refused(address, load=Tokenizer.load):
+    """The line with which an address is refused."""
+    with pytest.raises(UserError) as raised:
+        load(address)
+    assert "\n" not in str(raised.value)
+    assert address in str(raised.value)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("hf://o/n", ("o/n", "", "")),
+        (pathlib.Path("hf://o/n"), ("o/n", "", "")),
+        ("hf://o-1/n.x_2@v1.0", ("o-1/n.x_2", "v1.0", "")),
+        ("hf://o/n@refs%2Fpr%2F1/tokenizer/", ("o/n", "refs/pr/1", "tokenizer")),
+        ("hf://o/n/a/b", ("o/n", "", "a/b")),
+        ("runs/hf", None),
+        ("hf", None),
+        ("hf:model", None),
+    ],
+)
+def test_addresses(text, wanted):
+    found = hub_address(text)
+    assert found == wanted
+    if wanted:
+        assert hub_address(str(found).replace("refs/pr/1", "refs%2Fpr%2F1")) == wanted
+
+
+@pytest.mark.parametrize(
+    "text", ["hf://", "hf://o", "hf://o/", "hf://o/n@", "hf://o/../x", "hf://o/n/../x", "hf://o/-n"]
+)
+def test_what_is_no_address_is_refused(text):
+    assert "write hf://OWNER/NAME" in refused(text, hub_address)
+
+
+def test_names():
+    assert HubAddress("o/n", "v1").name == "n"
+    assert run_name("hf://o/n@v1") == "n"
+    assert run_name("hf://o/n/tokenizer") == "tokenizer"
+
+
+def test_a_codec_is_what_was_put_there(hub, codec):
+    """Only the files of the export come, and once: not the code and the pickles beside them."""
+    made, folder = codec
+    files = {name: (folder / name).read_bytes() for name in FILES}
+    others = {"modeling.py": b"raise SystemExit", "model.pt": b"cos", "ema.safetensors": b"x"}
+    hub.put("maker/codec", {**files, **others})
+    loaded = Codec.load("hf://maker/codec")
+    assert loaded.name == "codec"
+    frames = picture(21, 35)
+    data = loaded.encode(frames)
+    assert data == made.encode(frames)
+    np.testing.assert_array_equal(loaded.decode(data).frames, made.decode(data).frames)
+    assert sorted(hub.fetched()) == sorted(FILES)
+    Codec.load("hf://maker/codec")
+    assert len(hub.fetched()) == len(FILES)
+    tokenizer = Tokenizer.load("hf://maker/codec/tokenizer")
+    np.testing.assert_array_equal(tokenizer.encode(frames), made.tokenizer.encode(frames))
+    assert read_saved_config("hf://maker/codec").task == "prior"
+    assert set(load_saved_model("hf://maker/codec").weights) == {"raw"}
+
+
+def test_revisions(hub, codec, tmp_path):
+    first = hub.put_folder("maker/codec", codec[1] / "tokenizer")
+    other = make_codec(prior=False, seed=5)
+    other.save(tmp_path / "other")
+    second = hub.put_folder("maker/codec", tmp_path / "other")
+    before, after = codec[0].tokenizer.params, other.tokenizer.params
+    for revision, wanted in ((first, before), (second, after), ("main", after)):
+        loaded = Tokenizer.load(f"hf://maker/codec@{revision}").params
+        chex.assert_trees_all_equal(loaded, wanted)
+    assert "has no such revision" in refused("hf://maker/codec@v2")
+
+
+def test_commands_take_an_address(hub, codec, tmp_path, capsys):
+    hub.put_folder("maker/codec", codec[1])
+    assert cli.main(["export", "hf://maker/codec", str(tmp_path / "here")]) == 0
+    assert (tmp_path / "here/raw.safetensors").read_bytes() == (
+        codec[1] / "raw.safetensors"
+    ).read_bytes()
+    assert cli.main(["evaluate", "--workdir", "hf://maker/codec"]) == 2
+    assert "bsq-jax export hf://maker/codec FOLDER" in capsys.readouterr().err
+
+
+def test_what_is_not_there_or_may_not_be_read(hub, codec):
+    assert "does not exist, or you may not read it" in refused("hf://maker/codec")
+    hub.put_folder("maker/codec", codec[1])
+    hub.repositories["maker/codec"]["private"] = True
+    assert "HF_TOKEN" in refused("hf://maker/codec", Codec.load)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_TOKEN", TOKEN)
+        Codec.load("hf://maker/codec")
+    path = "/api/models/maker/other/revision/main"
+    for status, said in ((503, "answers 503: try again"), (403, "does not allow")):
+        hub.answers[path] = status
+        assert said in refused("hf://maker/other")
+
+
+def test_foreign_and_incomplete_repositories(hub, codec):
+    hub.put("maker/bert", {"config.json": b'{"model_type": "bert"}', "model.safetensors": b"x"})
+    assert "does not describe a bsq_jax tokenizer" in refused("hf://maker/bert")
+    assert hub.fetched() == ["config.json"]
+    hub.put("maker/empty", {"README.md": b"x"})
+    assert "there is no config.json in it" in refused("hf://maker/empty")
+    files = {name: (codec[1] / name).read_bytes() for name in FILES}
+    for lost in FILES[1:]:
+        hub.put("maker/codec", {name: data for name, data in files.items() if name != lost})
+        assert f"there is no {lost} in it" in refused("hf://maker/codec", Codec.load)
+
+
+def test_a_damaged_file_is_named_and_can_be_fetched_again(hub, codec, tmp_path):
+    files = {name: (codec[1] / name).read_bytes() for name in FILES}
+    flipped = bytearray(files["raw.safetensors"])
+    flipped[-1] ^= 1
+    hub.put("maker/codec", {**files, "raw.safetensors": bytes(flipped)})
+    said = refused("hf://maker/codec", Codec.load)
+    assert "raw.safetensors is damaged or not the one" in said
+    (file,) = (word for word in said.split() if word.startswith(str(tmp_path)))
+    os.unlink(file)
+    hub.put("maker/codec", files)
+    Codec.load("hf://maker/codec")
+
+
+def test_an_interrupted_download_goes_on(hub, codec):
+    sha = hub.put_folder("maker/codec", codec[1])
+    hub.cut.add("raw.safetensors")
+    assert "the transfer failed" in refused(f"hf://maker/codec@{sha}", Codec.load)
+    hub.cut.clear()
+    Codec.load("hf://maker/codec")
+
+
+def test_without_a_network_the_cache_is_taken_and_named(hub, codec, monkeypatch, caplog):
+    address = "hf://maker/codec"
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE is set" in refused(address, Codec.load)
+    assert hub.requests == []
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    sha = hub.put_folder("maker/codec", codec[1])
+    Codec.load(address)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    hub.requests.clear()
+    Codec.load(address)
+    assert hub.requests == []
+    assert caplog.text == ""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
+    Codec.load(address)
+    assert f"the hub cannot be reached: commit {sha} is taken" in caplog.text
+    assert "check the network" in refused("hf://maker/other")
+
+
+def test_without_the_package_a_line_says_what_to_install(monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *more):
+        if name.partition(".")[0] == "huggingface_hub":
+            raise ImportError(name)
+        return real(name, *more)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    assert "pip install huggingface_hub" in refused("hf://maker/codec")
+
+
+def test_the_variables_of_the_hub_count(codec, tmp_path):
+    """In a process of its own, as they are read when the package is imported."""
+    with serving() as (made, address):
+        made.put_folder("maker/codec", codec[1])
+        words = ["export", "hf://maker/codec", str(tmp_path / "here")]
+        environment = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home")}
+        command = [sys.executable, "-m", "bsq_jax", *words]
+        for more, status in (({"HF_HUB_OFFLINE": "1"}, 2), ({}, 0)):
+            found = subprocess.run(
+                command, env=environment | more, capture_output=True, text=True, check=False
+            )
+            assert found.returncode == status, found.stderr
+        assert (tmp_path / "home/hub/models--maker--codec").is_dir()
