@@ -21,7 +21,7 @@ from bsq_jax.training.starter import starter_folder
 
 COMMANDS = (
     *("train", "evaluate", "encode", "decode", "info", "rd", "generate", "score", "tokenize"),
-    *("convert", "plan", "studies", "export", "reconstruct", "demo", "plot"),
+    *("convert", "plan", "studies", "export", "push", "reconstruct", "demo", "plot"),
 )
 TINY = str(pathlib.Path(__file__).parent / "tiny.py")
 
@@ -103,6 +103,8 @@ def test_every_command_explains_itself(name, capsys):
         (("evaluate", "--workdir", "W", "--profile=1:2"), "unknown flag --profile: "),
         (("studies", "variable"), "choose from "),
         (("generate", "--model", "m"), "where to?"),
+        (("push", "W", "o/n"), "W does not exist or is not a folder"),
+        (("push", "hf://o/n", "o/m"), "which is only read"),
         (("plan", "--config", TINY, "--mesh", "1x1x1", "--json", "no/x.json"), "make it first"),
         (("score", "x.npz", "--json", "no/x.json"), "make it first"),
     ],

@@ -2,13 +2,18 @@
 
 import json
 
+import jax
+import numpy as np
 import pytest
 from PIL import Image
+from run_files import save_steps
 from small_codec import make_codec, picture
 
 from bsq_jax import cli
 from bsq_jax.cli.studies.transfer import comparison, packaged, sets
+from bsq_jax.cli.studies.transfer.saved import load_parts
 from bsq_jax.data.sources.embedded import photos
+from bsq_jax.inference.tokenizer import Tokenizer
 from bsq_jax.training.export import save_export
 
 
@@ -102,6 +107,24 @@ def test_a_tokenizer_alone_and_its_pictures(export, folders, capsys):
     assert textures["pictures"] == 3
     assert textures["tokenizer"]["measured"]["crop"] == "tiles"
     assert list((folders / "study" / "textures" / "tokenizer" / "pictures").glob("*.png"))
+
+
+def test_averaged_weights_of_a_run_are_measured(tmp_path):
+    """As `Tokenizer.load` has them; the prior is measured with the tokenizer in its workdir."""
+    save_steps(tmp_path / "tokenizer_run", [2])
+    (alone,) = load_parts(str(tmp_path / "tokenizer_run"), ()).values()
+    assert (alone.name, alone.step) == ("ema", 2)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        alone.weights,
+        Tokenizer.load(tmp_path / "tokenizer_run").params,
+    )
+    save_steps(tmp_path / "prior_run", [2], prior=True)
+    parts = load_parts(str(tmp_path / "prior_run"), ("data.eval_resize=24",))
+    inside = Tokenizer.load(tmp_path / "prior_run" / "tokenizer")
+    jax.tree.map(np.testing.assert_array_equal, parts["tokenizer"].weights, inside.params)
+    assert parts["prior"].config.prior.tokenizer == str(tmp_path / "prior_run" / "tokenizer")
+    assert [part.config.data.eval_resize for part in parts.values()] == [24, 24]
 
 
 def row_of(name, psnr, count=comparison.FEWEST, **more):

@@ -507,7 +507,7 @@ def test_config_files(tmp_path):
     [
         ("config.train.stesp = 3", ("broken.py", "line 5", "stesp")),
         ("config.train.steps = 'many'", ("broken.py", "line 5", "steps")),
-        ("config.model.image_size = 64", ("broken.py", "line 5", "image_size", "tuple")),
+        ("config.model.image_size = 64", ("broken.py", "line 5", "image_size", "2 whole numbers")),
         ("config.train.steps = (", ("broken.py",)),
         ("import nothing_of_that_name", ("broken.py", "line 5", "nothing_of_that_name")),
         ("return 3", ("broken.py", "get_config")),

@@ -9,7 +9,7 @@ import sys
 import chex
 import numpy as np
 import pytest
-from hub_stand_in import TOKEN, serving
+from hub_stand_in import TOKEN, connected, serving
 from small_codec import make_codec, picture
 
 from bsq_jax import Codec, Tokenizer, cli
@@ -23,16 +23,7 @@ constants = pytest.importorskip("huggingface_hub.constants")
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     """The stand-in, an empty cache, no token."""
-    with serving() as (made, address):
-        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, address)
-        monkeypatch.setattr(constants, "ENDPOINT", address)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
-        monkeypatch.delenv("HF_TOKEN", raising=False)
+    with connected(monkeypatch, tmp_path) as made:
         yield made
 
 

@@ -1,8 +1,10 @@
 """Training from Python. Oracle: the command in a process of its own, and runs nobody stopped."""
 
+import copy
 import json
 import os
 import pathlib
+import pickle
 import re
 import signal
 import subprocess
@@ -14,7 +16,7 @@ import pytest
 
 import bsq_jax
 from bsq_jax import Codec, Generator, Tokenizer, load_config, train
-from bsq_jax.config import default_config
+from bsq_jax.config import default_config, finalize
 from bsq_jax.core import signals
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.trees import leaves
@@ -161,6 +163,19 @@ def test_the_tokenizer_of_a_run(whole):
     assert "holds a tokenizer, which generates nothing" in message_of(run.generator)
 
 
+def test_the_tokenizer_in_flax_code_as_the_page_has_it(whole):
+    page = (ROOT / "docs" / "python_api.md").read_text()
+    section = page.partition("## The tokenizer in your own Flax code")[2]
+    code = section.partition("```python\n")[2].partition("```")[0]
+    tokenizer = whole[2].tokenizer()
+    picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    found = {"tokenizer": tokenizer, "picture": picture}
+    exec(code, found)
+    bits = tokenizer.encode(found["batch"])
+    np.testing.assert_array_equal(found["bits"], bits)
+    np.testing.assert_allclose(found["pixels"], tokenizer.decode(bits), atol=1e-5)
+
+
 def test_ctrl_c_saves_and_the_same_call_goes_on(whole, tmp_path, capfd):
     told = Told(3, signal.SIGINT)
     with pytest.raises(KeyboardInterrupt) as raised:
@@ -285,6 +300,77 @@ def test_mistakes(whole, tmp_path):
     (tmp_path / "file").write_text("")
     assert "cannot write to workdir" in message_of(train, tiny(), tmp_path / "file" / "run")
     assert not new.exists() or not (new / "config.json").exists()
+
+
+def put(config, key, value):
+    config[key] = value
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    ("mistake", "kinds", "line"),
+    [
+        (
+            lambda config: setattr(config.train, "stepz", 3),
+            (AttributeError, KeyError),
+            "config.train.stepz does not exist: did you mean train.steps (training steps in all)?",
+        ),
+        (
+            lambda config: config.optimizer.update(lr=0.1),
+            (KeyError,),
+            "config.optimizer.lr does not exist: did you mean optimizer.learning_rate (peak ",
+        ),
+        (
+            lambda config: config.trian.steps,
+            (AttributeError,),
+            "config.trian does not exist: did you mean train (a group of settings)?",
+        ),
+        (
+            lambda config: put(config, "model.bitz", 8),
+            (KeyError,),
+            "config.model.bitz does not exist: did you mean model.bits (",
+        ),
+        (
+            lambda config: setattr(config.train, "steps", "many"),
+            (TypeError,),
+            "config.train.steps is 'many': it must be a whole number",
+        ),
+        (
+            lambda config: setattr(config.optimizer, "learning_rate", "small"),
+            (TypeError,),
+            "config.optimizer.learning_rate is 'small': it must be a number or None",
+        ),
+        (
+            lambda config: setattr(config, "train", 3),
+            (TypeError,),
+            "config.train is a group of settings: set one of train.accumulate, train.batch_size, ",
+        ),
+    ],
+)
+def test_mistakes_in_a_config_are_told_where_they_are_made(mistake, kinds, line):
+    for config in (load_config("quickstart"), finalize(default_config())):
+        before = config.to_dict()
+        with pytest.raises(UserError) as raised:
+            mistake(config)
+        assert all(isinstance(raised.value, kind) for kind in kinds)
+        assert str(raised.value).startswith(line)
+        assert config.to_dict() == before
+
+
+@pytest.mark.smoke
+def test_a_config_is_changed_and_copied_as_a_config_dict():
+    config = load_config("quickstart")
+    config["train.steps"] = 7
+    config.optimizer.learning_rate = None
+    config.model.image_size = [32, 64]
+    assert (config.train.steps, config.model.image_size) == (7, (32, 64))
+    assert not hasattr(config, "nothing")
+    assert not hasattr(config.train, "_repr_html_")
+    assert config.train.get("nothing", 5) == 5
+    for other in (copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
+        assert other == config
+        with pytest.raises(UserError, match=r"config\.train\.stepz does not exist"):
+            other.train.stepz = 3
 
 
 @pytest.mark.smoke

@@ -19,6 +19,7 @@ from bsq_jax.cli import (
     info,
     plan,
     plot,
+    push,
     rd,
     reconstruct,
     score,
@@ -46,7 +47,8 @@ _SYNONYMS = {
     "tokenize": "tokens tokenise dataset prepare",
     "generate": "sample gen inpaint synthesize",
     "score": "fid fvd psnr metric",
-    "export": "save publish package",
+    "export": "save package",
+    "push": "publish upload hub share",
     "convert": "import from_torch torch",
     "studies": "study experiment experiments ablation",
 }
@@ -67,6 +69,7 @@ COMMANDS: Mapping[str, Command] = {
     "generate": generate.COMMAND,
     "score": score.COMMAND,
     "export": export.COMMAND,
+    "push": push.COMMAND,
     "convert": convert.COMMAND,
     "studies": studies.COMMAND,
 }

@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="round a tokenizer and its prior to float16: a model of half the size, of its own",
     )
+    parser.add_argument("--license", metavar="ID", help="for the model card, such as apache-2.0")
     parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="of the folder")
     only = parser.add_argument_group("--format stablehlo")
     only.add_argument(
@@ -60,8 +61,6 @@ def run(flags: argparse.Namespace) -> int:
     """Exports."""
     _check_flags(flags)
     target = check_new_folder(flags.output, force=flags.force)
-    from bsq_jax.coding.codec import Codec
-    from bsq_jax.inference.generator import Generator
     from bsq_jax.training.hub import model_folder
     from bsq_jax.training.saved_models import read_saved_config
     from bsq_jax.training.starter import unnamed_model
@@ -72,16 +71,43 @@ def run(flags: argparse.Namespace) -> int:
     task = read_saved_config(source).task
     if flags.format == "stablehlo":
         return _programs(source, task, target, flags)
-    if task == "masked_lm":
-        if flags.half:
+    what = write_model(source, target, half=flags.half, license_id=flags.license)
+    say(f"{target}: {what}")
+    return 0
+
+
+def write_model(
+    source: pathlib.Path,
+    target: pathlib.Path,
+    *,
+    half: bool = False,
+    license_id: str | None = None,
+) -> str:
+    """Writes an export of a workdir or an export, with its card.
+
+    Returns:
+      What it holds, for a message.
+
+    Raises:
+      UserError: there is no such model, or the folder cannot be written.
+    """
+    from bsq_jax.coding.codec import Codec
+    from bsq_jax.inference.generator import Generator
+    from bsq_jax.training.model_card import with_license, write_card
+    from bsq_jax.training.saved_models import read_saved_config
+
+    with_license("", license_id)  # before work is done
+    if read_saved_config(source).task == "masked_lm":
+        if half:
             raise UserError("--half is for tokenizers and priors, not for masked language models")
         _save(Generator.load(source), target)
-        say(f"{target}: masked language model and tokenizer")
-        return 0
-    codec = Codec.load(source)
-    _save(codec, target, half=flags.half)
-    say(f"{target}: {'tokenizer and prior' if codec.has_prior else 'a tokenizer'}")
-    return 0
+        what = "masked language model and tokenizer"
+    else:
+        codec = Codec.load(source)
+        _save(codec, target, half=half)
+        what = "tokenizer and prior" if codec.has_prior else "a tokenizer"
+    write_card(target, source, license_id)
+    return what
 
 
 def _check_flags(flags: argparse.Namespace) -> None:
@@ -98,6 +124,8 @@ def _check_flags(flags: argparse.Namespace) -> None:
             "--format stablehlo"
         )
     given = [name for name in ("dtype", "size", "frames") if getattr(flags, name) is not None]
+    if flags.format == "stablehlo" and flags.license is not None:
+        raise UserError("--license is for --format safetensors: its folders have a model card")
     if flags.format != "stablehlo" and given:
         raise UserError(f"--{given[0]} is for --format stablehlo")
     if flags.size is not None and not is_size(flags.size):

@@ -11,6 +11,7 @@ Configs are locked: an unknown key or a value of the wrong type is an error of o
 =================  ============================================================================
 ``declaration``    what is stated about a setting: default, range, choices, identity
 ``settings``       all settings, and `default_config`
+``config``         the object: a ConfigDict whose mistakes are lines for the user
 ``checks``         `finalize`: ranges, values that do not fit together, derived values
 ``parsing``        text to values: the command line, the argument of a config file
 ``arguments``      those of config files that choose a quantizer

@@ -11,6 +11,7 @@ import types
 
 from ml_collections import ConfigDict
 
+from bsq_jax.config.config import SettingError, UnknownSettingError
 from bsq_jax.config.own_parts import extension_folders, make_importable
 from bsq_jax.config.published import find_config_file, published_folder
 from bsq_jax.config.suggestions import did_you_mean
@@ -54,9 +55,9 @@ def _run(path: pathlib.Path, argument: str) -> ConfigDict:
         if not hasattr(module, "get_config"):
             raise UserError(f"config file {path} defines no get_config(argument)")
         config = module.get_config(argument)
-    except UserError:
-        raise
     except Exception as error:
+        if isinstance(error, UserError) and not isinstance(error, SettingError):
+            raise
         frames = traceback.extract_tb(error.__traceback__)
         lines = [str(f.lineno) for f in frames if f.filename == str(path)]
         where = f", line {lines[-1]}" if lines else ""
@@ -71,6 +72,10 @@ def _run(path: pathlib.Path, argument: str) -> ConfigDict:
 
 def _reason(error: Exception) -> str:
     """The error in a line; of a key that a config does not have, what was probably meant."""
+    if isinstance(error, UnknownSettingError):
+        return f"{error.key} does not exist{did_you_mean(error.key)}"
+    if isinstance(error, SettingError):
+        return str(error)
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, KeyError | AttributeError) and "ml_collections" in frames[-1].filename:
         # ml_collections says the whole config, or the key alone.

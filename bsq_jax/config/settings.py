@@ -13,6 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from bsq_jax.config.config import Config
 from bsq_jax.config.declaration import (
     DECAY,
     NOT_NEGATIVE,
@@ -400,9 +401,9 @@ def declared() -> dict[str, Setting]:
 
 def default_config() -> ConfigDict:
     """A locked config with the default of every setting."""
-    config = ConfigDict({key: _initial(setting) for key, setting in TOP.items()})
+    config = Config({key: _initial(setting) for key, setting in TOP.items()})
     for name, section in SECTIONS.items():
-        config[name] = ConfigDict({key: _initial(setting) for key, setting in section.items()})
+        config[name] = Config({key: _initial(setting) for key, setting in section.items()})
     return config.lock()
 
 

@@ -108,7 +108,11 @@ def hub_errors(asked: str) -> Iterator[None]:
                 f"{LOG_IN}"
             ) from error
         raise UserError(f"{asked}: the hub answers {status}: try again later") from error
-    except (OSError, errors.HTTPError) as error:
+    except (OSError, errors.HTTPError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not isinstance(
+            error.__cause__, OSError | errors.HTTPError
+        ):
+            raise  # an upload's has the error of the transfer as its cause
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise UserError(f"{asked}: the transfer failed ({reason}): try again") from error
 

@@ -30,8 +30,8 @@ from bsq_jax.cli.studies.transfer.sets import OWN_DATA, PACKAGED, parse_set
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The study's flags."""
     add = parser.add_argument
-    add("--model", help="workdir or export of a tokenizer, or of a prior with its tokenizer; "
-        "default: the starter model")  # fmt: skip
+    add("--model", help="workdir, export or hf:// address of a tokenizer, or of a prior with "
+        "its tokenizer; default: the starter model")  # fmt: skip
     add("--reference", metavar="NAME=SOURCE", help="pictures like those of the training; default: "
         "validation pictures of the model's own data, of the starter model photos")  # fmt: skip
     add("--sets", nargs="*", default=list(PACKAGED), metavar="SET",

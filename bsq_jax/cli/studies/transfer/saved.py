@@ -11,11 +11,11 @@ from ml_collections import ConfigDict
 from bsq_jax.cli.studies.settings import set_values
 from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
-from bsq_jax.core.paths import local_path
 from bsq_jax.core.sharding import make_mesh
 from bsq_jax.core.target import full_precision
 from bsq_jax.data.tokens import SCHEME
 from bsq_jax.training.export import identity, is_export
+from bsq_jax.training.hub import model_folder
 from bsq_jax.training.initial_state import place
 from bsq_jax.training.recipes import make_recipe
 from bsq_jax.training.saved_models import (
@@ -49,20 +49,20 @@ def load_parts(model: str | None, overrides: Sequence[str]) -> dict[str, Measure
     """What is measured: ``tokenizer`` and, of a model with a prior, ``prior``.
 
     Args:
-      model: workdir or export of either; None: the starter model.
+      model: workdir, export or ``hf://`` address of either; None: the starter model.
       overrides: settings of both, each ``KEY=VALUE``.
 
     Raises:
       UserError: there is no such model, it is of another kind, or an override is wrong.
     """
-    folder = unnamed_model() if model is None else local_path(model)
+    folder = unnamed_model() if model is None else model_folder(model)
     config = read_saved_config(folder)
     if config.task == "tokenizer":
         return {"tokenizer": _load(folder, folder, overrides)}
     if config.task != "prior":
         raise UserError(f"{folder} holds a {config.task}: name a tokenizer, or a prior")
     inside = folder / TOKENIZER_FOLDER
-    tokenizer = inside if is_export(inside) else local_path(config.prior.tokenizer)
+    tokenizer = inside if is_export(inside) else model_folder(config.prior.tokenizer)
     return {
         "tokenizer": _load(tokenizer, tokenizer, overrides),
         "prior": _load(folder, tokenizer, overrides),
