@@ -62,7 +62,9 @@ def commands(page: str) -> list[Command]:
                 found.append(Command(f"{page}:{number}", tuple(part)))
             number += 1 + line.count("\0")
     text = (ROOT / page).read_text(encoding="utf-8")
-    prose = re.sub(r"^( *)```.*?^ *```$", lambda m: "\n" * m[0].count("\n"), text, flags=re.M | re.S)
+    prose = re.sub(
+        r"^( *)```.*?^ *```$", lambda m: "\n" * m[0].count("\n"), text, flags=re.M | re.S
+    )
     for match in re.finditer(r"(?<!`)`([^`]+)`(?!`)", prose):
         code = " ".join(match[1].split())
         if code.startswith(HEADS) and len(code.split()) > 2 + code.startswith("python -m bsq_jax "):

@@ -1,4 +1,4 @@
-"""Every command of README and docs, run at tiny size. Oracle: each ends as it should, with status 0.
+"""Every command of README and docs, run at tiny size. Oracle: each ends with status 0.
 
 Commands run in one folder that has what they name: pictures, videos, models. Trainings have two
 steps of a tiny network in place of the settings given (`TINY`), everything else stays as it stands
@@ -36,7 +36,6 @@ TINY = {
         **{"model.width": 16, "model.heads": 2, "model.layers": 1, "model.encoder_layers": 1},
         **{"model.decoder_layers": 1, "model.decoder_width": 16, "model.dtype": "float32"},
         **{"loss.perceptual": 0, "loss.adversarial": 0, "optimizer.warmup_steps": 1},
-        "eval.clips": None,
     },
     "prior": {"prior.width": 16, "prior.layers": 1, "prior.heads": 2, "prior.hidden": 8},
     "masked_lm": {"masked_lm.width": 16, "masked_lm.layers": 1, "masked_lm.heads": 2},
@@ -46,6 +45,7 @@ ALWAYS = {
     **{"train.checkpoint_every": 2, "train.evaluate_every": 0, "train.accumulate": 1},
     **{"eval.batch_size": 8, "eval.lpips": "false", "eval.frechet": "false", "eval.pictures": 1},
     **{"data.threads": 1, "data.cache_mb": 8, "eval.samples": 0, "eval.starter": "false"},
+    "mesh.fsdp": 1,
 }
 # Data sets that are not in any package, and sizes of pictures that take long.
 SMALLER = {
@@ -66,13 +66,24 @@ MODELS = {
     "video": "--config configs/video.py --config.data.source=clips:videos",
     "prior": "--config configs/prior.py:any_size --config.prior.tokenizer=runs/quickstart",
     "prior_clips": "--config configs/prior.py --config.prior.tokenizer=runs/quickstart",
+    "image": "--config configs/quickstart.py:adamw",
     "digits": "--config configs/digits.py:tokenizer",
     "digits_lm": "--config configs/digits.py:masked_lm --config.masked_lm.tokenizer=runs/digits",
 }
+TOKENS = {"tokens": "quickstart", "digits_tokens": "digits"}  # sets of them, and whose
 OF_PRIORS = ("prior", "any_prior", "prior_photos", "starter_prior")
+# Exports that a page takes from another one.
+EXPORTS = {"my_tokenizer": "quickstart", "my_export": "quickstart", "my_codec": "prior"}
+# What each training was run for.
+TRAINED = {}
+# Commands that would refuse to replace what another page wrote.
+REPLACES = ("encode", "decode", "export", "reconstruct", "generate", "rd", "tokenize")
 # Commands that are not run: a pattern, and why.
 REASONS = {
-    r"bash launch/(test|quickstart)\.sh|bash \.ci/run|python -m (ruff|mypy)": ".ci/run runs it",
+    r"bash launch/(test|quickstart)\.sh|bash \.ci/run|python -m (ruff|mypy|build)|^mkdocs": (
+        ".ci/run runs it"
+    ),
+    r"OWNER/NAME": "asks the hub: test_hub.py and test_push.py with a stand-in for it",
     r"pip install|source \.venv|export CLOUDSDK": "changes the environment of the reader",
     r"tail -f|tensorboard|cd deployed": "a program of others",
     r"python -m bsq_jax plan --check$|plan --check --topology": (
@@ -80,6 +91,9 @@ REASONS = {
     ),
     r"bash .*\.\.\. ": "stands for several commands, which are run each where they stand complete",
     r"COMMAND|WORKDIR|MODEL": "a pattern with names to be filled in",
+    r"^(python -m bsq_jax|bsq-jax) [a-z]+( [a-z_-]+)?$": "the name of a command, without its flags",
+    r"^python -m (bsq_jax\.main|benchmarks\.\w*)$": "the name of a command, without its flags",
+    r"plan .*--topology": "needs `pip install libtpu`: test_plan_check.py where it is installed",
     r"demo": "goes on until Ctrl-C: test_demo.py asks it for its page",
 }
 SMALL_STUDY = (
@@ -88,15 +102,16 @@ SMALL_STUDY = (
 )
 # Flags that make the rest small; the last of a flag that is given twice counts.
 SMALL_FLAGS = {
-    "rd": "--size 32 --frames 2",
+    "rd": "--size 32 --frames 2 --force",
     "tokenize": "--examples 16",
     "generate": "--num 4",
-    "score": "--no-frechet",
     "vocabulary": "--bits 4 --kinds bsq fsq --steps 2",
     "quantization_error": "--bits 8 --codebooks 16 --tokens 64",
     "entropy": "--groups 3 --tokens 64 --runs 1 --steps 2",
     "resolution": "--steps 2",
     "positions": "--steps 2 --longest 4",
+    "architecture": "--steps 2 --widths 16 --layers --heads --halves --seeds 0",
+    "transfer": "--model runs/quickstart --sets text",
     "variable_length": "--steps 2 --frames 2",
 }
 
@@ -110,7 +125,7 @@ def _photographs():
 
 def _shards(folder, encoded):
     folder.mkdir()
-    for name in ("train-000", "train-099", "val-000"):
+    for name in (*(f"train-{number:03d}" for number in range(100)), "val-000"):
         with tarfile.open(folder / f"{name}.tar", "w") as tar:
             for file, content in encoded.items():
                 info = tarfile.TarInfo(f"{name}/{file}")
@@ -122,18 +137,18 @@ def _shards(folder, encoded):
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory, request):
+def world(tmp_path_factory):
     """The folder in which commands run, with the files that pages name."""
     folder = tmp_path_factory.mktemp("docs")
-    for name in ("configs", "launch", "bsq_jax", "tests"):
+    for name in ("configs", "launch"):
         (folder / name).symlink_to(ROOT / name)
     encoded = {}
-    for name in ("pictures", "photos", "holiday", "val"):
+    for name in ("pictures", "photos", "holiday", "val", "crops"):
         (folder / name).mkdir()
     for name, picture in _photographs():
         picture.save(folder / "pictures" / name)
         encoded[name] = (folder / "pictures" / name).read_bytes()
-    for name in ("photos", "holiday", "val"):
+    for name in ("photos", "holiday", "val", "crops"):
         picture.save(folder / name / "a.jpg")
     picture.save(folder / "photo.jpg")
     for name in ("videos", "clips"):
@@ -146,10 +161,12 @@ def world(tmp_path_factory, request):
         save_zip(folder / "checkpoint.pt", checkpoint(dict(state), ema=False))
     shutil.copy(ROOT / "docs/extending/examples/loss/my_config.py", folder)
     shutil.copy(ROOT / "docs/extending/examples/loss/my_loss.py", folder)
-    previous = pathlib.Path.cwd()
-    os.chdir(folder)
-    request.addfinalizer(lambda: os.chdir(previous))
-    return folder
+    samples = np.random.default_rng(0).integers(256, size=(16, 32, 32, 3), dtype=np.uint8)
+    np.savez(folder / "samples.npz", samples)
+    Image.fromarray(samples[0]).save(folder / "digit.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield folder
 
 
 def _kind(words):
@@ -162,18 +179,19 @@ def _kind(words):
 
 def tiny(words):
     """The words of a training with `TINY` in place of what they set."""
-    kind = _kind(words)
-    changes = {**ALWAYS, **TINY[kind]}
     config = next((words[at + 1] for at, word in enumerate(words) if word == "--config"), "")
     name = pathlib.PurePath(config.partition(":")[0]).stem
-    given = {word.partition("=")[0].removeprefix("--config.") for word in words}
+    changes = dict(ALWAYS)
+    if config:  # else the network is that of the weights it begins from
+        changes |= TINY[_kind(words)]
     if name == "tokenizer":
         changes |= SMALLER["ucf101" if "ucf101" in config else "tokenizer"]
         if "runlocal" in config:
             changes.pop("model.image_size")
-    words = [word for word in words if word.partition("=")[0].removeprefix("--config.") not in changes]
-    del given
-    return [*words, *(f"--config.{key}={value}" for key, value in changes.items() if value is not None)]
+    kept = [
+        word for word in words if word.partition("=")[0].removeprefix("--config.") not in changes
+    ]
+    return [*kept, *(f"--config.{key}={value}" for key, value in changes.items())]
 
 
 def replaced(word):
@@ -187,6 +205,11 @@ def make(name):
     """A model of a few steps, unless it is there already."""
     folder = pathlib.Path("runs") / name
     if folder.exists():
+        return
+    if name in TOKENS:
+        make(TOKENS[name])
+        words = [str(folder), "--model", f"runs/{TOKENS[name]}", "--examples", "16"]
+        assert cli.main(["tokenize", *words]) == 0
         return
     kind = "prior" if name in OF_PRIORS else name
     if kind not in MODELS:
@@ -208,55 +231,91 @@ def needed(words, own):
     return [name for name in named if name != own]
 
 
+def run_training(words):
+    """A training, or an evaluation in the words of one."""
+    if "--workdir" not in words:
+        words = [*words, "--workdir", "runs/other"]
+    own = words[words.index("--workdir") + 1].removeprefix("runs/")
+    if "--config" not in words and "--config.train.init" not in shlex.join(words):
+        make(own)  # it goes on
+        return main.run(words)
+    for name in needed(words, own):
+        make(name)
+    for name in EXPORTS:
+        if f"={name}" in shlex.join(words):
+            make_export(name)
+    words = tiny(words)
+    key = shlex.join(word.replace(f"runs/{own}", "WORKDIR") for word in words)
+    if key in TRAINED:
+        pytest.skip(f"at this size the same as {TRAINED[key]}, which was run")
+    TRAINED[key] = f"the training of runs/{own}"
+    shutil.rmtree(pathlib.Path("runs") / own, ignore_errors=True)
+    return main.run(words)
+
+
+def make_export(name):
+    if not pathlib.Path(name).exists():
+        make(EXPORTS[name])
+        assert cli.main(["export", f"runs/{EXPORTS[name]}", name]) == 0
+
+
 def run_package(words):
     """A command of the package, without ``python -m bsq_jax``."""
     command, *rest = words
-    if command in ("train", ".main"):
-        own = rest[rest.index("--workdir") + 1].removeprefix("runs/")
-        continued = "--config" not in rest and "--config.train.init" not in " ".join(rest)
-        if continued:
-            make(own)
-        else:
-            shutil.rmtree(pathlib.Path("runs") / own, ignore_errors=True)
-        for name in needed(rest, own):
-            if name != "tokens" and name != "digits_tokens":
-                make(name)
-        return main.run(rest if continued else tiny(rest))
+    if command == "train":
+        return run_training(rest)
     own = ""
-    if command == "tokenize":
-        own = rest[0].removeprefix("runs/")
-        shutil.rmtree(rest[0], ignore_errors=True)
     if command == "studies":
         own = rest[rest.index("--workdir") + 1].removeprefix("runs/")
         shutil.rmtree(pathlib.Path("runs") / own, ignore_errors=True)
-        rest += shlex.split(SMALL_FLAGS[rest[0]])
-        if rest[0] != "quantization_error":
+        if rest[0] not in ("quantization_error", "transfer"):
             rest += [word for setting in SMALL_STUDY for word in ("--set", setting)]
-    elif command in SMALL_FLAGS:
+        rest += shlex.split(SMALL_FLAGS[rest[0]])
+    elif command == "tokenize":
+        own = rest[0].removeprefix("runs/")
+    elif command == "export":
+        rest = [word.replace("pictures", "exported") for word in rest]
+    elif command == "convert":
+        shutil.rmtree(rest[1])
+    if command in SMALL_FLAGS:
         rest += shlex.split(SMALL_FLAGS[command])
+    if command in REPLACES and "--force" not in rest:
+        rest.append("--force")
     for name in needed(rest, own):
         make(name)
+    for name in EXPORTS:
+        if name in rest[1:] and "--export" not in rest:
+            make_export(name)
+    if command in ("decode", "info"):
+        # What it opens was coded by the model that it names.
+        model = rest[rest.index("--model") + 1 :][:1] if "--model" in rest else []
+        inputs = {"photo.bsq": "photo.jpg", "coded/": "photos/"}[rest[0]]
+        flags = [word for name in model for word in ("--model", name)]
+        assert cli.main(["encode", inputs, rest[0], "--force", *flags]) == 0
     return cli.main([command, *rest])
 
 
 def parsed_only(module, words):
-    """Has a benchmark read its words, and stops it there.
-
-    Returns:
-      Whether they were read.
-    """
+    """Has a benchmark read its words, and stops it there."""
 
     class Read(Exception):  # noqa: N818
         pass
 
-    class Stops(argparse.ArgumentParser):
-        def parse_args(self, *args, **kwargs):
-            super().parse_args(*args, **kwargs)
-            raise Read
+    parse = argparse.ArgumentParser.parse_known_args
+
+    def read_all(parser, *args, **kwargs):
+        _, rest = parse(parser, *args, **kwargs)
+        assert rest == []
+        raise Read
+
+    def read(*args, **kwargs):
+        parse(*args, **kwargs)
+        raise Read
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [module, *words])
-        patch.setattr(argparse, "ArgumentParser", Stops)
+        patch.setattr(argparse.ArgumentParser, "parse_args", read_all)
+        patch.setattr(argparse.ArgumentParser, "parse_known_args", read)
         with pytest.raises(Read):
             importlib.import_module(module).main()
 
@@ -267,7 +326,7 @@ def run(words):
         case ["python", "-m", "bsq_jax", *rest]:
             return run_package(rest)
         case ["python", "-m", "bsq_jax.main", *rest]:
-            return run_package([".main", *rest])
+            return run_training(rest)
         case ["bsq-jax", *rest]:
             return run_package(rest)
         case ["python", "-m", benchmark, *rest] if benchmark.startswith("benchmarks."):
@@ -276,9 +335,8 @@ def run(words):
         case ["bash", script, *rest] if script.startswith("launch/"):
             at = rest.index("--") if "--" in rest else len(rest)
             dry = [*rest[:at], "--dry-run", *rest[at:]]
-            variables = {
-                name: "x" for name in ("CLOUDSDK_CORE_PROJECT", "CLOUDSDK_COMPUTE_ZONE")
-            } | {"BSQ_TPU_NAME": "x", "BSQ_BUCKET": "gs://x"}
+            names = ("CLOUDSDK_CORE_PROJECT", "CLOUDSDK_COMPUTE_ZONE", "BSQ_TPU_NAME")
+            variables = dict.fromkeys(names, "x") | {"BSQ_BUCKET": "gs://x"}
             done = subprocess.run(["bash", script, *dry], env={**os.environ, **variables})
             return done.returncode
         case _:
@@ -295,13 +353,64 @@ def unique():
 
 
 @pytest.mark.parametrize("words", unique())
-def test_command(words, world, monkeypatch):
+def test_command(words, world, request):
     text = shlex.join(words)
     for pattern, reason in REASONS.items():
         if re.search(pattern, text):
             pytest.skip(f"{text}: {reason}")
+    if "plan" in words:
+        request.getfixturevalue("eight_devices")
     words = [replaced(word) for word in words]
     if "..." in words:
         at = words.index("...")
         words[at : at + 1] = ["--config", "configs/quickstart.py", "--workdir", "runs/other"]
     assert run(words) == 0, text
+
+
+# Of pages whose Python code takes something that a reader has.
+BEFORE = {
+    "docs/video.md": (
+        "import numpy as np\n"
+        "from bsq_jax import Tokenizer\n"
+        "frames = np.zeros((3, 32, 32, 3), np.uint8)\n"
+        "tokenizer = Tokenizer.load('runs/video')\n"
+    ),
+    "docs/deployment.md": (
+        "import os\n"
+        "from skimage import data\n"
+        "picture = data.astronaut()[:61, :52]\n"
+        "os.chdir('deployed')\n"
+    ),
+}
+ELSEWHERE = {
+    "docs/extending": "files that test_extending.py runs",
+}
+# Blocks that are left out: what is in them, and why.
+LEFT_OUT = {
+    "import torch": "test_given_torch.py gives tensors",
+    "train(": "test_train_from_python.py trains",
+    "tokenizer.params": "test_train_from_python.py trains with them",
+}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
+def test_python(page, world, monkeypatch):
+    """The blocks of a page, one after the other, as a reader would paste them."""
+    for beginning, reason in ELSEWHERE.items():
+        if page.startswith(beginning):
+            pytest.skip(f"{page}: {reason}")
+    monkeypatch.chdir(world)  # a page may change to another folder
+    code = BEFORE.get(page, "")
+    for line, text in blocks(page, "python"):
+        reasons = [reason for words, reason in LEFT_OUT.items() if words in text]
+        if reasons:
+            print(f"{page}:{line} is not run: {reasons[0]}")
+        else:
+            code += f"\n{text}"
+    for name in needed([code], ""):
+        make(name)
+    if "deployed" in code and not pathlib.Path("deployed").exists():
+        make("quickstart")
+        words = ["runs/quickstart", "deployed", "--format", "stablehlo"]
+        assert cli.main(["export", *words]) == 0
+    exec(compile(code, page, "exec"), {})
