@@ -158,6 +158,24 @@ def test_too_little_memory_is_a_line(capsys):
         exit_status(raising(RuntimeError("another")), command_of(run))
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [("train", "lower train.batch_size"), ("evaluate", "lower eval.batch_size")],
+)
+def test_too_little_memory_in_a_run(command, said, monkeypatch, capsys, tmp_path):
+    def run(*_, **__):
+        jnp.zeros(2**45, jnp.float32).block_until_ready()
+
+    monkeypatch.setattr("bsq_jax.training.train_run.run", run)
+    monkeypatch.setattr("bsq_jax.training.train_run.train", run)
+    monkeypatch.setattr("bsq_jax.training.evaluate_run.evaluate", run)
+    words = [command, "--config", TINY, "--workdir", str(tmp_path / "run")]
+    assert cli.main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert line.startswith(f"error: out of memory: {said}")
+    assert "RESOURCE_EXHAUSTED" in line
+
+
 def test_ctrl_c_in_a_real_process(tmp_path):
     """Before training catches it: nothing is claimed that is not there."""
     code = (

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from bsq_jax.core.errors import INTERRUPTED, MISTAKE, UserError
+from bsq_jax.core.errors import INTERRUPTED, MISTAKE, UserError, out_of_memory
 from bsq_jax.core.signals import answered
 
 
@@ -169,10 +169,8 @@ def exit_status(run: Callable[[], int], command: Command | None = None) -> int:
         print(f"error: {where}{error.strerror or error}", file=sys.stderr)
         return MISTAKE
     except (MemoryError, RuntimeError) as error:
-        # JAX raises a RuntimeError; its class is not named here, which would load it.
-        reason = " ".join(str(error).split())
-        if not isinstance(error, MemoryError) and not reason.startswith("RESOURCE_EXHAUSTED"):
+        told = out_of_memory(error, command.memory if command else Command.memory)
+        if told is None:
             raise
-        what_to_do = command.memory if command else Command.memory
-        print(f"error: out of memory: {what_to_do} ({reason[:300]})", file=sys.stderr)
+        print(f"error: {told}", file=sys.stderr)
         return MISTAKE

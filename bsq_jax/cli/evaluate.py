@@ -38,5 +38,4 @@ COMMAND = Command(
     interrupted=train_or_evaluate.NOT_EVALUATED,
     settings=True,
     os_errors=False,
-    memory="lower eval.batch_size",
 )

@@ -43,6 +43,4 @@ COMMAND = Command(
     interrupted=train_or_evaluate.INTERRUPTED,
     settings=True,
     os_errors=False,
-    memory="lower train.batch_size, raise train.accumulate, set model.remat=dots or full, or raise "
-    "mesh.fsdp; `bsq-jax plan` says what a run will need",
 )
