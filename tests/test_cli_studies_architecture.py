@@ -8,6 +8,7 @@ import pytest
 from bsq_jax import cli
 from bsq_jax.cli.studies import trained
 from bsq_jax.cli.studies.architecture import comparison, points
+from bsq_jax.config import default_config
 from bsq_jax.core.errors import UserError
 from bsq_jax.training.useful_flops import picture_cost
 
@@ -65,6 +66,7 @@ def test_parameters_in_closed_form():
     assert cost["base"].encode_flops - deeper.encode_flops == pytest.approx(flops, rel=3e-3)
     assert deeper.decode_flops - cost["base"].decode_flops == pytest.approx(flops, rel=3e-3)
     assert config["width 256"].model.heads == 4
+    assert config["base"].loss.entropy == default_config().loss.entropy  # published
     shared = [(each.quantizer.to_dict(), each.data.to_dict()) for each in config.values()]
     assert all(each == shared[0] for each in shared)
 

@@ -116,6 +116,7 @@ def point_config(point: Point, steps: int, overrides: Sequence[str]) -> ConfigDi
       UserError: an override is wrong, or heads do not divide the width.
     """
     config = photographs_config(steps, point.seed)
+    config.loss.entropy = 0.1  # published
     # Muon, as the quickstart: its learning rate suits networks of several widths.
     config.optimizer.update(muon_config(steps, point.seed).optimizer.to_dict())
     set_values(config, overrides)
