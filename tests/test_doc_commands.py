@@ -28,6 +28,7 @@ from skimage import data
 from torch_writer import save_zip
 
 from bsq_jax import cli, main
+from bsq_jax.config import load_config_file, set_overrides
 from bsq_jax.media.videos import write_mp4
 
 # What takes the place of settings in a training, whatever the page says.
@@ -84,18 +85,20 @@ REASONS = {
         ".ci/run runs it"
     ),
     r"OWNER/NAME": "asks the hub: test_hub.py and test_push.py with a stand-in for it",
-    r"pip install|source \.venv|export CLOUDSDK": "changes the environment of the reader",
-    r"tail -f|tensorboard|cd deployed|^ls ": "a program of others",
+    r"^(pip install|source|export) ": "changes the environment of the reader",
+    r"^(tail|tensorboard|cd|ls) ": "a program of others",
     r"my_config\.py|my_loss|runs/edges": "test_extending.py runs it with the files of the page",
     r"python -m bsq_jax plan --check$|plan --check --topology": (
         "compiles programs of all published configs for minutes: .ci/run and test_plan_check.py"
     ),
     r"bash .*\.\.\. ": "stands for several commands, which are run each where they stand complete",
-    r"COMMAND|WORKDIR|MODEL": "a pattern with names to be filled in",
+    r"(COMMAND|WORKDIR|MODEL)( |$)": "a pattern with names to be filled in",
     r"^(python -m bsq_jax|bsq-jax) [a-z]+( [a-z_-]+)?$": "the name of a command, without its flags",
     r"^python -m (bsq_jax\.main|benchmarks\.\w*)$": "the name of a command, without its flags",
     r"plan .*--topology": "needs `pip install libtpu`: test_plan_check.py where it is installed",
-    r"demo": "goes on until Ctrl-C: test_demo.py asks it for its page",
+    r"^(python -m bsq_jax|bsq-jax) demo( |$)": (
+        "goes on until Ctrl-C: test_demo.py asks it for its page"
+    ),
 }
 SMALL_STUDY = (
     *("model.width=8", "model.layers=1", "model.heads=1", "train.batch_size=8"),
@@ -244,6 +247,7 @@ def run_training(words):
     for name in EXPORTS:
         if f"={name}" in shlex.join(words):
             make_export(name)
+    check_settings(words)
     words = tiny(words)
     key = shlex.join(word.replace(f"runs/{own}", "WORKDIR") for word in words)
     if key in TRAINED:
@@ -251,6 +255,14 @@ def run_training(words):
     TRAINED[key] = f"the training of runs/{own}"
     shutil.rmtree(pathlib.Path("runs") / own, ignore_errors=True)
     return main.run(words)
+
+
+def check_settings(words):
+    """Has the settings of a training read as they stand, before others take their place."""
+    config = next((words[at + 1] for at, word in enumerate(words) if word == "--config"), "")
+    if config:
+        settings = [word for word in words if word.startswith("--config.")]
+        set_overrides(load_config_file(config), settings)
 
 
 def make_export(name):
@@ -350,6 +362,12 @@ def unique():
         for command in commands(page):
             places.setdefault(command.words, command.place)
     return [pytest.param(words, id=place) for words, place in places.items()]
+
+
+def test_reasons_are_needed():
+    texts = [shlex.join(command.words) for page in PAGES for command in commands(page)]
+    for pattern in REASONS:
+        assert any(re.search(pattern, text) for text in texts), pattern
 
 
 @pytest.mark.parametrize("words", unique())
