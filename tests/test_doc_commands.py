@@ -68,11 +68,13 @@ MODELS = {
     "prior": "--config configs/prior.py:any_size --config.prior.tokenizer=runs/quickstart",
     "prior_clips": "--config configs/prior.py --config.prior.tokenizer=runs/quickstart",
     "image": "--config configs/quickstart.py:adamw",
+    "starter": "--config configs/starter.py",
+    "starter_prior": "--config configs/starter.py:prior --config.prior.tokenizer=runs/starter",
     "digits": "--config configs/digits.py:tokenizer",
     "digits_lm": "--config configs/digits.py:masked_lm --config.masked_lm.tokenizer=runs/digits",
 }
 TOKENS = {"tokens": "quickstart", "digits_tokens": "digits"}  # sets of them, and whose
-OF_PRIORS = ("prior", "any_prior", "prior_photos", "starter_prior")
+OF_PRIORS = ("prior", "any_prior", "prior_photos")
 # Exports that a page takes from another one.
 EXPORTS = {"my_tokenizer": "quickstart", "my_export": "quickstart", "my_codec": "prior"}
 # What each training was run for.
