@@ -89,12 +89,13 @@ REASONS = {
     r"OWNER/NAME": "asks the hub: test_hub.py and test_push.py with a stand-in for it",
     r"^(pip install|source|export) ": "changes the environment of the reader",
     r"^(tail|tensorboard|cd|ls) ": "a program of others",
-    r"my_config\.py|my_loss|runs/edges": "test_extending.py runs it with the files of the page",
+    r"my_(config|loss|metric)|runs/edges": "test_extending.py runs it with the files of the page",
     r"python -m bsq_jax plan --check$|plan --check --topology": (
         "compiles programs of all published configs for minutes: .ci/run and test_plan_check.py"
     ),
     r"bash .*\.\.\. ": "stands for several commands, which are run each where they stand complete",
-    r"(COMMAND|WORKDIR|MODEL)( |$)": "a pattern with names to be filled in",
+    r"log\.wandb=": "needs `pip install wandb`: .ci/run runs test_wandb_offline.py with it",
+    r"(COMMAND|WORKDIR|MODEL)( |$)|--config \.\.\.": "a pattern with names to be filled in",
     r"^(python -m bsq_jax|bsq-jax) [a-z]+( [a-z_-]+)?$": "the name of a command, without its flags",
     r"^python -m (bsq_jax\.main|benchmarks\.\w*)$": "the name of a command, without its flags",
     r"plan .*--topology": "needs `pip install libtpu`: test_plan_check.py where it is installed",
@@ -289,6 +290,8 @@ def run_package(words):
         own = rest[0].removeprefix("runs/")
     elif command == "export":
         rest = [word.replace("pictures", "exported") for word in rest]
+    elif command == "plot":
+        rest = [word.replace("lpips", "ssim") for word in rest]  # `ALWAYS` leaves LPIPS out
     elif command == "convert":
         shutil.rmtree(rest[1], ignore_errors=True)
     if command in SMALL_FLAGS:
