@@ -88,11 +88,11 @@ def test_every_command_explains_itself(name, capsys):
             ("train", "--workdir", "W", "--batch-size", "8"),
             "did you mean --config.train.batch_size (examples a step",
         ),
-        (("train", "--workdir", "W", "--config.train.steps", "--lr"), "give --config FILE.py"),
+        (("train", "--workdir", "W", "--config.train.steps", "--lr"), "give a config, by name"),
         (("info", "a", "b"), "unknown argument b"),
         (("info", "a", "--config.train.steps=3"), "unknown flag --config.train.steps=3"),
         (("train",), "--workdir"),
-        (("train", "--workdir", "W"), "give --config FILE.py"),
+        (("train", "--workdir", "W"), "give a config, by name"),
         (("train", "--workdir", "W", "--config", "quickstrat"), "did you mean quickstart?"),
         (
             ("train", "--workdir", "W", "--config", "quickstart", "--mode=x"),

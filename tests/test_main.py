@@ -57,7 +57,7 @@ def trained(tmp_path_factory):
         (("--config", TINY, "--workdir", "W", "--config.train.steps"), "has no value"),
         (("--config", TINY, "--workdir", "W", "--config.train.steps", "x"), "a whole number"),
         (("--config", TINY, "--workdir", "W", "--config.train.steps=0"), "must be positive"),
-        (("--workdir", "W"), "give --config FILE.py"),
+        (("--workdir", "W"), "give a config, by name (quickstart) or FILE.py"),
         (("--config", TINY, "--workdir", "gs://W/run"), "gs://W/run is not a path"),
         (("--mode", "evaluate", "--workdir", "gs://W/run"), "mount the bucket"),
         (("--mode", "evaluate", "--workdir", "W"), "W is not the workdir of a run"),
@@ -164,7 +164,7 @@ def test_a_finished_run_says_so(trained, command):
 def test_steps_are_recorded_on_demand(command, tmp_path):
     flags = ["--config", TINY, "--workdir", tmp_path, "--config.train.steps=3"]
     status, _, err = command(*flags, "--profile=3:4")
-    assert (status, err) == (2, "error: --profile 3:4: this run does the steps 1 to 3\n")
+    assert (status, err) == (2, "error: profile 3 to 4: this run does the steps 1 to 3\n")
     status, _, err = command(*flags, "--profile=2:3")
     assert status == 0
     assert f"profile: {tmp_path / 'profile'} (open it with XProf or TensorBoard)" in err

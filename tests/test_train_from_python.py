@@ -16,7 +16,8 @@ import pytest
 
 import bsq_jax
 from bsq_jax import Codec, Generator, Tokenizer, load_config, train
-from bsq_jax.config import default_config, finalize
+from bsq_jax.api import train as api
+from bsq_jax.config import default_config, finalize, load_config_file
 from bsq_jax.core import signals
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.trees import leaves
@@ -300,6 +301,35 @@ def test_mistakes(whole, tmp_path):
     (tmp_path / "file").write_text("")
     assert "cannot write to workdir" in message_of(train, tiny(), tmp_path / "file" / "run")
     assert not new.exists() or not (new / "config.json").exists()
+
+
+@pytest.mark.smoke
+def test_what_load_config_takes_and_in_which_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    read = []
+    monkeypatch.setattr(api, "read_saved_config", lambda path: read.append(os.fspath(path)))
+    pathlib.Path("mine.py").write_text(
+        "from bsq_jax.config import default_config\n"
+        "def get_config(argument):\n"
+        "    config = default_config()\n"
+        "    config.data.source = f'folder:{argument}'\n"
+        "    return config\n"
+    )
+    for folder in ("quickstart", "run"):
+        pathlib.Path(folder).mkdir()
+        pathlib.Path(folder, "config.json").write_text("{}")
+    # As --config takes them, whatever lies here, and whatever the argument looks like.
+    assert load_config("mine.py:/data/x").data.source == "folder:/data/x"
+    assert load_config(f"{tmp_path}/mine.py:gs://b/x").data.source == "folder:gs://b/x"
+    assert load_config("quickstart") == load_config_file("quickstart")
+    assert read == []
+    for name in ("./quickstart", "run", "hf://owner/name", "hf://owner/name@v1"):
+        load_config(name)
+    load_config(tmp_path / "run")
+    wanted = ["./quickstart", "run", "hf://owner/name", "hf://owner/name@v1", f"{tmp_path}/run"]
+    assert read == wanted
+    assert "gs://bucket/run is not a path" in message_of(load_config, "gs://bucket/run")
+    assert "config file nothing/here does not exist" in message_of(load_config, "nothing/here")
 
 
 def put(config, key, value):

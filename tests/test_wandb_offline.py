@@ -37,6 +37,42 @@ for start in (0, 2):
 """
 
 
+# As in a notebook, where W&B asks though nothing is a terminal: by `input`, which is the kernel's.
+NOTEBOOK = """
+import builtins, getpass, sys
+def ask(*_):
+    print("ASKED", file=sys.stderr, flush=True)
+    return "3"
+builtins.input = getpass.getpass = ask
+import wandb.errors.term as term
+term._in_jupyter = lambda: True
+from bsq_jax.training.writers import open_record
+
+record = open_record(__import__("pathlib").Path(sys.argv[1]), wandb="digits")
+record.write(1, "train", {"loss": 1.0})
+record.close()
+"""
+
+
+def run_python(code, workdir, **variables):
+    """Output and errors of a program in a process of its own, where nobody has logged in."""
+    folder = workdir.parent
+    environment = {name: text for name, text in os.environ.items() if name[:5] != "WANDB"}
+    environment |= {"HOME": str(folder), "PYTHONPATH": str(ROOT), **variables}
+    environment["PYTHONPATH"] += os.pathsep + os.environ.get("PYTHONPATH", "")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(workdir)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
 def records(path):
     """The records of a .wandb file: blocks of 32 kB as LevelDB's log, behind seven bytes."""
     from wandb.proto.wandb_internal_pb2 import Record
@@ -72,26 +108,12 @@ def rows(found):
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("wandb")
-    workdir = folder / "run"
-    environment = {name: text for name, text in os.environ.items() if name[:5] != "WANDB"}
-    environment |= {"WANDB_MODE": "offline", "HOME": str(folder), "PYTHONPATH": str(ROOT)}
-    environment["PYTHONPATH"] += os.pathsep + os.environ.get("PYTHONPATH", "")
-    command = [sys.executable, "-c", RUNS, str(workdir)]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    workdir = tmp_path_factory.mktemp("wandb") / "run"
+    _, error = run_python(RUNS, workdir, WANDB_MODE="offline")
     files = sorted(
         workdir.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime
     )
-    return workdir, [(path, list(records(path))) for path in files], done.stderr
+    return workdir, [(path, list(records(path))) for path in files], error
 
 
 def test_the_record_is_that_of_the_lines(ran):
@@ -149,3 +171,14 @@ def test_a_resumed_run_has_the_same_id_and_axis(ran):
     told = [line for line in error.splitlines() if "W&B" in line]
     assert told == [f"W&B: offline, in {workdir}/wandb"] * 2
     assert "wandb:" not in error
+
+
+def test_a_notebook_without_a_login_records_offline_and_asks_nothing(tmp_path):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    out, error = run_python(NOTEBOOK, workdir, TERM="xterm")
+    assert "ASKED" not in error
+    assert "warning: W&B: No API key configured" in out
+    assert f"the run is recorded offline in {workdir}/wandb" in out
+    (path,) = workdir.glob("wandb/offline-run-*/*.wandb")
+    assert rows(records(path)) == [{"step": 1, "train/loss": 1.0}]

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from bsq_jax.config import default_config, finalize, to_json
-from bsq_jax.core.errors import NonFiniteError, UserError
+from bsq_jax.core.errors import Interrupted, NonFiniteError, UserError
 from bsq_jax.training import train_run
 from bsq_jax.training.monitor import Monitor
-from bsq_jax.training.writers import Record, check_wandb, json_lines, open_record
+from bsq_jax.training.stop_signal import _Stopped as Stopped
+from bsq_jax.training.writers import Record, check_wandb, json_lines, open_record, record
 from bsq_jax.training.writers.json_lines import JsonLines
 
 PICTURE = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
@@ -23,6 +24,7 @@ class StandIn(types.ModuleType):
 
     def __init__(self, failing=()):
         super().__init__("wandb")
+        self.__version__ = "0.27.0"
         self.failing, self.calls, self.questions, self.rows = set(failing), [], [], []
         self.run, self.offline, self.url = None, False, "https://wandb.ai/team/digits/runs/1"
         self.config = types.SimpleNamespace(update=self._update)
@@ -121,6 +123,52 @@ def test_a_record_hands_everything_to_each_writer(tmp_path):
     assert [line["loss"] for line in record.history()] == [2.0]
 
 
+class Writer:
+    """Notes whether it was closed; may fail then."""
+
+    closed = None
+
+    def __init__(self, problem=None):
+        self.problem = problem
+
+    def close(self, *, failed=False):
+        self.closed = failed
+        if self.problem is not None:
+            raise self.problem
+
+
+def test_a_writer_that_does_not_close_leaves_no_other_open(tmp_path):
+    lines, bad, good = JsonLines(tmp_path / "metrics.jsonl"), Writer(OSError("full")), Writer()
+    with pytest.raises(OSError, match="full"):
+        Record(lines, [bad, good]).close(failed=True)
+    assert (bad.closed, good.closed) == (True, True)
+    with pytest.raises(ValueError, match="closed"):
+        lines.write(1, "train", {"loss": 1.0})
+
+
+@pytest.mark.parametrize("failing", ["TensorBoard", "WandbRun"])
+def test_a_writer_that_does_not_open_leaves_no_other_open(tmp_path, monkeypatch, failing):
+    opened = []
+
+    class Noted(JsonLines):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            opened.append(self)
+
+    def broken(*_):
+        raise OSError("full")
+
+    board = Writer()
+    monkeypatch.setattr(record, "JsonLines", Noted)
+    monkeypatch.setattr(record, "TensorBoard", lambda *_: board)
+    monkeypatch.setattr(record, failing, broken)
+    with pytest.raises(OSError, match="full"):
+        open_record(tmp_path, wandb="digits")
+    with pytest.raises(ValueError, match="closed"):
+        opened[0].write(1, "train", {"loss": 1.0})
+    assert board.closed == (False if failing == "WandbRun" else None)
+
+
 def test_wandb_is_told_what_the_others_are(tmp_path, wandb):
     package, stream = wandb(), io.StringIO()
     config = finalize(default_config())
@@ -138,6 +186,7 @@ def test_wandb_is_told_what_the_others_are(tmp_path, wandb):
         **{"dir": str(folder), "resume": "allow"},
     }
     assert (settings["console"], settings["silent"]) == ("off", True)
+    assert (settings["finish_timeout"], settings["finish_timeout_raises"]) == (60.0, True)
     assert package.questions == [""]
     assert sys.stdin.read() == "2\n"  # what was there is there again
     assert later == [
@@ -209,6 +258,20 @@ def test_a_run_that_fails_is_one_at_wandb(tmp_path, wandb):
     assert package.calls[-1] == ("finish", {"exit_code": 1})
 
 
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [(KeyboardInterrupt, 0), (Interrupted, 0), (Stopped, 0), (OSError, 1), (UserError, 1)],
+)
+def test_a_run_that_a_signal_stops_has_not_failed(tmp_path, wandb, kind, status):
+    package = wandb()
+    with (
+        pytest.raises(kind),
+        Monitor(tmp_path, total_steps=1, batch_size=1, bar=False, wandb="a"),
+    ):
+        raise kind
+    assert package.calls[-1] == ("finish", {"exit_code": status})
+
+
 def test_processes_that_are_not_the_first_open_nothing(tmp_path, wandb):
     package = wandb()
     with Monitor(tmp_path / "x", total_steps=1, batch_size=1, is_main=False, wandb="a") as monitor:
@@ -222,9 +285,26 @@ def test_without_the_package_training_does_not_begin(tmp_path, monkeypatch, foun
     monkeypatch.setitem(sys.modules, "wandb", found)
     config = default_config()
     config.log.wandb = "digits"
-    with pytest.raises(UserError, match="pip install wandb, or train with --conf") as raised:
+    with pytest.raises(UserError, match=r"pip install 'wandb>=.*', or set log.wandb") as raised:
         train_run.train(finalize(config), tmp_path / "run")
     assert "\n" not in str(raised.value)
     assert ("cannot be used" in str(raised.value)) == (found is not None)
     assert list(tmp_path.iterdir()) == []
     check_wandb("")  # nobody asks for it
+
+
+@pytest.mark.parametrize(
+    ("version", "enough"),
+    [("0.26.1", False), ("0.9.7", False), ("0.27.0rc1", True), ("0.100.0", True), ("1.0", True)],
+)
+def test_a_package_that_does_not_know_all_settings_is_refused(wandb, version, enough):
+    wandb().__version__ = version
+    if enough:
+        check_wandb("digits")
+        return
+    with pytest.raises(UserError) as raised:
+        check_wandb("digits")
+    assert str(raised.value) == (
+        f"log.wandb needs wandb 0.27 or later, and this is {version}: "
+        "pip install 'wandb>=0.27', or set log.wandb to nothing"
+    )

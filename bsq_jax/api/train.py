@@ -15,8 +15,10 @@ from ml_collections import ConfigDict
 
 from bsq_jax.api.trained_run import TrainedRun, read_history
 from bsq_jax.config import load_config_file
+from bsq_jax.config.published import published_names
 from bsq_jax.core import failures, once
 from bsq_jax.core.errors import INTERRUPTED, Interrupted, UserError
+from bsq_jax.core.hub_address import SCHEME
 from bsq_jax.core.paths import local_path
 from bsq_jax.training import job, train_run
 from bsq_jax.training.saved_models import read_saved_config
@@ -36,21 +38,28 @@ def load_config(name: str | os.PathLike[str]) -> ConfigDict:
         config.data.source = "folder:/pictures"
 
     Args:
-      name: what ``--config`` takes: the name of a published config (``quickstart``) or the path of
-        a config file, with its argument (``tokenizer:imagenet256,bits=36``). Or the folder of a run
-        or an export, which has a ``config.json``: the config that it was trained with.
+      name: the first of these that it fits:
+
+        1. what ``--config`` takes: the name of a published config (``quickstart``) or the path of a
+           config file that ends in ``.py``, with its argument (``tokenizer:imagenet256,bits=36``);
+        2. an export on the hub, ``hf://OWNER/NAME``: the config that it was trained with;
+        3. the folder of a run or an export, which has a ``config.json``: likewise. One that is
+           called like a published config needs its path: ``./quickstart``.
 
     Returns:
       The config. An unknown key or a value of another type is an error where it is set, a value
       out of range one of `train`.
 
     Raises:
-      UserError: there is no such file, or a mistake in it.
+      UserError: there is none of these, or a mistake in it.
     """
-    folder = local_path(name)
-    if (folder / "config.json").is_file():
-        return read_saved_config(folder)
-    return load_config_file(os.fspath(name))
+    text = os.fspath(name)
+    file, _, _ = text.partition(":")
+    if file.endswith(".py") or file in published_names():
+        return load_config_file(text)
+    if text.startswith(SCHEME) or (local_path(text) / "config.json").is_file():
+        return read_saved_config(text)
+    return load_config_file(text)
 
 
 def train(

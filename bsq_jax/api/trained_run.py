@@ -26,7 +26,7 @@ class TrainedRun:
       workdir: folder of the run, which `Tokenizer.load` and the commands take.
       state: the last state, on the devices of the run: ``step``, ``params``, ``ema``, ``opt_state``
         and so on.
-      report: of the evaluation of that state, what ``evaluation_*.json`` in the workdir holds:
+      report: of the evaluation of that state, what ``evaluation.json`` in the workdir holds:
         ``results`` has a dict of metrics for each set of weights, ``raw`` and ``ema``.
       history: the records of ``metrics.jsonl`` from step 1 on, also of a run that was resumed:
         dicts with ``step``, ``time`` in seconds since 1970, ``prefix`` (``train``, ``val_raw`` or

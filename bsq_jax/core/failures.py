@@ -44,6 +44,7 @@ _LOST = 25.0
 _PATIENCE = 3.0  # seconds that a process waits for another one to announce its failure first
 
 _over = threading.Event()  # a normal end, or this process has begun to fail
+_calls = 0  # of `shared`, with the one under way; the same on all processes
 _failing = threading.Lock()  # held by the thread that ends the process
 
 
@@ -75,7 +76,8 @@ def shared(
 ) -> Iterator[None]:
     """Inside, a failure of one process ends all processes of the run.
 
-    In a run of one process errors pass through, but for what has a clearer line.
+    In a run of one process errors pass through, but for what has a clearer line. With several, all
+    enter it alike, as often as they like; a process counts as lost only once it has entered.
 
     Args:
       interrupted: what Ctrl-C leaves.
@@ -99,11 +101,11 @@ def shared(
                 raise
             raise told from error
         return
-    global _goes_on
-    _goes_on = goes_on
+    global _goes_on, _calls
+    _goes_on, _calls = goes_on, _calls + 1
     _over.clear()
     atexit.register(_over.set)  # before JAX's own handler, which waits for the others
-    threading.Thread(target=_listen, name="failures", daemon=True).start()
+    threading.Thread(target=_listen, args=(_calls,), name="failures", daemon=True).start()
     try:
         yield
     except UserError as error:
@@ -144,32 +146,35 @@ def announced(timeout: float = 0.0) -> Failure | None:
         time.sleep(0.05)
 
 
-def _listen() -> None:
+def _listen(call: int) -> None:
     """Waits for the failure of another process; sends heartbeats, which process 0 checks.
 
     In a thread of its own, so that a long step or compilation does not hold up the heartbeat.
+
+    Args:
+      call: number of the call of `shared`. The heartbeats of an earlier one stay in the store.
     """
     index, beats, next_beat = jax.process_index(), 0, 0.0
     seen: dict[str, tuple[str, float]] = {}  # of each process the last heartbeat and its time
-    while not _over.wait(_POLL):
+    while not _over.wait(_POLL) and call == _calls:
         now = time.monotonic()
         if now >= next_beat:
             beats, next_beat = beats + 1, now + _HEARTBEAT
             with contextlib.suppress(Exception):
                 coordination_client().key_value_set(
-                    f"{_ALIVE}/{index}", str(beats), allow_overwrite=True
+                    f"{_ALIVE}/{call}/{index}", str(beats), allow_overwrite=True
                 )
             if index == 0:
-                _check_heartbeats(seen, now)
+                _check_heartbeats(call, seen, now)
         failure = announced()
         if failure is not None and _failing.acquire(blocking=False):
             _follow(failure)
 
 
-def _check_heartbeats(seen: dict[str, tuple[str, float]], now: float) -> None:
-    """Announces the failure of a process whose heartbeat has stopped."""
+def _check_heartbeats(call: int, seen: dict[str, tuple[str, float]], now: float) -> None:
+    """Announces the failure of a process whose heartbeat has stopped within this call."""
     with contextlib.suppress(Exception):
-        for name, beat in coordination_client().key_value_dir_get(_ALIVE):
+        for name, beat in coordination_client().key_value_dir_get(f"{_ALIVE}/{call}"):
             if seen.get(name, ("", 0.0))[0] != beat:
                 seen[name] = beat, now
     for name, (_, when) in seen.items():

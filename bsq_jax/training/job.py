@@ -45,7 +45,10 @@ def chosen_config(
     elif initial := dict(overrides).get("train.init"):
         config = read_initial_config(initial)
     else:
-        raise UserError("give --config FILE.py: there is no saved config in the workdir")
+        raise UserError(
+            "there is no saved config in the workdir: "
+            "give a config, by name (quickstart) or FILE.py"
+        )
     if evaluate:
         # What training chose for speed is no part of a model's quality; an override still counts.
         config.model.dtype = "float32"

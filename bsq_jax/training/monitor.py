@@ -103,7 +103,7 @@ class Monitor:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.close(failed=kind is not None)
+        self.close(failed=kind is not None and issubclass(kind, Exception))
 
     def push(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Logs the training metrics of a step one push later, so that the device never waits.
@@ -237,7 +237,7 @@ class Monitor:
         """Closes bar and files. What `push` still holds is not written: `flush` first.
 
         Args:
-          failed: whether the run ends by an error.
+          failed: whether the run ends by an error; one that a signal stops does not.
         """
         if not self._is_main:
             return

@@ -164,7 +164,7 @@ def _check_steps(
         )
     if profile is not None and not first < profile[0] <= profile[1] <= steps:
         raise UserError(
-            f"--profile {profile[0]}:{profile[1]}: this run does the steps {first + 1} to {steps}"
+            f"profile {profile[0]} to {profile[1]}: this run does the steps {first + 1} to {steps}"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -57,9 +58,10 @@ class Record:
             writer.flush()
 
     def close(self, *, failed: bool = False) -> None:
-        """See `MetricWriter`."""
-        for writer in self._writers:
-            writer.close(failed=failed)
+        """See `MetricWriter`. An error of one writer rises once all are closed."""
+        with contextlib.ExitStack() as stack:
+            for writer in reversed(self._writers):  # what is entered last is called first
+                stack.callback(writer.close, failed=failed)
 
 
 def open_record(
@@ -79,8 +81,13 @@ def open_record(
       wandb: project of Weights & Biases, see `WandbRun`; empty for none.
       say: prints a line for the user.
     """
-    lines = JsonLines(folder / "metrics.jsonl", start_step, history)
-    others: list[MetricWriter] = [TensorBoard(folder / "tensorboard", start_step)]
-    if wandb:
-        others.append(WandbRun(folder, wandb, start_step, say))
+    with contextlib.ExitStack() as opened:  # closed if a later one cannot be opened
+        lines = JsonLines(folder / "metrics.jsonl", start_step, history)
+        opened.callback(lines.close)
+        board = TensorBoard(folder / "tensorboard", start_step)
+        opened.callback(board.close)
+        others: list[MetricWriter] = [board]
+        if wandb:
+            others.append(WandbRun(folder, wandb, start_step, say))
+        opened.pop_all()
     return Record(lines, others)

@@ -26,6 +26,7 @@ from bsq_jax.training.writers.writer import Values
 RUN_FILE = "wandb_run.json"  # in the workdir: which run of W&B goes on when this one does
 _STEP = "step"  # the horizontal axis of all curves
 _PATIENCE = 60.0  # seconds to send, at the end of a run, what has not been sent
+_OLDEST = (0, 27)  # version of the package: the first one that takes `_PATIENCE`
 
 
 def check_wandb(project: str) -> None:
@@ -35,7 +36,7 @@ def check_wandb(project: str) -> None:
       project: the setting; nothing is checked where it is empty.
 
     Raises:
-      UserError: the package is missing or cannot be imported.
+      UserError: the package is missing, too old, or cannot be imported.
     """
     if project:
         _package()
@@ -45,8 +46,9 @@ def _package() -> Any:
     """The package ``wandb``.
 
     Raises:
-      UserError: it is missing or cannot be imported.
+      UserError: it is missing, too old, or cannot be imported.
     """
+    oldest = ".".join(map(str, _OLDEST))
     try:
         import wandb
 
@@ -54,9 +56,14 @@ def _package() -> Any:
     except (ImportError, AttributeError) as error:
         found = "" if isinstance(error, ModuleNotFoundError) else f" (it cannot be used: {error})"
         raise UserError(
-            f"log.wandb needs the package wandb{found}: pip install wandb, or train with "
-            "--config.log.wandb="
+            f"log.wandb needs the package wandb{found}: pip install 'wandb>={oldest}', or set "
+            "log.wandb to nothing"
         ) from error
+    if tuple(map(int, re.findall(r"\d+", wandb.__version__)[:2])) < _OLDEST:
+        raise UserError(
+            f"log.wandb needs wandb {oldest} or later, and this is {wandb.__version__}: "
+            f"pip install 'wandb>={oldest}', or set log.wandb to nothing"
+        )
     return wandb
 
 
@@ -68,7 +75,7 @@ class WandbRun:
     the metric ``step``: the counter that W&B has itself cannot go back to a checkpoint.
 
     Without a login, and where the server does not answer, the run is recorded offline, to be sent
-    by ``wandb sync``. Nothing is asked on the terminal.
+    by ``wandb sync``. Nothing is asked, on the terminal or in a notebook.
 
     Args:
       workdir: of the run.
@@ -77,7 +84,7 @@ class WandbRun:
       say: prints a line.
 
     Raises:
-      UserError: the package is missing.
+      UserError: the package is missing or too old.
     """
 
     def __init__(
@@ -141,15 +148,13 @@ class WandbRun:
         """Opens the run, offline if it cannot be online, and says where it is."""
         wandb = self._package
         run: Any = None
-        wanted = {
+        settings = {
             "silent": True,  # what is worth a line is said here
             "console": "off",
             "reinit": "create_new",  # whatever else this process does with W&B
             "finish_timeout": _PATIENCE,
             "finish_timeout_raises": True,
         }
-        known = getattr(wandb.Settings, "model_fields", wanted)
-        settings = {name: value for name, value in wanted.items() if name in known}
         mode: dict[str, str] = {}  # what WANDB_MODE or `wandb offline` say
         try:
             with _nobody_to_ask():
@@ -190,13 +195,20 @@ class WandbRun:
 
 @contextlib.contextmanager
 def _nobody_to_ask() -> Iterator[None]:
-    """Standard input is empty and no terminal: questions become errors."""
-    before = sys.stdin
+    """Standard input is empty and no terminal: questions become errors.
+
+    A notebook asks in a field of its own, where W&B does so unless the terminal is called dumb.
+    """
+    before, terminal = sys.stdin, os.environ.get("TERM")
     with open(os.devnull) as sys.stdin:
+        os.environ["TERM"] = "dumb"
         try:
             yield
         finally:
             sys.stdin = before
+            del os.environ["TERM"]
+            if terminal is not None:
+                os.environ["TERM"] = terminal
 
 
 def _run_id(path: pathlib.Path, project: str, start_step: int) -> str:
