@@ -106,6 +106,7 @@ def connected(monkeypatch, folder):
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+        monkeypatch.setattr("bsq_jax.training.hub._taken", {})
         monkeypatch.delenv("HF_TOKEN", raising=False)
         yield hub
 

@@ -30,7 +30,7 @@ from bsq_jax.config import (
 from bsq_jax.config.own_parts import BUILT_IN_SOURCES
 from bsq_jax.core.errors import UserError
 from bsq_jax.data.sources import _PLACED, make_source
-from bsq_jax.data.tokens import SCHEME
+from bsq_jax.data.tokens import TOKENS_SCHEME
 from bsq_jax.evaluation.own import make_own_metrics
 from bsq_jax.inference.generator import Generator
 from bsq_jax.inference.tokenizer import Tokenizer
@@ -497,7 +497,7 @@ def test_a_loss_may_not_have_the_name_of_another_metric():
 
 @pytest.mark.smoke
 def test_the_built_in_sources_with_a_colon_are_known():
-    assert {*_PLACED, SCHEME.removesuffix(":")} == set(BUILT_IN_SOURCES)
+    assert {*_PLACED, TOKENS_SCHEME.removesuffix(":")} == set(BUILT_IN_SOURCES)
 
 
 @pytest.mark.smoke

@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import chex
 import numpy as np
@@ -12,11 +13,16 @@ import pytest
 from hub_stand_in import TOKEN, connected, serving
 from small_codec import make_codec, picture
 
-from bsq_jax import Codec, Tokenizer, cli
+from bsq_jax import Codec, Tokenizer, cli, main
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.hub_address import HubAddress, hub_address
+from bsq_jax.training.hub import hub_errors
+from bsq_jax.training.recipes import same_data
 from bsq_jax.training.saved_models import load_saved_model, read_saved_config, run_name
+from bsq_jax.training.workdir import read_config
 
+TINY = str(pathlib.Path(__file__).parent / "tiny.py")
+huggingface_hub = pytest.importorskip("huggingface_hub")
 constants = pytest.importorskip("huggingface_hub.constants")
 
 
@@ -56,7 +62,9 @@ def refused(address, load=Tokenizer.load):
         (pathlib.Path("hf://o/n"), ("o/n", "", "")),
         ("hf://o-1/n.x_2@v1.0", ("o-1/n.x_2", "v1.0", "")),
         ("hf://o/n@refs%2Fpr%2F1/tokenizer/", ("o/n", "refs/pr/1", "tokenizer")),
+        ("hf://o/n@a%25b%40c", ("o/n", "a%b@c", "")),
         ("hf://o/n/a/b", ("o/n", "", "a/b")),
+        ("hf://o/" + "n" * 96, ("o/" + "n" * 96, "", "")),
         ("runs/hf", None),
         ("hf", None),
         ("hf:model", None),
@@ -66,11 +74,28 @@ def test_addresses(text, wanted):
     found = hub_address(text)
     assert found == wanted
     if wanted:
-        assert hub_address(str(found).replace("refs/pr/1", "refs%2Fpr%2F1")) == wanted
+        assert hub_address(str(found)) == wanted
 
 
 @pytest.mark.parametrize(
-    "text", ["hf://", "hf://o", "hf://o/", "hf://o/n@", "hf://o/../x", "hf://o/n/../x", "hf://o/-n"]
+    "text",
+    [
+        *("hf://", "hf://o", "hf://o/", "hf://o/n@", "hf://o/../x", "hf://o/n/../x", "hf://o/-n"),
+        *(
+            "hf://o/n.git",
+            "hf://o/" + "n" * 97,
+            "hf://o/n/a\\..\\b",
+            "hf://o/n/C:",
+            "hf://o/n/a\tb",
+        ),
+        *(
+            "hf://o/n@..",
+            "hf://o/n@..%2Fx",
+            "hf://o/n@a%2F..%2Fb",
+            "hf://o/n@a%5Cb",
+            "hf://o/n@a%0Ab",
+        ),
+    ],
 )
 def test_what_is_no_address_is_refused(text):
     assert "write hf://OWNER/NAME" in refused(text, hub_address)
@@ -113,6 +138,51 @@ def test_revisions(hub, codec, tmp_path):
         loaded = Tokenizer.load(f"hf://maker/codec@{revision}").params
         chex.assert_trees_all_equal(loaded, wanted)
     assert "has no such revision" in refused("hf://maker/codec@v2")
+
+
+def test_a_process_stays_with_a_commit(hub, codec, tmp_path):
+    """A config and its weights are of one commit, and the model of a run is one throughout."""
+    hub.put_folder("maker/codec", codec[1] / "tokenizer")
+    config = read_saved_config("hf://maker/codec")
+    make_codec(prior=False, seed=5, width=8).save(tmp_path / "other")
+    second = hub.put_folder("maker/codec", tmp_path / "other")
+    saved = load_saved_model("hf://maker/codec")
+    assert saved.config.model.width == config.model.width == 16
+    chex.assert_trees_all_equal(saved.weights["raw"], codec[0].tokenizer.params)
+    assert load_saved_model(f"hf://maker/codec@{second}").config.model.width == 8
+
+
+def gather_with_another(strings):
+    """In place of the gathering over two processes, of which the other has read another model."""
+    of_data = "records" in strings[0]
+    return sorted(strings) if of_data else [*strings, "0123 step 7 of other, 0123"]
+
+
+@pytest.mark.parametrize("flag", ["train.init", "prior.tokenizer"])
+def test_training_takes_an_address(hub, codec, tmp_path, monkeypatch, capsys, flag):
+    hub.put_folder("maker/codec", codec[1])
+    address = "hf://maker/codec/tokenizer"
+    words = ["--config", f"{TINY}:prior={address}"]
+    if flag == "train.init":
+        words = ["--config", TINY, "--config.model.min_bits=3", f"--config.train.init={address}"]
+    words += ["--workdir", str(tmp_path / "run"), "--config.train.steps=1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(same_data, "jax", types.SimpleNamespace(process_count=lambda: 2))
+        patch.setattr(same_data, "gather_strings", gather_with_another)
+        with pytest.raises(UserError, match="the processes read different models") as raised:
+            main.run(words)
+    assert str(raised.value).startswith(f"{address}: ")
+    assert "step 7 of other, 0123" in str(raised.value)
+    assert str(raised.value).endswith("name a commit, hf://maker/codec@COMMIT/tokenizer")
+    assert main.run(words) == 0
+    config = read_config(tmp_path / "run")
+    if flag == "train.init":
+        assert f"from {address}: parameters (raw)" in capsys.readouterr().err
+        assert config.train.init == address
+    else:
+        kept = load_saved_model(tmp_path / "run/tokenizer")
+        chex.assert_trees_all_equal(kept.weights["raw"], codec[0].tokenizer.params)
+        assert config.prior.tokenizer == address
 
 
 def test_commands_take_an_address(hub, codec, tmp_path, capsys):
@@ -164,7 +234,7 @@ def test_a_damaged_file_is_named_and_can_be_fetched_again(hub, codec, tmp_path):
     Codec.load("hf://maker/codec")
 
 
-def test_an_interrupted_download_goes_on(hub, codec):
+def test_after_an_interrupted_download_the_model_can_be_fetched(hub, codec):
     sha = hub.put_folder("maker/codec", codec[1])
     hub.cut.add("raw.safetensors")
     assert "the transfer failed" in refused(f"hf://maker/codec@{sha}", Codec.load)
@@ -181,6 +251,7 @@ def test_without_a_network_the_cache_is_taken_and_named(hub, codec, monkeypatch,
     sha = hub.put_folder("maker/codec", codec[1])
     Codec.load(address)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("bsq_jax.training.hub._taken", {})  # as in a new process
     hub.requests.clear()
     Codec.load(address)
     assert hub.requests == []
@@ -201,7 +272,20 @@ def test_without_the_package_a_line_says_what_to_install(monkeypatch):
         return real(name, *more)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    assert "pip install huggingface_hub" in refused("hf://maker/codec")
+    assert "pip install 'huggingface_hub>=1'" in refused("hf://maker/codec")
+
+
+def test_an_old_package_is_refused(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.__version__", "0.36.2")
+    said = refused("hf://maker/codec")
+    assert "needs huggingface_hub 1 or newer (0.36.2 is installed)" in said
+    assert said.endswith("pip install -U 'huggingface_hub>=1'")
+
+
+def test_names_that_the_package_refuses_are_a_line():
+    with pytest.raises(UserError, match="write OWNER/NAME") as raised, hub_errors("o/n.git"):
+        huggingface_hub.HfApi().model_info("o/n.git")
+    assert "\n" not in str(raised.value)
 
 
 def test_the_variables_of_the_hub_count(codec, tmp_path):

@@ -339,13 +339,15 @@ def test_a_mistake_on_one_process_ends_both_with_its_message(tmp_path):
 
 TOGETHER = """
 import sys, time
-import jax
+import jax, numpy
+from bsq_jax.config import default_config, finalize
 from bsq_jax.core import distributed, failures
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import make_mesh, replicate
 from bsq_jax.data.sources import make_source
 from bsq_jax.training.checkpoint import Checkpointer
-from bsq_jax.training.recipes.same_data import check_same_data
+from bsq_jax.training.recipes.same_data import check_same_data, check_same_model_read
+from bsq_jax.training.saved_models import SavedModel
 
 checkpoints, *folders = sys.argv[1:]
 distributed.initialize()
@@ -356,6 +358,14 @@ for folder in folders:
         print("the same")
     except UserError as error:
         print(error)
+for step in 0, jax.process_index():
+    weights = {"raw": {"layer": {"kernel": numpy.full([2, 2], step, numpy.float32)}}}
+    saved = SavedModel(finalize(default_config()), weights, {"step": step, "name": "run"})
+    try:
+        check_same_model_read(saved, "hf://maker/run@v1")
+        print("the same model")
+    except UserError as error:
+        print("the error:", error)
 sys.stdout.flush()
 with failures.shared(), Checkpointer(checkpoints) as checkpointer:
     checkpointer.save(1, replicate({"w": 1.0}, make_mesh()), {})
@@ -392,12 +402,22 @@ def test_variables_take_the_place_of_flags(together):
 
 
 def test_processes_with_other_files_are_told_apart(together):
-    _, ((_, first, second), (_, _, third)), _, folder = together
+    _, ((_, first, second, *_), (_, _, third, *_)), _, folder = together
     assert first == "the same"
     assert second == third
     assert "the processes do not see the same data" in second
     assert f"folder:{folder / 'one'} (3 records" in second
     assert f"folder:{folder / 'other'} (3 records" in second
+
+
+def test_processes_with_other_models_are_told_apart(together):
+    _, ((*_, first, second), (*_, third)), *_ = together
+    assert first == "the same model"
+    assert second == third
+    assert "hf://maker/run@v1: the processes read different models (" in second
+    assert "step 0 of run, " in second
+    assert "step 1 of run, " in second
+    assert second.endswith("name a commit, hf://maker/run@COMMIT")
 
 
 def test_who_fails_waits_for_nobody(together):

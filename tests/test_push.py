@@ -4,6 +4,7 @@ Oracles: what was trained is what is loaded again; the reader of cards of `huggi
 """
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from bsq_jax import Codec, Tokenizer, cli
 from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
 from bsq_jax.training.export import describe_export, load_export, save_export
+from bsq_jax.training.hub_upload import prepare
 from bsq_jax.training.model_card import make_card, with_license
-from bsq_jax.training.public_config import public_source, without_paths
+from bsq_jax.training.public_config import public_addresses, public_source, without_paths
 
 hub_package = pytest.importorskip("huggingface_hub")
 # Its client of HTTP warns of how it is called.
@@ -127,6 +129,9 @@ def test_nothing_is_sent_without_a_login_or_in_a_dry_run(codec, hub, monkeypatch
 def test_refusals_are_a_line(codec, hub, token, tmp_path, capsys):
     for words, said in (
         ((codec[1], "codec"), "write OWNER/NAME"),
+        ((codec[1], "codec", "--dry-run"), "write OWNER/NAME"),
+        ((codec[1], "maker/codec.git"), "does not end in .git"),
+        ((tmp_path, "maker/codec", "--license", "Apache 2", "--dry-run"), "such as apache-2.0"),
         ((codec[1], "other/codec"), "does not allow"),
         ((codec[1], "maker/codec", "--license", "Apache 2"), "such as apache-2.0"),
         ((tmp_path, "maker/codec"), "is not the workdir of a run"),
@@ -155,6 +160,17 @@ def test_a_failed_upload_publishes_nothing(codec, hub, token, capsys):
         ("photos", "photos"),
         ("mine:Source(path=/home/jane/x.npz, crop=3)", "mine:Source(path=x.npz, crop=3)"),
         ("mine:Source(path=~/x/y)", "mine:Source(path=y)"),
+        ("mine:Source(path=/home/my own name/x y, crop=3)", "mine:Source(path=x y, crop=3)"),
+        ("mine:Source(from /a/b to /c/d)", "mine:Source(from b to d)"),
+        ("file:///home/me/x", "x"),
+        ("//server/share/x", "x"),
+        ("C:\\Users\\me\\x", "x"),
+        ("mine:Source(path=C:/Users/me/x)", "mine:Source(path=x)"),
+        ("\\\\server\\share\\x", "x"),
+        ("folder:C:\\Users\\me\\pictures\\", "folder:pictures"),
+        ("folder:/home/me\\all/pictures", "folder:pictures"),
+        ("mine:Source(from=folder://server/share/x)", "mine:Source(from=folder:x)"),
+        ("mine:Source(https://example.org/a/b, 1/2)", "mine:Source(https://example.org/a/b, 1/2)"),
     ],
 )
 def test_of_a_source_the_last_names_are_published(text, public):
@@ -168,6 +184,16 @@ def test_addresses_stay_and_other_paths_go():
     assert after["config"] == {"train": {"init": "hf://o/n@v1"}, "prior": {"tokenizer": "a"}}
     assert after["weights"] == before["weights"]
     assert changes == ["prior.tokenizer: runs/a -> a"]
+    assert public_addresses(after) == ["train.init: hf://o/n@v1"]
+
+
+def test_addresses_that_stay_are_listed(codec, hub, tmp_path, capsys):
+    config, weights, _ = load_export(codec[1] / "tokenizer")
+    config.train.init = "hf://acme/before"
+    save_export(tmp_path / "export", finalize(config), weights, origin={})
+    assert pushed(tmp_path / "export", "maker/codec", "--dry-run") == 0
+    said = capsys.readouterr().err
+    assert "published, an address of another model: train.init: hf://acme/before\n" in said
 
 
 def test_the_card_says_what_the_model_is(codec):
@@ -182,6 +208,8 @@ def test_the_card_says_what_the_model_is(codec):
     assert "| trained on | folder:pictures, 7 steps of 8 |" in card
     assert "No evaluation of this step" in card
     assert "model.bits = 6\n" in card
+    assert "for bsq_jax, a JAX implementation of [binary spherical quantization](https" in card
+    assert "pip install 'huggingface_hub>=1'" in card
 
 
 def test_a_license_replaces_another_and_words_stay():
@@ -193,3 +221,15 @@ def test_a_license_replaces_another_and_words_stay():
     assert with_license("words", "mit") == "---\nlicense: mit\n---\n\nwords"
     with pytest.raises(UserError):
         with_license(card, "mit\nx: y")
+    with pytest.raises(UserError, match="no second line ---"):
+        with_license("---\nlicense: mit\nwords", "mit")
+
+
+def test_a_card_is_read_as_utf8(codec, tmp_path):
+    folder = tmp_path / "export"
+    shutil.copytree(codec[1], folder)
+    (folder / "README.md").write_bytes("Größe".encode())
+    assert prepare(folder, "o/n").files["README.md"] == "Größe".encode()
+    (folder / "README.md").write_bytes("Größe".encode("latin-1"))
+    with pytest.raises(UserError, match=r"README.md is no text in UTF-8"):
+        prepare(folder, "o/n")

@@ -18,7 +18,7 @@ from bsq_jax.config import load_config_file
 from bsq_jax.config.published import published_names
 from bsq_jax.core import failures, once
 from bsq_jax.core.errors import INTERRUPTED, Interrupted, UserError
-from bsq_jax.core.hub_address import SCHEME
+from bsq_jax.core.hub_address import HUB_SCHEME
 from bsq_jax.core.paths import local_path
 from bsq_jax.training import job, train_run
 from bsq_jax.training.saved_models import read_saved_config
@@ -57,7 +57,7 @@ def load_config(name: str | os.PathLike[str]) -> ConfigDict:
     file, _, _ = text.partition(":")
     if file.endswith(".py") or file in published_names():
         return load_config_file(text)
-    if text.startswith(SCHEME) or (local_path(text) / "config.json").is_file():
+    if text.startswith(HUB_SCHEME) or (local_path(text) / "config.json").is_file():
         return read_saved_config(text)
     return load_config_file(text)
 

@@ -6,8 +6,9 @@ Examples:
   bsq-jax push runs/prior OWNER/NAME --dry-run
 
 A workdir is exported first. Before anything is sent, the files are listed, and what is left out of
-their configs: of paths only the last name is published. The model is then hf://OWNER/NAME. Needs
-`pip install huggingface_hub` and a login (`hf auth login`, or HF_TOKEN).
+their configs: of paths only the last name is published; addresses hf://... of other models stay and
+are listed. The model is then hf://OWNER/NAME. Needs `pip install 'huggingface_hub>=1'` and a login
+(`hf auth login`, or HF_TOKEN).
 """
 
 from __future__ import annotations
@@ -38,8 +39,11 @@ def run(flags: argparse.Namespace) -> int:
     if not source.is_dir():
         raise UserError(f"{source} does not exist or is not a folder: give a workdir or export")
     from bsq_jax.training.export import is_export
-    from bsq_jax.training.hub_upload import check_account
+    from bsq_jax.training.hub_upload import check_account, check_name
+    from bsq_jax.training.model_card import with_license
 
+    check_name(flags.repository)
+    with_license("", flags.license)  # before work is done
     if not flags.dry_run:
         check_account(flags.repository)
     if is_export(source):
@@ -61,6 +65,8 @@ def _push(folder: pathlib.Path, flags: argparse.Namespace) -> int:
     say(f"to hf://{flags.repository}{branch}, {seen}: {', '.join(upload.lines)}")
     for change in upload.changes:
         say(f"not published: {change}")
+    for address in upload.addresses:
+        say(f"published, an address of another model: {address}")
     if flags.dry_run:
         say("nothing was sent (--dry-run)")
         return 0

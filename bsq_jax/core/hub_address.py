@@ -9,10 +9,12 @@ from typing import NamedTuple
 
 from bsq_jax.core.errors import UserError
 
-SCHEME = "hf:/"  # what `pathlib` makes of hf://
+HUB_SCHEME = "hf:/"  # what `pathlib` makes of hf://
 _NAME = r"[A-Za-z0-9_](?:[\w.-]*[A-Za-z0-9_])?"
 _REPOSITORY = re.compile(rf"{_NAME}/{_NAME}", re.ASCII)
 _ADDRESS = re.compile(r"hf:/{1,2}([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.*))?")
+_NAME_LENGTH = 96  # of the part after OWNER/, in characters
+_NOT_IN_PARTS = re.compile(r"[\\:\x00-\x1f\x7f]")  # of a folder or a revision
 
 
 class HubAddress(NamedTuple):
@@ -29,7 +31,7 @@ class HubAddress(NamedTuple):
     folder: str = ""
 
     def __str__(self) -> str:
-        revision = f"@{self.revision}" if self.revision else ""
+        revision = f"@{urllib.parse.quote(self.revision, safe='')}" if self.revision else ""
         return f"hf://{self.repository}{revision}" + (f"/{self.folder}" if self.folder else "")
 
     @property
@@ -48,19 +50,24 @@ def hub_address(path: str | os.PathLike[str]) -> HubAddress | None:
       UserError: it begins like an address of the hub and is none.
     """
     text = os.fspath(path)
-    if not text.startswith(SCHEME):
+    if not text.startswith(HUB_SCHEME):
         return None
     found = _ADDRESS.fullmatch(text)
     repository, revision, folder = found.groups(default="") if found else ("", "", "")
     parts = folder.rstrip("/").split("/") if folder.rstrip("/") else []
-    if not is_repository(repository) or not all(part.strip(".") for part in parts):
+    revision = urllib.parse.unquote(revision)
+    inside = [*parts, *(revision.split("/") if revision else [])]
+    whole = all(part.strip(".") and not _NOT_IN_PARTS.search(part) for part in inside)
+    if not (whole and is_repository(repository)):
         raise UserError(
             f"{text} is no address of a model: write hf://OWNER/NAME, hf://OWNER/NAME@REVISION, or "
             "hf://OWNER/NAME/FOLDER"
         )
-    return HubAddress(repository, urllib.parse.unquote(revision), "/".join(parts))
+    return HubAddress(repository, revision, "/".join(parts))
 
 
 def is_repository(text: str) -> bool:
     """Whether a text is ``OWNER/NAME``, as the hub names repositories."""
-    return bool(_REPOSITORY.fullmatch(text)) and "--" not in text and ".." not in text
+    if not _REPOSITORY.fullmatch(text) or "--" in text or ".." in text:
+        return False
+    return len(text.partition("/")[2]) <= _NAME_LENGTH and not text.endswith(".git")

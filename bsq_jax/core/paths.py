@@ -5,7 +5,7 @@ import pathlib
 import re
 
 from bsq_jax.core.errors import UserError
-from bsq_jax.core.hub_address import SCHEME
+from bsq_jax.core.hub_address import HUB_SCHEME
 
 
 def local_path(text: str | os.PathLike[str]) -> pathlib.Path:
@@ -14,7 +14,7 @@ def local_path(text: str | os.PathLike[str]) -> pathlib.Path:
     Raises:
       UserError: it begins like a URL, or like what ``pathlib`` has made of one: ``gs:/``.
     """
-    if os.fspath(text).startswith(SCHEME):
+    if os.fspath(text).startswith(HUB_SCHEME):
         raise UserError(
             f"{os.fspath(text)} is a model on the hub, which is only read: give a folder here "
             f"(`bsq-jax export {os.fspath(text)} FOLDER` makes one of it)"

@@ -27,7 +27,7 @@ from bsq_jax.data.batch_sizes import BatchSizes
 from bsq_jax.data.batches import ENDLESS, Batches, EpochOrder, local_batch
 from bsq_jax.data.settings import DataConfig
 
-SCHEME = "tokens:"
+TOKENS_SCHEME = "tokens:"
 FILE = "tokens.json"
 _FORMAT, _VERSION = "bsq_jax tokens", 2
 _HEAD = 8  # bytes before the bits
@@ -103,7 +103,7 @@ def measured(data: DataConfig, tokens: TokenSet | None) -> dict[str, Any]:
         return {"source": data.val_source or data.source, **how_made(data)}
     unknown = dict.fromkeys(how_made(data))
     made_from = {"made_from": tokens.source}
-    return {"source": f"{SCHEME}{tokens.folder}", **unknown, **made_from, **tokens.made}
+    return {"source": f"{TOKENS_SCHEME}{tokens.folder}", **unknown, **made_from, **tokens.made}
 
 
 def measured_words(measured: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -23,12 +23,18 @@ from bsq_jax.training.export import CONFIG_FILE, describe_export, weights_file
 
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 TOKENIZER_FOLDER = "tokenizer"  # below the workdir or export of what is trained on its tokens
+PACKAGE = "huggingface_hub>=1"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+# By server, repository and revision: the commit from which a model was taken first.
+_taken: dict[tuple[str, str, str], str] = {}
 _log = logging.getLogger(__name__)
 
 
 def model_folder(path: str | os.PathLike[str]) -> pathlib.Path:
     """The folder of a model that a user names: of an address of the hub, where it was fetched to.
+
+    A process stays with the commit that it took first, so that a config and its weights belong
+    together.
 
     Args:
       path: a workdir, an export, or ``hf://OWNER/NAME[@REVISION][/FOLDER]``.
@@ -40,10 +46,13 @@ def model_folder(path: str | os.PathLike[str]) -> pathlib.Path:
     address = hub_address(path)
     if address is None:
         return local_path(path)
-    library(str(address))
+    hub = library(str(address))
     with hub_errors(str(address)):
-        commit = _commit(address)
-        return _export(address, commit, address.folder)
+        key = hub.constants.ENDPOINT, address.repository, address.revision
+        commit = _taken.get(key) or _commit(address)
+        folder = _export(address, commit, address.folder)
+        _taken[key] = commit
+        return folder
 
 
 def library(asked: str) -> Any:
@@ -53,15 +62,22 @@ def library(asked: str) -> Any:
       asked: what needs it, for the message.
 
     Raises:
-      UserError: it is not installed.
+      UserError: it is not installed, or too old.
     """
     try:
         import huggingface_hub
+
+        version = huggingface_hub.__version__
+        if int(version.partition(".")[0]) < 1:
+            raise UserError(
+                f"{asked}: the Hugging Face hub needs huggingface_hub 1 or newer ({version} is "
+                f"installed): pip install -U '{PACKAGE}'"
+            )
         import huggingface_hub.constants
         import huggingface_hub.errors
     except ImportError as error:
         raise UserError(
-            f"{asked}: the Hugging Face hub needs a package: pip install huggingface_hub"
+            f"{asked}: the Hugging Face hub needs a package: pip install '{PACKAGE}'"
         ) from error
     return huggingface_hub
 
@@ -80,6 +96,11 @@ def hub_errors(asked: str) -> Iterator[None]:
 
     try:
         yield
+    except errors.HFValidationError as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise UserError(
+            f"{asked}: the hub has no such names ({reason}): write OWNER/NAME"
+        ) from error
     except errors.GatedRepoError as error:
         raise UserError(
             f"{asked}: its owner gives access on request: ask for it on the page of the "

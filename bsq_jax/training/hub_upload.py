@@ -11,7 +11,7 @@ from bsq_jax.core.hub_address import HubAddress, is_repository
 from bsq_jax.training.export import CONFIG_FILE, describe_export, load_export, weights_file
 from bsq_jax.training.hub import LOG_IN, TOKENIZER_FOLDER, hub_errors, library
 from bsq_jax.training.model_card import ADDRESS, CARD, make_card, with_license
-from bsq_jax.training.public_config import without_paths
+from bsq_jax.training.public_config import public_addresses, without_paths
 
 
 class Upload(NamedTuple):
@@ -20,10 +20,12 @@ class Upload(NamedTuple):
     Attributes:
       files: content, or the file that has it, by path in the repository.
       changes: what was taken out of configs, a line each.
+      addresses: of models on the hub that stay in configs, as ``key: address``.
     """
 
     files: dict[str, bytes | pathlib.Path]
     changes: list[str]
+    addresses: list[str]
 
     @property
     def lines(self) -> list[str]:
@@ -40,13 +42,36 @@ def prepare(folder: pathlib.Path, repository: str, license_id: str | None = None
       license_id: for the card; None: what it says stays.
 
     Raises:
-      UserError: a file is missing or damaged.
+      UserError: a file is missing or damaged, or the card is no text in UTF-8.
     """
     files, changes = _files(folder, "")
     card = folder / CARD
-    text = card.read_text() if card.is_file() else make_card(folder)
+    try:
+        text = card.read_text(encoding="utf-8") if card.is_file() else make_card(folder)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{card} is no text in UTF-8: save it so, or delete it") from error
     text = with_license(text, license_id).replace(ADDRESS, str(HubAddress(repository)))
-    return Upload({CARD: text.encode(), **files}, list(dict.fromkeys(changes)))
+    addresses = [
+        line
+        for path, content in files.items()
+        if isinstance(content, bytes)
+        for line in public_addresses(json.loads(content))
+    ]
+    files = {CARD: text.encode(), **files}
+    return Upload(files, list(dict.fromkeys(changes)), list(dict.fromkeys(addresses)))
+
+
+def check_name(repository: str) -> None:
+    """Refuses a name that no repository can have.
+
+    Raises:
+      UserError: it is not ``OWNER/NAME`` as the hub allows it.
+    """
+    if not is_repository(repository):
+        raise UserError(
+            f"{repository} is no name of a repository: write OWNER/NAME, in letters, digits, "
+            "'-', '_' and '.'; NAME has 96 characters at most and does not end in .git"
+        )
 
 
 def check_account(repository: str) -> None:
@@ -55,8 +80,7 @@ def check_account(repository: str) -> None:
     Raises:
       UserError: the name is none, the package is missing, or nobody is logged in.
     """
-    if not is_repository(repository):
-        raise UserError(f"{repository} is no name of a repository: write OWNER/NAME")
+    check_name(repository)
     hub = library(repository)
     if hub.get_token() is None:
         raise UserError(f"{repository}: to publish {LOG_IN}")

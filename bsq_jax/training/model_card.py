@@ -15,7 +15,7 @@ from bsq_jax.core.errors import UserError
 from bsq_jax.core.files import write_atomic
 from bsq_jax.models.factory import make_tokenizer
 from bsq_jax.training.export import CONFIG_FILE, describe_export, weights_file
-from bsq_jax.training.hub import TOKENIZER_FOLDER
+from bsq_jax.training.hub import PACKAGE, TOKENIZER_FOLDER
 from bsq_jax.training.public_config import public_source, without_paths
 
 CARD = "README.md"
@@ -91,14 +91,15 @@ def make_card(folder: pathlib.Path, report: Mapping[str, Any] | None = None) -> 
     parts = [
         _metadata(task, moving=moving, config=config, name=name, source=source, results=results),
         f"# {name}\n\n{_KINDS[task]} of {'videos and pictures' if moving else 'pictures'}, for "
-        "[bsq_jax](https://arxiv.org/abs/2406.07548) (binary spherical quantization in JAX).",
+        "bsq_jax, a JAX implementation of "
+        "[binary spherical quantization](https://arxiv.org/abs/2406.07548).",
         _table(("", ""), facts),
         _loading(task),
         _measured(report, results, half=described["version"] == 3),
         _deviations(config, task),
-        "## Limits\n\nReconstructions are lossy: fine texture, small text and faces change, the "
-        "more so the less a picture is like those of training. Tokens are the same to the bit in "
-        "one dtype on one kind of device.",
+        "## Limits\n\nReconstructions are lossy: fine texture, small text and faces change. "
+        "Reconstructions get worse as pictures differ more from the training data. Tokens are the "
+        "same to the bit in one dtype on one kind of device.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -111,7 +112,7 @@ def with_license(card: str, license_id: str | None) -> str:
       license_id: as the hub writes it; None changes nothing.
 
     Raises:
-      UserError: it is not written so.
+      UserError: it is not written so, or the metadata of the card have no end.
     """
     if license_id is None:
         return card
@@ -121,7 +122,11 @@ def with_license(card: str, license_id: str | None) -> str:
         )
     if not card.startswith("---\n"):
         return f"---\nlicense: {license_id}\n---\n\n{card}"
-    head, rest = card.split("\n---", 1)
+    head, end, rest = card.partition("\n---")
+    if not end:
+        raise UserError(
+            f"{CARD} begins with --- and no second line --- ends its metadata (--license): add it"
+        )
     lines = [line for line in head.splitlines() if not line.startswith("license:")]
     return "\n".join([lines[0], f"license: {license_id}", *lines[1:]]) + "\n---" + rest
 
@@ -207,7 +212,7 @@ def _loading(task: str) -> str:
     }
     return (
         f"## Loading\n\n```python\nfrom bsq_jax import {loader}\n\n"
-        f'model = {loader}.load("{ADDRESS}")  # needs pip install huggingface_hub; or a folder\n'
+        f"model = {loader}.load(\"{ADDRESS}\")  # needs pip install '{PACKAGE}'; or a folder\n"
         f"{uses[task]}\n```"
     )
 

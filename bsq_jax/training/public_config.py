@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
-import pathlib
 import re
 from typing import Any
 
-from bsq_jax.core.hub_address import SCHEME
+from bsq_jax.config.values import flatten
+from bsq_jax.core.hub_address import HUB_SCHEME
 
 # Settings that are a path or an address of a model.
 _PATHS = ("train.init", "prior.tokenizer", "masked_lm.tokenizer", "eval.inception")
 _SOURCES = ("data.source", "data.val_source", "data.image_source")
 _PLACED = ("folder", "clips", "array_record", "parquet", "webdataset", "tokens")
-# A path from the root or a home in any other text, such as an argument of an own loss.
-_ABSOLUTE = re.compile(r"(?<![\w./-])(?:~[\w.-]*)?/[^\s|,;:()'\"/][^\s|,;:()'\"]*")
+# A path from a root or a home in any other text, such as an argument of an own loss. A space
+# belongs to it where a separator ends one of the next words; `//` after a scheme is a URL's.
+_ENDS = r"|,;:()'\""
+_AFTER_SCHEME = "|".join([r"(?<![A-Za-z0-9+.-]:)", *(f"(?<={scheme}:)" for scheme in _PLACED)])
+_ROOT = rf"[A-Za-z]:[\\/]+|\\\\+|~[\w.-]*[\\/]+|/|(?:{_AFTER_SCHEME})//+"
+_ABSOLUTE = re.compile(
+    rf"(?:(?<!\w)file:/+|(?<![\w./\\-])(?:{_ROOT}))"
+    rf"[^\s{_ENDS}/\\](?:[^\s{_ENDS}]|\s+(?=[^{_ENDS}/\\]*[^\s{_ENDS}/\\][/\\]))*"
+)
 
 
 def without_paths(described: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -39,6 +46,17 @@ def without_paths(described: dict[str, Any]) -> tuple[dict[str, Any], list[str]]
     return found, changes
 
 
+def public_addresses(described: dict[str, Any]) -> list[str]:
+    """The addresses of models on the hub that `without_paths` leaves, as ``key: address``.
+
+    Args:
+      described: as `without_paths` takes it.
+    """
+    found = dict(flatten(described["config"]))
+    values = {key: str(found.get(key, "")) for key in _PATHS}
+    return [f"{key}: {value}" for key, value in values.items() if value.startswith(HUB_SCHEME)]
+
+
 def public_source(spec: str) -> str:
     """A data source with the last names alone of its folders: ``folder:/a/b`` is ``folder:b``."""
     scheme, colon, place = spec.partition(":")
@@ -56,7 +74,7 @@ def _shortened(value: Any, key: str, changes: list[str]) -> Any:
         return value
     name = key.removesuffix(".")
     if name in _PATHS:
-        short = value if value.startswith(SCHEME) else _last_name(value)
+        short = value if value.startswith(HUB_SCHEME) else _last_name(value)
     else:
         short = public_source(value) if name in _SOURCES else _in_text(value)
     if short != value:
@@ -69,4 +87,4 @@ def _in_text(text: str) -> str:
 
 
 def _last_name(path: str) -> str:
-    return pathlib.PurePath(path).name
+    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]

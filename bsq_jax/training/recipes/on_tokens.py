@@ -22,7 +22,7 @@ from bsq_jax.data.factory import make_data_config
 from bsq_jax.data.mixed_sizes import TrainSizes, open_sizes
 from bsq_jax.data.records import SPLITS, classes_of
 from bsq_jax.data.sources import open_source
-from bsq_jax.data.tokens import SCHEME, TokenSet, read_description, token_batches
+from bsq_jax.data.tokens import TOKENS_SCHEME, TokenSet, read_description, token_batches
 from bsq_jax.data.train_pipeline import batch_frames, train_batches
 from bsq_jax.evaluation.loop import Validation
 from bsq_jax.models.factory import make_tokenizer
@@ -31,7 +31,7 @@ from bsq_jax.quantizers.layout import TokenLayout
 from bsq_jax.training.export import identity, is_export, save_export
 from bsq_jax.training.initial_state import start_from
 from bsq_jax.training.recipes.mixed_sizes import check_same_sizes, run_lines, step_multiple
-from bsq_jax.training.recipes.same_data import check_same_data
+from bsq_jax.training.recipes.same_data import check_same_data, check_same_model_read
 from bsq_jax.training.saved_models import (
     TOKENIZER_FOLDER,
     SavedModel,
@@ -103,12 +103,13 @@ class TokensRecipe(Generic[Task]):
                 "cannot go on, put it back or give another --workdir"
             )
         initial = load_saved_model(path, ("raw", "ema"))
+        check_same_model_read(initial, path)
         check_same_model(_tokenizer_of(self._config), initial, path, flag=self._flag)
         return ("ema" if "ema" in initial.weights else "raw"), initial
 
     def _open_tokens(self) -> TokenSet | None:
         """The token set that ``data.source`` names, if it names one."""
-        if not self._data.source.startswith(SCHEME):
+        if not self._data.source.startswith(TOKENS_SCHEME):
             return None
         if self._data.val_source:
             raise UserError(
@@ -116,7 +117,7 @@ class TokensRecipe(Generic[Task]):
                 f"data.source={self._data.source}: a token set has its own validation clips, set "
                 "data.val_source= to nothing"
             )
-        tokens = read_description(self._data.source.removeprefix(SCHEME))
+        tokens = read_description(self._data.source.removeprefix(TOKENS_SCHEME))
         mine = identity(_tokenizer_of(self._config), self._frozen.params)
         if tokens.model != mine.hex():
             theirs = origin_words(tokens.tokenizer, tokens.model[:16])
@@ -196,6 +197,7 @@ class TokensRecipe(Generic[Task]):
         if not path:
             return state, ""
         initial = load_saved_model(path)
+        check_same_model_read(initial, path)
         check_same_model(self._config, initial, path, flag="train.init")
         state, origin = start_from(state, task.abstract_state(self._mesh), initial.weights)
         return state, f"from {path}: {origin}"

@@ -1,12 +1,18 @@
-"""The processes of a run must read the same data: each takes its rows of one order of all."""
+"""The processes of a run must read the same data and models: each takes its rows of one order."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 
+import jax
+
 from bsq_jax.core.errors import UserError
+from bsq_jax.core.hub_address import hub_address
 from bsq_jax.core.sharding import gather_strings
 from bsq_jax.data.records import Source, fingerprint_of
+from bsq_jax.training.export import identity
+from bsq_jax.training.saved_models import SavedModel, origin_words
 
 
 def check_same_data(sources: Iterable[Source]) -> None:
@@ -29,3 +35,31 @@ def check_same_data(sources: Iterable[Source]) -> None:
             f"the processes do not see the same data: {shown}: give all of them the same files, "
             "for example on storage that they share"
         )
+
+
+def check_same_model_read(saved: SavedModel, path: str | os.PathLike[str]) -> None:
+    """Compares over the processes which weights each has read (a collective call).
+
+    On the hub a branch can move between two downloads, and a process that cannot reach the hub
+    takes what is in its cache.
+
+    Args:
+      saved: what this process has read.
+      path: where from, for the message.
+
+    Raises:
+      UserError: the weights differ; on all processes.
+    """
+    if jax.process_count() == 1:
+        return
+    fingerprint = identity(saved.config, saved.weights).hex()
+    found = gather_strings([f"{fingerprint} {origin_words(saved.origin, fingerprint[:16])}"])
+    if len({text.partition(" ")[0] for text in found}) == 1:
+        return
+    address = hub_address(path)
+    if address:
+        advice = f"name a commit, {address._replace(revision='COMMIT')}"
+    else:
+        advice = "give all of them the same files"
+    shown = "; ".join(text.partition(" ")[2] for text in found)
+    raise UserError(f"{path}: the processes read different models ({shown}): {advice}")

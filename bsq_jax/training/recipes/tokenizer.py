@@ -30,7 +30,7 @@ from bsq_jax.models.tokenizer import TokenizerModel
 from bsq_jax.training.adapt_weights import ADAPTABLE, adapt
 from bsq_jax.training.initial_state import start_from
 from bsq_jax.training.recipes.mixed_sizes import check_same_sizes, run_lines, step_multiple
-from bsq_jax.training.recipes.same_data import check_same_data
+from bsq_jax.training.recipes.same_data import check_same_data, check_same_model_read
 from bsq_jax.training.saved_models import check_same_model, load_saved_model
 from bsq_jax.training.starter import starter_reconstruction
 from bsq_jax.training.state import TrainState
@@ -82,6 +82,7 @@ class TokenizerRecipe:
         if not path:
             return self.task.init_state(self._mesh), ""
         initial = load_saved_model(path)
+        check_same_model_read(initial, path)
         check_same_model(self._config, initial, path, flag="train.init", adaptable=ADAPTABLE)
         weights, adapted = adapt(initial, self._config)
         state, abstract = self.task.init_state(self._mesh), self.task.abstract_state(self._mesh)

@@ -13,7 +13,7 @@ from bsq_jax.config import finalize
 from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import make_mesh
 from bsq_jax.core.target import full_precision
-from bsq_jax.data.tokens import SCHEME
+from bsq_jax.data.tokens import TOKENS_SCHEME
 from bsq_jax.training.export import identity, is_export
 from bsq_jax.training.hub import model_folder
 from bsq_jax.training.initial_state import place
@@ -78,7 +78,7 @@ def _load(folder: pathlib.Path, tokenizer: pathlib.Path, overrides: Sequence[str
     config = with_tokenizer(read_saved_config(folder), folder).copy_and_resolve_references()
     if config.task == "prior":
         config.prior.tokenizer = str(tokenizer)
-        if config.data.source.startswith(SCHEME):  # which are no pictures
+        if config.data.source.startswith(TOKENS_SCHEME):  # which are no pictures
             config.data.update(source="photos", val_source="")
     config.model.dtype = "float32"  # as `evaluate`
     config.loss.adversarial = 0.0  # exports need not have a discriminator
