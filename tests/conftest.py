@@ -67,7 +67,7 @@ LONG = (
     *("multihost", "resume", "every_quantizer", "masked_lm_task", "adversarial_task", "evaluate"),
     *("feature_metrics", "black_pictures", "accelerator_benchmark", "initial", "prior_task"),
     *("checkpoint", "plan", "cli_generate", "streaming", "compression", "causal_model"),
-    *("batch_sizes", "cli_studies", "first_hour"),
+    *("batch_sizes", "cli_studies", "first_hour", "doc_commands"),
 )
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 import tomllib
 
+import jax.numpy as jnp
 import pytest
 
 import bsq_jax
@@ -142,6 +143,37 @@ def test_what_is_no_mistake_of_the_user_passes():
         exit_status(raising(OSError("disk")), command_of(None, os_errors=False))
     assert not cli.COMMANDS["train"].os_errors
     assert exit_status(lambda: RUN_AGAIN, command_of(None)) == RUN_AGAIN
+
+
+def test_too_little_memory_is_a_line(capsys):
+    """What JAX really raises: an array larger than any machine's address space."""
+
+    def run():
+        jnp.zeros(2**45, jnp.float32).block_until_ready()
+
+    assert exit_status(run, command_of(run, memory="lower train.batch_size")) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: out of memory: lower train.batch_size (RESOURCE_EXHAUSTED: ")
+    with pytest.raises(RuntimeError, match="another"):
+        exit_status(raising(RuntimeError("another")), command_of(run))
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [("train", "lower train.batch_size"), ("evaluate", "lower eval.batch_size")],
+)
+def test_too_little_memory_in_a_run(command, said, monkeypatch, capsys, tmp_path):
+    def run(*_, **__):
+        jnp.zeros(2**45, jnp.float32).block_until_ready()
+
+    monkeypatch.setattr("bsq_jax.training.train_run.run", run)
+    monkeypatch.setattr("bsq_jax.training.train_run.train", run)
+    monkeypatch.setattr("bsq_jax.training.evaluate_run.evaluate", run)
+    words = [command, "--config", TINY, "--workdir", str(tmp_path / "run")]
+    assert cli.main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert line.startswith(f"error: out of memory: {said}")
+    assert "RESOURCE_EXHAUSTED" in line
 
 
 def test_ctrl_c_in_a_real_process(tmp_path):

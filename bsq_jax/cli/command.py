@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from bsq_jax.core.errors import INTERRUPTED, MISTAKE, UserError
+from bsq_jax.core.errors import INTERRUPTED, MISTAKE, UserError, out_of_memory
 from bsq_jax.core.signals import answered
 
 
@@ -31,6 +31,7 @@ class Command:
       os_errors: whether an ``OSError`` is a mistake in a path that was given, to be told in a line;
         else its traceback is shown, as of any other failure.
       intermixed: whether flags may stand between arguments of which the first may be left out.
+      memory: what to do where a device or the host has too little memory, for its message.
     """
 
     help: str
@@ -41,6 +42,7 @@ class Command:
     settings: bool = False
     os_errors: bool = True
     intermixed: bool = False
+    memory: str = "give smaller or fewer inputs"
 
 
 class Parser(argparse.ArgumentParser):
@@ -165,4 +167,10 @@ def exit_status(run: Callable[[], int], command: Command | None = None) -> int:
             return MISTAKE
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        return MISTAKE
+    except (MemoryError, RuntimeError) as error:
+        told = out_of_memory(error, command.memory if command else Command.memory)
+        if told is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
         return MISTAKE

@@ -116,5 +116,9 @@ def _summary(output: str, data: bytes) -> str:
 
 
 COMMAND = Command(
-    "compress a picture, a video or a folder of them to .bsq", __doc__, add_arguments, run
+    "compress a picture, a video or a folder of them to .bsq",
+    __doc__,
+    add_arguments,
+    run,
+    memory="give smaller tiles (--tile 256, or --memory MB)",
 )

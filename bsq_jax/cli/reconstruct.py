@@ -68,4 +68,10 @@ def run(flags: argparse.Namespace) -> int:
     return 0
 
 
-COMMAND = Command("encode and decode a picture, and measure it", __doc__, add_arguments, run)
+COMMAND = Command(
+    "encode and decode a picture, and measure it",
+    __doc__,
+    add_arguments,
+    run,
+    memory="give a smaller picture, or take encode with --tile",
+)

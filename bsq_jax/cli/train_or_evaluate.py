@@ -59,7 +59,7 @@ def run(flags: argparse.Namespace, *, evaluate: bool) -> int:
     processes = flags.coordinator, flags.processes, flags.process
     job.prepare(config, functools.partial(distributed.initialize, *processes))
     if evaluate:
-        with failures.shared(NOT_EVALUATED):
+        with failures.shared(NOT_EVALUATED, memory="lower eval.batch_size"):
             return evaluate_run.evaluate(config, workdir)
     with failures.shared(INTERRUPTED, functools.partial(goes_on, workdir)):
         return train_run.train(config, workdir, profile=profile, began=began)

@@ -49,8 +49,6 @@ class Decoded:
 class Codec(CodecModel):
     """A tokenizer, and maybe a prior on its tokens, as a codec of files.
 
-    ::
-
         codec = Codec.load("runs/prior")  # or a tokenizer alone
         data = codec.encode(frames)  # uint8 [time, height, width, 3]
         frames = codec.decode(data).frames

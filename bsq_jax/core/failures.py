@@ -24,7 +24,14 @@ from typing import NamedTuple, NoReturn
 
 import jax
 
-from bsq_jax.core.errors import INTERRUPTED, MISTAKE, RUN_AGAIN, Interrupted, UserError
+from bsq_jax.core.errors import (
+    INTERRUPTED,
+    MISTAKE,
+    RUN_AGAIN,
+    Interrupted,
+    UserError,
+    out_of_memory,
+)
 from bsq_jax.core.jax_private import coordination_client
 
 _KEY = "bsq_jax/failure"
@@ -50,6 +57,10 @@ class Failure(NamedTuple):
 
 
 _AGAIN = "run the same command again"
+_OF_TRAINING = (
+    "lower train.batch_size, raise train.accumulate, set model.remat=dots or full, or spread the "
+    "parameters with mesh.fsdp; `bsq-jax plan` shows what is needed"
+)
 
 
 def _again() -> str:
@@ -60,7 +71,9 @@ _goes_on: Callable[[], str] = _again
 
 
 @contextlib.contextmanager
-def shared(interrupted: str = _AGAIN, goes_on: Callable[[], str] = _again) -> Iterator[None]:
+def shared(
+    interrupted: str = _AGAIN, goes_on: Callable[[], str] = _again, memory: str = _OF_TRAINING
+) -> Iterator[None]:
     """Inside, a failure of one process ends all processes of the run.
 
     In a run of one process errors pass through, but for what has a clearer line. With several, all
@@ -69,9 +82,10 @@ def shared(interrupted: str = _AGAIN, goes_on: Callable[[], str] = _again) -> It
     Args:
       interrupted: what Ctrl-C leaves.
       goes_on: says what the same command would do, for the message of a process that was lost.
+      memory: what to do where a device or the host has too little memory.
 
     Raises:
-      UserError: a device has too little memory.
+      UserError: a device or the host has too little memory.
       Interrupted: Ctrl-C.
     """
     if jax.process_count() == 1:
@@ -81,8 +95,11 @@ def shared(interrupted: str = _AGAIN, goes_on: Callable[[], str] = _again) -> It
             raise
         except KeyboardInterrupt as error:
             raise Interrupted(interrupted) from error
-        except jax.errors.JaxRuntimeError as error:
-            raise _told(error) from error
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            told = out_of_memory(error, memory)
+            if told is None:
+                raise
+            raise told from error
         return
     global _goes_on, _calls
     _goes_on, _calls = goes_on, _calls + 1
@@ -95,9 +112,9 @@ def shared(interrupted: str = _AGAIN, goes_on: Callable[[], str] = _again) -> It
         end(MISTAKE, str(error))
     except KeyboardInterrupt:
         end(INTERRUPTED, f"interrupted: {interrupted}")
-    except jax.errors.JaxRuntimeError as error:
-        told = _told(error)
-        if isinstance(told, UserError):
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        told = out_of_memory(error, memory)
+        if told is not None:
             end(MISTAKE, str(told))
         reason = " ".join(str(error).split())[:200]
         end(
@@ -110,18 +127,6 @@ def shared(interrupted: str = _AGAIN, goes_on: Callable[[], str] = _again) -> It
         end(1, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
     finally:
         _over.set()
-
-
-def _told(error: jax.errors.JaxRuntimeError) -> Exception:
-    """The error as a user should see it: itself, if there is no clearer line."""
-    text = " ".join(str(error).split())
-    if not text.startswith("RESOURCE_EXHAUSTED"):
-        return error
-    return UserError(
-        "a device has too little memory: lower train.batch_size, raise train.accumulate, set "
-        "model.remat=dots or full, or spread the parameters with mesh.fsdp "
-        f"(python -m bsq_jax plan shows what is needed); {text[:200]}"
-    )
 
 
 def announce(failure: Failure) -> None:

@@ -34,8 +34,6 @@ from bsq_jax.training.saved_models import (
 class Generator:
     """A trained masked language model with the tokenizer of its tokens.
 
-    ::
-
         generator = Generator.load("runs/digits_lm")
         pictures = generator.sample(16, classes=3)  # uint8 [16, height, width, 3]
         inpainted = generator.inpaint(pictures, keep)  # keep: booleans [row, column] of tokens

@@ -51,8 +51,6 @@ class _Half(NamedTuple):
 class Stream:
     """Codes frame by frame; made by `Tokenizer.stream`.
 
-    ::
-
         stream = tokenizer.stream()
         for frame in frames:  # uint8 [1, height, width, 3]
             bits = stream.encode(frame)  # uint8 0/1 [1, row, column, L]

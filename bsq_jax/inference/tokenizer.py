@@ -45,8 +45,6 @@ WEIGHTS = ("auto", "raw", "ema")
 class Tokenizer:
     """A trained tokenizer.
 
-    ::
-
         tokenizer = Tokenizer.load("runs/quickstart")
         bits = tokenizer.encode(images)  # uint8 0/1 [batch, row, column, L]
         pixels = tokenizer.decode(bits)  # float32 in [-1, 1] [batch, height, width, 3]
