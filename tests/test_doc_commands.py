@@ -99,6 +99,7 @@ REASONS = {
     r"(COMMAND|WORKDIR|MODEL)( |$)|--config \.\.\.": "a pattern with names to be filled in",
     r"^(python -m bsq_jax|bsq-jax) [a-z]+( [a-z_-]+)?$": "the name of a command, without its flags",
     r"^python -m (bsq_jax\.main|benchmarks\.\w*)$": "the name of a command, without its flags",
+    r"plan .*size=2b": "traces a model of two billion parameters for a minute: test_plan.py plans",
     r"plan .*--topology": "needs `pip install libtpu`: test_plan_check.py where it is installed",
     r"^(python -m bsq_jax|bsq-jax) demo( |$)": (
         "goes on until Ctrl-C: test_demo.py asks it for its page"

@@ -25,12 +25,12 @@ Configs are locked: an unknown key or a value of the wrong type is an error of o
 
 from bsq_jax.config.arguments import QUANTIZER_ARGUMENTS, choose_quantizer
 from bsq_jax.config.checks import LEARNING_RATE_PER_EXAMPLE, finalize
+from bsq_jax.config.config import default_config
 from bsq_jax.config.files import load_config_file
 from bsq_jax.config.identity import COMPUTE_KEYS, fingerprint_settings, model_identity, run_identity
 from bsq_jax.config.parsing import parse_argument, parse_overrides, set_overrides, set_value
 from bsq_jax.config.quantizer import has_entropy_terms
 from bsq_jax.config.saved import from_json
-from bsq_jax.config.settings import default_config
 from bsq_jax.config.values import to_json
 
 __all__ = [

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from bsq_jax.config import quantizer, sizes
+from bsq_jax.config.config import default_config
 from bsq_jax.config.own_parts import use_extensions
-from bsq_jax.config.settings import declared, default_config
+from bsq_jax.config.settings import declared
 from bsq_jax.config.suggestions import did_you_mean
 from bsq_jax.config.values import flatten, pair, put
 from bsq_jax.core.errors import UserError

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
+from bsq_jax.config.declaration import Setting
+from bsq_jax.config.settings import SECTIONS, TOP, declared
+from bsq_jax.config.suggestions import did_you_mean
 from bsq_jax.config.values import wanted
 from bsq_jax.core.errors import UserError
 
@@ -34,8 +37,6 @@ class WrongTypeError(SettingError, TypeError):
 
 class Config(ConfigDict):
     """A config, and each group of settings in one.
-
-    ::
 
         config.train.steps = 300
         config["train.steps"] = 300  # the same
@@ -81,20 +82,14 @@ class Config(ConfigDict):
 
     def _prefix(self) -> str:
         """``train.`` if this is the group of that name; groups are told apart by their keys."""
-        from bsq_jax.config.settings import SECTIONS  # which makes configs
-
         names = [name for name, group in SECTIONS.items() if group.keys() == set(self.keys())]
         return f"{names[0]}." if names else ""
 
     def _unknown(self, key: str) -> UnknownSettingError:
-        from bsq_jax.config.suggestions import did_you_mean
-
         dotted = self._prefix() + key
         return UnknownSettingError(f"config.{dotted} does not exist{did_you_mean(dotted)}", key)
 
     def _wrong_type(self, key: str, value: Any) -> WrongTypeError:
-        from bsq_jax.config.settings import declared
-
         dotted = self._prefix() + key
         if isinstance(self[key], ConfigDict):
             inside = ", ".join(f"{dotted}.{name}" for name in self[key])
@@ -110,3 +105,17 @@ def _cause(error: AttributeError) -> Exception:
     """What ConfigDict has made an AttributeError of, if that has a better line."""
     found = error.args[0] if error.args else None
     return found if isinstance(found, UnknownSettingError) else error
+
+
+def default_config() -> ConfigDict:
+    """A locked config with the default of every setting."""
+    config = Config({key: _initial(setting) for key, setting in TOP.items()})
+    for name, section in SECTIONS.items():
+        config[name] = Config({key: _initial(setting) for key, setting in section.items()})
+    return config.lock()
+
+
+def _initial(setting: Setting) -> Any:
+    if setting.kind is None:
+        return setting.default
+    return config_dict.FieldReference(setting.default, field_type=setting.kind)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-from bsq_jax.config.settings import default_config
+from bsq_jax.config.config import default_config
 from bsq_jax.core.own_parts import OwnPart, is_own, parse_own, parse_weighted
 
 # Names of built-in parts have no colon.

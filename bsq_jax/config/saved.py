@@ -7,8 +7,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from bsq_jax.config.config import default_config
 from bsq_jax.config.identity import meant_when_absent
-from bsq_jax.config.settings import declared, default_config
+from bsq_jax.config.settings import declared
 from bsq_jax.config.values import flatten, put
 from bsq_jax.core.errors import UserError
 

@@ -9,11 +9,7 @@ fingerprints are made from these tables. The defaults are the published values o
 from __future__ import annotations
 
 import re
-from typing import Any
 
-from ml_collections import ConfigDict, config_dict
-
-from bsq_jax.config.config import Config
 from bsq_jax.config.declaration import (
     DECAY,
     NOT_NEGATIVE,
@@ -397,17 +393,3 @@ def declared() -> dict[str, Setting]:
     for name, section in SECTIONS.items():
         found |= {f"{name}.{key}": setting for key, setting in section.items()}
     return found
-
-
-def default_config() -> ConfigDict:
-    """A locked config with the default of every setting."""
-    config = Config({key: _initial(setting) for key, setting in TOP.items()})
-    for name, section in SECTIONS.items():
-        config[name] = Config({key: _initial(setting) for key, setting in section.items()})
-    return config.lock()
-
-
-def _initial(setting: Setting) -> Any:
-    if setting.kind is None:
-        return setting.default
-    return config_dict.FieldReference(setting.default, field_type=setting.kind)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
 from bsq_jax.losses.perceptual import Perceptual
 from bsq_jax.models.attention.choice import Blocking
@@ -22,6 +21,9 @@ from bsq_jax.models.masked_lm.model import MaskedLm
 from bsq_jax.models.tokenizer import TokenizerModel
 from bsq_jax.training import flops
 from bsq_jax.training.tasks.tokenizer import TokenizerTask
+
+if TYPE_CHECKING:  # the benchmark of accelerators counts where it is not installed
+    from ml_collections import ConfigDict
 
 
 class PictureCost(NamedTuple):
