@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from user_errors import message_of
 
 from bsq_jax.config import finalize, load_config_file
-from bsq_jax.core.errors import UserError
 from bsq_jax.core.once import say_once
 from bsq_jax.core.pixels import to_float
 from bsq_jax.core.sharding import make_mesh, to_global
@@ -56,14 +56,6 @@ shared = functools.cache(lambda kind: make(**KINDS[kind]))  # programs are compi
 def picture(height, width, *leading, seed=0):
     rng = np.random.default_rng((seed, height, width))
     return rng.integers(0, 256, (*leading, height, width, 3), np.uint8)
-
-
-def message_of(function, *arguments, **options):
-    with pytest.raises(UserError) as raised:
-        function(*arguments, **options)
-    message = str(raised.value)
-    assert "\n" not in message
-    return message
 
 
 @functools.cache

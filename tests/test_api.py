@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from user_errors import message_of
 
 from bsq_jax.config import finalize, load_config_file, to_json
-from bsq_jax.core.errors import UserError
 from bsq_jax.core.sharding import make_mesh
 from bsq_jax.core.target import described
 from bsq_jax.inference import checked_arrays, computation
@@ -68,14 +68,6 @@ def workdir(tmp_path_factory):
 def images(count, height=16, width=16, frames=None, seed=0):
     shape = (count, height, width, 3) if frames is None else (count, frames, height, width, 3)
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
-
-
-def message_of(function, *arguments, **options):
-    with pytest.raises(UserError) as raised:
-        function(*arguments, **options)
-    message = str(raised.value)
-    assert "\n" not in message
-    return message
 
 
 @pytest.mark.smoke

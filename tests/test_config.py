@@ -11,6 +11,7 @@ import types
 
 import pytest
 from ml_collections import ConfigDict
+from user_errors import message_of
 
 import bsq_jax
 from bsq_jax.config import (
@@ -26,17 +27,8 @@ from bsq_jax.config.declaration import ANY
 from bsq_jax.config.published import find_config_file, published_names
 from bsq_jax.config.settings import declared
 from bsq_jax.config.values import flatten
-from bsq_jax.core.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
-
-
-def message_of(function, *arguments):
-    with pytest.raises(UserError) as raised:
-        function(*arguments)
-    message = str(raised.value)
-    assert "\n" not in message
-    return message
 
 
 @pytest.mark.smoke

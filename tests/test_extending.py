@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tiny
 from small_codec import make_codec
+from user_errors import message_of
 
 from bsq_jax import cli
 from bsq_jax.coding.codec import Codec
@@ -28,7 +29,6 @@ from bsq_jax.config import (
     to_json,
 )
 from bsq_jax.config.own_parts import BUILT_IN_SOURCES
-from bsq_jax.core.errors import UserError
 from bsq_jax.data.sources import _PLACED, make_source
 from bsq_jax.data.tokens import TOKENS_SCHEME
 from bsq_jax.evaluation.own import make_own_metrics
@@ -160,13 +160,6 @@ def parts(tmp_path):
     config = default_config()
     config.extensions = str(tmp_path)
     return config
-
-
-def message_of(function, *arguments):
-    with pytest.raises(UserError) as raised:
-        function(*arguments)
-    assert "\n" not in str(raised.value)
-    return str(raised.value)
 
 
 @pytest.mark.smoke

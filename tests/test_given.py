@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from user_errors import message_of
 
 from bsq_jax.config import finalize, load_config_file
-from bsq_jax.core.errors import UserError
 from bsq_jax.inference import token_ids
 from bsq_jax.inference.layouts import arranged, canonical
 from bsq_jax.inference.tokenizer import Tokenizer
@@ -48,14 +48,6 @@ def video():
 
 def images(*leading, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (*leading, 16, 24, 3), np.uint8)
-
-
-def message_of(function, *arguments, **options):
-    with pytest.raises(UserError) as raised:
-        function(*arguments, **options)
-    message = str(raised.value)
-    assert "\n" not in message
-    return message
 
 
 def equal(found, wanted):

@@ -199,7 +199,7 @@ def test_addresses_that_stay_are_listed(codec, hub, tmp_path, capsys):
 def test_the_card_says_what_the_model_is(codec):
     card = make_card(codec[1])
     data = hub_package.ModelCard(card).data
-    assert data.library_name == "bsq_jax"
+    assert data.to_dict()["library_name"] == "bsq_jax"
     assert {"bsq", "compression", "quantizer-bsq", "image"} <= set(data.tags)
     assert data.license is None
     described = describe_export(codec[1])

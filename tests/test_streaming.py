@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from user_errors import message_of
 
 from bsq_jax.config import default_config, finalize
-from bsq_jax.core.errors import UserError
 from bsq_jax.core.once import say_once
 from bsq_jax.core.target import described
 from bsq_jax.inference import grids, streaming
@@ -48,14 +48,6 @@ shared = functools.cache(build)  # programs are compiled once for all tests of a
 def clip(tokenizer, frames, batch=1, seed=0):
     shape = (batch, frames, *tokenizer.config.model.image_size, 3)
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
-
-
-def message_of(function, *arguments, **options):
-    with pytest.raises(UserError) as raised:
-        function(*arguments, **options)
-    message = str(raised.value)
-    assert "\n" not in message
-    return message
 
 
 def streamed(tokenizer, pixels):

@@ -3,22 +3,14 @@
 import pathlib
 
 import pytest
+from user_errors import message_of
 
 from bsq_jax.config import default_config, load_config_file, set_value
 from bsq_jax.config import suggestions as table
 from bsq_jax.config.settings import SECTIONS, declared
 from bsq_jax.config.suggestions import suggestions
-from bsq_jax.core.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
-
-
-def message_of(function, *arguments):
-    with pytest.raises(UserError) as raised:
-        function(*arguments)
-    message = str(raised.value)
-    assert "\n" not in message
-    return message
 
 
 # What newcomers type, and the setting that has its place; written by hand.

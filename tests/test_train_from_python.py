@@ -13,6 +13,7 @@ import threading
 
 import numpy as np
 import pytest
+from user_errors import message_of
 
 import bsq_jax
 from bsq_jax import Codec, Generator, Tokenizer, load_config, train
@@ -69,14 +70,6 @@ def assert_same(one, other):
     assert arrays.keys() == other_arrays.keys()
     for name, array in arrays.items():
         assert array.tobytes() == other_arrays[name].tobytes(), name
-
-
-def message_of(function, *arguments, **options):
-    with pytest.raises(UserError) as raised:
-        function(*arguments, **options)
-    message = str(raised.value)
-    assert "\n" not in message
-    return message
 
 
 @pytest.fixture(autouse=True)

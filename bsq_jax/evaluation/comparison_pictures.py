@@ -25,6 +25,7 @@ CLIPS = 3
 
 _COLUMNS = 8  # the most frames of a clip in a row
 _WIDTH = 1700  # pixels, about that of the picture of photographs
+_ROW = 800  # pixels: height of an enlarged row of it, at most
 _LARGEST_SCALE = 8  # of it
 _QUALITIES = range(1, 96)  # of JPEGs; above 95 Pillow's files grow and hardly improve
 
@@ -171,6 +172,7 @@ def photographs_picture(
     sides = [max(image.shape[i] for image in originals) for i in (0, 1)]
     rows = [np.stack([_centre(image, sides) for image in row]) for row in by_label.values()]
     scale = min(max(1, round(_WIDTH / (len(originals) * sides[1]))), _LARGEST_SCALE)
+    scale = max(1, min(scale, _ROW // sides[0]))
     return pictures.grid(rows, labels=list(by_label), columns=len(originals), scale=scale)
 
 

@@ -50,7 +50,7 @@ def _label_strip(labels: Sequence[str], tops: Sequence[int], shape: tuple[int, i
       uint8 [height, width as the longest label needs, 3].
     """
     height, row = shape
-    font = ImageFont.load_default(size=min(18, max(10, row)))
+    font = ImageFont.load_default(size=min(18, max(10, row)) if row < 252 else min(48, row // 14))
     edges = [font.getbbox(label) for label in labels]
     width = int(max(right for _, _, right, _ in edges)) + 16
     strip = Image.new("RGB", (width, height), "white")
