@@ -5,10 +5,13 @@ links changed to where the pages are in it.
 """
 
 import pathlib
+import posixpath
 import re
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 PAGES = {
     "README.md": "index.md",
@@ -37,6 +40,26 @@ def _rewritten(text: str) -> str:
         return f"{image}[{label}]({moved})" if moved else f"{label} (`{target}`)"
 
     return re.sub(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)", link, text)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Moves the links of a notebook, which MkDocs neither moves nor checks.
+
+    Raises:
+      PluginError: one leads nowhere.
+    """
+    if not page.file.src_uri.endswith(".ipynb"):
+        return html
+
+    def link(match: re.Match[str]) -> str:
+        target, anchor = match[1], match[2] or ""
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(page.file.src_uri), target))
+        found = files.get_file_from_path(path)
+        if found is None:
+            raise PluginError(f"{page.file.src_uri}: the link {target} leads nowhere")
+        return f'href="{found.url_relative_to(page.file)}{anchor}"'
+
+    return re.sub(r'href="([^":#]+\.(?:md|ipynb))(#[^"]*)?"', link, html)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -412,14 +412,14 @@ def test_writing_is_tried_before(folder, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*.json"))
 
 
-def test_the_table_has_a_column_for_each_set_of_weights():
+def table_report():
     result = {"psnr": 20.123, "ssim": 0.5, "codes_used": 1234, "usage": 0.5}
     result |= {"bit_entropy": 1.0, "tokens": 2468}
     measured = {"count": 3, "crop": "center", "image_size": [16, 16], "source": "photos"}
     measured |= {"frames": 1, "stride": 1, "shorter": 0, "dtype": "float32"}
     measured |= {"split": "val", "resize": "short side to 16 pixels, box", "unreadable": []}
     measured |= {"stages": 1, "codes": 64}
-    report = {
+    return {
         "name": "x",
         "step": 7,
         "results": {"raw": result, "ema": result | {"psnr": 21.0}},
@@ -428,6 +428,11 @@ def test_the_table_has_a_column_for_each_set_of_weights():
         "notes": [],
         "measured": measured,
     }
+
+
+def test_the_table_has_a_column_for_each_set_of_weights():
+    report = table_report()
+    measured = report["measured"]
     lines = tokenizer_table(report).splitlines()
     assert lines[0].split() == ["raw", "ema", "best"]
     assert lines[2].split() == ["PSNR", "(dB)", "20.12", "21.00", "18.00"]
@@ -438,7 +443,7 @@ def test_the_table_has_a_column_for_each_set_of_weights():
     assert "FID" not in tokenizer_table(report)
     assert "stages" not in tokenizer_table(report)
     measured["stages"] = 3
-    result["codes_dead"] = 21
+    report["results"]["raw"]["codes_dead"] = 21
     assert tokenizer_table(report).endswith("\ndead codes: of 3 stages together, each with 64")
     measured["stages"] = 1
 
@@ -459,3 +464,12 @@ def test_the_table_has_a_column_for_each_set_of_weights():
     text = tokenizer_table(report)
     assert "3 clips of 8x16x16 (center) from photos (val), short side to 16 pixels, box" in text
     assert "box, one frame in 2\nclips with fewer frames than that: 2\n" in text
+
+
+def test_the_table_says_where_one_color_a_patch_is_better():
+    report = table_report()
+    report["oracle"]["psnr"] = 21.0
+    for values, said in (([20.5, 20.9], True), ([20.5, 21.5], False)):
+        for result, value in zip(report["results"].values(), values, strict=True):
+            result["psnr"] = value
+        assert ("PSNR is below that of best" in tokenizer_table(report)) == said

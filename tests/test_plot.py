@@ -233,3 +233,24 @@ def test_plot_loads_no_jax(runs):
     command = [sys.executable, "-c", code, str(runs / "a"), "--out", str(runs / "a.png")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "0 []\n"
+
+
+def test_noise_does_not_fill_a_panel(tmp_path, monkeypatch):
+    """A hundredth of the values is on the axis, and what varies more is as matplotlib has it."""
+    limits = []
+    narrow = curves._not_too_narrow
+
+    def seen(axes):
+        narrow(axes)
+        limits.append(axes.get_ylim())
+
+    monkeypatch.setattr(curves, "_not_too_narrow", seen)
+    panels = [
+        curves.Panel("ssim", [curves.Curve(0, "val_raw", {1: 0.7612, 2: 0.7613})]),
+        curves.Panel("psnr", [curves.Curve(0, "val_raw", {1: 20.0, 2: 25.0})]),
+    ]
+    curves.curve_figure(tmp_path / "a.png", panels, ["run"], ["val_raw"])
+    (low, high), (least, most) = limits
+    assert high - low == pytest.approx(0.01 * 0.7613, rel=1e-2)
+    assert (low + high) / 2 == pytest.approx(0.76125)
+    assert (least, most) == pytest.approx((19.75, 25.25))

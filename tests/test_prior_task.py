@@ -145,6 +145,25 @@ def test_it_learns(trained):
     assert result["saved"] == 1 - 8 * result["coded_bytes"] / result["raw_bits"]
 
 
+def test_the_log_says_how_many_pictures_and_whether_they_are_the_tokenizers(
+    tokenizer, config_file, tmp_path, capsys
+):
+    for number in range(24):
+        save_png(tmp_path / "own" / f"{number}.png", np.full((16, 16, 3), number, np.uint8))
+    words = ["--config", config_file, "--config.train.steps=1"]
+    own = f"folder:{tmp_path / 'own'}"
+    flags = ["--workdir", str(tmp_path / "a"), f"--config.data.source={own}"]
+    assert module.run([*words, *flags]) == 0
+    said = capsys.readouterr().err
+    (line,) = (line for line in said.splitlines() if line.startswith("data: "))
+    counts = [int(word) for word in line.replace(",", "").split() if word.isdigit()]
+    assert sum(counts) == 24
+    assert line == f"data: {counts[0]} records of {own} to train, {counts[1]} to validate"
+    assert f"the tokenizer's data.source is synthetic, that of this model {own}: set" in said
+    assert module.run([*words, "--workdir", str(tmp_path / "b")]) == 0
+    assert "the tokenizer's data.source" not in capsys.readouterr().err
+
+
 def test_the_workdir_holds_its_tokenizer(trained, tokenizer, tmp_path, capsys):
     inside, outside = Tokenizer.load(trained / "tokenizer"), Tokenizer.load(tokenizer)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)

@@ -225,6 +225,31 @@ def test_a_license_replaces_another_and_words_stay():
         with_license("---\nlicense: mit\nwords", "mit")
 
 
+def test_the_card_says_what_was_measured(codec, tmp_path):
+    folder = tmp_path / "export"
+    shutil.copytree(codec[1], folder)
+    for part, batch, sizes in ((folder, 16, []), (folder / "tokenizer", 8, ["16x16", "16x32"])):
+        config, weights, origin = load_export(part)
+        config.train.batch_size, config.data.sizes = batch, tuple(sizes)
+        save_export(part, finalize(config), weights, origin=origin)
+    report = {
+        "step": 7,
+        "measured": {"source": "folder:/home/jane/secret/pictures", "split": "val"},
+        "results": {"raw": {"frames": 1, "saved": 0.123456789, "psnr": 25.0123456789}},
+        "notes": ["too few to say anything", "FID: no weights (--config.eval.inception=FILE)"],
+    }
+    card = make_card(folder, report)
+    assert "On 1 frame of `folder:pictures` (val):\n" in card
+    assert "| `saved` | 0.123457 |" in card
+    assert "`frames`" not in card
+    assert "\n- too few to say anything\n" in card
+    assert "--config" not in card
+    assert "| trained on | folder:pictures, 7 steps of 16 |" in card
+    sized = "7 steps of as many pixels as 8 crops of 16x16"
+    assert f"| tokenizer trained on | folder:pictures, {sized} |" in card
+    assert hub_package.ModelCard(card).data.eval_results[0].metric_value == 25.0123
+
+
 def test_a_card_is_read_as_utf8(codec, tmp_path):
     folder = tmp_path / "export"
     shutil.copytree(codec[1], folder)

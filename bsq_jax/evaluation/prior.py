@@ -159,7 +159,8 @@ def prior_table(report: Mapping[str, Any]) -> str:
     last = list(report["results"].values())[-1]
     what, place, how = measured_words(report["measured"])
     lines.append(
-        f"{report['name']}, step {report['step']}: {last['frames']:,d} frames of {what} from "
+        f"{report['name']}, step {report['step']}: {last['frames']:,d} "
+        f"frame{'s' * (last['frames'] != 1)} of {what} from "
         f"{place}, {how}"
     )
     if len(last["per_frame"]) > 1:

@@ -66,6 +66,13 @@ def tokenizer_table(report: Mapping[str, Any]) -> str:
         lines.append(f"clips with fewer frames than that: {measured['shorter']:,d}")
     tokens = next(iter(results.values()))["tokens"]
     lines.append(f"codebook usage: codes used of the most possible, min(codes, {tokens:,d} tokens)")
+    trivial = report["oracle"].get("psnr")
+    best = max((result.get("psnr", 0.0) for result in results.values()), default=0.0)
+    if trivial is not None and best < trivial:
+        lines.append(
+            f"PSNR is below that of {report['oracle']['name']}: the model has not learned enough "
+            "yet (docs/troubleshooting.md)"
+        )
     if (stages := measured["stages"]) > 1 and "codes_dead" in next(iter(results.values())):
         lines.append(f"dead codes: of {stages} stages together, each with {measured['codes']:,d}")
     return "\n".join([*lines, *report["notes"], *unreadable_lines(measured["unreadable"])])

@@ -30,7 +30,7 @@ _README = """\
 
 `encode.bin` and `decode.bin` are programs of `jax.export` for {platforms}; `encode.npz` and
 `decode.npz` are their weights. They need `pip install jax numpy flatbuffers`, on a GPU or TPU the
-jax for it, and nothing else:
+jax for it, and nothing else. In this folder:
 
 ```python
 import jax.export
@@ -214,8 +214,9 @@ def _readme(described: dict[str, Any], portable: Portable) -> str:
     if portable.size:
         sizes += " are fixed" + (f": {portable.fixed}." if portable.fixed else ".")
     else:
+        multiples = f"{high}" if high == wide else f"{high} and {wide}"
         sizes = (
-            f"Height and width may be any multiples of {high} and {wide}; fill others up with "
+            f"Height and width may be any multiples of {multiples}; fill others up with "
             '`np.pad(..., mode="edge")` and cut what is decoded. Each size is compiled once.'
         )
     return _README.format(

@@ -89,8 +89,10 @@ def curve_figure(
         axes.set_title(panel.title, fontsize=11)
         if panel.logarithmic:
             _powers_of_ten(axes)
+        else:
+            _not_too_narrow(axes)
         axes.set_xlabel("step", fontsize=9)
-        axes.set_xlim(-0.02 * last, 1.02 * last)
+        axes.set_xlim(-0.03 * last, 1.03 * last)
         axes.xaxis.set_major_formatter(lambda step, _: _step(step))
         axes.xaxis.get_major_locator().set_params(nbins=6, integer=True)
         axes.tick_params(labelsize=9)
@@ -137,6 +139,15 @@ def _style(number: int) -> dict[str, Any]:
         "markersize": 4,
         "markerfacecolor": None if number < 2 else "white",
     }
+
+
+def _not_too_narrow(axes: Axes) -> None:
+    """At least a hundredth of the values on the axis: less is noise that looks like a trend."""
+    low, high = axes.get_ylim()
+    least = 0.01 * max(abs(low), abs(high))
+    if high - low < least:
+        middle = (low + high) / 2
+        axes.set_ylim(middle - least / 2, middle + least / 2)
 
 
 def _powers_of_ten(axes: Axes) -> None:

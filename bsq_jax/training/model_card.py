@@ -29,6 +29,7 @@ _KINDS = {
 }
 # Results of an evaluation that the metadata has, as the hub names them.
 _METRICS = ("psnr", "ssim", "ms_ssim", "lpips", "fid", "fvd")
+_COUNTS = ("count", "frames")  # which the sentence above the table has
 _SETTINGS = ("model", "quantizer", "loss", "optimizer")
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 
@@ -84,10 +85,13 @@ def make_card(folder: pathlib.Path, report: Mapping[str, Any] | None = None) -> 
         "frames": f"up to {shape.frames}" if moving else "1 (pictures)",
         "quantizer": f"{config.quantizer.name}{stages}",
         "parameters": _parameters(folder, described, task),
-        "trained on": f"{source}, {described['origin'].get('step', 'unknown')} steps of "
-        f"{config.train.batch_size}",
+        "trained on": _training(described, source),
         "made with": f"bsq_jax {__version__}",
     }
+    if task != "tokenizer":
+        inside, _ = without_paths(describe_export(folder / TOKENIZER_FOLDER))
+        data = from_json(inside["config"], str(folder / TOKENIZER_FOLDER / CONFIG_FILE)).data
+        facts["tokenizer trained on"] = _training(inside, public_source(data.source))
     parts = [
         _metadata(task, moving=moving, config=config, name=name, source=source, results=results),
         f"# {name}\n\n{_KINDS[task]} of {'videos and pictures' if moving else 'pictures'}, for "
@@ -174,8 +178,18 @@ def _metadata(
         lines += ["  - task:", "      type: image-reconstruction", "    dataset:"]
         lines += [f"      name: {data}", f"      type: {data}", "    metrics:"]
         for key, value in metrics.items():
-            lines += [f"    - type: {key}", f"      value: {json.dumps(value)}"]
+            lines += [f"    - type: {key}", f"      value: {value:.6g}"]
     return "\n".join([*lines, "---"])
+
+
+def _training(described: Mapping[str, Any], source: str) -> str:
+    """Data and steps of a training. With several sizes a step has other numbers of crops."""
+    config, steps = described["config"], described["origin"].get("step", "unknown")
+    batch = f"{config['train']['batch_size']}"
+    if config["data"].get("sizes"):
+        side = "x".join(map(str, config["model"]["image_size"]))
+        batch = f"as many pixels as {batch} crops of {side}"
+    return f"{source}, {steps} steps of {batch}"
 
 
 def _fewer(prefixes: tuple[int, ...]) -> str:
@@ -221,14 +235,19 @@ def _measured(report: Mapping[str, Any] | None, results: Mapping[str, float], *,
     if report is None or not results:
         return "## Evaluation\n\nNo evaluation of this step lies in the run's folder."
     about = report.get("measured", {})
-    told = [f"{about['count']} examples" if "count" in about else ""]
+    count, what = about.get("count"), "example"
+    if count is None:  # of a prior
+        count, what = int(results.get("frames", 0)), "frame"
+    told = [f"{count:,d} {what}{'s' * (count != 1)}"]
     told += [f"of `{public_source(str(about['source']))}`" if "source" in about else ""]
     told += [f"({about['split']})" if "split" in about else ""]
     told += ["before the weights were rounded to float16"] if half else []
-    table = {f"`{key}`": f"{value:.6g}" for key, value in results.items()}
-    return f"## Evaluation\n\nOn {' '.join(filter(None, told))}:\n\n" + _table(
-        ("metric", "value"), table
-    )
+    table = {f"`{key}`": f"{value:.6g}" for key, value in results.items() if key not in _COUNTS}
+    text = f"## Evaluation\n\nOn {' '.join(filter(None, told))}:\n\n"
+    text += _table(("metric", "value"), table)
+    # Those that say how to measure more are for its maker.
+    notes = [str(note) for note in report.get("notes", ()) if "--config" not in str(note)]
+    return "\n\n".join([text, *(["\n".join(f"- {note}" for note in notes)] if notes else [])])
 
 
 def _deviations(config: Any, task: str) -> str:

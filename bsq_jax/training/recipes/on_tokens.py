@@ -21,7 +21,7 @@ from bsq_jax.data.eval_pipeline import eval_batches, eval_examples
 from bsq_jax.data.factory import make_data_config
 from bsq_jax.data.mixed_sizes import TrainSizes, open_sizes
 from bsq_jax.data.records import SPLITS, classes_of
-from bsq_jax.data.sources import open_source
+from bsq_jax.data.sources import open_source, same_place
 from bsq_jax.data.tokens import TOKENS_SCHEME, TokenSet, read_description, token_batches
 from bsq_jax.data.train_pipeline import batch_frames, train_batches
 from bsq_jax.evaluation.loop import Validation
@@ -31,7 +31,7 @@ from bsq_jax.quantizers.layout import TokenLayout
 from bsq_jax.training.export import identity, is_export, save_export
 from bsq_jax.training.initial_state import start_from
 from bsq_jax.training.recipes.mixed_sizes import check_same_sizes, run_lines, step_multiple
-from bsq_jax.training.recipes.same_data import check_same_data, check_same_model_read
+from bsq_jax.training.recipes.same_data import check_same_data, check_same_model_read, data_line
 from bsq_jax.training.saved_models import (
     TOKENIZER_FOLDER,
     SavedModel,
@@ -76,9 +76,11 @@ class TokensRecipe(Generic[Task]):
         self._data = make_data_config(config)
         name, tokenizer = self._load_tokenizer()
         self._origin = tokenizer.origin
+        self._tokenizer_source = str(tokenizer.config.data.source)
         self._frozen = FrozenTokenizer(make_tokenizer(config), tokenizer.weights[name])
         self.task = make_task(self._frozen)
         self._tokens = self._open_tokens()
+        self._data_lines: list[str] = []
 
     @property
     def _layout(self) -> TokenLayout:
@@ -155,14 +157,27 @@ class TokensRecipe(Generic[Task]):
 
     def _open_splits(self) -> None:
         if not self._tokens:
-            check_same_data(open_source(self._data, split) for split in SPLITS)
+            sources = [open_source(self._data, split) for split in SPLITS]
+            check_same_data(sources)
+            self._data_lines = [data_line(*sources), *self._other_data()]
         if self._sizes is not None:
             check_same_sizes(self._sizes)
 
+    def _other_data(self) -> list[str]:
+        """A line if the tokenizer's data were others than those of this model."""
+        learned_from = self._tokenizer_source
+        if not learned_from or same_place(learned_from) == same_place(self._data.source):
+            return []
+        return [
+            f"the tokenizer's data.source is {learned_from}, that of this model "
+            f"{self._data.source}: set data.source if they should be the same"
+        ]
+
     def _run_lines(self) -> list[str]:
-        """What the log says of sizes and programs."""
+        """What the log says of the data, of sizes and of programs."""
         lengths = (self._tokens.frames,) if self._tokens else batch_frames(self._data)
-        return run_lines(self._config, self._mesh, self._data, self._sizes, lengths)
+        sizes = run_lines(self._config, self._mesh, self._data, self._sizes, lengths)
+        return [*self._data_lines, *sizes]
 
     def batches(
         self, start: int, index: int, count: int, earlier: BatchSizes | None = None

@@ -37,6 +37,14 @@ def check_same_data(sources: Iterable[Source]) -> None:
         )
 
 
+def data_line(train: Source, val: Source) -> str:
+    """How many records a run has, for the log."""
+    place = "" if val.name == train.name else f" of {val.name}"
+    return (
+        f"data: {len(train):,d} records of {train.name} to train, {len(val):,d}{place} to validate"
+    )
+
+
 def check_same_model_read(saved: SavedModel, path: str | os.PathLike[str]) -> None:
     """Compares over the processes which weights each has read (a collective call).
 

@@ -30,7 +30,7 @@ from bsq_jax.models.tokenizer import TokenizerModel
 from bsq_jax.training.adapt_weights import ADAPTABLE, adapt
 from bsq_jax.training.initial_state import start_from
 from bsq_jax.training.recipes.mixed_sizes import check_same_sizes, run_lines, step_multiple
-from bsq_jax.training.recipes.same_data import check_same_data, check_same_model_read
+from bsq_jax.training.recipes.same_data import check_same_data, check_same_model_read, data_line
 from bsq_jax.training.saved_models import check_same_model, load_saved_model
 from bsq_jax.training.starter import starter_reconstruction
 from bsq_jax.training.state import TrainState
@@ -55,6 +55,7 @@ class TokenizerRecipe:
         """
         self._config, self._workdir, self._mesh = config, workdir, mesh
         self.task = make_tokenizer_task(config)
+        self._data_lines: list[str] = []
         own = [each.name for each in self.task.losses[len(config.loss.terms) * -1 :]]
         self.shown += tuple(own if config.loss.terms else ())
 
@@ -118,6 +119,7 @@ class TokenizerRecipe:
             f"{config.model.bits} bits a token{_stages(config)}, "
             f"{config.model.dtype} on {describe_devices(self._mesh)}; {begin}",
             _attention(self.task.model, self._lengths),
+            *self._data_lines,
             *run_lines(self._config, self._mesh, self._data, self._sizes, self._lengths),
         ]
 
@@ -141,7 +143,9 @@ class TokenizerRecipe:
     def check(self) -> None:
         """See `bsq_jax.training.recipes.Recipe`."""
         config = self._config
-        check_same_data(open_source(self._data, split) for split in SPLITS)
+        sources = [open_source(self._data, split) for split in SPLITS]
+        check_same_data(sources)
+        self._data_lines = [data_line(*sources)]
         judges_clips = config.loss.adversarial and config.discriminator.name == "stylegan3d"
         if judges_clips and self._lengths == (1,):
             raise UserError(
