@@ -31,8 +31,6 @@ _NOTHING_DONE = "interrupted before the first step: nothing is lost, call train 
 def load_config(name: str | os.PathLike[str]) -> ConfigDict:
     """A config to change and to give to `train`.
 
-    ::
-
         config = load_config("quickstart")
         config.train.steps = 300
         config.data.source = "folder:/pictures"
@@ -70,8 +68,6 @@ def train(
     progress: Callable[[dict[str, Any]], None] | None = None,
 ) -> TrainedRun:
     """Trains a model, or goes on with a run that was stopped, and evaluates it.
-
-    ::
 
         run = train(config, "runs/mine")
         tokenizer = run.tokenizer()
